@@ -1,0 +1,105 @@
+"""Every setting of the trainer: the one source of defaults and of help texts.
+
+A row is a flag's name, its default, its meaning, and what it accepts. The default's type is the flag's type;
+a tuple is given as a comma list. Accepted: an interval such as "[0, 1)" or "[1, inf)", one that also takes a
+word ("[1, inf) or all"), or a tuple of choices. Where the paper gives a value, the default is that of its
+ablation on ImageNet-256 (arXiv 2602.04770, A.8 and A.9).
+"""
+
+from typing import NamedTuple
+
+
+class Key(NamedTuple):
+    """One setting."""
+    name: str
+    default: bool | int | float | str | tuple[float, ...]
+    help: str
+    accepts: str | tuple[str, ...] = ""
+
+
+TABLE = (
+    Key("recipe", "", "file in configs/ to start from; empty = the one of the data set, if any; none = none"),
+    Key("dataset_name", "digits", "what to learn: a source in data/"),
+    Key("save_dir", "", "run folder; empty = runs/<dataset_name>; a run in it is resumed"),
+    Key("load_dir", "", "run folder to continue or to read"),
+    Key("init_from", "", "start from these generator weights: a run, a published artifact, or hf://name"),
+    Key("batch_size", 4096, "samples generated per step = classes per step x drift.n_neg", "[1, inf)"),
+    Key("max_steps", 30_000, "length of the training", "[1, inf)"),
+    Key("seed", 0, "every random choice follows from it", "[0, 4294967295]"),
+    Key("log_interval", 100, "steps between lines of metrics.jsonl", "[1, inf)"),
+    Key("sample_interval", 1000, "steps between sample grids; 0 = never", "[0, inf)"),
+    Key("eval_interval", 5000, "steps between evaluations while training; 0 = never", "[0, inf)"),
+    Key("save_interval", 1000, "steps between checkpoints", "[1, inf)"),
+    Key("keep_checkpoints", 2, "newest checkpoints kept", "[1, inf)"),
+    Key("keep_interval", 0, "also keep the checkpoints of every such many steps; 0 = none", "[0, inf)"),
+    Key("fid_stats", "", "statistics of the reals (.npz) to measure FID against"),
+    Key("dry_run", False, "print the configuration, the sizes and the steps, then stop"),
+    Key("stop_on_collapse", False, "stop, not only warn, when the generated samples of a class are alike"),
+    Key("collapse_ratio", 0.1, "generated / real pairwise distance that counts as collapse", "[0, 1)"),
+
+    Key("model.preset", "", "sizes in configs/presets.py; a flag that is given goes over them"),
+    Key("model.name", "dit", "generator: a transformer for images, an MLP for vectors", ("dit", "mlp")),
+    Key("model.patch_size", 2, "side of a patch, in pixels or latents", "[1, inf)"),
+    Key("model.hidden_size", 768, "width", "[1, inf)"),
+    Key("model.depth", 12, "number of blocks", "[1, inf)"),
+    Key("model.num_heads", 12, "attention heads; divides hidden_size", "[1, inf)"),
+    Key("model.mlp_ratio", 4.0, "width of the feed-forward / hidden_size (x 2/3 if SwiGLU)", "(0, inf)"),
+    Key("model.cond_dim", 0, "width of the conditioning vector; 0 = hidden_size", "[0, inf)"),
+    Key("model.n_cls_tokens", 16, "in-context conditioning tokens", "[0, inf)"),
+    Key("model.noise_classes", 64, "entries of each style codebook; 0 = no style embeddings", "[0, inf)"),
+    Key("model.noise_coords", 32, "style codebooks", "[1, inf)"),
+    Key("model.use_qknorm", True, "normalise queries and keys"),
+    Key("model.use_swiglu", True, "SwiGLU rather than GELU"),
+    Key("model.use_rope", True, "rotary positions"),
+    Key("model.use_rmsnorm", True, "RMSNorm rather than LayerNorm"),
+    Key("model.use_bf16", True, "compute networks in bfloat16 (parameters and drift stay float32)"),
+    Key("model.attn_fp32", True, "compute attention weights in float32"),
+    Key("model.remat", False, "recompute activations in the backward pass: less memory, more time"),
+    Key("model.zero_init_output", False, "start the output layer at zero, which is a collapsed generator"),
+    Key("model.class_dropout_prob", 0.0, "share of labels replaced by a null class", "[0, 1)"),
+    Key("model.attention", "xla", "attention kernel; cudnn needs a GPU and use_bf16", ("xla", "cudnn")),
+    Key("model.use_stable_vae", False, "generate latents of the Stable Diffusion VAE"),
+
+    Key("drift.field", "kernel", "drifting field: a name in drifting/field.py"),
+    Key("drift.temperatures", (0.02, 0.05, 0.2), "tau of the kernel, for features of scale 1", "(0, inf)"),
+    Key("drift.n_neg", 64, "samples generated per class; each other's negatives", "[2, inf)"),
+    Key("drift.n_pos", 64, "reals per class; all = every one the bank holds", "[1, inf) or all"),
+    Key("drift.n_unc", 16, "reals of any class as weighted negatives, for guidance", "[0, inf)"),
+    Key("drift.alpha_min", 1.0, "least guidance scale; 1 = no guidance", "[1, inf)"),
+    Key("drift.alpha_max", 4.0, "greatest guidance scale", "[1, inf)"),
+    Key("drift.alpha_power", 3.0, "k in p(alpha) ~ alpha^-k", "[0, inf)"),
+    Key("drift.no_cfg_frac", 0.0, "share of labels trained with alpha = 1", "[0, 1]"),
+    Key("drift.bank_per_class", 128, "reals kept per class; all = the whole data set", "[1, inf) or all"),
+    Key("drift.bank_global", 1000, "reals kept of any class; 0 = use the class queues", "[0, inf)"),
+    Key("drift.bank_push", 64, "new reals per step", "[1, inf)"),
+    Key("drift.bank_placement", "auto", "auto = by bank_budget_gb", ("auto", "device", "host")),
+    Key("drift.bank_budget_gb", 4.0, "largest bank that auto puts on a device, in GB", "(0, inf)"),
+    Key("drift.monitor", "", "feature set of the energy distance and the diversity; empty = chosen"),
+
+    Key("encoder.name", "none", "feature encoder; none = raw samples"),
+    Key("encoder.path", "", "its weights: a folder or hf://name"),
+
+    Key("data.dir", "", "where the data set lies; empty = its usual place"),
+    Key("data.split", "train", "split to learn from"),
+    Key("data.image_size", 0, "resize to this side; 0 = as stored", "[0, inf)"),
+    Key("data.flip", False, "mirror images at random"),
+    Key("data.workers", 0, "processes that read; 0 = threads of this one", "[0, inf)"),
+
+    Key("optim.learning_rate", 2e-4, "AdamW, after the warm-up", "(0, inf)"),
+    Key("optim.warmup_steps", 5000, "linear warm-up from 0", "[0, inf)"),
+    Key("optim.schedule", "constant", "after the warm-up", ("constant", "cosine")),
+    Key("optim.end_learning_rate", 0.0, "at max_steps, with the cosine schedule", "[0, inf)"),
+    Key("optim.b1", 0.9, "decay of the first moment", "[0, 1)"),
+    Key("optim.b2", 0.95, "decay of the second moment", "[0, 1)"),
+    Key("optim.weight_decay", 0.01, "decoupled weight decay", "[0, inf)"),
+    Key("optim.clip", 2.0, "largest global norm of the gradient", "(0, inf)"),
+    Key("optim.ema", (0.999, 0.9995, 0.9998, 0.9999), "parameter averages; the first samples", "(0, 1)"),
+
+    Key("mesh.fsdp", 1, "devices that share one copy of the parameters", "[1, inf)"),
+    Key("mesh.devices", 0, "devices to use; 0 = all", "[0, inf)"),
+
+    Key("wandb.mode", "disabled", "Weights & Biases", ("online", "offline", "disabled")),
+    Key("wandb.project", "drift", "its project"),
+    Key("wandb.name", "", "name of the run there; empty = that of the run folder"),
+    Key("wandb.entity", "", "its team; empty = yours"),
+)

@@ -1,0 +1,20 @@
+"""Sizes of the generator, as `--model.preset`. They go over the recipe, never over a flag that was given.
+
+base, large: the generators of the paper (arXiv 2602.04770, A.2). small, xlarge: DiT-S and DiT-XL
+(arXiv 2212.09748, Table 1). debug and tiny: for tests and laptops.
+"""
+
+
+def _size(hidden_size: int, depth: int, num_heads: int) -> dict[str, int]:
+    return {"model.hidden_size": hidden_size, "model.depth": depth, "model.num_heads": num_heads}
+
+
+PRESETS = {
+    "debug": _size(64, 2, 2),
+    "tiny": _size(192, 6, 3),
+    "small": _size(384, 12, 6),
+    "base": _size(768, 12, 12),
+    "large": _size(1024, 24, 16),
+    "xlarge": _size(1152, 28, 16),
+}
+PRESETS |= {"big": PRESETS["base"], "semilarge": _size(1024, 22, 16)}  # names and sizes that users of jax-flow know

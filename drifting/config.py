@@ -1,0 +1,25 @@
+"""The numbers of a training step."""
+
+import dataclasses
+from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DriftConfig:
+    """The numbers of a step, by the paper's names (Table 8)."""
+
+    n_classes: int  # classes of the data set
+    n_c: int  # N_c: classes in a step
+    n_neg: int  # N_neg: generated samples per class; they are each other's negatives
+    n_pos: int  # N_pos: real samples per class; the bank's queue length takes all
+    n_unc: int  # N_unc: unconditional real samples per class, the negatives of guidance
+    alpha_min: float  # guidance scale: p(alpha) ~ alpha^-alpha_power on [alpha_min, alpha_max] ...
+    alpha_max: float
+    alpha_power: float
+    no_cfg_frac: float  # ... and 1 with this probability
+    temperatures: tuple[float, ...]  # tau
+    field: str | Callable  # a name in drifting.field.FIELDS, or a function
+    style_shape: tuple[int, int]  # codebooks and their sizes (A.2); (0, 0) for none
+    class_dropout_prob: float = 0.0  # with this probability a class is replaced by the null class, whose positives are of any class
+    flip: bool = False  # mirror real images at random
+    monitor: str = ""  # feature set of the energy distance and the diversity; "" = the last one with one vector per image

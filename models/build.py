@@ -1,0 +1,28 @@
+"""A generator from the configuration, and back from what a checkpoint says of it."""
+
+import dataclasses
+
+from models.dit import DiT
+from models.mlp import MLPGenerator
+
+GENERATORS = {"dit": DiT, "mlp": MLPGenerator}
+
+
+def build_generator(config, sample_shape: tuple[int, ...], n_classes: int):
+    """The generator of `config.model` for samples of `sample_shape` (H, W, C). A null class is added where class_dropout_prob > 0."""
+    facts = {"num_classes": n_classes, "null_class": config.class_dropout_prob > 0, "sample_shape": sample_shape,
+             "input_size": sample_shape[:2] if sample_shape[0] != sample_shape[1] else sample_shape[0],
+             "in_channels": sample_shape[-1], "out_channels": sample_shape[-1], "cond_dim": config.cond_dim or config.hidden_size}  # fmt: skip
+    fields = [f.name for f in dataclasses.fields(GENERATORS[config.name]) if f.name not in ("parent", "name")]
+    return GENERATORS[config.name](**{name: facts[name] if name in facts else config[name] for name in fields})
+
+
+def describe(model) -> dict:
+    """JSON facts from which `from_description` makes the same generator."""
+    name = next(name for name, kind in GENERATORS.items() if type(model) is kind)
+    return {"name": name} | {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in ("parent", "name")}
+
+
+def from_description(facts: dict):
+    """The generator that `describe` described."""
+    return GENERATORS[facts["name"]](**{k: v for k, v in facts.items() if k != "name"})

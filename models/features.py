@@ -1,0 +1,60 @@
+"""The multi-scale feature sets of A.5: from feature maps to named sets of vectors, each a drifting problem of its own."""
+
+import fnmatch
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from utils.errors import UserError
+
+STATISTICS = ("map", "mean", "std")
+
+
+def pool(x: Float[Array, "B H W C"], size: tuple[int, int], statistic: str) -> Float[Array, "B T C"]:
+    """Mean or std = sqrt(var + 1e-6) over windows of `size`, which divides H x W; T = the number of windows."""
+    b, height, width, c = x.shape
+    x = x.reshape(b, height // size[0], size[0], width // size[1], size[1], c)
+    out = jnp.mean(x, (2, 4)) if statistic == "mean" else jnp.sqrt(jnp.var(x, (2, 4)) + 1e-6)
+    return out.reshape(b, -1, c)
+
+
+def feature_sets(maps: dict[str, Array], names: tuple[str, ...], statistics: tuple[str, ...], patch_sizes: tuple[int, ...]) -> dict[str, Float[Array, "B T D"]]:
+    """Every map [B,H,W,D] becomes the sets of A.5 under the published names; float32 (float64 stays).
+
+        NAME         each location      [B, H W, D]        (a)  if "map" is among the statistics
+        NAME_mean    global mean        [B, 1, D]          (b)
+        NAME_std     global std         [B, 1, D]          (b)
+        NAME_mean_2  mean of patches    [B, H W / 4, D]    (c, d)  for each patch size that divides H and W; likewise NAME_std_2
+
+    A map that is already a set of vectors [B,T,D] is passed on. names: shell patterns of the maps to take ("*", "layer[34]*"); a pattern after "!" drops sets
+    ("!conv1", "!*_std*"). Each must match something.
+    """
+    for given in set(statistics) - set(STATISTICS):
+        raise UserError(f"feature statistic {given!r} is unknown: choose from {', '.join(STATISTICS)}")
+    wanted, dropped = [n for n in names if n[0] != "!"], [n[1:] for n in names if n[0] == "!"]
+    for pattern in wanted:
+        if not fnmatch.filter(maps, pattern):
+            raise UserError(f"no feature map is called {pattern!r}: this encoder has {', '.join(maps)}")
+    out = {}
+    for name, x in maps.items():
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted):
+            continue
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if x.ndim == 3:
+            out[name] = x
+            continue
+        size = x.shape[1:3]
+        if "map" in statistics:
+            out[name] = x.reshape(x.shape[0], -1, x.shape[-1])
+        pooled = [s for s in ("mean", "std") if s in statistics]
+        out |= {f"{name}_{s}": pool(x, size, s) for s in pooled}
+        patches = [p for p in patch_sizes if size[0] % p == 0 and size[1] % p == 0]
+        out |= {f"{name}_{s}_{p}": pool(x, (p, p), s) for s in pooled for p in patches}
+    for pattern in dropped:
+        matched = fnmatch.filter(out, pattern)
+        if not matched:
+            raise UserError(f"no feature set is called {pattern!r}: there are {', '.join(out)}")
+        out = {name: x for name, x in out.items() if name not in matched}
+    if not out:
+        raise UserError(f"no feature set is left of the maps {', '.join(maps)}: give at least one name and one statistic of {', '.join(STATISTICS)}")
+    return out

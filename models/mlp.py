@@ -1,0 +1,101 @@
+"""A residual MLP generator for vectors (2-D toys) and small images, with the DiT's conditioning and call signature."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from models.dit import (
+    Conditioning,
+    Dense,
+    OutputLayer,
+    ZeroDense,
+    check_inputs,
+    check_positive,
+    modulate,
+    normalisation,
+)
+from utils.errors import UserError
+
+
+class MLPGenerator(nn.Module):
+    """Residual MLP with adaLN-zero; noise and sample have the same shape, and no structure of it is used.
+
+    cond_dim, num_classes, noise_classes, noise_coords    the conditioning, as in `models.dit.DiT`
+    sample_shape    shape of one sample: (D,) or (H, W, C)
+    hidden_size     width of the residual stream
+    depth           number of blocks, scanned
+    mlp_ratio       width inside a block / hidden_size
+    use_bf16        matmuls in bfloat16; parameters, norms and the output stay float32
+    remat, zero_init_output, null_class    as in `models.dit.DiT`
+    """
+
+    cond_dim: int
+    num_classes: int
+    noise_classes: int
+    noise_coords: int
+    sample_shape: tuple[int, ...]
+    hidden_size: int
+    depth: int
+    mlp_ratio: float
+    use_bf16: bool
+    remat: bool = False
+    zero_init_output: bool = False
+    null_class: bool = False
+
+    def __post_init__(self):
+        self.sample_shape = tuple(self.sample_shape)  # a list, read from JSON, cannot be hashed
+        check_positive(self, "cond_dim num_classes noise_coords hidden_size depth")
+        if not self.sample_shape or min(self.sample_shape) < 1:
+            raise UserError(f"sample_shape is {self.sample_shape}: give (D,) for vectors or (H, W, C) for images")
+        super().__post_init__()
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of one noise, that of one sample."""
+        return self.sample_shape
+
+    @nn.compact
+    def __call__(
+        self,
+        noise: Float[Array, "B *shape"],
+        labels: Int[Array, " B"],
+        cfg_scale: Float[Array, " B"],
+        style_indices: Int[Array, "B S"],
+    ) -> Float[Array, "B *shape"]:
+        """Samples, float32, in the shape of `noise`. The arguments and errors are those of `models.dit.DiT.__call__`."""
+        check_inputs(self, noise, labels, cfg_scale, style_indices)
+        dtype = jnp.bfloat16 if self.use_bf16 else jnp.float32
+        cond = Conditioning(
+            self.cond_dim, self.num_classes, self.noise_classes, self.noise_coords, self.null_class, name="conditioning"
+        )(labels, cfg_scale, style_indices)
+        cond = nn.silu(cond)  # [B, cond_dim]
+
+        features = math.prod(self.sample_shape)
+        x = Dense(self.hidden_size, dtype=dtype, name="noise_embedding")(noise.reshape(-1, features))  # [B, hidden]
+        blocks = nn.scan(
+            nn.remat(MLPBlock, prevent_cse=False) if self.remat else MLPBlock,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+        )
+        x, _ = blocks(int(self.hidden_size * self.mlp_ratio), dtype, name="blocks")(x, cond)
+        x = OutputLayer(features, True, self.zero_init_output, dtype, name="output")(x, cond)
+        return x.reshape(noise.shape)
+
+
+class MLPBlock(nn.Module):
+    """x + gate * down(silu(up(modulated norm of x)))."""
+
+    mlp_width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B D"], cond: Float[Array, "B K"]):
+        modulation = ZeroDense(3 * x.shape[-1], dtype=self.dtype, name="modulation")(cond)
+        shift, scale, gate = jnp.split(modulation, 3, axis=-1)  # each [B, D]
+        h = modulate(normalisation(True, "norm")(x), shift, scale, self.dtype)
+        h = nn.silu(Dense(self.mlp_width, dtype=self.dtype, name="up")(h))
+        return x + gate * Dense(x.shape[-1], dtype=self.dtype, name="down")(h), None

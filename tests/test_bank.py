@@ -1,0 +1,103 @@
+"""The bank against a model of it made of Python lists."""
+
+import collections
+
+import jax
+import numpy as np
+import pytest
+
+from drifting import bank as banks
+from drifting.config import DriftConfig
+
+C, K, G, SHAPE = 5, 4, 7, (2, 2, 1)
+
+
+def config(**changes):
+    base = dict(n_classes=C, n_c=3, n_neg=4, n_pos=2, n_unc=3, alpha_min=1.0, alpha_max=3.0, alpha_power=3.0, no_cfg_frac=0.0,
+                temperatures=(0.2,), field="kernel", style_shape=(0, 0))  # fmt: skip
+    return DriftConfig(**base | changes)
+
+
+def fresh(rng, n, counter):
+    """n samples, each of its own value."""
+    labels = rng.integers(0, C, n).astype(np.int32)
+    values = np.arange(counter, counter + n, dtype=np.uint8)
+    return np.broadcast_to(values[:, None, None, None], (n, *SHAPE)).copy(), labels
+
+
+def push_all(pool, pushes, host):
+    """Push the same samples into a bank and into lists; both."""
+    rng, bank, counter = np.random.default_rng(0), banks.empty_bank(C, K, pool, SHAPE, np.uint8), 0
+    queues, recent = [collections.deque(maxlen=K) for _ in range(C)], collections.deque(maxlen=max(pool, 1))
+    push, slots = jax.jit(banks.push), jax.jit(banks.push_slots)
+    for n in pushes:
+        images, labels = fresh(rng, n, counter)
+        counter += n
+        bank = banks.push_host(bank, jax.device_get(slots(bank, labels)), images, labels) if host else push(bank, images, labels)
+        for image, label in zip(images, labels):
+            queues[label].append(image[0, 0, 0])
+            recent.append(image[0, 0, 0])
+    return jax.device_get(bank), queues, recent
+
+
+@pytest.mark.parametrize("host", [False, True])
+@pytest.mark.parametrize("pool", [0, G])
+def test_push_keeps_the_newest(pool, host):
+    """Also when one push holds more of a class, or of all, than a queue."""
+    bank, queues, recent = push_all(pool, [3, 25, 6, 1, 9], host)
+    for k in range(C):
+        assert bank["filled"][k] == len(queues[k])
+        assert sorted(bank["images"][k, : len(queues[k]), 0, 0, 0]) == sorted(queues[k])
+    if pool:
+        assert sorted(bank["pool"][:, 0, 0, 0]) == sorted(recent)
+
+
+@pytest.mark.parametrize("pool", [0, G])
+def test_draw_is_without_replacement_and_of_the_class(pool):
+    bank, queues, recent = push_all(pool, [3, 25, 6], host=False)
+    c = config()
+    draw = jax.jit(lambda bank, step: banks.gather(bank, banks.draw(bank, np.uint32(0), step, c)))
+    values = recent if pool else [v for q in queues for v in q]
+    seen, seen_unc = collections.Counter(), collections.Counter()
+    for step in range(300):
+        batch = jax.device_get(draw(bank, step))
+        assert len(set(batch.labels)) == c.n_c
+        for label, alpha, pos, weight, unc in zip(batch.labels, batch.alpha, batch.pos[..., 0, 0, 0], batch.weight_pos, batch.unc[..., 0, 0, 0]):
+            assert len(set(pos)) == c.n_pos and set(pos) <= set(queues[label]) and (weight == 1).all()
+            assert len(set(unc)) == c.n_unc and set(unc) <= set(values)
+            assert 1 <= alpha <= 3
+            seen.update(pos.tolist())
+            seen_unc.update(unc.tolist())
+    assert set(seen) == {v for q in queues for v in q} and set(seen_unc) == set(values)
+    share = np.array(list(seen_unc.values())) / (300 * c.n_c * c.n_unc)
+    assert np.abs(share - 1 / len(values)).max() < 5 * np.sqrt(1 / len(values) / 2700), "every sample is drawn equally often"
+
+
+def test_all_of_a_class():
+    """n_pos = the queue's length takes every real once, and marks the slots that hold none."""
+    bank, queues, _ = push_all(0, [9], host=False)
+    batch = jax.device_get(banks.gather(bank, banks.draw(bank, np.uint32(0), 0, config(n_pos=K, n_c=C))))
+    for label, pos, weight in zip(batch.labels, batch.pos[..., 0, 0, 0], batch.weight_pos):
+        assert sorted(pos[weight == 1]) == sorted(queues[label])
+
+
+def test_host_and_device_draw_the_same():
+    bank, _, _ = push_all(G, [3, 25, 6], host=False)
+    c = config(class_dropout_prob=0.5)
+    shapes = {k: jax.ShapeDtypeStruct(bank[k].shape, np.uint8) for k in ("images", "pool")}
+    counters = {k: v for k, v in bank.items() if k not in shapes}
+    nulls = 0
+    for step in range(4):
+        on_device = jax.jit(lambda bank, step: banks.gather(bank, banks.draw(bank, np.uint32(3), step, c)))(bank, step)
+        plan = jax.jit(lambda counters, step: banks.draw(shapes | counters, np.uint32(3), step, c))(counters, step)
+        on_host = banks.gather(bank, jax.device_get(plan))
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(on_device), on_host)
+        nulls += (on_host.labels == C).sum()
+    assert 0 < nulls < 4 * c.n_c
+
+
+def test_more_groups_than_classes():
+    """One class in several groups: labels go round."""
+    bank, _, _ = push_all(0, [25], host=False)
+    labels = np.asarray(banks.draw(bank, np.uint32(0), 0, config(n_c=2 * C))["labels"])
+    assert sorted(labels.tolist()) == sorted(list(range(C)) * 2)

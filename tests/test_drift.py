@@ -1,0 +1,141 @@
+"""The method against its oracles: recorded outputs of the authors' release, a naive version with loops, and the properties that the paper proves."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drifting.field import FIELDS, kernel_field
+from drifting.guidance import sample_alpha, unconditional_weight
+from drifting.loss import drift_loss
+
+GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "drift_loss.npz")
+TAUS = (0.02, 0.05, 0.2)
+
+
+@pytest.mark.parametrize("case", ["plain", "uncond", "tiny_scale", "large_scale", "paper_shape", "collapsed"])
+def test_golden_loss_and_gradient(case):
+    gold = {k.split("/")[1]: GOLDEN[k] for k in GOLDEN if k.startswith(case + "/")}
+
+    def total(gen):
+        loss, info = drift_loss(gen, gold["pos"], gold["neg"], weight_neg=gold["weight_neg"], temperatures=TAUS)
+        return loss.sum(), (loss, info)
+
+    (_, (loss, info)), grad = jax.jit(jax.value_and_grad(total, has_aux=True))(gold["gen"])
+    found = {"loss": loss, "grad_gen": grad, "scale": info["scale"]} | {f"drift_sq_norm_{t}": info[f"drift_sq_norm_{t}"] for t in TAUS}
+    for name, value in found.items():
+        assert np.max(np.abs(value - gold[name])) <= 1e-4 * np.max(np.abs(gold[name])), name
+
+
+def naive_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg):
+    """Alg. 2 with loops, in float64."""
+    y, w = np.concatenate([neg, pos]).astype(np.float64), np.concatenate([weight_neg, weight_pos])
+    x = x.astype(np.float64)
+    n, m, k = len(x), len(neg), np.zeros((len(x), len(neg) + len(pos)))
+    for i in range(n):
+        for j in range(len(y)):
+            k[i, j] = 0.0 if (j < self_neg and i == j) else np.exp(-max(np.linalg.norm(x[i] - y[j]), 1e-4) / tau)
+    a = np.zeros_like(k)
+    for i in range(n):
+        for j in range(len(y)):
+            row = sum(k[i, l] for l in range(len(y)) if w[l] > 0)
+            column = sum(k[l, j] for l in range(n))
+            over_y = k[i, j] / row if w[j] > 0 else 0.0
+            a[i, j] = np.sqrt(max(over_y * k[i, j] / column, 1e-6)) * w[j]
+    v = np.zeros_like(x)
+    for i in range(n):
+        a_neg, a_pos = a[i, :m], a[i, m:]
+        for j in range(len(pos)):
+            v[i] += a_pos[j] * a_neg.sum() * y[m + j]
+        for j in range(m):
+            v[i] -= a_neg[j] * a_pos.sum() * y[j]
+    return v
+
+
+@pytest.mark.parametrize("tau", [0.3, 2.0])
+@pytest.mark.parametrize("self_neg", [0, 6])
+def test_field_agrees_with_loops(tau, self_neg):
+    rng = np.random.default_rng(0)
+    x, pos, unc = rng.normal(size=(6, 5)), rng.normal(size=(7, 5)) + 0.5, rng.normal(size=(3, 5))
+    neg = np.concatenate([x, unc]) if self_neg else unc
+    weight_pos, weight_neg = np.array([1, 1, 0, 1, 2, 1, 1.0]), np.r_[np.ones(self_neg), 0.5, 0, 1.5]
+    v, attraction = jax.jit(kernel_field, static_argnums=6)(*map(jnp.float32, (x, pos, neg, weight_pos, weight_neg, tau)), self_neg)
+    expected = naive_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg)
+    np.testing.assert_allclose(v, expected, atol=2e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(attraction.sum(1), 1, rtol=1e-5)
+
+
+def _sets(n=6, p=8, m=8, d=5, seed=0):
+    rng = np.random.default_rng(seed)
+    return (jnp.float32(rng.normal(size=s)) for s in ((n, d), (p, d), (m, d)))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_antisymmetry(field):
+    """V_{p,q} = -V_{q,p} (eq. 3): the same set on both sides gives 0, swapping the sides changes the sign."""
+    x, pos, neg = _sets()
+    one, v_of = jnp.ones(8), FIELDS[field]
+    v, _ = v_of(x, pos, neg, one, one, 1.0, 0)
+    swapped, _ = v_of(x, neg, pos, one, one, 1.0, 0)
+    same, _ = v_of(x, pos, pos, one, one, 1.0, 0)
+    size = float(jnp.abs(v).max())
+    assert size > 0.01
+    np.testing.assert_allclose(swapped, -v, atol=1e-5 * size)
+    assert jnp.abs(same).max() <= 1e-6 * size
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_order_and_absent_samples_do_not_matter(field):
+    x, pos, neg = _sets()
+    one, v_of = jnp.ones(8), FIELDS[field]
+    v, _ = v_of(x, pos, neg, one, one, 1.0, 0)
+    order = jnp.array([3, 1, 0, 2, 7, 6, 5, 4])
+    np.testing.assert_allclose(v_of(x, pos[order], neg[order[::-1]], one, one, 1.0, 0)[0], v, atol=1e-5)
+    pos2, neg2 = jnp.concatenate([pos, pos[:3] + 0.1]), jnp.concatenate([neg[:2] - 0.1, neg])
+    padded, _ = v_of(x, pos2, neg2, jnp.r_[one, jnp.zeros(3)], jnp.r_[jnp.zeros(2), one], 1.0, 0)
+    np.testing.assert_allclose(padded, v, atol=1e-5)
+
+
+def test_absent_positives_do_not_change_the_loss():
+    """Padding a class with samples of weight 0 is what `n_pos = all` does for classes of different sizes."""
+    rng = np.random.default_rng(1)
+    gen, pos = rng.normal(size=(2, 6, 5)).astype(np.float32), rng.normal(size=(2, 7, 5)).astype(np.float32)
+    loss, info = drift_loss(gen, pos, temperatures=TAUS)
+    padded = np.concatenate([pos, np.full((2, 3, 5), 0.3, np.float32)], 1)
+    weight = np.concatenate([np.ones((2, 7)), np.zeros((2, 3))], 1)
+    loss2, info2 = drift_loss(gen, padded, weight_pos=weight, temperatures=TAUS)
+    np.testing.assert_allclose(loss2, loss, rtol=1e-4)
+    for k in info:
+        np.testing.assert_allclose(info2[k], info[k], rtol=1e-4)
+
+
+def test_collapsed_samples_get_one_drift():
+    """Collapse is an equilibrium of the training: identical samples receive the same gradient, and nothing separates them again."""
+    gen = jnp.broadcast_to(jnp.array([0.3, -1.2, 0.7, 2.0]), (1, 6, 4))
+    pos = jax.random.normal(jax.random.key(0), (1, 9, 4))
+    grad = jax.jit(jax.grad(lambda g: drift_loss(g, pos, temperatures=TAUS)[0].sum()))(gen)[0]
+    assert jnp.abs(grad - grad[0]).max() <= 1e-6 * jnp.abs(grad).max() and jnp.abs(grad).max() > 0
+
+
+def test_gradient_stops_at_the_reals():
+    rng = np.random.default_rng(1)
+    gen, pos, neg = (jnp.float32(rng.normal(size=(2, k, 5))) for k in (6, 7, 3))
+    grads = jax.grad(lambda p, n: drift_loss(gen, p, n, temperatures=TAUS)[0].sum(), argnums=(0, 1))(pos, neg)
+    assert all((g == 0).all() for g in grads)
+
+
+def test_alpha_has_its_density():
+    """Quantiles of p(alpha) ~ alpha^-k on [1, 4], and the share of 1."""
+    for power in (0.0, 1.0, 3.0, 5.0):
+        a = np.asarray(sample_alpha(jax.random.key(0), (200_000,), 1.0, 4.0, power, 0.0))
+        grid = np.linspace(1, 4, 100_001)
+        cdf = np.cumsum(grid**-power)
+        for q in (0.1, 0.5, 0.9):
+            assert abs(np.quantile(a, q) - grid[np.searchsorted(cdf / cdf[-1], q)]) < 0.02
+        assert a.min() >= 1 and a.max() <= 4
+    half = np.asarray(sample_alpha(jax.random.key(0), (100_000,), 1.5, 4.0, 3.0, 0.5))
+    assert abs((half == 1).mean() - 0.5) < 0.01
+    assert (np.asarray(sample_alpha(jax.random.key(0), (9,), 1.0, 1.0, 3.0, 0.0)) == 1).all()
+    assert unconditional_weight(jnp.float32(3.0), 33, 16) == 4.0

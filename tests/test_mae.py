@@ -1,0 +1,219 @@
+"""The paper's feature encoder and the feature sets, against golden data of the authors' release, naive loops and finite differences."""
+
+import json
+import pathlib
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from weight_rule import draw_flax
+
+from models import mae
+from models.encoders import load_encoder, mae_shapes
+from models.features import feature_sets, pool
+from utils.errors import UserError
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+SMALL = mae.MAE(in_channels=2, base_channels=8, patch_size=2, layers=(1, 2, 1, 1), input_patch_size=2, dropout_prob=0.5, use_bf16=False, num_classes=3)
+
+
+def artifact(name, folder):
+    """The golden MAE `name` as a folder in the published format."""
+    spec = json.loads((GOLDEN / name / "spec.json").read_text())
+    flat = {tuple(path.split("/")): draw_flax(path, tuple(shape), spec["weight_seed"]) for path, shape in spec["tensors"].items()}
+    (folder / "metadata.json").write_text((GOLDEN / name / "metadata.json").read_text())
+    (folder / "ema_params.msgpack").write_bytes(flax.serialization.msgpack_serialize(unflatten_dict(flat)))
+    return folder
+
+
+def small_params(seed=0):
+    shapes = mae_shapes(SMALL)
+    flat = {path: draw_flax("/".join(path), leaf.shape, seed) for path, leaf in flatten_dict(shapes).items()}
+    return unflatten_dict(flat)
+
+
+@pytest.mark.parametrize("name", ["mae_latent_small", "mae_pixel_small"])
+def test_golden_features(name, tmp_path):
+    golden = np.load(GOLDEN / name / "activations.npz")
+    encode, params, metadata = load_encoder(artifact(name, tmp_path))
+    sets = jax.jit(encode)(params, golden["x"])
+    assert metadata["kind"] == "mae"
+    assert set(sets) == {key.removeprefix("shape/") for key in golden.files if key.startswith("shape/")}
+    for key, value in sets.items():
+        value = np.asarray(value)
+        head, moments = golden[f"head/{key}"], golden[f"moments/{key}"]
+        assert value.shape == tuple(golden[f"shape/{key}"]) and value.dtype == np.float32
+        np.testing.assert_allclose(value.ravel()[:64], head, atol=1e-4 * np.abs(head).max(), err_msg=key)
+        np.testing.assert_allclose([value.mean(dtype=float), value.std(dtype=float)], moments, atol=1e-4 * np.abs(moments).max(), err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["mae_latent_ablation_256", "mae_latent_640", "mae_pixel_640"])
+def test_official_shapes(name):
+    spec = json.loads((GOLDEN / "official_specs" / f"{name}.json").read_text())
+    shapes = mae_shapes(mae.MAE(num_classes=spec["num_classes"], **spec["model_config"]))
+    flat = {"/".join(path): list(leaf.shape) for path, leaf in flatten_dict(shapes).items()}
+    assert flat == spec["tensors"]
+    assert sum(np.prod(shape, dtype=np.int64) for shape in flat.values()) == spec["num_params"]
+
+
+def test_feature_sets_against_loops():
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype(np.float32)
+    sets = feature_sets({"a": x, "v": x[:, 0]}, ("*",), ("map", "mean", "std"), (2, 4))
+    # 4 does not divide the width: no patches of 4.
+    assert set(sets) == {"a", "a_mean", "a_std", "a_mean_2", "a_std_2", "v"}
+    np.testing.assert_array_equal(sets["v"], x[:, 0])
+    np.testing.assert_array_equal(sets["a"], x.reshape(2, 24, 3))
+    for b in range(2):
+        np.testing.assert_allclose(sets["a_mean"][b, 0], x[b].reshape(-1, 3).mean(0), atol=1e-6)
+        np.testing.assert_allclose(sets["a_std"][b, 0], np.sqrt(x[b].reshape(-1, 3).var(0) + 1e-6), atol=1e-6)
+        for i in range(2):
+            for j in range(3):
+                patch = x[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].reshape(4, 3)
+                np.testing.assert_allclose(sets["a_mean_2"][b, 3 * i + j], patch.mean(0), atol=1e-6)
+                np.testing.assert_allclose(sets["a_std_2"][b, 3 * i + j], np.sqrt(patch.var(0) + 1e-6), atol=1e-6)
+
+
+def test_std_of_a_constant_has_a_finite_gradient():
+    grad = jax.grad(lambda x: pool(x, (2, 2), "std").sum())(jnp.ones((1, 4, 4, 1)))
+    np.testing.assert_array_equal(grad, 0)
+
+
+def test_choosing_feature_sets():
+    maps = {name: np.ones((1, 4, 4, 2), np.float32) for name in ("conv1", "layer1", "layer2")}
+    assert set(feature_sets(maps, ("layer*",), ("mean",), ())) == {"layer1_mean", "layer2_mean"}
+    assert set(feature_sets(maps, ("layer?", "!layer1"), ("map", "std"), ())) == {"layer1_std", "layer2", "layer2_std"}
+    for names, statistics, message in [(("layer9",), ("map",), "layer9"), (("*", "!x*"), ("map",), "x*"), (("*",), ("median",), "median"), (("*",), (), "layer1")]:
+        with pytest.raises(UserError, match=message.replace("*", r"\*")):
+            feature_sets(maps, names, statistics, (2,))
+
+
+def test_patchify_orders_rows_columns_channels():
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 3))
+    cells = mae.patchify(x, 2)
+    np.testing.assert_array_equal(cells[1, 1, 2], x[1, 2:4, 4:6].reshape(-1))
+    np.testing.assert_array_equal(mae.unpatchify(cells, 2), x)
+    with pytest.raises(UserError, match="5x6"):
+        mae.patchify(np.ones((1, 5, 6, 3)), 2)
+
+
+def test_mask_hides_whole_patches_with_the_given_probability():
+    mask = np.asarray(mae.random_mask(jax.random.key(0), (64, 16, 24, 7), 2, 0.3))
+    assert mask.shape == (64, 16, 24, 1) and set(np.unique(mask)) == {0.0, 1.0}
+    patches = mask.reshape(64, 8, 2, 12, 2)
+    assert (patches == patches[:, :, :1, :, :1]).all()
+    assert abs(mask.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / (64 * 96))
+    with pytest.raises(UserError, match="patch_size"):
+        mae.random_mask(jax.random.key(0), (1, 15, 16, 1), 2, 0.5)
+
+
+def test_loss_counts_masked_cells_only():
+    rng = np.random.default_rng(0)
+    recon, cells = rng.normal(size=(2, 2, 4, 4, 3))
+    mask = np.zeros((2, 4, 4, 1))
+    mask[0, :2, :2] = 1
+    loss = mae.reconstruction_loss(recon, cells, mask)
+    np.testing.assert_allclose(loss, [((recon - cells)[0, :2, :2] ** 2).sum() / 4, 0], rtol=1e-5)
+
+
+def test_training_pass_does_not_see_masked_cells():
+    params = small_params()
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 32, 32, 2)).astype(np.float32)
+    mask = mae.random_mask(jax.random.key(1), (2, 16, 16), 2, 0.5)
+    hidden = mae.unpatchify(jnp.repeat(mask, 8, -1), 2)  # [2, 32, 32, 2]
+    apply = jax.jit(lambda params, x: SMALL.apply({"params": params}, x, mask, False))
+    recon, logits = apply(params, x)
+    assert recon.shape == (2, 16, 16, 8) and logits.shape == (2, 3)
+    other = apply(params, jnp.where(hidden > 0, rng.normal(size=x.shape), x))
+    for a, b in zip((recon, logits), other):
+        np.testing.assert_array_equal(a, b)
+    changed = apply(params, jnp.where(hidden > 0, x, x + 1))
+    assert not np.allclose(changed[0], recon)
+    # The head without decoder: logits are a linear function of the mean of layer4.
+    layer4 = SMALL.apply({"params": params}, mae.unpatchify(mae.patchify(x, 2) * (1 - mask), 2), method="maps")["layer4"]
+    np.testing.assert_allclose(logits, layer4.mean((1, 2)) @ params["fc"]["kernel"] + params["fc"]["bias"], atol=1e-5)
+
+
+def test_dropout_draws_only_when_training():
+    params = small_params()
+    x, mask = jax.random.normal(jax.random.key(2), (1, 32, 32, 2)), jnp.zeros((1, 16, 16, 1))
+    apply = jax.jit(lambda seed: SMALL.apply({"params": params}, x, mask, True, rngs={"dropout": jax.random.key(seed)})[1])
+    assert not np.allclose(apply(0), apply(1))
+
+
+def test_gradient_to_the_image_and_the_parameters():
+    """Against central differences along random directions, float64: the features, and the reconstruction and the logits."""
+    model = SMALL.clone(dropout_prob=0.0)
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), small_params())
+        x, mask = jnp.asarray(rng.normal(size=(1, 32, 32, 2))), jnp.asarray(rng.integers(0, 2, (1, 16, 16, 1)).astype(float))
+
+        def projections(params, x):
+            sets = feature_sets(model.apply({"params": params}, x, method="maps"), ("*",), ("map", "mean", "std"), (2, 4))
+            outputs = [*sets.values(), *model.apply({"params": params}, x, mask, False)]
+            assert all(y.dtype == jnp.float64 for y in outputs)
+            return sum(jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)) for y in outputs)
+
+        value, gradient = jax.jit(projections), jax.jit(jax.grad(projections, (0, 1)))(params, x)
+        for at in (0, 1):
+            args = [params, x]
+            direction = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), args[at])
+            shifted = lambda h: value(*(jax.tree.map(lambda a, d: a + h * d, a, direction) if i == at else a for i, a in enumerate(args)))
+            for h in (1e-5,1e-6,1e-7,1e-8,1e-9): print(at, h, (shifted(h)-shifted(-h))/(2*h))
+            slope = (shifted(1e-6) - shifted(-1e-6)) / 2e-6
+            exact = sum(jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), gradient[at], direction)))
+            np.testing.assert_allclose(exact, slope, rtol=1e-5)
+
+
+def test_bfloat16_is_close_and_returns_float32(tmp_path):
+    folder = artifact("mae_pixel_small", tmp_path)
+    x = np.load(GOLDEN / "mae_pixel_small" / "activations.npz")["x"][:1, :32, :32]
+    options = {"names": ("norm_x", "layer[12]"), "statistics": ("mean",)}
+    encode, params, _ = load_encoder(folder, **options)
+    half, half_params, _ = load_encoder(folder, bf16=True, **options)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half_params))
+    exact, close = jax.jit(encode)(params, x), jax.jit(half)(half_params, x)
+    assert set(close) == {"norm_x", "layer1_mean", "layer2_mean"}
+    for name, value in close.items():
+        assert value.dtype == jnp.float32
+        error = np.linalg.norm(value - exact[name]) / np.linalg.norm(exact[name])
+        assert error < 0.05, (name, error)
+
+
+def test_wrong_weights(tmp_path):
+    folder = artifact("mae_pixel_small", tmp_path)
+    path = folder / "ema_params.msgpack"
+    whole = path.read_bytes()
+    tree = flatten_dict(flax.serialization.msgpack_restore(whole), sep=".")
+
+    def check(tensors, *words):
+        path.write_bytes(flax.serialization.msgpack_serialize(unflatten_dict(tensors, sep=".")))
+        expect(*words)
+
+    def expect(*words):
+        with pytest.raises(UserError) as error:
+            load_encoder(folder)
+        assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), str(error.value)
+
+    name = "encoder.stages_1.layers_0.conv2.kernel"
+    check({k: v for k, v in tree.items() if k != name}, "lacks", name)
+    check(tree | {name: tree[name][..., :-1]}, name, "[3, 3, 64, 63]", "[3, 3, 64, 64]")
+    check(tree | {"encoder.stages_1.layers_2.conv1.kernel": tree[name]}, "unexpected", "stages_1.layers_2.conv1.kernel")
+    path.write_bytes(whole[: len(whole) // 2])
+    expect("ema_params.msgpack")
+    path.unlink()
+    expect("ema_params.msgpack")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    del metadata["model_config"]["base_channels"]
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    expect("base_channels")
+
+
+def test_latents_for_a_pixel_encoder_are_refused(tmp_path):
+    encode, params, _ = load_encoder(artifact("mae_pixel_small", tmp_path))
+    with pytest.raises(UserError, match="3 channels"):
+        encode(params, jnp.zeros((1, 32, 32, 4)))

@@ -1,0 +1,157 @@
+"""The trainer: exact resume, meshes, donation, and what it says when something is wrong. Real data, tiny model."""
+
+import dataclasses
+import functools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import data
+import train_drift
+from conftest import ROOT
+from utils import config as config_lib
+from utils import sharding
+from utils.checkpoint import Checkpoints
+
+TINY = {"dataset_name": "digits", "batch_size": 32, "drift.n_neg": 4, "model.hidden_size": 16, "model.depth": 2, "model.num_heads": 2, "model.n_cls_tokens": 1,
+        "model.noise_coords": 2, "model.noise_classes": 4, "model.patch_size": 4, "optim.warmup_steps": 2, "optim.schedule": "constant",
+        "max_steps": 20, "log_interval": 1, "save_interval": 4, "sample_interval": 0, "eval_interval": 0}  # fmt: skip
+STREAM = {"drift.n_pos": 8, "drift.bank_per_class": 16, "drift.bank_global": 40, "drift.bank_push": 8, "drift.n_unc": 4, "drift.alpha_max": 3.0}
+TIMING = ("images_per_s", "seconds", "data_wait")
+
+
+def parts_of(changes=(), devices=1, fsdp=1):
+    config = config_lib.resolve(TINY | {"mesh.devices": devices, "mesh.fsdp": fsdp} | dict(changes))
+    return train_drift.build(config, data.load("digits"), sharding.make_mesh(devices, fsdp))
+
+
+def train(folder, changes=(), **kw):
+    parts = parts_of(dict(changes) | {"save_dir": str(folder)}, **kw)
+    train_drift.train(parts, train_drift.open_run(parts.config))
+    return records(folder)
+
+
+def records(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMING} for line in lines]
+
+
+def everything_saved(folder, changes=(), step=None):
+    parts = parts_of(changes)
+    shapes = train_drift.checkpoint_shapes(parts)
+    strip = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
+    return Checkpoints(folder / "checkpoints").restore(jax.tree.map(strip, shapes), step)
+
+
+def same_bits(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+def command(*flags, script="train_drift.py"):
+    return [sys.executable, str(ROOT / script), *(f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in flags)]
+
+
+def run(flags, script="train_drift.py", **kw):
+    env = os.environ | {"XLA_FLAGS": "", "PYTHONWARNINGS": "default"}
+    return subprocess.run(command(*flags, script=script), capture_output=True, text=True, timeout=300, cwd=kw.pop("cwd", ROOT), env=env | kw.pop("env", {}))
+
+
+# ---------------------------------------------------------------- exactness
+
+@pytest.mark.parametrize("changes", [{}, STREAM], ids=["whole bank", "stream"])
+def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes):
+    """SIGKILL at three random steps; parameters, EMA, optimiser state, bank and metrics end as those of an uninterrupted run."""
+    flags = (TINY | changes | {"max_steps": 60}).items()
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert (done := run([*flags, ("save_dir", straight)])).returncode == 0, done.stderr
+    goals = sorted(random.Random(time.time_ns()).sample(range(2, 58), 3))
+    for goal in goals:
+        process = subprocess.Popen(command(*flags, ("save_dir", killed)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"XLA_FLAGS": ""})
+        deadline = time.time() + 120
+        while process.poll() is None and time.time() < deadline:
+            log = killed / "metrics.jsonl"
+            if log.exists() and log.read_text().count("\n") >= goal:
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (done := run([*flags, ("save_dir", killed)])).returncode == 0, done.stderr
+    tree, metadata, step = everything_saved(straight, changes)
+    tree2, metadata2, step2 = everything_saved(killed, changes)
+    assert step == step2 == 60, f"killed near {goals}"
+    same_bits(tree, tree2)
+    assert metadata["position"] == metadata2["position"]
+    assert records(straight) == records(killed), f"killed near {goals}"
+
+
+def test_devices_and_fsdp_do_not_change_the_losses(tmp_path):
+    """1, 2 and 8 devices, fsdp 1, 2 and 4: 20 steps with the same losses; a checkpoint moves between them."""
+    wide = {"model.hidden_size": 64}  # wide enough for parameters to be sharded
+    curves = {}
+    for devices, fsdp in ((1, 1), (2, 1), (8, 1), (2, 2), (8, 4)):
+        curves[devices, fsdp] = train(tmp_path / f"{devices}-{fsdp}", wide | {"drift.n_unc": 4, "drift.alpha_max": 3.0}, devices=devices, fsdp=fsdp)
+    for which, curve in curves.items():
+        assert len(curve) == 20
+        for key in ("loss", "drift_rms_0.02", "energy_distance", "grad_norm"):
+            np.testing.assert_allclose([r[key] for r in curve], [r[key] for r in curves[1, 1]], rtol=1e-4, atol=1e-6, err_msg=f"{which} {key}")
+    moving = tmp_path / "moving"
+    for until, (devices, fsdp) in ((5, (8, 4)), (10, (1, 1)), (15, (2, 1)), (20, (8, 1))):
+        curve = train(moving, wide | {"drift.n_unc": 4, "drift.alpha_max": 3.0, "max_steps": until}, devices=devices, fsdp=fsdp)
+    np.testing.assert_allclose([r["loss"] for r in curve], [r["loss"] for r in curves[1, 1]], rtol=1e-4)
+
+
+def test_bank_in_host_memory_gives_the_same_run(tmp_path):
+    device = train(tmp_path / "device", STREAM)
+    host = train(tmp_path / "host", STREAM | {"drift.bank_placement": "host"})
+    for a, b in zip(device, host, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+    same_bits(everything_saved(tmp_path / "device", STREAM)[0]["bank"], everything_saved(tmp_path / "host", STREAM)[0]["bank"])
+
+
+# ---------------------------------------------------------------- the step
+
+def test_step_compiles_once_and_donates():
+    parts = parts_of(devices=8)
+    state = train_drift.make_state(parts)
+    bank = jax.device_put(train_drift.fill_bank(parts)[0], sharding.replicated(parts.mesh))
+    step, frozen = train_drift.make_step(parts), jax.device_put(parts.encoder_params, sharding.replicated(parts.mesh))
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            old = jax.tree.leaves((state, {k: v for k, v in bank.items() if v.size}))
+            state, bank, metrics = step(state, bank, None, frozen)
+            assert all(a.is_deleted() for a in old), "state and bank are donated"
+    assert step._cache_size() == 1
+    assert int(state.step) == 3 and np.isfinite(float(metrics["loss"]))
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+ONE_LINE = [
+    ({"dataset_nam": "digits"}, "dataset_name"),
+    ({"dataset_name": "digit"}, "digits"),
+    ({"model.preset": "hugee"}, "preset"),
+    ({"encoder.name": "dinov9"}, "encoder"),
+    ({"drift.field": "kernal"}, "kernel"),
+    ({"batch_size": 52}, "classes"),
+    ({"batch_size": 28, "mesh.devices": 1, "drift.n_pos": 4000, "drift.bank_per_class": 5000}, "n_pos"),
+    ({"mesh.devices": 64}, "devices"),
+    ({"model.patch_size": 3}, "patch"),
+    ({"max_steps": -1}, "max_steps"),
+    ({"load_dir": "nowhere"}, "nowhere"),
+]
+
+
+@pytest.mark.parametrize("changes, word", ONE_LINE, ids=[next(iter(c)) for c, _ in ONE_LINE])
+def test_a_mistake_is_one_line(tmp_path, changes, word):
+    done = run((TINY | {"save_dir": tmp_path / "run"} | changes).items())
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(lines) == 1 and word in lines[0] and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -1,0 +1,36 @@
+"""Weights drawn from their own names, so that golden data needs no weight files."""
+import zlib
+
+import numpy as np
+
+
+def _normal(key, shape, seed):
+    return np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}/{key}".encode()))).standard_normal(shape)
+
+
+def draw(key: str, shape: tuple[int, ...], seed: int, gain: float) -> np.ndarray:
+    """The value of the tensor `key`, layout [out, in, ...], float32."""
+    z = _normal(key, shape, seed)
+    if key.endswith("num_batches_tracked"):
+        value = np.zeros(shape)
+    elif key.endswith("running_var"):
+        value = 0.5 + np.abs(z)
+    elif len(shape) >= 2:
+        value = gain * z / np.sqrt(np.prod(shape[1:]))
+    elif key.endswith(("weight", "gamma")) or "lambda" in key or "scale" in key:
+        value = 1 + 0.1 * z
+    else:
+        value = 0.05 * z
+    return np.asarray(value, np.float32)
+
+
+def draw_flax(key: str, shape: tuple[int, ...], seed: int, gain: float = 1.4) -> np.ndarray:
+    """The same for the MAE folders: Flax layout [..., in, out], `key` a path as in their spec.json."""
+    z = _normal(key, shape, seed)
+    if key.endswith("scale"):
+        value = 1 + 0.1 * z
+    elif len(shape) == 1:
+        value = 0.05 * z
+    else:
+        value = gain * z / np.sqrt(np.prod(shape[:-1]))
+    return np.asarray(value, np.float32)

@@ -1,0 +1,52 @@
+"""Where arrays live on the devices: one mesh (data, fsdp), and the specs of the state, the bank and the batch."""
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+import numpy as np
+
+from utils.errors import UserError
+
+MIN_SHARDED_SIZE = 2**14  # smaller parameters are not worth a collective of their own
+
+
+def make_mesh(n_devices: int, fsdp: int) -> Mesh:
+    """Mesh (data, fsdp) over the first n_devices devices (0 = all); samples are spread over both axes, parameters over fsdp."""
+    devices = jax.devices()
+    n_devices = n_devices or len(devices)
+    if not 1 <= n_devices <= len(devices):
+        raise UserError(f"--mesh.devices {n_devices}: there are {len(devices)} devices; give 1 to {len(devices)}, or 0 for all.")
+    if n_devices % fsdp:
+        raise UserError(f"--mesh.fsdp {fsdp}: it must divide the number of devices, {n_devices}.")
+    return Mesh(np.array(devices[:n_devices]).reshape(-1, fsdp), ("data", "fsdp"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis (classes, samples) over all devices."""
+    return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def place_batch(mesh: Mesh):
+    """A function that puts a batch's leading axis over all devices, inside a jitted program: a class's samples then meet on one device."""
+    return lambda batch: jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
+
+
+def state_shardings(mesh: Mesh, state):
+    """A tree like `state` (arrays or shapes): each large array is split over fsdp along its largest axis that fsdp divides; the rest is replicated."""
+    n = mesh.shape["fsdp"]
+
+    def spec(a):
+        axes = [i for i in sorted(range(len(a.shape)), key=lambda i: -a.shape[i]) if a.shape[i] % n == 0]
+        if n == 1 or not axes or np.prod(a.shape) < MIN_SHARDED_SIZE:
+            return replicated(mesh)
+        return NamedSharding(mesh, P(*(None,) * axes[0], "fsdp"))
+
+    return jax.tree.map(spec, state)
+
+
+def shapes(tree, shardings):
+    """ShapeDtypeStructs of a tree with the given shardings, for restoring a checkpoint onto this mesh."""
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
