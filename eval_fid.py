@@ -21,9 +21,10 @@ from metrics.class_agreement import class_agreement, fit_classifier
 from metrics.fid import frechet_distance, moments
 from metrics.precision_recall import precision_recall
 from models.sampling import generate
-from utils import config as config_lib
 from configs.default import Key
+from utils import config as config_lib
 from utils.errors import UserError
+from utils.logging import setup_logging
 
 log = logging.getLogger("eval")
 CLASSIFIER_LIMIT = 20_000  # training samples up to which a classifier on raw pixels is worth its time
@@ -63,11 +64,11 @@ def pixels(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float64) / 127.5 - 1
 
 
-def evaluate(model, params, reference: Reference, *, cfg_scale: float, seed: int, num_samples: int = 0, batch_size: int = 256) -> dict:
+def evaluate(model, params, reference: Reference, *, cfg_scale: float, seed: int, num_samples: int = 0, batch_size: int = 256, sharding=None) -> dict:
     """Scores of one set of parameters: fd_pixels, precision, recall (k = 3), class_agreement where there is a classifier."""
     n = num_samples or len(reference.labels)
     labels = reference.labels[np.arange(n) % len(reference.labels)]
-    x = np.concatenate(list(generate(model, params, labels, cfg_scale, seed, batch_size=batch_size))).astype(np.float64)
+    x = np.concatenate(list(generate(model, params, labels, cfg_scale, seed, batch_size=batch_size, sharding=sharding))).astype(np.float64)
     if not np.isfinite(x).all():
         raise UserError(f"{int((~np.isfinite(x)).any(axis=(1, 2, 3)).sum())} of {n} samples are not finite; the checkpoint is broken, choose an earlier one with --step")
     x = np.clip(x, -1, 1)
@@ -102,6 +103,7 @@ def main(flag_values):
     from models.runs import is_run, load_run
     from utils.checkpoint import Checkpoints
 
+    setup_logging()
     flags = config_lib.all_flags(flag_values)
     if not flags.load_dir:
         raise UserError("--load_dir is missing: give the folder of a run, for example --load_dir runs/digits")

@@ -16,6 +16,7 @@ from configs.default import Key
 from models.sampling import generate, to_uint8
 from utils import config as config_lib
 from utils.errors import UserError
+from utils.logging import setup_logging
 
 log = logging.getLogger("sample")
 
@@ -55,6 +56,7 @@ def parse_classes(text: str, n_classes: int) -> list[int]:
 def main(flag_values):
     from utils.figures import save_grid
 
+    setup_logging()
     flags = config_lib.all_flags(flag_values)
     model, params, metadata = load(flags.load_dir, flags.step, flags.ema)
     names = metadata.get("dataset", {}).get("class_names") or [str(k) for k in range(model.num_classes)]

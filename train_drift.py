@@ -7,16 +7,15 @@
 import dataclasses
 import functools
 import logging
-import os
 import pathlib
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import data
+import eval_fid
 from data import pipeline
 from drifting import bank as banks
 from drifting.config import DriftConfig
@@ -24,9 +23,13 @@ from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step, train_step
 from models.build import build_generator, describe
 from models.dit import count_parameters, init_params
+from models.sampling import generate, to_uint8
+from models.weights import load_generator
 from utils import config as config_lib, sharding
 from utils.checkpoint import Checkpoints, StopSignal
 from utils.errors import UserError
+from utils.figures import save_curves, save_grid
+from utils.logging import RunLog, read_metrics, setup_logging
 
 log = logging.getLogger("train")
 
@@ -57,6 +60,11 @@ class Parts:
     @property
     def bank_bytes(self) -> int:
         return banks.bank_bytes(self.dataset.n_classes, self.per_class, self.pool, self.dataset.shape, self.dataset.dtype)
+
+    @property
+    def sampling(self) -> dict:
+        """How the devices share the samples of `models.sampling.generate`."""
+        return {"batch_size": -(-256 // self.mesh.size) * self.mesh.size, "sharding": sharding.batch_sharding(self.mesh)}
 
 
 def build(config, dataset, mesh) -> Parts:
@@ -109,12 +117,26 @@ def build_encoder(e):
 
 
 def make_state(parts: Parts) -> TrainState:
-    """The state before the first step, on the mesh; it depends on the seed alone."""
-    def init():
-        params = init_params(parts.model, named_key(parts.config.seed, "init"))
+    """The state before the first step, on the mesh; it depends on the seed, and on the weights of --init_from, alone."""
+    def init(params):
+        params = params or init_params(parts.model, named_key(parts.config.seed, "init"))
         return init_state(params, parts.optimizer, parts.config.optim.ema, parts.config.seed)
 
-    return jax.jit(init, out_shardings=sharding.state_shardings(parts.mesh, jax.eval_shape(init)))()
+    given = given_params(parts) if parts.config.init_from else None
+    return jax.jit(init, out_shardings=sharding.state_shardings(parts.mesh, jax.eval_shape(init, given)))(given)
+
+
+def given_params(parts: Parts):
+    """The parameters of --init_from, checked to be of this generator."""
+    where = parts.config.init_from
+    _, params, _ = load_generator(where)
+    expected = jax.tree.map(lambda a: a.shape, jax.eval_shape(lambda: init_params(parts.model, jax.random.key(0))))
+    found = jax.tree.map(np.shape, params)
+    if expected != found:
+        a, b = (config_lib.flatten(t) for t in (expected, found))
+        name = next(k for k in sorted(a | b) if a.get(k) != b.get(k))
+        raise UserError(f"--init_from {where}: {name} is {b.get(name, 'absent')} there and {a.get(name, 'absent')} in this generator; give its --model flags, or other weights")
+    return params
 
 
 def state_shapes(parts: Parts):
@@ -258,25 +280,80 @@ def restore(parts: Parts, checkpoints: Checkpoints):
 
 def report(parts: Parts) -> str:
     """What the run takes, known before it starts."""
-    c, size = parts.config, lambda tree: sum(np.prod(sharding_shape(a)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
-    sharding_shape = lambda a: a.sharding.shard_shape(a.shape)
-    shapes = state_shapes(parts)
-    mb = lambda n: f"{n / 1e6:.1f} MB"
-    return "\n".join([
-        f"data        {parts.dataset.name}: {len(parts.dataset.source)} samples of {parts.dataset.shape}, {parts.dataset.n_classes} classes",
-        f"generator   {c.model.name}, {count_parameters(shapes.params):,} parameters",
-        f"step        {parts.drift.n_c} classes x ({parts.drift.n_neg} generated, {parts.drift.n_pos} positive, {parts.drift.n_unc} unconditional); {c.max_steps:,} steps",
-        f"devices     {parts.mesh.size} x {parts.mesh.devices.flat[0].device_kind}, mesh data {parts.mesh.shape['data']} x fsdp {parts.mesh.shape['fsdp']}",
-        f"per device  parameters {mb(size(shapes.params))}, optimiser {mb(size(shapes.opt_state))}, {len(shapes.ema)} EMA {mb(size(shapes.ema))}",
-        f"bank        {mb(parts.bank_bytes)} {'in host memory' if parts.bank_on_host else 'on each device'}",
-    ])  # fmt: skip
+    c, shapes = parts.config, state_shapes(parts)
+
+    def mb(tree):  # per device
+        return f"{sum(np.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)) / 1e6:.1f} MB"
+
+    rows = {
+        "data": f"{parts.dataset.name}: {len(parts.dataset.source):,} samples of {parts.dataset.shape}, {parts.dataset.n_classes} classes",
+        "generator": f"{c.model.name}, {count_parameters(shapes.params):,} parameters",
+        "step": f"{parts.drift.n_c} classes x ({parts.drift.n_neg} generated, {parts.drift.n_pos} positive, {parts.drift.n_unc} unconditional)",
+        "steps": f"{c.max_steps:,}",
+        "devices": f"{parts.mesh.size} x {parts.mesh.devices.flat[0].device_kind}, mesh data {parts.mesh.shape['data']} x fsdp {parts.mesh.shape['fsdp']}",
+        "per device": f"parameters {mb(shapes.params)}, optimiser {mb(shapes.opt_state)}, {len(shapes.ema)} EMA {mb(shapes.ema)}",
+        "bank": f"{parts.bank_bytes / 1e6:.1f} MB {'in host memory' if parts.bank_on_host else 'on each device'}",
+    }
+    return "\n".join(f"{name:12}{text}" for name, text in rows.items())
+
+
+class CollapseWatch:
+    """Warns when the samples of a class stay all alike: every sample then gets the same drift, and nothing separates them again."""
+
+    PATIENCE = 3  # log lines in a row
+
+    def __init__(self, ratio: float, stop: bool):
+        self.ratio, self.stop, self.low = ratio, stop, 0
+
+    def check(self, step: int, diversity: float):
+        """diversity: mean distance between the generated samples of a class, over that between its reals. Raises UserError if the run shall stop."""
+        self.low = self.low + 1 if diversity < self.ratio else 0
+        if self.low == self.PATIENCE:
+            message = (f"collapse: at step {step} the samples of a class are {diversity:.3f} times as far apart as its reals, under --collapse_ratio {self.ratio} "
+                       f"for {self.PATIENCE} log lines; a lower learning rate, a longer warm-up, more --drift.n_neg, or --model.zero_init_output 0 may help")  # fmt: skip
+            if self.stop:
+                raise UserError(message)
+            log.warning(message)
+
+
+def check_finite(step: int, values: dict):
+    """Raises UserError when the training has left the numbers."""
+    bad = [k for k, v in values.items() if not np.isfinite(v)]
+    if bad:
+        raise UserError(f"step {step}: {', '.join(bad)} not finite; the last checkpoint is from before. Lower --optim.learning_rate, or raise --optim.warmup_steps")
+
+
+def next_fresh(parts: Parts, stream):
+    """The newest reals for the bank, where the step wants them; None for a bank that holds everything."""
+    if stream is None:
+        return None
+    fresh = next(stream)
+    return fresh if parts.bank_on_host else jax.device_put(fresh, sharding.replicated(parts.mesh))
+
+
+def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: int):
+    """samples/step_*.png, eight of each of the first sixteen classes by the first EMA, and curves.png."""
+    classes = np.arange(min(parts.dataset.n_classes, 16))
+    samples = generate(parts.model, next(iter(state.ema.values())), np.repeat(classes, 8), 1.0, parts.config.seed, **parts.sampling)
+    images = to_uint8(np.concatenate(list(samples)))
+    save_grid(folder / "samples" / f"step_{step:08d}.png", images, columns=8, row_labels=[parts.dataset.class_names[k] for k in classes])
+    save_curves(folder / "curves.png", read_metrics(folder / "metrics.jsonl"))
+
+
+def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, reference):
+    """One row of fid.csv, by the first EMA."""
+    decay, params = next(iter(state.ema.items()))
+    settings = {"step": step, "ema": decay, "cfg_scale": 1.0, "seed": parts.config.seed}
+    scores = eval_fid.evaluate(parts.model, params, reference, cfg_scale=1.0, seed=parts.config.seed, **parts.sampling)
+    eval_fid.append_row(folder / "fid.csv", settings | scores)
+    log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in scores.items() if k != "num_samples"))
 
 
 def main(flag_values):
+    setup_logging()
     config = config_lib.resolve(flag_values)
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
-    dataset = data.load(config.dataset_name, config.data.split)
-    parts = build(config, dataset, mesh)
+    parts = build(config, data.load(config.dataset_name, config.data.split), mesh)
     if config.dry_run:
         print(config_lib.explain(config, flag_values), report(parts), sep="\n\n")
         return
@@ -286,28 +363,24 @@ def main(flag_values):
 def train(parts: Parts, folder: pathlib.Path):
     """The loop: resume or start, step, log, save, until max_steps or a signal."""
     config, checkpoints = parts.config, Checkpoints(folder / "checkpoints", parts.config.keep_checkpoints, parts.config.keep_interval)
-    if checkpoints.steps():
-        state, bank, position = restore(parts, checkpoints)
-        log.info("resumed %s at step %d", folder, int(state.step))
+    if checkpoints.steps() or config.load_dir:
+        source = checkpoints if checkpoints.steps() else Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")
+        state, bank, position = restore(parts, source)
+        log.info("%s: resumed at step %d", source.folder.parent, int(state.step))
     else:
         state, (bank, position) = make_state(parts), fill_bank(parts)
         bank = bank if parts.bank_on_host else jax.device_put(bank, sharding.replicated(parts.mesh))
     start = int(state.step)
     if start >= config.max_steps:
-        log.info("%s is complete at step %d; raise --max_steps to go on, or give another --save_dir", folder, start)
+        log.info("%s: complete at step %d. To go on raise --max_steps; for a new run give another --save_dir", folder, start)
+        return
     stream = None if parts.whole_bank else pipeline.stream(parts.dataset, config.seed, config.drift.bank_push, position)
     encoder_params = jax.device_put(parts.encoder_params, sharding.replicated(parts.mesh))
-    step_fn, run = make_step(parts, start), RunLog(folder, config.wandb, start)
-    collapse = CollapseWatch(config)
+    reference = eval_fid.load_reference(config.dataset_name) if config.eval_interval else None
+    step_fn, collapse = make_step(parts, start), CollapseWatch(config.collapse_ratio, config.stop_on_collapse)
+    waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), start  # of the interval between two log lines
 
-    def save(step, wait=False):
-        check_finite(step, jax.device_get(metrics))
-        metadata = {"generator": describe(parts.model), "position": position, "ema": list(state.ema), "config": config.to_dict(),
-                    "dataset": {"name": parts.dataset.name, "class_names": parts.dataset.class_names, "shape": parts.dataset.shape}}  # fmt: skip
-        checkpoints.save(step, checkpoint_tree(state, bank), metadata, wait=wait)
-
-    with StopSignal() as stop, run.progress(start, config.max_steps) as bar:
-        waited, since, since_step = 0.0, time.perf_counter(), start
+    with RunLog(folder, config.wandb, start, config.to_dict()) as run, StopSignal() as stop, run.progress(start, config.max_steps) as bar:
         for step in range(start + 1, config.max_steps + 1):
             with jax.transfer_guard("disallow"):
                 before = time.perf_counter()
@@ -315,25 +388,40 @@ def train(parts: Parts, folder: pathlib.Path):
                 waited += time.perf_counter() - before
                 state, bank, metrics = step_fn(state, bank, fresh, encoder_params)
             position += 0 if fresh is None else config.drift.bank_push
-            last = step == config.max_steps or stop.requested
+            last = step == config.max_steps
+            due = lambda interval: interval and step % interval == 0 or last and interval
 
-            if step % config.log_interval == 0 or last or step == start + 1:
+            if due(config.log_interval):
                 values = {k: float(v) for k, v in jax.device_get(metrics).items()}  # waits for the device
                 check_finite(step, values)
-                seconds = time.perf_counter() - since
+                seconds = time.perf_counter() - since - paused
                 rate = config.batch_size * (step - since_step) / seconds
-                if step % config.log_interval == 0 or last:
-                    timing = {"images_per_s": rate, "seconds": seconds, "data_wait": waited / seconds}
-                    run.log(step, values | {"lr": float(parts.schedule(step - 1))} | timing)
-                    collapse.check(step, values["diversity"])
+                run.log(step, values | {"lr": float(parts.schedule(step - 1)), "images_per_s": rate, "data_wait": waited / seconds, "seconds": seconds})
                 bar.show(step, values, rate)
-                waited, since, since_step = 0.0, time.perf_counter(), step
-            if step % config.save_interval == 0 or last:
-                save(step)
-            if config.sample_interval and step % config.sample_interval == 0 or last:
-                draw_figures(parts, folder, state, step)
-            if config.eval_interval and (step % config.eval_interval == 0 or step == config.max_steps):
-                run.log_eval(step, evaluate_state(parts, folder, state, step))
-            if last:
+                collapse.check(step, values["diversity"])
+                waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), step
+
+            before = time.perf_counter()
+            if due(config.save_interval) or stop.requested:
+                check_finite(step, jax.device_get(metrics))
+                checkpoints.save(step, checkpoint_tree(state, bank), describe_run(parts, position))
+            if stop.requested:
+                log.warning("%s: saved at step %d; the same command resumes it", stop.name, step)
                 break
+            if due(config.sample_interval):
+                draw_figures(parts, folder, state, step)
+            if due(config.eval_interval):
+                score(parts, folder, state, step, reference)
+            paused += time.perf_counter() - before
         checkpoints.close()
+
+
+def describe_run(parts: Parts, position: int) -> dict:
+    """What a checkpoint says of itself: enough to sample from it, and to resume the stream."""
+    dataset = {"name": parts.dataset.name, "class_names": parts.dataset.class_names, "shape": parts.dataset.shape, "dtype": parts.dataset.dtype}
+    return {"generator": describe(parts.model), "dataset": dataset, "ema": [str(d) for d in parts.config.optim.ema], "position": position, "config": parts.config.to_dict()}
+
+
+if __name__ == "__main__":
+    config_lib.define_flags()
+    config_lib.run_main(main)

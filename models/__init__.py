@@ -1,1 +1,1 @@
-"""Networks: generators, feature encoders, the latent autoencoder, and the files that their weights live in."""
+"""Networks: generators, feature encoders, the latent autoencoder, and the files of their weights."""

@@ -1,10 +1,11 @@
-"""The DiT generator of Generative Modeling via Drifting (arXiv 2602.04770, section A.2): noise in, sample out, one pass.
+"""The DiT generator of Generative Modeling via Drifting (arXiv 2602.04770, section A.2).
 
 The paper's sizes (ImageNet-256; B = 133M, L = 463M parameters):
 
-    name   hidden_size  depth  num_heads   latent 32x32x4: patch_size 2, pixel 256x256x3: patch_size 16
-    B              768     12         12   all: cond_dim = hidden_size, n_cls_tokens 16, noise_coords 32, noise_classes 64,
-    L             1024     24         16        mlp_ratio 4, SwiGLU, RoPE, RMSNorm, QK-norm
+    name  hidden_size  depth  num_heads
+    B             768     12         12     latent 32x32x4: patch_size 2, pixel 256x256x3: patch_size 16
+    L            1024     24         16     cond_dim = hidden_size, n_cls_tokens 16, noise_coords 32,
+                                            noise_classes 64, mlp_ratio 4, SwiGLU, RoPE, RMSNorm, QK-norm
 
 `Conditioning` and the functions at the end serve every generator; `models/mlp.py` uses them too.
 """
@@ -40,7 +41,8 @@ class DiT(nn.Module):
     noise_coords    number of style codebooks
     input_size      height and width of a sample: one number, or (height, width)
     in_channels     channels of the noise
-    n_cls_tokens    in-context tokens before the patches: projected conditioning + learned position; dropped at the end
+    n_cls_tokens    in-context tokens before the patches: projected conditioning + learned position;
+                    dropped at the end
     patch_size      side of a patch; divides the height and the width
     hidden_size     width of the residual stream
     depth           number of blocks; they are scanned, so compile time does not depend on it
@@ -54,8 +56,9 @@ class DiT(nn.Module):
     use_bf16        matmuls in bfloat16; parameters, norms and the output stay float32
     attn_fp32       queries, keys and values enter the attention in float32
     remat           recompute each block in the backward pass instead of keeping its activations
-    zero_init_output  start from a zero output layer. All samples then coincide, which is an equilibrium of the drifting
-                    loss that training does not leave
+    zero_init_output
+                    start from a zero output layer. All samples then coincide, which is an equilibrium of
+                    the drifting loss: training may never leave it
     null_class      one more class embedding, index num_classes: the unconditional class
     attention       "xla", or "cudnn" (GPU, bfloat16 attention only)
     """
@@ -110,9 +113,10 @@ class DiT(nn.Module):
     ) -> Float[Array, "B H W C_out"]:
         """Samples, float32, for standard normal `noise`.
 
-        labels: 0 .. num_classes - 1, and num_classes with `null_class`. cfg_scale: the guidance scale alpha, 1 = none.
+        labels: 0 .. num_classes - 1, and num_classes with `null_class`.
+        cfg_scale: the guidance scale alpha, 1 = none.
         style_indices: 0 .. noise_classes - 1, one for each codebook, see `draw_style_indices`.
-        Raises UserError for wrong shapes and types; an index out of its range makes its sample NaN.
+        Raises UserError for wrong shapes and types; an index too large makes its sample NaN.
         """
         check_inputs(self, noise, labels, cfg_scale, style_indices)
         dtype = jnp.bfloat16 if self.use_bf16 else jnp.float32
@@ -120,12 +124,19 @@ class DiT(nn.Module):
         rows, columns = (size // patch for size in _pair(self.input_size))
 
         cond = Conditioning(
-            self.cond_dim, self.num_classes, self.noise_classes, self.noise_coords, self.null_class, name="conditioning"
+            self.cond_dim,
+            self.num_classes,
+            self.noise_classes,
+            self.noise_coords,
+            self.null_class,
+            name="conditioning",
         )(labels, cfg_scale, style_indices)  # [B, cond_dim]
 
         patches = noise.reshape(-1, rows, patch, columns, patch, self.in_channels)
         patches = patches.swapaxes(2, 3).reshape(-1, rows * columns, patch**2 * self.in_channels)
-        positions = self.param("positions", _sincos_positions, rows, columns, width)  # [1, rows * columns, width]
+        positions = self.param(
+            "positions", _sincos_positions, rows, columns, width
+        )  # [1, rows * columns, width]
         x = Dense(width, dtype=dtype, name="patch_embedding")(patches) + positions.astype(dtype)
         if self.n_cls_tokens:
             context = Dense(width, dtype=dtype, name="context_projection")(cond)[:, None]  # [B, 1, width]
@@ -169,7 +180,7 @@ class DiT(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block: attention and MLP, each shifted, scaled and gated by the conditioning (adaLN-zero)."""
+    """Attention and MLP, each shifted, scaled and gated by the conditioning (adaLN-zero)."""
 
     num_heads: int
     mlp_width: int
@@ -183,7 +194,9 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], cond: Float[Array, "B K"], rotation: tuple | None):
         modulation = ZeroDense(6 * x.shape[-1], dtype=self.dtype, name="modulation")(cond)
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation[:, None], 6, axis=-1)  # each [B, 1, D]
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(
+            modulation[:, None], 6, axis=-1
+        )  # each [B, 1, D]
 
         h = modulate(normalisation(self.use_rmsnorm, "norm1")(x), shift1, scale1, self.dtype)
         h = Attention(
@@ -198,7 +211,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, one matmul for queries, keys and values (laid out as [3, heads, head width])."""
+    """Multi-head self-attention; one matmul gives queries, keys and values as [3, heads, head width]."""
 
     num_heads: int
     use_qknorm: bool
@@ -250,7 +263,10 @@ class GeluMLP(nn.Module):
 
 
 class OutputLayer(nn.Module):
-    """Modulated norm and the last matmul, which is float32: bfloat16 steps near 1 are half an 8-bit grey level."""
+    """Modulated norm and the last matmul.
+
+    The matmul is float32: the steps of bfloat16 near 1 are half an 8-bit grey level.
+    """
 
     features: int
     use_rmsnorm: bool
@@ -282,11 +298,11 @@ class Conditioning(nn.Module):
     ) -> Float[Array, "B K"]:
         classes = self.num_classes + self.null_class
         embedding = self.param("class_embedding", small_normal, (classes, self.cond_dim))
-        cond = embedding.at[labels].get(mode="fill", fill_value=jnp.nan)  # [B, K]; NaN for a label out of range
+        cond = jnp.asarray(embedding).at[labels].get(mode="fill", fill_value=jnp.nan)  # [B, K]
         if self.noise_classes:
             shape = (self.noise_coords, self.noise_classes, self.cond_dim)
             codebooks = self.param("style_codebooks", small_normal, shape)
-            styles = codebooks.at[jnp.arange(self.noise_coords), style_indices]
+            styles = jnp.asarray(codebooks).at[jnp.arange(self.noise_coords), style_indices]
             cond += styles.get(mode="fill", fill_value=jnp.nan).sum(axis=1)  # [B, S, K] -> [B, K]
 
         dense = functools.partial(nn.Dense, self.cond_dim, kernel_init=small_normal)
@@ -309,7 +325,9 @@ def modulate(x: Array, shift: Array, scale: Array, dtype: jnp.dtype) -> Array:
     return (x * (1 + scale) + shift).astype(dtype)
 
 
-def rotate(x: Float[Array, "B T heads d"], rotation: tuple[np.ndarray, np.ndarray]) -> Float[Array, "B T heads d"]:
+def rotate(
+    x: Float[Array, "B T heads d"], rotation: tuple[np.ndarray, np.ndarray]
+) -> Float[Array, "B T heads d"]:
     """Rotary positions: the pair (x[i], x[i + d/2]) turns by the angle of token t; float32 out."""
     cos, sin = rotation  # each [T, 1, d/2]
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -324,12 +342,13 @@ def _rope_rotation(tokens: int, head_width: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _sincos_positions(key: Array, rows: int, columns: int, width: int) -> Float[Array, "1 N D"]:
-    """2-D sin-cos embedding: one half of the width encodes the column, the other the row. Deterministic: no use of `key`."""
-    del key
+    """2-D sin-cos embedding: half of the width encodes the column, half the row."""
+    del key  # nothing is random, but Flax gives every initialiser a key
     frequencies = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
     row, column = np.divmod(np.arange(rows * columns), columns)
     angles = [axis[:, None] * frequencies for axis in (column, row)]  # each [N, D/4]
-    return jnp.asarray(np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=-1)[None], jnp.float32)
+    embedding = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=-1)  # [N, D]
+    return jnp.asarray(embedding[None], jnp.float32)
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -341,7 +360,8 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def check_dit(model: DiT) -> None:
     """Raises UserError where the fields of `model` contradict one another."""
-    check_positive(model, "cond_dim num_classes noise_coords in_channels patch_size hidden_size depth num_heads out_channels")
+    check_positive(model, "cond_dim num_classes noise_coords in_channels out_channels")
+    check_positive(model, "patch_size hidden_size depth num_heads")
     size = _pair(model.input_size)
     if len(size) != 2 or any(s < 1 or s % model.patch_size for s in size):
         raise UserError(
@@ -349,19 +369,25 @@ def check_dit(model: DiT) -> None:
             "give a patch_size that divides the height and the width"
         )
     if model.hidden_size % model.num_heads:
-        raise UserError(f"hidden_size {model.hidden_size} is not a multiple of num_heads {model.num_heads}: change one of them")
+        raise UserError(
+            f"hidden_size {model.hidden_size} is not a multiple of num_heads {model.num_heads}: change one"
+        )
     if model.hidden_size % 4:
-        raise UserError(f"hidden_size {model.hidden_size} is not a multiple of 4, which the 2-D sin-cos positions need")
+        raise UserError(
+            f"hidden_size {model.hidden_size} must be a multiple of 4 for the 2-D sin-cos positions"
+        )
     head_width = model.hidden_size // model.num_heads
     if model.use_rope and head_width % 2:
         raise UserError(
-            f"use_rope needs an even head width, but hidden_size {model.hidden_size} / num_heads {model.num_heads} "
-            f"is {head_width}: change one of them"
+            f"use_rope needs an even head width, but hidden_size / num_heads is {model.hidden_size} / "
+            f"{model.num_heads} = {head_width}: change one"
         )
     if model.attention not in ("xla", "cudnn"):
         raise UserError(f'attention {model.attention!r} is unknown: use "xla" or "cudnn"')
     if model.attention == "cudnn" and (not model.use_bf16 or model.attn_fp32):
-        raise UserError('attention "cudnn" works in bfloat16 only: set use_bf16=True and attn_fp32=False, or use "xla"')
+        raise UserError(
+            'attention "cudnn" works in bfloat16 only: set use_bf16=True and attn_fp32=False, or use "xla"'
+        )
 
 
 def check_positive(model: nn.Module, fields: str) -> None:
@@ -384,16 +410,19 @@ def check_inputs(model: nn.Module, noise, labels, cfg_scale, style_indices) -> N
     }
     for name, (array, shape, kind) in expected.items():
         if array.shape != shape:
-            raise UserError(f"{name} has shape {array.shape}, but this {type(model).__name__} expects {shape}")
+            raise UserError(
+                f"{name} has shape {array.shape}, but this {type(model).__name__} expects {shape}"
+            )
         if not jnp.issubdtype(array.dtype, kind):
-            raise UserError(f"{name} is {array.dtype}, but {type(model).__name__} expects {kind.__name__} numbers: convert it")
-    if getattr(model, "attention", None) == "cudnn" and jax.default_backend() != "gpu":
-        raise UserError(f'attention "cudnn" needs a GPU, but JAX runs on {jax.default_backend()}: use attention "xla"')
+            raise UserError(f"{name} is {array.dtype}, but {kind.__name__} numbers are expected: convert it")
+    backend = jax.default_backend()
+    if getattr(model, "attention", None) == "cudnn" and backend != "gpu":
+        raise UserError(f'attention "cudnn" needs a GPU, but JAX runs on {backend}: use attention "xla"')
 
 
 def init_params(model: nn.Module, key: Array) -> dict:
-    """Initial parameters, a float32 tree that depends on (model, key) alone. Works under `jax.jit` and `jax.eval_shape`."""
-    return model.init(
+    """Initial parameters of any generator, a float32 tree; `jax.eval_shape` of it costs nothing."""
+    return jax.jit(model.init)(
         key,
         jnp.zeros((1, *model.noise_shape)),
         jnp.zeros((1,), jnp.int32),

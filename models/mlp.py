@@ -1,4 +1,4 @@
-"""A residual MLP generator for vectors (2-D toys) and small images, with the DiT's conditioning and call signature."""
+"""A residual MLP generator for vectors and small images; it is conditioned and called as the DiT is."""
 
 import math
 
@@ -48,7 +48,9 @@ class MLPGenerator(nn.Module):
         self.sample_shape = tuple(self.sample_shape)  # a list, read from JSON, cannot be hashed
         check_positive(self, "cond_dim num_classes noise_coords hidden_size depth")
         if not self.sample_shape or min(self.sample_shape) < 1:
-            raise UserError(f"sample_shape is {self.sample_shape}: give (D,) for vectors or (H, W, C) for images")
+            raise UserError(
+                f"sample_shape is {self.sample_shape}: give (D,) for vectors or (H, W, C) for images"
+            )
         super().__post_init__()
 
     @property
@@ -59,21 +61,28 @@ class MLPGenerator(nn.Module):
     @nn.compact
     def __call__(
         self,
-        noise: Float[Array, "B *shape"],
+        noise: Float[Array, " B *shape"],
         labels: Int[Array, " B"],
         cfg_scale: Float[Array, " B"],
         style_indices: Int[Array, "B S"],
-    ) -> Float[Array, "B *shape"]:
-        """Samples, float32, in the shape of `noise`. The arguments and errors are those of `models.dit.DiT.__call__`."""
+    ) -> Float[Array, " B *shape"]:
+        """Samples, float32, in the shape of `noise`. Arguments and errors as in `models.dit.DiT.__call__`."""
         check_inputs(self, noise, labels, cfg_scale, style_indices)
         dtype = jnp.bfloat16 if self.use_bf16 else jnp.float32
         cond = Conditioning(
-            self.cond_dim, self.num_classes, self.noise_classes, self.noise_coords, self.null_class, name="conditioning"
+            self.cond_dim,
+            self.num_classes,
+            self.noise_classes,
+            self.noise_coords,
+            self.null_class,
+            name="conditioning",
         )(labels, cfg_scale, style_indices)
         cond = nn.silu(cond)  # [B, cond_dim]
 
         features = math.prod(self.sample_shape)
-        x = Dense(self.hidden_size, dtype=dtype, name="noise_embedding")(noise.reshape(-1, features))  # [B, hidden]
+        x = Dense(self.hidden_size, dtype=dtype, name="noise_embedding")(
+            noise.reshape(-1, features)
+        )  # [B, hidden]
         blocks = nn.scan(
             nn.remat(MLPBlock, prevent_cse=False) if self.remat else MLPBlock,
             variable_axes={"params": 0},

@@ -1,8 +1,8 @@
 """Weights on disk: the published artifact format, its parameter names and ours.
 
-An artifact is a folder with `metadata.json` (kind, model_config, ...) and `ema_params.msgpack` (the parameter tree, by
-`flax.serialization`). `https://huggingface.co/Goodeat/drifting` holds the paper's: `models/gen/jax/<name>/` for generators
-and `models/mae/jax/<name>/` for encoders.
+An artifact is a folder with `metadata.json` (kind, model_config, ...) and `ema_params.msgpack` (the parameter
+tree, by `flax.serialization`). https://huggingface.co/Goodeat/drifting holds the paper's:
+`models/gen/jax/<name>/` for generators and `models/mae/jax/<name>/` for encoders.
 """
 
 import dataclasses
@@ -70,24 +70,29 @@ def generator_names(model: DiT) -> list[tuple[str, str]]:
 def load_generator(where: str | pathlib.Path) -> tuple[DiT, dict, dict]:
     """Reads a generator: (model, params, metadata).
 
-    where: a folder in the published format, or `hf://<name>`. `params` has our names and the number types of the file.
+    where: a folder in the published format, or `hf://<name>`. `params` has our names and the file's dtypes.
     Raises UserError when something is missing, broken, or of another kind or shape.
     """
     folder = find_artifact(where, "gen")
     metadata = read_metadata(folder, "gen")
     model = _dit_from_config(metadata["model_config"], folder / METADATA)
-    params = from_published(read_tensors(folder), generator_names(model), expected_shapes(model), folder / PARAMS)
+    params = from_published(
+        read_tensors(folder), generator_names(model), expected_shapes(model), folder / PARAMS
+    )
     return model, params, metadata
 
 
 def save_generator(folder: str | pathlib.Path, model: DiT, params: Mapping, metadata: Mapping) -> None:
-    """Writes a generator in the published format; `load_generator` and the paper's own code read it.
+    """Writes a generator in the published format, for `load_generator` and for the paper's own code.
 
-    folder: made if missing; the two files in it are replaced. params: our names. metadata: anything for JSON, for example
-    `step` and `ema_decay`; `format`, `kind`, `backend`, `path` and `model_config` are written from the model.
+    folder: made if missing; the two files in it are replaced. params: our names. metadata: anything for JSON,
+    for example `step` and `ema_decay`; `format`, `kind`, `backend` and `model_config` are filled in.
+    Raises UserError when `params` are not those of `model`, or when `model` is no DiT.
     """
     if not isinstance(model, DiT):
-        raise UserError(f"the published format holds DiT generators, not {type(model).__name__}: keep the run folder instead")
+        raise UserError(
+            f"the published format holds DiT generators, not {type(model).__name__}: keep its run folder"
+        )
     shapes = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(dict(params), sep="/").items()}
     for name, shape in expected_shapes(model).items():
         if shapes.pop(name, None) != shape:
@@ -106,7 +111,9 @@ def _dit_from_config(config: Mapping, source: pathlib.Path) -> DiT:
     config = {"remat" if key == "use_remat" else key: value for key, value in config.items()}
     fields = {f.name: f for f in dataclasses.fields(DiT) if f.name not in ("parent", "name")}
     unknown = sorted(set(config) - set(fields))
-    missing = sorted(name for name, f in fields.items() if f.default is dataclasses.MISSING and name not in config)
+    missing = sorted(
+        name for name, f in fields.items() if f.default is dataclasses.MISSING and name not in config
+    )
     if unknown or missing:
         raise UserError(
             f"{source}: model_config does not describe a DiT (missing: {', '.join(missing) or 'none'}; "
@@ -117,7 +124,7 @@ def _dit_from_config(config: Mapping, source: pathlib.Path) -> DiT:
 
 def _config_from_dit(model: DiT) -> dict:
     fields = {f.name: f for f in dataclasses.fields(DiT) if f.name not in ("parent", "name", *RUNTIME_FIELDS)}
-    # Fields with a default are written only where they differ from it: other readers of the format know few of them.
+    # Fields with a default are written only where they differ from it: other readers may not know them.
     config = {name: getattr(model, name) for name, f in fields.items() if getattr(model, name) != f.default}
     return {"use_remat" if key == "remat" else key: value for key, value in config.items()}
 
@@ -130,7 +137,9 @@ def find_artifact(where: str | pathlib.Path, kind: str) -> pathlib.Path:
     if not str(where).startswith("hf://"):
         folder = pathlib.Path(where).expanduser()
         if not folder.is_dir():
-            raise UserError(f"{where} is not a folder: give a folder with {METADATA} and {PARAMS}, or hf://<name>")
+            raise UserError(
+                f"{where} is not a folder: give a folder with {METADATA} and {PARAMS}, or hf://<name>"
+            )
         return folder
     import huggingface_hub
 
@@ -139,12 +148,14 @@ def find_artifact(where: str | pathlib.Path, kind: str) -> pathlib.Path:
         snapshot = huggingface_hub.snapshot_download(HUB_REPO, allow_patterns=[f"{inside}/*"])
     except Exception as error:  # the hub's client raises the errors of several network libraries
         raise UserError(
-            f"{where}: the Hugging Face hub gave no answer ({type(error).__name__}). Offline, copy the folder {inside} "
-            f"of https://huggingface.co/{HUB_REPO} from another machine and give its path"
+            f"{where}: no answer from the Hugging Face hub ({type(error).__name__}). Offline, copy the "
+            f"folder {inside} of https://huggingface.co/{HUB_REPO} from another machine and give its path"
         ) from error
     folder = pathlib.Path(snapshot) / inside
     if not folder.is_dir():
-        raise UserError(f"{where}: {HUB_REPO} has no folder {inside}: see https://huggingface.co/{HUB_REPO} for the names")
+        raise UserError(
+            f"{where}: https://huggingface.co/{HUB_REPO} has no folder {inside}: look there for the names"
+        )
     return folder
 
 
@@ -175,11 +186,17 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
         tree = serialization.msgpack_restore(file.read_bytes())
         return traverse_util.flatten_dict(tree, sep="/")
     except Exception as error:  # msgpack and flax raise a dozen types for broken bytes
-        raise UserError(f"{file} is broken or cut short ({type(error).__name__}): copy the file again") from error
+        raise UserError(
+            f"{file} is broken or cut short ({type(error).__name__}): copy the file again"
+        ) from error
 
 
 def write_artifact(
-    folder: str | pathlib.Path, kind: str, tensors: Mapping[str, np.ndarray], model_config: Mapping, metadata: Mapping
+    folder: str | pathlib.Path,
+    kind: str,
+    tensors: Mapping[str, np.ndarray],
+    model_config: Mapping,
+    metadata: Mapping,
 ) -> None:
     """Writes `tensors` (by published name) and the metadata as an artifact of `kind`."""
     folder = pathlib.Path(folder)
@@ -195,6 +212,7 @@ def write_artifact(
 
 def expected_shapes(model: DiT) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter of `model` by our name `a/b/c`; nothing is computed."""
+    model = model.clone(attention="xla")  # shapes are the same, and known without a GPU
     tree = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
 
@@ -207,7 +225,8 @@ def from_published(
 ) -> dict:
     """Our parameter tree from published tensors.
 
-    tensors: by published name. names: (published, ours). shapes: what our tree must hold. source: the file, for messages.
+    tensors: by published name. names: (published, ours). shapes: of our whole tree, by our name.
+    source: the file, for messages.
     Raises UserError naming the tensor when one is missing, of another shape, or not of this model.
     """
     published_name = {ours: published for published, ours in names}
@@ -219,12 +238,14 @@ def from_published(
         for i in range(shape[0]) if stacked else [0]:
             part = pattern.format(i=i)
             if part not in tensors:
-                raise UserError(f"{source} has no tensor {part}, which the model_config asks for: they are not of one model")
+                raise UserError(
+                    f"{source} has no tensor {part}, which the model_config asks for: check both files"
+                )
             expected = shape[1:] if stacked else shape
             if tensors[part].shape != expected:
                 raise UserError(
-                    f"{source}: tensor {part} has shape {tensors[part].shape}, but the model_config makes it {expected}: "
-                    "they are not of one model"
+                    f"{source}: tensor {part} has shape {tensors[part].shape}, but the model_config asks for "
+                    f"{expected}: check both files"
                 )
             used.add(part)
             parts.append(tensors[part])
@@ -232,8 +253,8 @@ def from_published(
     unused = sorted(set(tensors) - used)
     if unused:
         raise UserError(
-            f"{source} has {len(unused)} tensors that the model_config has no place for, first {unused[0]}: "
-            "they are not of one model"
+            f"{source} has {len(unused)} tensors that the model_config does not ask for, the first is "
+            f"{unused[0]}: check both files"
         )
     return traverse_util.unflatten_dict(flat, sep="/")
 

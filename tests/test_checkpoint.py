@@ -49,6 +49,26 @@ def python(code: str, *arguments, devices: int = 1, **options) -> subprocess.Com
                           capture_output=True, **options)
 
 
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    checkpoints = Checkpoints(folder)
+    for step in (10, 20):
+        checkpoints.save(step, small(step), {"step": step})
+    checkpoints.close()
+    return folder
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+
+
+def truncate(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
 # ---- round trip ------------------------------------------------------------------------------------------------------
 
 def test_round_trip_is_exact_for_every_dtype_and_structure(tmp_path):
@@ -127,27 +147,15 @@ def test_only_the_named_items_are_read(tmp_path):
     np.testing.assert_array_equal(tree["ema_0.999"]["w"], -2.0)
 
 
-# ---- damage ----------------------------------------------------------------------------------------------------------
-
-@pytest.fixture(scope="module")
-def two_checkpoints(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    checkpoints = Checkpoints(folder)
-    for step in (10, 20):
-        checkpoints.save(step, small(step), {"step": step})
-    checkpoints.close()
-    return folder
+@pytest.mark.parametrize("damage", [truncate, os.remove])
+def test_first_look_at_the_metadata_finds_a_whole_checkpoint(two_checkpoints, tmp_path, damage):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    assert Checkpoints(tmp_path).restore({}) == ({}, {"step": 20}, 20)
+    damage(tmp_path / "20" / "params" / "manifest.ocdbt")
+    assert Checkpoints(tmp_path).restore({}) == ({}, {"step": 10}, 10)
 
 
-def flip(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 0x10
-    file.write_bytes(content)
-
-
-def truncate(file):
-    os.truncate(file, file.stat().st_size // 2)
-
+# ---- damage ------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("damage", [flip, truncate, os.remove])
 def test_damage_of_any_file_is_found_or_harmless(two_checkpoints, tmp_path, caplog, damage):

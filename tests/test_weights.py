@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import serialization, traverse_util
 
-from models.dit import DiT, init_params
+from models.dit import DiT
 from models.mlp import MLPGenerator
 from models.weights import expected_shapes, generator_names, load_generator, save_generator, to_published
 from utils.errors import UserError
@@ -21,7 +21,9 @@ ARTIFACTS = ["latent_tiny", "pixel_tiny", "plain_tiny"]
 
 
 def restore(folder):
-    return traverse_util.flatten_dict(serialization.msgpack_restore((folder / "ema_params.msgpack").read_bytes()), sep="/")
+    return traverse_util.flatten_dict(
+        serialization.msgpack_restore((folder / "ema_params.msgpack").read_bytes()), sep="/"
+    )
 
 
 def assert_same_params(a, b):
@@ -45,7 +47,10 @@ def test_saving_gives_back_the_published_file(name, tmp_path):
 
 def test_own_fields_and_bfloat16_survive(tmp_path):
     model = load_generator(GOLDEN / "pixel_tiny")[0].clone(null_class=True, remat=True, input_size=(16, 8))
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), init_params(model, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    shapes = expected_shapes(model)
+    params = {name: jnp.asarray(rng.standard_normal(shape), jnp.bfloat16) for name, shape in shapes.items()}
+    params = traverse_util.unflatten_dict(params, sep="/")
     save_generator(tmp_path, model, params, {"step": 7})
     again, restored, metadata = load_generator(tmp_path)
     assert again == model and metadata["step"] == 7 and metadata["kind"] == "gen"
@@ -64,7 +69,9 @@ def test_names_and_shapes_of_the_published_sizes(name):
     spec = json.loads((GOLDEN / "official_specs" / f"{name}.json").read_text())
     config = dict(spec["model_config"], num_classes=spec["num_classes"])
     model = DiT(remat=config.pop("use_remat", False), **config)
-    zeros = {key: np.broadcast_to(np.float32(0), shape) for key, shape in expected_shapes(model).items()}  # no memory
+    zeros = {
+        key: np.broadcast_to(np.float32(0), shape) for key, shape in expected_shapes(model).items()
+    }  # no memory
     tensors = to_published(traverse_util.unflatten_dict(zeros, sep="/"), generator_names(model))
     assert {key: list(value.shape) for key, value in tensors.items()} == spec["tensors"]
 
@@ -111,7 +118,9 @@ def artifact(tmp_path):
 def edit_tensors(folder, edit):
     tensors = restore(folder)
     edit(tensors)
-    (folder / "ema_params.msgpack").write_bytes(serialization.msgpack_serialize(traverse_util.unflatten_dict(tensors, sep="/")))
+    (folder / "ema_params.msgpack").write_bytes(
+        serialization.msgpack_serialize(traverse_util.unflatten_dict(tensors, sep="/"))
+    )
 
 
 def edit_metadata(folder, **changes):
@@ -171,7 +180,9 @@ def test_missing_files(artifact):
     assert_user_error(artifact / "nowhere", "is not a folder")
 
 
-@pytest.mark.parametrize("text, words", [("{", "not JSON"), ("[]", "no model_config"), ('{"kind": "gen"}', "no model_config")])
+@pytest.mark.parametrize(
+    "text, words", [("{", "not JSON"), ("[]", "no model_config"), ('{"kind": "gen"}', "no model_config")]
+)
 def test_broken_metadata(artifact, text, words):
     (artifact / "metadata.json").write_text(text)
     assert_user_error(artifact, "metadata.json", words)

@@ -120,13 +120,14 @@ class Checkpoints:
         damage = self._damage(step, [])
         if damage:
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged ({damage}): choose one of {self.steps()}")
-        return sorted({name.split("/")[0] for name in self._sums(step) if "/" in name} - {METADATA})
+        return self._items(step)
 
     def restore(self, like: dict[str, Any], step: int | None = None) -> tuple[dict[str, Any], dict, int]:
         """Reads the items of `like` from the newest undamaged checkpoint, or from `step`.
 
         like: {item: pytree of arrays or ShapeDtypeStructs}. A leaf with a sharding comes back as a `jax.Array` with that
-        sharding, whatever the mesh was that saved it; a leaf without one as a NumPy array. Items not named are not read.
+        sharding, whatever the mesh was that saved it; a leaf without one as a NumPy array. Items not named are not read;
+        with none, as a first look at the metadata, a checkpoint counts as undamaged when all its files have their size.
         Returns (tree, metadata, step). Damaged checkpoints are skipped with one warning.
         Raises UserError when there is none, none can be read, or the arrays are not those of `like` (another model).
         """
@@ -204,14 +205,18 @@ class Checkpoints:
             raise ValueError(f"{SUMS} was changed")
         return content["files"]
 
+    def _items(self, step: int) -> list[str]:
+        return sorted({name.split("/")[0] for name in self._sums(step)} - {METADATA})
+
     def _damage(self, step: int, items: list[str]) -> str | None:
         """What is wrong with the files of these items, the metadata or the list of files; None when all is well."""
         try:
-            for name, expected in self._sums(step).items():
-                if name.split("/")[0] in (*items, METADATA):
-                    found = _sum(self.folder / str(step) / name)
-                    if found != expected:
-                        return f"{name} was {'changed' if found[0] == expected[0] else 'truncated'}"
+            for name, (size, crc) in self._sums(step).items():
+                file, item = self.folder / str(step) / name, name.split("/")[0]
+                if (not items or item in (*items, METADATA)) and file.stat().st_size != size:
+                    return f"{name} was truncated"
+                if item in (*items, METADATA) and _sum(file) != [size, crc]:
+                    return f"{name} was changed"
         except FileNotFoundError as error:
             return f"{pathlib.Path(error.filename).relative_to(self.folder / str(step))} is missing"
         except OSError as error:
@@ -225,7 +230,7 @@ class Checkpoints:
         where = self.folder / str(step)
         leaves = _flat(like)
         wanted = _stored(leaves, abstract=True)
-        items = self.items(step)
+        items = self._items(step)
         if wanted and name not in items:
             raise UserError(f"{where} has no {name!r}: it has {', '.join(items)}")
         reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())

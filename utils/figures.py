@@ -1,0 +1,196 @@
+"""Pictures of a run: grids of samples and the curves of training. All are replaced atomically."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from utils.logging import replacing
+
+INK, FAINT, PAPER = (40, 40, 40), (232, 232, 232), (255, 255, 255)
+COLORS = ("#1f6fb4", "#d9730d", "#3a9b4e", "#b8434e", "#7a5bb5", "#6b6b6b")
+SMALLEST_SHOWN = 48  # pixels on the screen for the side of a small image
+
+
+# ---- grids -----------------------------------------------------------------------------------------------------------
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """uint8 as it is; floats in [-1, 1], clipped, to uint8. Raises ValueError for NaN, which must not turn black silently."""
+    images = np.asarray(images)
+    if images.dtype == np.uint8:
+        return images
+    if not np.isfinite(images).all():
+        raise ValueError("images hold values that are not finite")
+    return np.round((np.clip(images.astype(np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int, row_labels: Sequence[str] | None = None,
+              title: str | None = None, scale: int | None = None) -> None:
+    """A PNG of `images` [N, H, W, 1 or 3] (uint8, or floats in [-1, 1]), row by row with `columns` in a row.
+
+    row_labels: one text per row.  scale: screen pixels per pixel, nearest neighbour; None: small images are enlarged.
+    Raises ValueError for wrong shapes, UserError when `path` cannot be written.
+    """
+    _save(path, [_grid(images, columns, row_labels, scale)], [title])
+
+
+def save_comparison(path: str | os.PathLike, generated: np.ndarray, real: np.ndarray, columns: int,
+                    row_labels: Sequence[str] | None = None, titles: Sequence[str] = ("generated", "real"),
+                    scale: int | None = None) -> None:
+    """Two grids side by side, the rows of both with the same label; arguments as in `save_grid`."""
+    _save(path, [_grid(generated, columns, row_labels, scale), _grid(real, columns, None, scale)], titles)
+
+
+def _grid(images: np.ndarray, columns: int, row_labels: Sequence[str] | None, scale: int | None):
+    """A PIL image: labels on the left, tiles with a thin gap."""
+    from PIL import Image, ImageDraw
+
+    images = to_uint8(images)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
+        raise ValueError(f"expected images [N, H, W, 1 or 3], got {list(images.shape)}")
+    n, height, width, _ = images.shape
+    scale = scale or max(1, math.ceil(SMALLEST_SHOWN / max(height, width)))
+    height, width, gap = height * scale, width * scale, max(2, scale // 2)
+    rows = -(-n // columns)
+    if row_labels is not None and len(row_labels) != rows:
+        raise ValueError(f"{len(row_labels)} row labels for {rows} rows")
+    font = _font(min(18, max(11, height // 3)))
+    left = 0 if row_labels is None else max(math.ceil(font.getlength(str(text))) for text in row_labels) + 10
+    canvas = Image.new("RGB", (left + columns * (width + gap) - gap, rows * (height + gap) - gap), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for i, image in enumerate(images):
+        tile = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        place = left + i % columns * (width + gap), i // columns * (height + gap)
+        canvas.paste(tile.resize((width, height), Image.Resampling.NEAREST), place)
+    for row, text in enumerate(row_labels or ()):
+        draw.text((left - 10, row * (height + gap) + height // 2), str(text), fill=INK, font=font, anchor="rm")
+    return canvas
+
+
+def _save(path: str | os.PathLike, grids: list, titles: Sequence[str | None]) -> None:
+    from PIL import Image, ImageDraw
+
+    font, margin, between = _font(16), 12, 28
+    top = margin + (26 if any(titles) else 0)
+    width = sum(grid.width for grid in grids) + between * (len(grids) - 1)
+    width = max(width, *(math.ceil(font.getlength(title or "")) for title in titles)) if len(grids) == 1 else width
+    page = Image.new("RGB", (width + 2 * margin, max(grid.height for grid in grids) + top + margin), PAPER)
+    draw, x = ImageDraw.Draw(page), margin
+    for grid, title in zip(grids, titles, strict=True):
+        page.paste(grid, (x, top))
+        if title:
+            draw.text((x, margin), title, fill=INK, font=font, anchor="lt")
+        x += grid.width + between
+    with replacing(path) as temporary:
+        page.save(temporary, format="PNG", optimize=False)
+
+
+def _font(size: int):
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+# ---- curves ----------------------------------------------------------------------------------------------------------
+
+def save_curves(path: str | os.PathLike, records: Sequence[Mapping[str, Any]], collapse_ratio: float | None = None,
+                title: str | None = None) -> None:
+    """The curves of a run as a PNG, from the records of its `metrics.jsonl`; a panel for each measure that is there.
+
+    collapse_ratio: drawn as a line under the diversity. Unknown keys are ignored, null values leave a gap.
+    """
+    series = {key: _series(records, key) for key in {key for record in records for key in record} - {"step"}}
+    series = {key: xy for key, xy in series.items() if len(xy[0])}
+    starting = lambda *prefixes: sorted((k for k in series if k.startswith(prefixes)), key=_natural)
+    known = lambda *names: [name for name in names if name in series]
+    panels = [  # title, keys, logarithmic, labels
+        ("loss (nearly constant by construction)", known("loss"), False),
+        ("drift before normalisation, RMS", starting("drift_rms_"), True),
+        ("energy distance, 0 when equal", known("energy_distance"), True),
+        ("diversity, generated / real", known("diversity"), False),
+        ("evaluation", starting("fd_", "fid", "kid"), True),
+        ("evaluation, shares", known("precision", "recall", "agreement"), False),
+        ("perplexity: reals sharing the attraction", known("perplexity"), False),
+        ("norms", known("grad_norm", "update_norm", "param_norm"), True),
+        ("learning rate", known("lr"), False),
+        ("images per second", known("images_per_s"), False),
+    ]
+    panels = [panel for panel in panels if panel[1]]
+    if not panels:
+        return
+    plots = [(name, {_short(key): series[key] for key in keys}, "step", "", log) for name, keys, log in panels]
+    lines = {"diversity, generated / real": [(1.0, "as diverse as the reals", "#3a9b4e")]}
+    if collapse_ratio:
+        lines["diversity, generated / real"].append((collapse_ratio, "collapse", "#b8434e"))
+    _figure(path, plots, lines, title)
+
+
+def save_lines(path: str | os.PathLike, x: Sequence[float], lines: Mapping[str, Sequence[float]], xlabel: str, ylabel: str,
+               title: str, log: bool = False) -> None:
+    """One panel with the curves {name: y} over `x`, as a PNG. log: logarithmic y."""
+    _figure(path, [(title, {name: (x, y) for name, y in lines.items()}, xlabel, ylabel, log)], {}, None)
+
+
+def _figure(path, plots, reference_lines, title) -> None:
+    """plots: (title, {name: (x, y)}, xlabel, ylabel, logarithmic). Without pyplot: no global state, safe in any thread."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(plots)) if len(plots) != 4 else 2
+    rows = -(-len(plots) // columns)
+    figure = Figure(figsize=((7, 4.2) if len(plots) == 1 else (4.3 * columns, 2.7 * rows + 0.3)), dpi=100,
+                    layout="constrained")
+    for number, (name, curves, xlabel, ylabel, log) in enumerate(plots):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        for color, (label, (x, y)) in zip(_cycle(COLORS, len(curves)), curves.items()):
+            x, y = np.asarray(x, float), np.asarray(y, float)
+            few = len(x) <= 30
+            axes.plot(x, y, color=color, linewidth=1.4, marker="o" if few else None, markersize=3, label=label)
+        values = np.concatenate([np.asarray(y, float) for _, y in curves.values()])
+        positive = values[np.isfinite(values) & (values > 0)]
+        if log and len(positive):
+            # An unbiased estimate may be below 0 near the end: linear under a tenth of the least positive quantile.
+            least = float(np.quantile(positive, 0.05))
+            if (values[np.isfinite(values)] <= 0).any():
+                axes.set_yscale("symlog", linthresh=least)
+            else:
+                axes.set_yscale("log")
+        for level, text, color in reference_lines.get(name, ()):
+            axes.axhline(level, color=color, linewidth=1, linestyle="--", label=text)
+        axes.set_title(name, fontsize=10, loc="left")
+        axes.set_xlabel(xlabel, fontsize=9)
+        axes.set_ylabel(ylabel, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(True, color="#e4e4e4", linewidth=0.7)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        if len(curves) > 1 or name in reference_lines:
+            axes.legend(fontsize=8, frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))
+
+
+def _series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    pairs = [(record["step"], record[key]) for record in records if key in record]
+    pairs = [(step, math.nan if value is None else value) for step, value in pairs if not isinstance(value, (str, dict, list))]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def _short(key: str) -> str:
+    return key.replace("drift_rms_", "temperature ").replace("_", " ")
+
+
+def _natural(key: str) -> tuple:
+    head, _, tail = key.rpartition("_")
+    return (head, float(tail)) if tail.replace(".", "", 1).isdecimal() else (key, 0.0)
+
+
+def _cycle(colors: Sequence[str], n: int) -> list[str]:
+    return [colors[i % len(colors)] for i in range(n)]
