@@ -13,9 +13,10 @@ import pathlib
 import numpy as np
 
 from configs.default import Key
-from models.sampling import generate, to_uint8
+from models.sampling import generate
 from utils import config as config_lib
 from utils.errors import UserError
+from utils.figures import save_comparison, save_grid, to_uint8
 from utils.logging import setup_logging
 
 log = logging.getLogger("sample")
@@ -26,6 +27,7 @@ FLAGS = (
     Key("cfg_scale", (1.0,), "guidance scales alpha; several make a sweep, one row of the grid each", "[1, inf)"),
     Key("classes", "", "labels to draw, separated by commas; empty = all"),
     Key("per_class", 10, "samples of each class in a grid", "[1, inf)"),
+    Key("compare", False, "grid with real held-out samples beside it; needs a run, whose data set is at hand"),
     Key("num_samples", 0, "samples to write as files or .npz, labels in turn; 0 = a grid", "[0, inf)"),
     Key("out", "", "grid: a .png; files: a folder; arrays: an .npz; empty = samples/grid.png in the run folder"),
     Key("sample_batch_size", 256, "samples per call of the generator; it does not change the result", "[1, inf)"),
@@ -39,7 +41,11 @@ def load(where: str, step: int, ema: str):
 
     if not where:
         raise UserError("--load_dir is missing: give the folder of a run, or a published artifact")
-    return load_run(where, step or None, ema) if is_run(where) else load_generator(where)
+    if is_run(where):
+        return load_run(where, step or None, ema)
+    if step or ema:
+        raise UserError(f"--step, --ema: {where} is an artifact with one set of parameters; leave them out")
+    return load_generator(where)
 
 
 def parse_classes(text: str, n_classes: int) -> list[int]:
@@ -53,9 +59,18 @@ def parse_classes(text: str, n_classes: int) -> list[int]:
     return labels
 
 
-def main(flag_values):
-    from utils.figures import save_grid
+def real_rows(metadata: dict, classes: list[int], flags) -> np.ndarray:
+    """Held-out samples of the run's data set, for each row of the grid."""
+    import data
+    from data import pipeline
 
+    if "dataset" not in metadata:
+        raise UserError(f"--compare: {flags.load_dir} does not name a data set; it needs the folder of a run")
+    images, labels = pipeline.everything(data.load(metadata["dataset"]["name"], "test"))
+    return np.concatenate([images[labels == k][: flags.per_class] for k in classes for _ in flags.cfg_scale])
+
+
+def main(flag_values):
     setup_logging()
     flags = config_lib.all_flags(flag_values)
     model, params, metadata = load(flags.load_dir, flags.step, flags.ema)
@@ -87,7 +102,10 @@ def main(flag_values):
                 row_labels.append(names[k] if len(flags.cfg_scale) == 1 else f"{names[k]}  alpha {alpha:g}")
         out = pathlib.Path(flags.out or pathlib.Path(flags.load_dir if "://" not in flags.load_dir else ".") / "samples" / "grid.png")
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_grid(out, np.concatenate(rows), columns=flags.per_class, row_labels=row_labels)
+        if flags.compare:
+            save_comparison(out, np.concatenate(rows), real_rows(metadata, classes, flags), columns=flags.per_class, row_labels=row_labels)
+        else:
+            save_grid(out, np.concatenate(rows), columns=flags.per_class, row_labels=row_labels)
     log.info("%s", out)
 
 

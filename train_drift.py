@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import signal
 import time
 
 import jax
@@ -19,11 +20,12 @@ import eval_fid
 from data import pipeline
 from drifting import bank as banks
 from drifting.config import DriftConfig
+from drifting.field import FIELDS
 from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step, train_step
 from models.build import build_generator, describe
 from models.dit import count_parameters, init_params
-from models.sampling import generate, to_uint8
+from models.sampling import generate
 from models.weights import load_generator
 from utils import config as config_lib, sharding
 from utils.checkpoint import Checkpoints, StopSignal
@@ -78,6 +80,8 @@ def build(config, dataset, mesh) -> Parts:
         fits = max(k for k in range(1, mesh.size + 1) if n_c % k == 0 and k % mesh.shape["fsdp"] == 0 or k == 1)
         raise UserError(f"--batch_size {config.batch_size} = {n_c} classes of {d.n_neg} does not divide over {mesh.size} devices; "
                         f"give --batch_size {max(n_c // mesh.size, 1) * mesh.size * d.n_neg}, or --mesh.devices {fits}")  # fmt: skip
+    if d.field not in FIELDS:
+        raise UserError(f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS, '')} Known: {', '.join(FIELDS)}")
     per_class = max(dataset.counts) if d.bank_per_class == "all" else d.bank_per_class
     if d.n_pos == "all":
         n_pos = per_class
@@ -110,9 +114,9 @@ def build_encoder(e):
     """(encode, params) of the frozen feature encoder; `none` compares raw samples."""
     if e.name == "none":
         return lambda params, images: {"global": images.reshape(images.shape[0], 1, -1)}, {}
-    from models.encoders import load_encoder
+    from models.encoders import join_where, load_encoder
 
-    encode, params, _ = load_encoder(e.path or e.name)
+    encode, params, _ = load_encoder(join_where(e.name, e.path))
     return encode, params
 
 
@@ -255,7 +259,7 @@ def open_run(config) -> pathlib.Path:
     return folder
 
 
-FREE = ("model.preset", "model.remat", "model.attention", "model.use_bf16", "model.attn_fp32", "drift.bank_placement", "drift.bank_budget_gb")
+FREE = ("model.preset", "model.unroll", "model.remat", "model.attention", "model.use_bf16", "model.attn_fp32", "drift.bank_placement", "drift.bank_budget_gb")
 
 
 def checkpoint_tree(state: TrainState, bank):
@@ -335,9 +339,8 @@ def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: in
     """samples/step_*.png, eight of each of the first sixteen classes by the first EMA, and curves.png."""
     classes = np.arange(min(parts.dataset.n_classes, 16))
     samples = generate(parts.model, next(iter(state.ema.values())), np.repeat(classes, 8), 1.0, parts.config.seed, **parts.sampling)
-    images = to_uint8(np.concatenate(list(samples)))
-    save_grid(folder / "samples" / f"step_{step:08d}.png", images, columns=8, row_labels=[parts.dataset.class_names[k] for k in classes])
-    save_curves(folder / "curves.png", read_metrics(folder / "metrics.jsonl"))
+    save_grid(folder / "samples" / f"step_{step:08d}.png", np.concatenate(list(samples)), columns=8, row_labels=[parts.dataset.class_names[k] for k in classes])
+    save_curves(folder / "curves.png", read_metrics(folder / "metrics.jsonl"), collapse_ratio=parts.config.collapse_ratio)
 
 
 def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, reference):
@@ -362,7 +365,12 @@ def main(flag_values):
 
 def train(parts: Parts, folder: pathlib.Path):
     """The loop: resume or start, step, log, save, until max_steps or a signal."""
-    config, checkpoints = parts.config, Checkpoints(folder / "checkpoints", parts.config.keep_checkpoints, parts.config.keep_interval)
+    with Checkpoints(folder / "checkpoints", parts.config.keep_checkpoints, parts.config.keep_interval) as checkpoints:
+        _train(parts, folder, checkpoints)
+
+
+def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints):
+    config = parts.config
     if checkpoints.steps() or config.load_dir:
         source = checkpoints if checkpoints.steps() else Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")
         state, bank, position = restore(parts, source)
@@ -406,14 +414,14 @@ def train(parts: Parts, folder: pathlib.Path):
                 check_finite(step, jax.device_get(metrics))
                 checkpoints.save(step, checkpoint_tree(state, bank), describe_run(parts, position))
             if stop.requested:
+                checkpoints.wait()
                 log.warning("%s: saved at step %d; the same command resumes it", stop.name, step)
-                break
+                raise SystemExit(128 + signal.Signals[stop.name])
             if due(config.sample_interval):
                 draw_figures(parts, folder, state, step)
             if due(config.eval_interval):
                 score(parts, folder, state, step, reference)
             paused += time.perf_counter() - before
-        checkpoints.close()
 
 
 def describe_run(parts: Parts, position: int) -> dict:

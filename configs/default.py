@@ -58,6 +58,7 @@ TABLE = (
     Key("model.zero_init_output", False, "start the output layer at zero, which is a collapsed generator"),
     Key("model.class_dropout_prob", 0.0, "share of labels replaced by a null class", "[0, 1)"),
     Key("model.attention", "xla", "attention kernel; cudnn needs a GPU and use_bf16", ("xla", "cudnn")),
+    Key("model.unroll", 1, "blocks in one turn of the loop over depth; more run faster on a CPU and compile slower", "[1, inf)"),
     Key("model.use_stable_vae", False, "generate latents of the Stable Diffusion VAE"),
 
     Key("drift.field", "kernel", "drifting field: a name in drifting/field.py"),

@@ -17,14 +17,15 @@ log = logging.getLogger(__name__)
 
 def frechet_distance(mu1: Float[ndarray, "D"], sigma1: Float[ndarray, "D D"],
                      mu2: Float[ndarray, "D"], sigma2: Float[ndarray, "D D"]) -> float:
-    """Squared 2-Wasserstein distance of N(mu1, sigma1) and N(mu2, sigma2); >= 0, in the features' squared units.
+    """Squared 2-Wasserstein distance of N(mu1, sigma1) and N(mu2, sigma2); at least 0.
 
-    The trace of the root needs no matrix root. With S1 = A Aᵀ and S2 = B Bᵀ, the eigenvalues of S1 S2 are the squared
-    singular values of AᵀB, so Tr((S1 S2)^(1/2)) is the sum of those singular values. A and B come from symmetric
-    eigendecompositions, which exist for singular covariances too (fewer samples than dimensions), and nothing is ever
-    complex. A general `sqrtm(S1 @ S2)` fails or needs a ridge there.
+    The trace of the root needs no matrix root. With S1 = A Aᵀ and S2 = B Bᵀ, the eigenvalues of S1 S2 are the
+    squared singular values of AᵀB, so Tr((S1 S2)^(1/2)) is the sum of those singular values. A and B come
+    from symmetric eigendecompositions, which exist for singular covariances too (fewer samples than
+    dimensions), and nothing is ever complex. A general `sqrtm(S1 @ S2)` fails or needs a ridge there.
 
-    Raises UserError for shapes that do not agree, values that are not finite, or a covariance that is not symmetric.
+    Raises UserError for shapes that do not agree, values that are not finite, or a covariance that is not
+    symmetric.
     """
     mu1, sigma1 = _check_moments("first", mu1, sigma1)
     mu2, sigma2 = _check_moments("second", mu2, sigma2)
@@ -39,8 +40,8 @@ def frechet_distance(mu1: Float[ndarray, "D"], sigma1: Float[ndarray, "D D"],
 def _factor(sigma: Float[ndarray, "D D"]) -> Float[ndarray, "D R"]:
     """A with A Aᵀ = sigma, one column per eigenvalue above rounding.
 
-    An eigenvalue that should be 0 comes out near 1e-16 of the largest; its root would be 1e-8, and a thousand of them
-    would be visible in the result.
+    An eigenvalue that should be 0 comes out near 1e-16 of the largest; its root would be 1e-8, and a thousand
+    of them would be visible in the result.
     """
     values, vectors = np.linalg.eigh(sigma)
     keep = values > values[-1] * len(values) * np.finfo(np.float64).eps
@@ -54,16 +55,16 @@ def _check_moments(which, mu, sigma):
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UserError(f"{which} statistics hold values that are not finite; compute them again")
     if np.abs(sigma - sigma.T).max() > 1e-4 * np.abs(sigma).max():  # files made in float32 are off by 1e-7
-        raise UserError(f"{which} statistics: sigma is not symmetric, so it is not a covariance; check the file")
+        raise UserError(f"{which} statistics: sigma is not symmetric, so it is no covariance; check the file")
     return mu, (sigma + sigma.T) / 2
 
 
 class Moments:
     """Mean and covariance of a stream of features, without keeping the features.
 
-    Holds the count (exact), the mean and the scatter matrix sum (x - mean)(x - mean)ᵀ in float64, combined pairwise
-    (Chan, Golub & LeVeque 1979), so the result does not depend on how the stream was cut (to about 1e-12).
-    Each process fills its own; then `Moments.from_state(*state)` and `merge` join them.
+    Holds the count (exact), the mean and the scatter matrix sum (x - mean)(x - mean)ᵀ in float64, combined
+    pairwise (Chan, Golub & LeVeque 1979), so the result does not depend on how the stream was cut (to about
+    1e-12). Each process fills its own; then `Moments.from_state(*state)` and `merge` join them.
 
         total = Moments(2048); total.update(features); total.merge(other); mu, sigma = total.result()
     """
@@ -77,7 +78,8 @@ class Moments:
     def from_state(cls, count: int, mean: Float[ndarray, "D"], scatter: Float[ndarray, "D D"]) -> "Moments":
         """The inverse of `state`, for what another process sent."""
         self = cls(len(mean))
-        self.count, self.mean, self.scatter = int(count), np.array(mean, np.float64), np.array(scatter, np.float64)
+        self.count = int(count)
+        self.mean, self.scatter = np.array(mean, np.float64), np.array(scatter, np.float64)  # copies
         return self
 
     def state(self) -> tuple[int, Float[ndarray, "D"], Float[ndarray, "D D"]]:
@@ -85,7 +87,7 @@ class Moments:
         return self.count, self.mean, self.scatter
 
     def update(self, features: Float[ndarray, "B D"]) -> None:
-        """Adds a batch. Padding rows must be cut off before. Raises UserError for values that are not finite."""
+        """Adds a batch. Cut padding rows off before. Raises UserError for values that are not finite."""
         features = _check_features(features, self.mean.size)
         if len(features) == 0:
             return
@@ -109,14 +111,14 @@ class Moments:
         if self.count < 2:
             raise UserError(f"{self.count} samples given; a covariance needs at least 2")
         if self.count <= self.mean.size:
-            log.warning("%d samples of %d features: the covariance has rank %d at most and the Fréchet distance is "
-                        "biased upwards; use more than %d samples (50,000 for published figures)",
+            log.warning("%d samples of %d features: the covariance has rank %d at most, and the Fréchet "
+                        "distance is biased upwards; use more than %d samples (50,000 for published figures)",
                         self.count, self.mean.size, self.count - 1, self.mean.size)
         return self.mean.copy(), self.scatter / (self.count - 1)
 
 
 def moments(features: Float[ndarray, "N D"]) -> tuple[Float[ndarray, "D"], Float[ndarray, "D D"]]:
-    """(mu, sigma) of features held in memory, float64, sigma with N - 1. Errors and warning as in `Moments`."""
+    """(mu, sigma) of features held in memory, float64, sigma with N - 1. Errors, warning: see `Moments`."""
     total = Moments(np.shape(features)[-1])
     total.update(features)
     return total.result()
@@ -128,6 +130,6 @@ def _check_features(features, dim):
         raise UserError(f"features of shape {features.shape} given; expected [samples, {dim}]")
     bad = len(features) - np.isfinite(features).all(1).sum()
     if bad:
-        raise UserError(f"{bad} of {len(features)} samples have features that are not finite; look at the samples "
-                        "before scoring them")
+        raise UserError(f"{bad} of {len(features)} samples have features that are not finite; look at the "
+                        "samples before scoring them")
     return features

@@ -1,7 +1,9 @@
-"""The FID InceptionV3: Inception-v3 (Szegedy et al. 2016, arXiv 1512.00567) as TensorFlow's 2015-12-05 graph has it.
+"""The FID network: Inception-v3 (Szegedy et al. 2016, arXiv 1512.00567) as in TensorFlow's 2015-12-05 graph.
 
-It differs from the common one: average pools do not count their padding, the last block pools by maximum, there are
-1008 classes, images are resized by TensorFlow 1's rule and scaled by (x - 128) / 128. Every FID in print rests on it.
+It differs from the common one: average pools do not count their padding, the last block pools by maximum,
+there are 1008 classes, images are resized by TensorFlow 1's rule and scaled by (x - 128) / 128. Published
+FIDs rest on it.
+
 Weights: the standard public file of pytorch-fid, or any file with its tensor names.
 """
 import hashlib
@@ -42,24 +44,25 @@ Features = Callable[[dict, Array], dict[str, Array]]
 def load_inception(where: str | Path | None, resize_mode: str = "tf") -> tuple[Features, dict]:
     """(features, params) of the FID network.
 
-    where: None or "" for the standard public file (fetched once, 91 MiB), or the path of a `.pth`, `.safetensors` or
-        `.npz` with the same tensor names.
-    resize_mode: how images become 299 x 299: "tf" (the standard), "pytorch" or "clean", see metrics/resize.py.
+    where: None or "" for the standard public file (fetched once, 91 MiB), or the path of a `.pth`,
+        `.safetensors` or `.npz` with the same tensor names.
+    resize_mode: how images become 299 x 299: "tf" (the standard), "pytorch" or "clean", see resize.py.
 
-    features(params, images [B, H, W, 3] uint8) -> {"64": [B, 64], "192", "768", "2048": the
-    spatial means after the first and second max pool, the sixth and the last mixed block; "logits_unbiased": [B, 1008]},
-    float32. It works inside jit and on sharded batches, and compiles once per batch and image size; an image's features
-    do not depend on the others of its batch.
+    features(params, images [B, H, W, 3] uint8) -> float32 arrays by name: "64", "192", "768", "2048", the
+    spatial means after the first and second max pool, Mixed_6e and Mixed_7c, each as wide as its name;
+    "logits_unbiased" [B, 1008]. It works inside jit and on sharded batches, and compiles once per batch and
+    image size; an image's features do not depend on the others of its batch.
 
     Raises UserError for a file that is missing, damaged or of another network, and when there is no network.
     """
-    params = jax.tree.map(jnp.asarray, _to_params(_read_tensors(_standard_file() if not where else Path(where))))
+    path = Path(where) if where else _standard_file()
+    params = jax.tree.map(jnp.asarray, _to_params(_read_tensors(path)))
     network = jax.jit(lambda params, images: InceptionV3().apply({"params": params}, images))
 
     def features(params: dict, images: UInt8[Array | ndarray, "B H W 3"]) -> dict[str, Float[Array, "B _"]]:
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise UserError(f"images {images.dtype} {images.shape} given; expected uint8 [B, H, W, 3]; scale to 0 to "
-                            "255 and round first, repeat the channel of grey images three times")
+            raise UserError(f"images {images.dtype} {images.shape} given; expected uint8 [B, H, W, 3]; scale "
+                            "to 0 to 255 and round first, repeat the channel of grey images three times")
         return network(params, resize(images, IMAGE_SIZE, resize_mode))
 
     return features, params
@@ -67,7 +70,7 @@ def load_inception(where: str | Path | None, resize_mode: str = "tf") -> tuple[F
 
 def in_batches(features: Features, params: dict, images: UInt8[ndarray, "N H W 3"], batch_size: int,
                taps: Sequence[str]) -> dict[str, Float[ndarray, "N _"]]:
-    """Some taps of images on the host. The last batch is filled up and cut, so one image size compiles once."""
+    """Some taps of images on the host. The last batch is filled up and cut: one image size compiles once."""
     out = {tap: np.empty((len(images), TAPS[tap]), np.float32) for tap in taps}
     for start in range(0, len(images), batch_size):
         batch = images[start:start + batch_size]
@@ -78,7 +81,7 @@ def in_batches(features: Features, params: dict, images: UInt8[ndarray, "N H W 3
     return out
 
 
-# ----------------------------------------------------------------------------------------------------- the network
+# -------------------------------------------------------------------------------------- the network
 
 class Conv(nn.Module):
     """Convolution, batch normalisation (folded into kernel and bias when the weights are read), ReLU."""
@@ -90,8 +93,8 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x):
         # HIGHEST: the defaults, TF32 on a GPU and bfloat16 on a TPU, would be another network
-        x = nn.Conv(self.features, self.kernel, self.stride, self.padding, precision=jax.lax.Precision.HIGHEST,
-                    kernel_init=nn.initializers.zeros, name="conv")(x)
+        x = nn.Conv(self.features, self.kernel, self.stride, self.padding, kernel_init=nn.initializers.zeros,
+                    precision=jax.lax.Precision.HIGHEST, name="conv")(x)
         return nn.relu(x)
 
 
@@ -210,11 +213,12 @@ class InceptionV3(nn.Module):
         return taps
 
 
-# ----------------------------------------------------------------------------------------------------- the weights
+# -------------------------------------------------------------------------------------- the weights
 
 def _to_params(tensors: dict[str, ndarray]) -> dict:
     """Public names and layouts to ours: [out, in, h, w] to [h, w, in, out], normalisation folded in."""
-    spec = jax.eval_shape(InceptionV3().init, jax.random.key(0), jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3)))["params"]
+    image = jnp.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3))
+    spec = jax.eval_shape(InceptionV3().init, jax.random.key(0), image)["params"]
     params = {}
     for path, expected in flatten_dict(spec).items():
         *layer, parameter = path
@@ -240,8 +244,8 @@ def _take(tensors, name, shape):
         raise UserError(f"the Inception weights have no tensor {name} (they hold {len(tensors)} others); "
                         f"expected the tensors of {WEIGHTS_NAME}")
     if tensors[name].shape != shape:
-        raise UserError(f"the Inception weights' tensor {name} has shape {tensors[name].shape}, expected {shape}; "
-                        f"expected the tensors of {WEIGHTS_NAME}")
+        raise UserError(f"the Inception weights' tensor {name} has shape {tensors[name].shape}, expected "
+                        f"{shape} as in {WEIGHTS_NAME}")
     return tensors[name].astype(np.float64)
 
 
@@ -256,7 +260,8 @@ def _read_tensors(path: Path) -> dict[str, ndarray]:
                 return dict(file)
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, safetensors.SafetensorError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error,
+            safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged or not a {path.suffix} file ({error}); get it again") from error
     tensors = read_torch_file(path)
     if not isinstance(tensors, dict) or not all(isinstance(value, ndarray) for value in tensors.values()):
@@ -282,8 +287,9 @@ def _standard_file() -> Path:
         _verify(temporary, WEIGHTS_URL)
         temporary.replace(path)
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        raise UserError(f"cannot fetch the Inception weights to {cache} ({getattr(error, 'reason', error)}); download "
-                        f"{WEIGHTS_URL} elsewhere and pass --inception_weights PATH") from error
+        reason = getattr(error, "reason", error)
+        raise UserError(f"cannot fetch the Inception weights to {cache} ({reason}); download {WEIGHTS_URL} "
+                        "elsewhere and pass --inception_weights PATH") from error
     finally:
         if temporary:
             temporary.unlink(missing_ok=True)
@@ -294,5 +300,5 @@ def _verify(path: Path, source) -> None:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != WEIGHTS_SHA256:
-        raise UserError(f"{source} is incomplete or changed: {path.stat().st_size} bytes, sha256 {digest[:16]}..., "
-                        f"expected {WEIGHTS_BYTES} bytes, {WEIGHTS_SHA256[:16]}...; delete it and get it again")
+        raise UserError(f"{source} is incomplete or changed: {path.stat().st_size} bytes, sha {digest[:8]} "
+                        f"(expected {WEIGHTS_BYTES}, {WEIGHTS_SHA256[:8]}); delete it and get it again")

@@ -1,4 +1,4 @@
-"""Kernel Inception distance (Bińkowski et al. 2018, arXiv 1801.01401): squared MMD with the kernel (x·y / D + 1)³."""
+"""Kernel Inception distance (Bińkowski et al. 2018, arXiv 1801.01401): squared MMD, kernel (x·y / D + 1)³."""
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
@@ -9,7 +9,7 @@ TILE = 4096  # rows and columns of the kernel matrix held at once: 128 MiB in fl
 
 
 def mmd2(x: Float[ndarray, "N D"], y: Float[ndarray, "M D"]) -> float:
-    """Unbiased squared MMD on all samples (Gretton et al. 2012, eq. 3); may be slightly negative. Float64, in tiles.
+    """Unbiased squared MMD on all samples (Gretton et al. 2012, eq. 3); may be slightly negative. Float64.
 
     Raises UserError for fewer than two samples, unequal D, or values that are not finite.
     """
@@ -45,7 +45,7 @@ def _kernel(a, b):
 
 
 def _sum_pairs(x):
-    """Sum of the kernel over all ordered pairs of different samples. The matrix is symmetric: half the tiles do."""
+    """Sum of the kernel over ordered pairs of different samples. It is symmetric: half the tiles do."""
     tiles = list(_tiles(x))
     total = 0.0
     for i, a in enumerate(tiles):
@@ -62,7 +62,8 @@ def _tiles(x):
 def _check(x, y):
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        raise UserError(f"features of shapes {x.shape} and {y.shape} given; expected [N, D] and [M, D], N and M >= 2")
+        raise UserError(f"features of shapes {x.shape} and {y.shape} given; expected [N, D] and [M, D], "
+                        "N and M at least 2")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise UserError("features hold values that are not finite; look at the samples before scoring them")
     return x, y

@@ -1,4 +1,4 @@
-"""How an image becomes 299 x 299 for the Inception network; FID differs by several tenths between the ways.
+"""How an image becomes 299 x 299 for the Inception network; FIDs from different ways do not compare.
 
 Every way is linear and separable: one matrix per axis. So all of them run on the device, inside jit.
 """
@@ -19,9 +19,10 @@ MODES = ("tf", "pytorch", "clean")
 def resize(images: Num[Array | ndarray, "B H W C"], size: int, mode: str) -> Float[Array, "B S S C"]:
     """Images of any size to size x size, float32, values as given (0 to 255), not rounded.
 
-    mode: "tf"       bilinear as TensorFlow 1 (corners not aligned: output i looks at i * in / out), no antialiasing.
-                     The original FID and torch-fidelity.
-          "pytorch"  bilinear between pixel centres, no antialiasing: torch.nn.functional.interpolate. pytorch-fid.
+    mode: "tf"       bilinear as TensorFlow 1 (corners not aligned: output i looks at i * in / out), without
+                     antialiasing. The original FID and torch-fidelity.
+          "pytorch"  bilinear between pixel centres, without antialiasing: torch.nn.functional.interpolate.
+                     pytorch-fid.
           "clean"    Pillow's antialiased bicubic on float channels, then clipped to 0 to 255: clean-fid
                      (Parmar et al. 2022, arXiv 2104.11222).
 
@@ -51,4 +52,5 @@ def _matrix(n: int, size: int, mode: str) -> Float[ndarray, "S N"]:
 def _cubic(x):
     """Keys' cubic convolution with a = -0.5, Pillow's BICUBIC."""
     x = np.abs(x)
-    return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0))

@@ -3,14 +3,16 @@
     encode, params, metadata = load_encoder(where)
     encode(params, images [B,H,W,C] in [-1, 1]) -> {name: [B,T,D]}, float32, differentiable
 
-`where` is one encoder or several joined by "+", each `NAME`, `NAME:SOURCE`, a folder of the published MAE format, or `hf://mae_latent_640`:
+`where` is one encoder or several joined by "+", each `NAME`, `NAME:SOURCE`, a folder of the published MAE
+format, or `hf://mae_latent_640`:
 
-    none           the raw sample, flattened: "global" [B,1,H W C]
-    mae            SOURCE: a folder of the published format, or `hf://` and its name
-    dinov2         SOURCE: a file or folder of tensors (utils/tensors.py), a key of HUB["dinov2"], or `hf://OWNER/REPOSITORY`; the size and the registers
-                   are read from the tensors
-    convnextv2     likewise
-    resnet18, resnet50   likewise: supervised weights, or a MoCo-v2 or SimCLR checkpoint, whose prefixes are stripped
+    none        the raw sample, flattened: "global" [B,1,H W C]
+    mae         SOURCE: a folder of the published format, or `hf://` and its name
+    dinov2      SOURCE: a file or folder of tensors (utils/tensors.py), a key of HUB["dinov2"], or
+                `hf://OWNER/REPOSITORY`; the size and the registers are read from the tensors
+    convnextv2  likewise
+    resnet18, resnet50  likewise: supervised weights, or a MoCo-v2 or SimCLR checkpoint, whose prefixes are
+                stripped
 
 A new encoder is one function `load(source, bf16, sha256) -> Part` and one line in ENCODERS.
 """
@@ -24,23 +26,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
-from models.convnext import ConvNextV2
-from models.dinov2 import Dinov2
+from models import convnext, dinov2, resnet
 from models.features import feature_sets
 from models.mae import MAE
-from models.resnet import RESNETS
 from utils.errors import UserError
-from utils.tensors import match, read_tensors, strip_prefix
+from utils.tensors import match, read_tensors
 
-# Public weights: (repository on the Hugging Face hub, SHA-256 of its model.safetensors as the hub's page of that file shows it, or "" where it was not seen).
-# The first of an encoder is taken when no source is given.
+# Public weights: (repository on the Hugging Face hub, the start of the SHA-256 of its model.safetensors as
+# the hub's page of that file shows it, "" where it was not seen). The first is taken when no source is given.
 HUB = {
     "dinov2": {
-        "small": ("facebook/dinov2-small", "ae1e99fcefd534ed978cdeb8326f08030c96e28b7a81ffcbc98a857c84d14be1"),  # 88 MB
-        "base": ("facebook/dinov2-base", "d73036b56966966d07975d696bde331762f37297e2f095de8cea0040c3aa0841"),  # 346 MB
-        "large": ("facebook/dinov2-large", "399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23"),  # 1.22 GB
+        "small": ("facebook/dinov2-small", "ae1e99fcefd534ed978cdeb8326f0803"),  # 88 MB
+        "base": ("facebook/dinov2-base", "d73036b56966966d07975d696bde3317"),  # 346 MB
+        "large": ("facebook/dinov2-large", "399fba97a95f22c36834418bc6937336"),  # 1.22 GB
         "small_registers": ("facebook/dinov2-with-registers-small", ""),
         "base_registers": ("facebook/dinov2-with-registers-base", ""),
         "large_registers": ("facebook/dinov2-with-registers-large", ""),
@@ -49,8 +51,8 @@ HUB = {
         "base": ("facebook/convnextv2-base-22k-224", ""),  # 355 MB
         "tiny": ("facebook/convnextv2-tiny-22k-224", ""),  # 115 MB
     },
-    "resnet18": {"supervised": ("timm/resnet18.tv_in1k", "694f673df6520a3158624e8a89af086f59923ee4cd7436fe5bc3bc71d295ad81")},  # 47 MB
-    "resnet50": {"supervised": ("timm/resnet50.a1_in1k", "773525d5821de224f8f30c33377b7a795d7863e08522698200d3217d3f2a41bb")},  # 102 MB
+    "resnet18": {"supervised": ("timm/resnet18.tv_in1k", "694f673df6520a3158624e8a89af086f")},  # 47 MB
+    "resnet50": {"supervised": ("timm/resnet50.a1_in1k", "773525d5821de224f8f30c33377b7a79")},  # 102 MB
 }
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -58,8 +60,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One encoder. maps(params, images) -> feature maps, from images of `image_size` (None: any). The last three are its own choice of feature sets, which
-    the user's options replace (`feature_sets` explains them)."""
+    """One encoder. maps(params, images) -> feature maps, from images of `image_size` (None: any). The last
+    three are its own choice of feature sets, which the user's options replace (`feature_sets` explains
+    them)."""
 
     maps: Callable[[Any, Float[Array, "B H W C"]], dict[str, Array]]
     params: Any
@@ -79,6 +82,8 @@ def load_none(source: str, bf16: bool | None, sha256: str) -> Part:
 def load_mae(source: str, bf16: bool | None, sha256: str) -> Part:
     from models import weights  # it re-exports load_encoder
 
+    if not source:
+        raise UserError("the encoder mae has no weights of its own: give mae:FOLDER or mae:hf://NAME")
     folder = weights.find_artifact(source, "mae")
     metadata = weights.read_metadata(folder, "mae")
     model = mae_from_config(metadata["model_config"], f"{folder}/{weights.METADATA}")
@@ -90,55 +95,58 @@ def load_mae(source: str, bf16: bool | None, sha256: str) -> Part:
     return Part(maps, params, model.in_channels, None, ("*",), ("map", "mean", "std"), (2, 4), metadata)
 
 
+def save_mae(folder: str | Path, model: MAE, params: Any, metadata: dict) -> None:
+    """Writes an MAE in the published format, which `load_encoder(folder)` and the paper's own code read.
+    metadata: anything for JSON, such as `step` and `ema_decay`."""
+    from models import weights
+
+    config = {name: getattr(model, name) for name in mae_fields()}
+    tensors = {name: np.asarray(value) for name, value in flatten_dict(params, sep="/").items()}
+    weights.write_artifact(folder, "mae", tensors, config, metadata)
+
+
+def mae_fields() -> set[str]:
+    """The keys of a published `model_config`."""
+    return {field.name for field in dataclasses.fields(MAE)} - {"parent", "name"}
+
+
 def mae_from_config(config: dict, source: str) -> MAE:
     """The MAE of a published `model_config`."""
-    fields = {f.name for f in dataclasses.fields(MAE)} - {"parent", "name"}
+    fields = mae_fields()
     if set(config) != fields:
         lacking, unknown = sorted(fields - set(config)), sorted(set(config) - fields)
-        raise UserError(f"{source}: model_config lacks {lacking} and has the unknown {unknown}: it is not the configuration of a published MAE")
-    return MAE(**config)
+        raise UserError(
+            f"{source}: model_config lacks {lacking} and has the unknown {unknown}: it is not the "
+            "configuration of a published MAE"
+        )
+    return MAE(**config | {"layers": tuple(config["layers"])})
 
 
 def mae_shapes(model: MAE) -> Any:
     """Shapes of the parameters; nothing is computed."""
     side = 8 * model.patch_size  # any grid of cells
     images = jnp.zeros((1, side * model.input_patch_size, side * model.input_patch_size, model.in_channels))
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), images, jnp.zeros((1, side, side, 1)), False))["params"]
+    return jax.eval_shape(
+        lambda: model.init(jax.random.key(0), images, jnp.zeros((1, side, side, 1)), False)
+    )["params"]
 
 
 def load_dinov2(source: str, bf16: bool | None, sha256: str) -> Part:
-    tensors, source = pretrained("dinov2", source, sha256)
-    tensors = strip_prefix(tensors, "embeddings.cls_token", source)
-    published = {".attention.attention.query.": ".attention.q_proj.", ".attention.attention.key.": ".attention.k_proj.",
-                 ".attention.attention.value.": ".attention.v_proj.", ".attention.output.dense.": ".attention.o_proj."}
-    tensors = rename(tensors, published)
-    shape = functools.partial(shape_of, tensors, source)
-    hidden = shape("embeddings.cls_token", 3)[2]
-    positions, patch = shape("embeddings.position_embeddings", 3)[1] - 1, shape("embeddings.patch_embeddings.projection.weight", 4)[2]
-    registers = shape("embeddings.register_tokens", 3)[1] if "embeddings.register_tokens" in tensors else 0
-    model = Dinov2(hidden, count(tensors, r"encoder\.layer\.(\d+)\."), max(hidden // 64, 1), patch, round(positions**0.5), registers, compute_type(bf16))
-    return imagenet_part(model, tensors, source, 224, ("embeddings.mask_token", "classifier.*"), ("cls", "patches"), ("mean", "std"), ())
+    model, params = dinov2.from_tensors(*pretrained("dinov2", source, sha256), compute_type(bf16))
+    return imagenet_part(model, params, ("cls", "patches"), ("mean", "std"), ())
 
 
 def load_convnextv2(source: str, bf16: bool | None, sha256: str) -> Part:
-    tensors, source = pretrained("convnextv2", source, sha256)
-    tensors = strip_prefix(tensors, "embeddings.patch_embeddings.weight", source)
-    # A classifier's file has its head beside the prefix, an older file other names for the GRN.
-    tensors = rename(tensors, {".grn.gamma": ".grn.weight", ".grn.beta": ".grn.bias"})
-    stages = range(count(tensors, r"encoder\.stages\.(\d+)\."))
-    depths = tuple(count(tensors, rf"encoder\.stages\.{i}\.layers\.(\d+)\.") for i in stages)
-    sizes = tuple(shape_of(tensors, source, f"encoder.stages.{i}.layers.0.dwconv.bias", 1)[0] for i in stages)
-    model = ConvNextV2(depths, sizes, compute_type(bf16))
-    # As in the authors' release: locations are normalised over their channels; those of the first stage (56 x 56 at 224) are left out.
+    model, params = convnext.from_tensors(*pretrained("convnextv2", source, sha256), compute_type(bf16))
+    # As in the authors' release: locations are normalised over their channels, and those of the first stage
+    # (56 x 56 at 224) are left out.
     names = ("stage?", "pooled", "!stage1")
-    return imagenet_part(model, tensors, source, 224, ("classifier.*",), names, ("map", "mean", "std"), (), standardise_maps)
+    return imagenet_part(model, params, names, ("map", "mean", "std"), (), standardise_maps)
 
 
 def load_resnet(name: str, source: str, bf16: bool | None, sha256: str) -> Part:
-    tensors, source = pretrained(name, source, sha256)
-    tensors = strip_prefix(tensors, "layer1.0.conv1.weight", source)
-    model = RESNETS[name].clone(dtype=compute_type(bf16))
-    return imagenet_part(model, tensors, source, 224, ("fc.*", "*.num_batches_tracked"), ("layer*",), ("map", "mean", "std"), (2, 4))
+    model, params = resnet.from_tensors(name, *pretrained(name, source, sha256), compute_type(bf16))
+    return imagenet_part(model, params, ("layer*",), ("map", "mean", "std"), (2, 4))
 
 
 ENCODERS = {
@@ -151,20 +159,22 @@ ENCODERS = {
 }
 
 
-def imagenet_part(model, tensors, source, image_size, ignore, names, statistics, patch_sizes, finish=lambda maps: maps) -> Part:
-    """An encoder of RGB images under ImageNet's normalisation. Grey images serve as three equal channels."""
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, image_size, image_size, 3))))["params"]
+def imagenet_part(model, params, names, statistics, patch_sizes, finish=lambda maps: maps) -> Part:
+    """An encoder of 224 x 224 RGB images under ImageNet's normalisation. Grey images serve as three equal
+    channels."""
 
     def maps(params, x):
         x = (x + 1) / 2
         x = (x - jnp.asarray(IMAGENET_MEAN, x.dtype)) / jnp.asarray(IMAGENET_STD, x.dtype)
         return finish(model.apply({"params": params}, x))
 
-    return Part(maps, match(tensors, shapes, source, ignore), 3, image_size, names, statistics, patch_sizes)
+    return Part(maps, params, 3, 224, names, statistics, patch_sizes)
 
 
 def standardise_maps(maps: dict[str, Array]) -> dict[str, Array]:
-    """Each location of a map: mean 0 and standard deviation 1 over its channels. Sets of vectors are left alone."""
+    """Each location of a map: mean 0 and standard deviation 1 over its channels. Sets of vectors are left
+    alone."""
+
     def standardise(x):
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return (x - jnp.mean(x, -1, keepdims=True)) / (jnp.std(x, -1, keepdims=True) + 1e-3)
@@ -177,12 +187,16 @@ def compute_type(bf16: bool | None):
 
 
 def pretrained(name: str, source: str, sha256: str) -> tuple[dict, str]:
-    """(tensors, what to call them in messages) of a local file or folder, a key of HUB, or `hf://OWNER/REPOSITORY`."""
+    """(tensors, what to call them in messages) of a local file or folder, a key of HUB, or
+    `hf://OWNER/REPOSITORY`."""
     source = source or next(iter(HUB[name]))
     if source not in HUB[name] and not source.startswith("hf://"):
         if not Path(source).expanduser().exists():
             keys = ", ".join(HUB[name])
-            raise UserError(f"no weights at {source} for the encoder {name}: give a file, a folder, hf://OWNER/REPOSITORY, or one of {keys}")
+            raise UserError(
+                f"no weights at {source} for the encoder {name}: give a file, a folder, "
+                f"hf://OWNER/REPOSITORY, or one of {keys}"
+            )
         return read_tensors(source, sha256), source
     repository, known = HUB[name].get(source, (source.removeprefix("hf://"), ""))
     import huggingface_hub
@@ -190,49 +204,46 @@ def pretrained(name: str, source: str, sha256: str) -> tuple[dict, str]:
     try:
         path = huggingface_hub.hf_hub_download(repository, "model.safetensors")
     except Exception as error:  # the hub's client raises the errors of several network libraries
-        raise UserError(f"cannot fetch {repository} ({type(error).__name__}): with no network, copy its model.safetensors from "
-                        f"https://huggingface.co/{repository} and give `{name}:PATH`") from error
+        raise UserError(
+            f"cannot fetch {repository} ({type(error).__name__}): with no network, copy model.safetensors of "
+            f"https://huggingface.co/{repository} and give {name}:PATH"
+        ) from error
     return read_tensors(path, sha256 or known), f"hf://{repository}"
-
-
-def rename(tensors: dict, parts: dict[str, str]) -> dict:
-    """Tensor names with each key of `parts` replaced."""
-    for old, new in parts.items():
-        tensors = {name.replace(old, new): value for name, value in tensors.items()}
-    return tensors
-
-
-def count(tensors: dict, pattern: str) -> int:
-    """1 + the largest number that the pattern's group finds at the start of a name."""
-    found = [int(m[1]) for m in map(re.compile(pattern).match, tensors) if m]
-    return 1 + max(found, default=-1)
-
-
-def shape_of(tensors: dict, source: str, name: str, axes: int) -> tuple[int, ...]:
-    if name not in tensors or tensors[name].ndim != axes:
-        raise UserError(f"{source} lacks the tensor {name} with {axes} axes: it is incomplete, or the weights of another architecture")
-    return tensors[name].shape
 
 
 # Composition.
 
 
 def split_where(where: str | Path) -> list[tuple[str, str]]:
-    """"dinov2:/a/b+mae" -> [("dinov2", "/a/b"), ("mae", "")]. A "+" within a path stays unless the name of an encoder or hf:// follows it."""
+    """The (encoder, source) pairs: "dinov2:/a/b+mae" gives ("dinov2", "/a/b"), ("mae", ""). A "+" within a
+    path stays unless the name of an encoder or hf:// follows it."""
     names = "|".join(ENCODERS)
     parts = []
     for item in re.split(rf"\+(?=(?:{names})(?:[:+]|$)|hf://)", str(where)):
         name, _, source = item.partition(":")
         if name in ENCODERS:
             parts.append((name, source))
-        elif item.startswith("hf://") or Path(item).expanduser().is_dir():
+        elif item.startswith("hf://") or (item and Path(item).expanduser().is_dir()):
             parts.append(("mae", item))
         else:
-            raise UserError(f"encoder {item!r} is neither a name ({', '.join(ENCODERS)}), nor NAME:SOURCE, nor a folder, nor hf://NAME")
+            raise UserError(
+                f"encoder {item!r} is neither a name ({', '.join(ENCODERS)}), nor NAME:SOURCE, nor a "
+                "folder, nor hf://NAME"
+            )
     repeated = {name for name, _ in parts if [n for n, _ in parts].count(name) > 1}
     if repeated:
-        raise UserError(f"encoder {sorted(repeated)[0]!r} is given twice in {where}: name each encoder once")
+        raise UserError(f"encoder {min(repeated)!r} is given twice in {where}: name each encoder once")
     return parts
+
+
+def join_where(name: str, path: str) -> str:
+    """The `where` of an encoder's name and path flags: ("dinov2+mae", "/a,/b") -> "dinov2:/a+mae:/b". Paths
+    are in the order of the names, separated by commas; an empty one stands for the encoder's own weights."""
+    names, paths = name.split("+"), path.split(",") if path else []
+    if len(paths) > len(names):
+        raise UserError(f"{len(paths)} paths ({path}) for the encoder {name}: give one for each name")
+    paths += [""] * (len(names) - len(paths))
+    return "+".join(f"{n}:{p}" if p else n for n, p in zip(names, paths))
 
 
 OPTIONS = ("names", "statistics", "patch_sizes", "image_size", "bf16", "sha256")
@@ -241,25 +252,35 @@ OPTIONS = ("names", "statistics", "patch_sizes", "image_size", "bf16", "sha256")
 def load_encoder(where: str | Path, decode: tuple[Callable, Any] | None = None, **options):
     """Loads a frozen encoder: (encode, params, metadata).
 
-    where: see the head of this file. encode(params, images) is pure and can be jitted and differentiated; it returns float32 sets {name: [B,T,D]} (float64 for
-    float64 images). With several encoders `params` is {encoder: its params} and the sets are called "dinov2/cls" ..; "global" of `none` keeps its name.
-    metadata: the encoder's own (a published MAE: its metadata.json), or {encoder: its own}; and "encoders", the list of them (`encoder_of` finds that of a set).
+    where: see the head of this file. encode(params, images) is pure and can be jitted and differentiated; it
+    returns float32 sets {name: [B,T,D]} (float64 for float64 images). With several encoders `params` is
+    {encoder: its params} and the sets are called "dinov2/cls" ..; "global" of `none` keeps its name.
+    metadata: the encoder's own (a published MAE: its metadata.json), or {encoder: its own}; and "encoders",
+    the list of them (`encoder_of` finds that of a set).
 
-    decode: (decode_fn, decode_params) for latents: an encoder of pixels gets decode_fn(decode_params, latents) -> images in [-1, 1]; the decoder's parameters
-    are then in params["decode"], and gradients reach the latents. An encoder with as many channels as the latents gets them directly.
-    options, each either for all encoders or a dict {encoder: value}; None: the encoder's own.
-        names        shell patterns of the feature maps to use, "!PATTERN" drops sets      statistics   of "map", "mean", "std"
-        patch_sizes  of the patch means and stds                                           image_size   that images are resized to: a number or (height, width)
-        bf16         compute in bfloat16; True or False                                    sha256       the expected start of the weight file's checksum
-    Raises UserError for unknown names, weights that are missing, damaged or of another architecture, and images of the wrong kind.
+    decode: (decode_fn, decode_params) for latents: an encoder of pixels gets decode_fn(decode_params,
+    latents) -> images in [-1, 1]; the decoder's parameters are then in params["decode"], and gradients reach
+    the latents. An encoder with as many channels as the latents gets them directly.
+
+    options, each for all encoders or a dict {encoder: value}; None: the encoder's own.
+        names        shell patterns of the feature maps to use; "!PATTERN" drops sets (`feature_sets`)
+        statistics   of "map", "mean", "std"
+        patch_sizes  of the patch means and stds
+        image_size   that images are resized to: a number or (height, width)
+        bf16         whether to compute in bfloat16
+        sha256       the expected start of the weight file's checksum
+    Raises UserError for unknown names, weights that are missing, damaged or of another architecture, and
+    images of the wrong kind.
     """
     for name in set(options) - set(OPTIONS):
         raise UserError(f"encoder option {name!r} is unknown: choose from {', '.join(OPTIONS)}")
     parts = {}
     for name, source in split_where(where):
-        chosen = {key: value.get(name) if isinstance(value, dict) else value for key, value in options.items()}
+        chosen = {key: v.get(name) if isinstance(v, dict) else v for key, v in options.items()}
         part = ENCODERS[name](source, chosen.pop("bf16", None), chosen.pop("sha256", None) or "")
-        parts[name] = dataclasses.replace(part, **{key: value for key, value in chosen.items() if value is not None})
+        if name != "none":  # the raw sample has nothing to choose
+            part = dataclasses.replace(part, **{key: v for key, v in chosen.items() if v is not None})
+        parts[name] = part
 
     single = len(parts) == 1 and decode is None
     params = {name: part.params for name, part in parts.items()}
@@ -285,15 +306,20 @@ def load_encoder(where: str | Path, decode: tuple[Callable, Any] | None = None, 
     return encode, params[next(iter(parts))] if single else params, metadata
 
 
-def encode_part(name: str, part: Part, params: Any, images: Float[Array, "B H W C"]) -> dict[str, Float[Array, "B T D"]]:
+def encode_part(
+    name: str, part: Part, params: Any, images: Float[Array, "B H W C"]
+) -> dict[str, Float[Array, "B T D"]]:
     """The feature sets of one encoder."""
     if part.channels not in (None, images.shape[-1]) and not (part.channels == 3 and images.shape[-1] == 1):
-        raise UserError(f"the encoder {name} takes images of {part.channels} channels, given {images.shape[-1]}: "
-                        "latents need the VAE's decoder (decode), or an encoder of latents")
+        raise UserError(
+            f"the encoder {name} takes images of {part.channels} channels, given {images.shape[-1]}: "
+            "latents need the VAE's decoder (decode), or an encoder of latents"
+        )
     if part.image_size is not None:
         size = (part.image_size,) * 2 if isinstance(part.image_size, int) else tuple(part.image_size)
         if images.shape[1:3] != size:
-            images = jax.image.resize(images, (images.shape[0], *size, images.shape[-1]), "bilinear")  # antialiased where it shrinks
+            shape = (images.shape[0], *size, images.shape[-1])
+            images = jax.image.resize(images, shape, "bilinear")  # antialiased where it shrinks
     return feature_sets(part.maps(params, images), part.names, part.statistics, part.patch_sizes)
 
 
@@ -302,4 +328,6 @@ def encoder_of(set_name: str, metadata: dict) -> str:
     if set_name == "global" and "none" in metadata["encoders"]:
         return "none"
     prefix = set_name.split("/")[0]
-    return prefix if prefix in metadata["encoders"] else next(name for name in metadata["encoders"] if name != "none")
+    if prefix in metadata["encoders"]:
+        return prefix
+    return next(name for name in metadata["encoders"] if name != "none")

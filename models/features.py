@@ -1,4 +1,5 @@
-"""The multi-scale feature sets of A.5: from feature maps to named sets of vectors, each a drifting problem of its own."""
+"""The multi-scale feature sets of A.5: from feature maps to named sets of vectors, each a drifting problem of
+its own."""
 
 import fnmatch
 
@@ -11,23 +12,24 @@ STATISTICS = ("map", "mean", "std")
 
 
 def pool(x: Float[Array, "B H W C"], size: tuple[int, int], statistic: str) -> Float[Array, "B T C"]:
-    """Mean or std = sqrt(var + 1e-6) over windows of `size`, which divides H x W; T = the number of windows."""
+    """Mean, or std = sqrt(var + 1e-6), over windows of `size`, which divides H x W; T windows."""
     b, height, width, c = x.shape
     x = x.reshape(b, height // size[0], size[0], width // size[1], size[1], c)
     out = jnp.mean(x, (2, 4)) if statistic == "mean" else jnp.sqrt(jnp.var(x, (2, 4)) + 1e-6)
     return out.reshape(b, -1, c)
 
 
-def feature_sets(maps: dict[str, Array], names: tuple[str, ...], statistics: tuple[str, ...], patch_sizes: tuple[int, ...]) -> dict[str, Float[Array, "B T D"]]:
+def feature_sets(
+    maps: dict[str, Array], names: tuple[str, ...], statistics: tuple[str, ...], patch_sizes: tuple[int, ...]
+) -> dict[str, Float[Array, "B T D"]]:
     """Every map [B,H,W,D] becomes the sets of A.5 under the published names; float32 (float64 stays).
 
-        NAME         each location      [B, H W, D]        (a)  if "map" is among the statistics
-        NAME_mean    global mean        [B, 1, D]          (b)
-        NAME_std     global std         [B, 1, D]          (b)
-        NAME_mean_2  mean of patches    [B, H W / 4, D]    (c, d)  for each patch size that divides H and W; likewise NAME_std_2
+        (a)     NAME         each location    [B, H W, D]      if "map" is among the statistics
+        (b)     NAME_mean    of the map       [B, 1, D]        if "mean" is; likewise NAME_std
+        (c, d)  NAME_mean_2  of 2x2 patches   [B, H W / 4, D]  for each patch size that divides H and W
 
-    A map that is already a set of vectors [B,T,D] is passed on. names: shell patterns of the maps to take ("*", "layer[34]*"); a pattern after "!" drops sets
-    ("!conv1", "!*_std*"). Each must match something.
+    A map that is already a set of vectors [B,T,D] is passed on. names: shell patterns of the maps to take
+    ("*", "layer[34]*"); a pattern after "!" drops sets ("!conv1", "!*_std*"). Each must match something.
     """
     for given in set(statistics) - set(STATISTICS):
         raise UserError(f"feature statistic {given!r} is unknown: choose from {', '.join(STATISTICS)}")
@@ -56,5 +58,8 @@ def feature_sets(maps: dict[str, Array], names: tuple[str, ...], statistics: tup
             raise UserError(f"no feature set is called {pattern!r}: there are {', '.join(out)}")
         out = {name: x for name, x in out.items() if name not in matched}
     if not out:
-        raise UserError(f"no feature set is left of the maps {', '.join(maps)}: give at least one name and one statistic of {', '.join(STATISTICS)}")
+        raise UserError(
+            f"no feature set is left of the maps {', '.join(maps)}: give at least one name and one "
+            f"statistic of {', '.join(STATISTICS)}"
+        )
     return out

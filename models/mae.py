@@ -1,7 +1,9 @@
-"""The paper's feature encoder: a ResNet-style masked autoencoder (A.3), with the parameter names and the configuration fields of the published weights.
+"""The paper's feature encoder: a ResNet-style masked autoencoder (A.3), with the parameter names and the
+configuration fields of the published weights.
 
-Images (or latents) [B,H,W,C] are cut into cells of `input_patch_size`; masking, features and reconstruction live on the grid of cells, [B,h,w,c] with
-c = C * input_patch_size^2. The four stages have strides 1, 2, 4, 8 and widths 1, 2, 4, 8 times `base_channels`; the number of parameters does not depend on H and W.
+Images (or latents) [B,H,W,C] are cut into cells of `input_patch_size`; masking, features and reconstruction
+live on the grid of cells, [B,h,w,c] with c = C * input_patch_size^2. The four stages have strides 1, 2, 4, 8
+and widths 1, 2, 4, 8 times `base_channels`; the number of parameters does not depend on H and W.
 """
 
 import functools
@@ -18,7 +20,10 @@ def patchify(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w c"]:
     """Cells of size x size pixels become channels, ordered (row, column, channel)."""
     b, height, width, c = x.shape
     if height % size or width % size:
-        raise UserError(f"images of {height}x{width} cannot be cut into cells of {size}x{size}: resize them to multiples of {size}")
+        raise UserError(
+            f"images of {height}x{width} cannot be cut into cells of {size}x{size}: resize them to "
+            f"multiples of {size}"
+        )
     x = x.reshape(b, height // size, size, width // size, size, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, height // size, width // size, size * size * c)
 
@@ -30,17 +35,26 @@ def unpatchify(x: Float[Array, "B h w c"], size: int) -> Float[Array, "B H W C"]
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * size, w * size, c // size**2)
 
 
-def random_mask(key: PRNGKeyArray, shape: tuple[int, ...], patch_size: int, prob: float) -> Float[Array, "B h w 1"]:
-    """1 where a cell is hidden: each patch_size x patch_size patch of a grid [B,h,w,...] with probability `prob` in [0, 1], independently (A.3)."""
+def random_mask(
+    key: PRNGKeyArray, shape: tuple[int, ...], patch_size: int, prob: float
+) -> Float[Array, "B h w 1"]:
+    """1 where a cell is hidden: each patch_size x patch_size patch of a grid [B,h,w,...] with probability
+    `prob` in [0, 1], independently (A.3)."""
     b, h, w = shape[:3]
     if h % patch_size or w % patch_size:
-        raise UserError(f"a grid of {h}x{w} cells cannot be masked in patches of {patch_size}x{patch_size}: give a patch_size that divides it")
+        raise UserError(
+            f"a grid of {h}x{w} cells cannot be masked in patches of {patch_size}x{patch_size}: give a "
+            "patch_size that divides it"
+        )
     mask = jax.random.bernoulli(key, prob, (b, h // patch_size, w // patch_size, 1))
     return mask.repeat(patch_size, 1).repeat(patch_size, 2).astype(jnp.float32)
 
 
-def reconstruction_loss(recon: Float[Array, "B h w c"], cells: Float[Array, "B h w c"], mask: Float[Array, "B h w 1"]) -> Float[Array, "B"]:
-    """Squared error of a masked cell (summed over its channels), averaged over the masked cells of each image; 0 where nothing is masked."""
+def reconstruction_loss(
+    recon: Float[Array, "B h w c"], cells: Float[Array, "B h w c"], mask: Float[Array, "B h w 1"]
+) -> Float[Array, " B"]:
+    """Squared error of a masked cell (summed over its channels), averaged over the masked cells of each
+    image; 0 where nothing is masked."""
     square = jnp.sum((recon - cells) ** 2, -1, keepdims=True) * mask
     return jnp.sum(square, (1, 2, 3)) / jnp.maximum(jnp.sum(mask, (1, 2, 3)), 1)
 
@@ -56,7 +70,8 @@ def group_norm(channels, dtype, name):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around a residual; the shortcut is projected where the shape changes. [B,h,w,C] -> [B,h/stride,w/stride,channels]."""
+    """Two 3x3 convolutions beside a shortcut, which is projected where the shape changes.
+    [B,h,w,C] -> [B,h/stride,w/stride,channels]."""
 
     channels: int
     stride: int
@@ -87,7 +102,8 @@ class Stage(nn.Module):
     def __call__(self, x, train):
         outputs = []
         for i in range(self.depth):
-            x = Block(self.channels, self.stride if i == 0 else 1, self.dropout_prob, self.dtype, name=f"layers_{i}")(x, train)
+            stride = self.stride if i == 0 else 1
+            x = Block(self.channels, stride, self.dropout_prob, self.dtype, name=f"layers_{i}")(x, train)
             outputs.append(x)
         return outputs
 
@@ -100,12 +116,15 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        """Cells [B,h,w,c] -> maps {"conv1", "layer1".."layer4": the normalised ends of the stages; then "layer1_blk2", ..: after every second block}."""
-        x = nn.relu(group_norm(self.base_channels, self.dtype, "gn1")(conv(self.base_channels, 3, self.dtype, "conv1")(x)))
+        """Cells [B,h,w,c] -> maps {"conv1", "layer1".."layer4": the normalised ends of the stages; then
+        "layer1_blk2", ..: after every second block}."""
+        x = conv(self.base_channels, 3, self.dtype, "conv1")(x)
+        x = nn.relu(group_norm(self.base_channels, self.dtype, "gn1")(x))
         ends, blocks = {"conv1": x}, {}
         for i, depth in enumerate(self.layers):
             channels = self.base_channels * 2**i
-            outputs = Stage(channels, depth, 2 if i else 1, self.dropout_prob, self.dtype, name=f"stages_{i}")(x, train)
+            stage = Stage(channels, depth, 2 if i else 1, self.dropout_prob, self.dtype, name=f"stages_{i}")
+            outputs = stage(x, train)
             x = ends[f"layer{i + 1}"] = group_norm(channels, self.dtype, f"layer{i + 1}_norm")(outputs[-1])
             blocks |= {f"layer{i + 1}_blk{k}": y for k, y in enumerate(outputs, 1) if k % 2 == 0}
         return ends | blocks
@@ -117,7 +136,8 @@ class ConvNormReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.relu(group_norm(self.channels, self.dtype, "gn")(conv(self.channels, 3, self.dtype, "conv")(x)))
+        x = conv(self.channels, 3, self.dtype, "conv")(x)
+        return nn.relu(group_norm(self.channels, self.dtype, "gn")(x))
 
 
 class Up(nn.Module):
@@ -144,7 +164,8 @@ class Decoder(nn.Module):
     def __call__(self, maps):
         """The encoder's maps -> cells [B,h,w,out_channels]."""
         x = ConvNormReLU(8 * self.base_channels, self.dtype, name="bridge")(maps["layer4"])
-        for name, skip, width in [("up43", "layer3", 4), ("up32", "layer2", 2), ("up21", "layer1", 1), ("up10", "conv1", 1)]:
+        skips = {"up43": ("layer3", 4), "up32": ("layer2", 2), "up21": ("layer1", 1), "up10": ("conv1", 1)}
+        for name, (skip, width) in skips.items():
             x = Up(width * self.base_channels, self.dtype, name=name)(x, maps[skip])
         return nn.Conv(self.out_channels, (1, 1), dtype=self.dtype, name="head")(x)
 
@@ -153,7 +174,8 @@ class MAE(nn.Module):
     """The fields are those of `model_config` in a published `metadata.json`.
 
     in_channels       C of the images or latents
-    base_channels     width of the first stage
+    base_channels     width of the first stage; more than 4, or else layer4 has one channel per group, and its
+                      mean, all that the classifier sees, is the same for every image
     patch_size        side of a masked patch, in cells
     layers            residual blocks in each of the four stages
     input_patch_size  side of a cell, in pixels
@@ -180,19 +202,24 @@ class MAE(nn.Module):
     def cells(self, x):
         """Images [B,H,W,in_channels] -> cells [B,h,w,c]."""
         if x.shape[-1] != self.in_channels:
-            raise UserError(f"images with {x.shape[-1]} channels given to an encoder of {self.in_channels} channels: use an encoder made for these samples")
+            raise UserError(
+                f"images with {x.shape[-1]} channels given to an encoder of {self.in_channels} channels: "
+                "use an encoder made for these samples"
+            )
         return patchify(x, self.input_patch_size)
 
     def __call__(self, x: Float[Array, "B H W C"], mask: Float[Array, "B h w 1"], train: bool):
-        """Hides the masked cells; returns the reconstructed cells [B,h,w,c] and the class logits [B,num_classes], float32. With `train` dropout draws from
-        the "dropout" key. The loss is `reconstruction_loss(recon, model.cells(x), mask)`."""
+        """Hides the masked cells; returns the reconstructed cells [B,h,w,c] and the class logits
+        [B,num_classes], float32. With `train` dropout draws from the "dropout" key. The loss is
+        `reconstruction_loss(recon, model.cells(x), mask)`."""
         maps = self.encoder(self.cells(x) * (1 - mask), train)
         logits = self.fc(jnp.mean(maps["layer4"], (1, 2)))
         recon = self.decoder(maps)
         return tuple(y.astype(jnp.promote_types(y.dtype, jnp.float32)) for y in (recon, logits))
 
     def maps(self, x: Float[Array, "B H W C"]) -> dict[str, Array]:
-        """The features before pooling: "norm_x" [B,1,c], the root mean square of each channel of the cells; then the encoder's maps [B,h',w',D], unmasked."""
+        """The features before pooling: "norm_x" [B,1,c], the root mean square of each channel of the cells;
+        then the encoder's maps [B,h',w',D], unmasked."""
         cells = self.cells(x)
         norm_x = jnp.sqrt(jnp.mean(cells**2, (1, 2)) + 1e-6)[:, None]
         return {"norm_x": norm_x} | self.encoder(cells, False)

@@ -1,9 +1,11 @@
 """A residual MLP generator for vectors and small images; it is conditioned and called as the DiT is."""
 
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from models.dit import (
@@ -28,14 +30,14 @@ class MLPGenerator(nn.Module):
     depth           number of blocks, scanned
     mlp_ratio       width inside a block / hidden_size
     use_bf16        matmuls in bfloat16; parameters, norms and the output stay float32
-    remat, zero_init_output, null_class    as in `models.dit.DiT`
+    remat, zero_init_output, null_class, unroll    as in `models.dit.DiT`
     """
 
     cond_dim: int
     num_classes: int
     noise_classes: int
     noise_coords: int
-    sample_shape: tuple[int, ...]
+    sample_shape: Sequence[int]
     hidden_size: int
     depth: int
     mlp_ratio: float
@@ -43,6 +45,7 @@ class MLPGenerator(nn.Module):
     remat: bool = False
     zero_init_output: bool = False
     null_class: bool = False
+    unroll: int = 1
 
     def __post_init__(self):
         self.sample_shape = tuple(self.sample_shape)  # a list, read from JSON, cannot be hashed
@@ -88,7 +91,7 @@ class MLPGenerator(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
-            length=self.depth,
+            length=self.depth, unroll=self.unroll,
         )
         x, _ = blocks(int(self.hidden_size * self.mlp_ratio), dtype, name="blocks")(x, cond)
         x = OutputLayer(features, True, self.zero_init_output, dtype, name="output")(x, cond)
@@ -99,7 +102,7 @@ class MLPBlock(nn.Module):
     """x + gate * down(silu(up(modulated norm of x)))."""
 
     mlp_width: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B D"], cond: Float[Array, "B K"]):

@@ -35,8 +35,3 @@ def generate(model, params, labels, cfg_scale, seed: int, *, first: int = 0, bat
         pick = np.minimum(np.arange(start, start + batch_size), len(labels) - 1)  # the last batch is filled up: one program serves all
         x = _generate(model, sharding, params, jnp.uint32(seed), put((first + pick).astype(np.uint32)), put(labels[pick]), put(scales[pick]))
         yield np.asarray(x)[:n]
-
-
-def to_uint8(samples: np.ndarray) -> np.ndarray:
-    """[-1, 1] -> [0, 255], clipped and rounded."""
-    return np.clip(np.rint((samples + 1) * 127.5), 0, 255).astype(np.uint8)

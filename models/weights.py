@@ -10,12 +10,14 @@ import json
 import pathlib
 from collections.abc import Mapping
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
 
 from models.dit import DiT, init_params
+from models.runs import is_run, load_run
 from utils.errors import UserError
 
 HUB_REPO = "Goodeat/drifting"
@@ -82,7 +84,14 @@ def load_generator(where: str | pathlib.Path) -> tuple[DiT, dict, dict]:
     return model, params, metadata
 
 
-def save_generator(folder: str | pathlib.Path, model: DiT, params: Mapping, metadata: Mapping) -> None:
+def load_encoder(where: str):
+    """Reads a feature encoder: (encode, params, metadata), with encode(params, images) -> {name: [B,T,D]}. See `models.encoders`."""
+    from models import encoders
+
+    return encoders.load_encoder(where)
+
+
+def save_generator(folder: str | pathlib.Path, model: nn.Module, params: Mapping, metadata: Mapping) -> None:
     """Writes a generator in the published format, for `load_generator` and for the paper's own code.
 
     folder: made if missing; the two files in it are replaced. params: our names. metadata: anything for JSON,
@@ -104,7 +113,7 @@ def save_generator(folder: str | pathlib.Path, model: DiT, params: Mapping, meta
 
 
 # Fields that say how to start or to run a model, not what it is: artifacts do not hold them.
-RUNTIME_FIELDS = ("zero_init_output", "attention")
+RUNTIME_FIELDS = ("zero_init_output", "attention", "unroll")
 
 
 def _dit_from_config(config: Mapping, source: pathlib.Path) -> DiT:

@@ -119,9 +119,8 @@ def test_conditioning_is_the_published_one(name):
 def test_positions_start_from_the_published_sincos(name):
     # The recorded positions are the initial ones plus noise of std 0.08; swapped axes correlate below 0.9.
     model, params, _ = load_generator(GOLDEN / name)
-    initial = _sincos_positions(
-        None, *(np.array(model.sample_shape[:2]) // model.patch_size), model.hidden_size
-    )
+    side = model.input_size // model.patch_size
+    initial = _sincos_positions(None, side, side, model.hidden_size)
     assert np.corrcoef(initial.ravel(), params["positions"].ravel())[0, 1] > 0.97
 
 

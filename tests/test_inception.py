@@ -29,7 +29,8 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "inception_fid"
 @pytest.fixture(scope="module")
 def tensors():
     spec = json.loads((GOLDEN / "spec.json").read_text())
-    return {key: draw(key, tuple(shape), spec["weight_seed"], spec["gain"]) for key, shape in spec["tensors"].items()}
+    return {key: draw(key, tuple(shape), spec["weight_seed"], spec["gain"])
+            for key, shape in spec["tensors"].items()}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def golden():
         return dict(file)
 
 
-# ------------------------------------------------------------------- `.pth` files as PyTorch writes them, without it
+# -------------------------------------------------- `.pth` files as PyTorch writes them, without it
 
 class Storage:
     def __init__(self, array):
@@ -69,13 +70,12 @@ class Tensor:
         self.stride = stride or tuple(step // array.itemsize for step in array.copy("C").strides)
 
     def __reduce__(self):
-        hooks = collections.OrderedDict()
-        return Name("torch._utils", "_rebuild_tensor_v2"), (self.storage, self.offset, self.size, self.stride, False,
-                                                            hooks)
+        args = (self.storage, self.offset, self.size, self.stride, False, collections.OrderedDict())
+        return Name("torch._utils", "_rebuild_tensor_v2"), args
 
 
-STORAGE_NAMES = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "LongStorage", "uint8": "ByteStorage",
-                 "float16": "HalfStorage", "bool": "BoolStorage"}
+STORAGE_NAMES = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage",
+                 "int64": "LongStorage", "bool": "BoolStorage"}
 
 
 class Pickler(pickle._Pickler):  # the Python one: only it lets a name be written that cannot be imported
@@ -90,8 +90,8 @@ class Pickler(pickle._Pickler):  # the Python one: only it lets a name be writte
             return None
         if obj not in self.storages:
             self.storages.append(obj)
-        pid = ("storage", Name("torch", STORAGE_NAMES[obj.array.dtype.name]), str(self.storages.index(obj)), "cpu",
-               obj.array.size)
+        kind = Name("torch", STORAGE_NAMES[obj.array.dtype.name])
+        pid = ("storage", kind, str(self.storages.index(obj)), "cpu", obj.array.size)
         return (*pid, None) if self.legacy else pid
 
 
@@ -156,11 +156,11 @@ class Attack:
 
 @WRITERS
 @pytest.mark.parametrize("call, args, name", [
-    (os.mkdir, ["{}/ran"], "mkdir"), (eval, ["open('{}/ran', 'w')"], "eval"), (getattr, [collections, "abc"], "getattr"),
-    (types.SimpleNamespace, [], "SimpleNamespace"),
+    (os.mkdir, ["{}/ran"], "mkdir"), (eval, ["open('{}/ran', 'w')"], "eval"), (getattr, ["", "join"],
+    "getattr"), (types.SimpleNamespace, [], "SimpleNamespace"),
 ])
 def test_refuses_to_run_anything(write, call, args, name, tmp_path):
-    args = [arg.format(tmp_path) if isinstance(arg, str) else arg for arg in args if not isinstance(arg, types.ModuleType)]
+    args = [arg.format(tmp_path) for arg in args]
     write(tmp_path / "x.pth", {"weights": np.ones(3, np.float32), "more": Attack(call, *args)})
     with pytest.raises(UserError, match=f"asks for .*{name}, which is no tensor"):
         read_torch_file(tmp_path / "x.pth")
@@ -169,8 +169,8 @@ def test_refuses_to_run_anything(write, call, args, name, tmp_path):
 
 def test_allowed_names_cannot_be_changed(tmp_path):
     """BUILD sets attributes on whatever object it is given: the allowed names must not take any."""
-    for target in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n", b"ccollections\nOrderedDict\n"):
-        code = b"\x80\x02" + target + b"N}X\x08\x00\x00\x00__call__K\x01s\x86b."
+    for target in (b"torch._utils\n_rebuild_tensor_v2", b"torch\nFloatStorage", b"collections\nOrderedDict"):
+        code = b"\x80\x02c" + target + b"\nN}X\x08\x00\x00\x00__call__K\x01s\x86b."
         with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
             archive.writestr("archive/data.pkl", code)
         with pytest.raises(UserError, match="damaged"):
@@ -203,13 +203,13 @@ def test_refuses_a_missing_file(tmp_path):
         read_torch_file(tmp_path / "x.pth")
 
 
-# ------------------------------------------------------------------------------------------------------ the network
+# -------------------------------------------------------------------------------------- the network
 
 @pytest.mark.parametrize("size", ["32", "rect", "big"])
 def test_golden(network, golden, size):
     features, params = network
     images = golden[f"images_{size}"]
-    result = in_batches(features, params, images, 4, inception.TAPS)
+    result = in_batches(features, params, images, 4, list(inception.TAPS))
     for tap, width in inception.TAPS.items():
         expected = golden[f"{tap}_{size}"]
         assert result[tap].shape == (len(images), width)
@@ -220,9 +220,8 @@ def test_batch_size_does_not_matter(network, golden):
     features, params = network
     images = np.concatenate([golden["images_32"]] * 2)[:5]
     four = in_batches(features, params, images, 4, ["2048", "logits_unbiased"])
-    for size in (1, 3):
-        for tap, value in in_batches(features, params, images, size, four).items():
-            assert np.abs(value - four[tap]).max() <= 1e-6 * np.abs(four[tap]).max(), (size, tap)
+    for tap, value in in_batches(features, params, images, 1, list(four)).items():
+        assert np.abs(value - four[tap]).max() <= 1e-6 * np.abs(four[tap]).max(), tap
 
 
 def test_one_compilation_per_image_size(network, golden):
@@ -239,12 +238,13 @@ def test_one_compilation_per_image_size(network, golden):
 
 def test_refuses_other_images(network):
     features, params = network
-    for images in (np.zeros((2, 32, 32, 1), np.uint8), np.zeros((32, 32, 3), np.uint8), np.zeros((2, 32, 32, 3))):
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    for images in (images[..., :1], images[0], images.astype(np.float32)):
         with pytest.raises(UserError, match=r"expected uint8 \[B, H, W, 3\]"):
             features(params, images)
 
 
-# ------------------------------------------------------------------------------------------------------- the weights
+# -------------------------------------------------------------------------------------- the weights
 
 @pytest.mark.parametrize("name, write", [
     ("w.npz", lambda path, tensors: np.savez(path, **tensors)), ("w.pth", write_legacy),
@@ -257,8 +257,9 @@ def test_every_format_gives_the_same_parameters(name, write, tensors, network, t
 
 def test_refuses_wrong_tensors(tensors, tmp_path):
     path = tmp_path / "w.pth"
-    write_zip(path, {key: value for key, value in tensors.items() if key != "Mixed_6a.branch3x3.bn.running_var"})
-    with pytest.raises(UserError, match="no tensor Mixed_6a.branch3x3.bn.running_var"):
+    lost = "Mixed_6a.branch3x3.bn.running_var"
+    write_zip(path, {key: value for key, value in tensors.items() if key != lost})
+    with pytest.raises(UserError, match=f"no tensor {lost}"):
         load_inception(path)
     write_zip(path, {**tensors, "fc.weight": np.zeros((1000, 2048), np.float32)})
     with pytest.raises(UserError, match=r"fc.weight has shape \(1000, 2048\), expected \(1008, 2048\)"):
@@ -324,7 +325,7 @@ def test_wrong_checksum(server):
         load_inception(None)
 
 
-# ------------------------------------------------------------------------------------------------------------ resize
+# ------------------------------------------------------------------------------------------- resize
 
 @pytest.mark.parametrize("shape", [(32, 48), (299, 299), (320, 300), (700, 17)])
 def test_clean_resize_is_pillows(shape):

@@ -26,11 +26,18 @@ def metrics(folder):
     return (folder / "metrics.jsonl").read_text()
 
 
-# ---- metrics.jsonl ---------------------------------------------------------------------------------------------------
+# ---- metrics.jsonl ----
+
 
 def test_lines_are_strict_json_with_step_first_and_flushed(tmp_path):
     run = RunLog(tmp_path, options(), 0)
-    values = {"loss": jnp.float32(0.1), "n": np.int64(3), "none": None, "bad": float("nan"), "worse": np.float32("-inf")}
+    values = {
+        "loss": jnp.float32(0.1),
+        "n": np.int64(3),
+        "none": None,
+        "bad": float("nan"),
+        "worse": np.float32("-inf"),
+    }
     run.log(7, values)
 
     def no_constants(name):
@@ -50,7 +57,9 @@ def test_nine_digits_keep_every_float32(tmp_path):
     with RunLog(tmp_path, options(), 0) as run:
         for step, value in enumerate(bits):
             run.log(step, {"x": value})
-    np.testing.assert_array_equal(np.array([r["x"] for r in read_metrics(tmp_path / "metrics.jsonl")], np.float32), bits)
+    np.testing.assert_array_equal(
+        np.array([r["x"] for r in read_metrics(tmp_path / "metrics.jsonl")], np.float32), bits
+    )
 
 
 def test_killed_and_resumed_has_the_lines_of_an_uninterrupted_run(tmp_path):
@@ -74,7 +83,9 @@ def test_killed_and_resumed_has_the_lines_of_an_uninterrupted_run(tmp_path):
 
 
 def test_reading_skips_damaged_lines(tmp_path):
-    (tmp_path / "m").write_bytes(b'{"step": 1, "a": 2}\n\xff\xfe\n[3]\n{"step": "x"}\n{"a": 1}\n{"step": 2}\n{"step": 3}')
+    (tmp_path / "m").write_bytes(
+        b'{"step": 1, "a": 2}\n\xff\xfe\n[3]\n{"step": "x"}\n{"a": 1}\n{"step": 2}\n{"step": 3}'
+    )
     assert [r["step"] for r in read_metrics(tmp_path / "m")] == [1, 2]
     assert read_metrics(tmp_path / "absent") == []
 
@@ -98,7 +109,9 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     before = path.read_text()
     with pytest.raises(ValueError):
         write_json_atomic(path, {"a": float("nan")})
-    monkeypatch.setattr(run_logging.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        run_logging.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(UserError, match="No space left"):
         write_json_atomic(path, {"a": 2})
     assert path.read_text() == before and os.listdir(tmp_path) == ["config.json"]
@@ -113,10 +126,17 @@ def test_only_process_zero_writes(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-# ---- log lines and progress ------------------------------------------------------------------------------------------
+# ---- log lines and progress ----
 
-VALUES = {"loss": 0.41234, "drift_rms_0.02": 0.5, "drift_rms_0.2": 0.031, "drift_rms_0.05": 9.0, "energy_distance": 0.0123,
-          "diversity": 0.97, "lr": 1e-3}
+VALUES = {
+    "loss": 0.41234,
+    "drift_rms_0.02": 0.5,
+    "drift_rms_0.2": 0.031,
+    "drift_rms_0.05": 9.0,
+    "energy_distance": 0.0123,
+    "diversity": 0.97,
+    "lr": 1e-3,
+}
 
 
 @pytest.fixture
@@ -145,7 +165,9 @@ def test_without_a_terminal_progress_is_one_line_per_interval(tmp_path, caplog, 
         bar._began = time.perf_counter() - 150
         bar.show(200, VALUES, 12345.6)
     first, second = caplog.messages
-    assert first.startswith("step  100/2000, 312 images/s, loss 0.412, drift 0.031, energy 0.0123, diversity 0.97, ")
+    assert first.startswith(
+        "step  100/2000, 312 images/s, loss 0.412, drift 0.031, energy 0.0123, diversity 0.97, "
+    )
     assert second.startswith("step  200/2000, 12,346 images/s, ") and second.endswith(", 30:00 left")
     assert sys.stderr.getvalue() == ""
 
@@ -167,12 +189,17 @@ def test_on_a_terminal_progress_is_a_bar_and_log_lines_stay_whole(root_logger, m
     assert "info: saved" in text.replace("\r", "\n").split("\n")
 
 
-# ---- wandb -----------------------------------------------------------------------------------------------------------
+# ---- wandb ----
+
 
 def test_wandb_is_not_imported_when_disabled():
-    code = "import sys, utils.logging; sys.exit(bool({'wandb', 'tqdm', 'jax', 'matplotlib'} & set(sys.modules)))"
+    code = (
+        "import sys, utils.logging; sys.exit(bool({'wandb', 'tqdm', 'jax', 'matplotlib'} & set(sys.modules)))"
+    )
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}).returncode == 0
+    )
 
 
 @pytest.mark.parametrize("problem", ["missing", "init", "log"])
@@ -181,9 +208,14 @@ def test_wandb_trouble_is_one_warning(tmp_path, caplog, monkeypatch, problem):
         raise ConnectionError("no\nnetwork")
 
     fake = types.SimpleNamespace(
-        Settings=dict, Image=str,
-        init=fail if problem == "init" else lambda **_: types.SimpleNamespace(
-            define_metric=lambda *_, **__: None, url=None, log=fail, finish=fail))
+        Settings=dict,
+        Image=str,
+        init=fail
+        if problem == "init"
+        else lambda **_: types.SimpleNamespace(
+            define_metric=lambda *_, **__: None, url=None, log=fail, finish=fail
+        ),
+    )
     monkeypatch.setitem(sys.modules, "wandb", None if problem == "missing" else fake)
     with RunLog(tmp_path, options("online"), 0) as run:
         run.log(1, {"loss": 1.0})
@@ -196,9 +228,14 @@ def test_wandb_trouble_is_one_warning(tmp_path, caplog, monkeypatch, problem):
 
 def test_resumed_run_continues_the_same_wandb_run(tmp_path, monkeypatch):
     calls, logged = [], []
-    run = types.SimpleNamespace(define_metric=lambda *_, **__: None, url=None, log=logged.append, finish=lambda: None)
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(
-        Settings=dict, Image=str, init=lambda **given: calls.append(given) or run))
+    run = types.SimpleNamespace(
+        define_metric=lambda *_, **__: None, url=None, log=logged.append, finish=lambda: None
+    )
+    monkeypatch.setitem(
+        sys.modules,
+        "wandb",
+        types.SimpleNamespace(Settings=dict, Image=str, init=lambda **given: calls.append(given) or run),
+    )
     for resume_step in (0, 5):
         with RunLog(tmp_path / "name", options("online"), resume_step, config={"seed": 0}) as log:
             log.log(resume_step + 1, {"loss": 0.5})

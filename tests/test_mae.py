@@ -1,4 +1,5 @@
-"""The paper's feature encoder and the feature sets, against golden data of the authors' release, naive loops and finite differences."""
+"""The paper's feature encoder and the feature sets, against golden data of the authors' release, naive loops
+and finite differences."""
 
 import json
 import pathlib
@@ -12,18 +13,30 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from weight_rule import draw_flax
 
 from models import mae
-from models.encoders import load_encoder, mae_shapes
+from models.encoders import load_encoder, mae_from_config, mae_shapes, save_mae
 from models.features import feature_sets, pool
 from utils.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-SMALL = mae.MAE(in_channels=2, base_channels=8, patch_size=2, layers=(1, 2, 1, 1), input_patch_size=2, dropout_prob=0.5, use_bf16=False, num_classes=3)
+SMALL = mae.MAE(
+    in_channels=2,
+    base_channels=8,
+    patch_size=2,
+    layers=(1, 2, 1, 1),
+    input_patch_size=2,
+    dropout_prob=0.5,
+    use_bf16=False,
+    num_classes=3,
+)
 
 
 def artifact(name, folder):
     """The golden MAE `name` as a folder in the published format."""
     spec = json.loads((GOLDEN / name / "spec.json").read_text())
-    flat = {tuple(path.split("/")): draw_flax(path, tuple(shape), spec["weight_seed"]) for path, shape in spec["tensors"].items()}
+    flat = {
+        tuple(path.split("/")): draw_flax(path, tuple(shape), spec["weight_seed"])
+        for path, shape in spec["tensors"].items()
+    }
     (folder / "metadata.json").write_text((GOLDEN / name / "metadata.json").read_text())
     (folder / "ema_params.msgpack").write_bytes(flax.serialization.msgpack_serialize(unflatten_dict(flat)))
     return folder
@@ -47,7 +60,12 @@ def test_golden_features(name, tmp_path):
         head, moments = golden[f"head/{key}"], golden[f"moments/{key}"]
         assert value.shape == tuple(golden[f"shape/{key}"]) and value.dtype == np.float32
         np.testing.assert_allclose(value.ravel()[:64], head, atol=1e-4 * np.abs(head).max(), err_msg=key)
-        np.testing.assert_allclose([value.mean(dtype=float), value.std(dtype=float)], moments, atol=1e-4 * np.abs(moments).max(), err_msg=key)
+        np.testing.assert_allclose(
+            [value.mean(dtype=float), value.std(dtype=float)],
+            moments,
+            atol=1e-4 * np.abs(moments).max(),
+            err_msg=key,
+        )
 
 
 @pytest.mark.parametrize("name", ["mae_latent_ablation_256", "mae_latent_640", "mae_pixel_640"])
@@ -73,7 +91,9 @@ def test_feature_sets_against_loops():
             for j in range(3):
                 patch = x[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].reshape(4, 3)
                 np.testing.assert_allclose(sets["a_mean_2"][b, 3 * i + j], patch.mean(0), atol=1e-6)
-                np.testing.assert_allclose(sets["a_std_2"][b, 3 * i + j], np.sqrt(patch.var(0) + 1e-6), atol=1e-6)
+                np.testing.assert_allclose(
+                    sets["a_std_2"][b, 3 * i + j], np.sqrt(patch.var(0) + 1e-6), atol=1e-6
+                )
 
 
 def test_std_of_a_constant_has_a_finite_gradient():
@@ -84,8 +104,17 @@ def test_std_of_a_constant_has_a_finite_gradient():
 def test_choosing_feature_sets():
     maps = {name: np.ones((1, 4, 4, 2), np.float32) for name in ("conv1", "layer1", "layer2")}
     assert set(feature_sets(maps, ("layer*",), ("mean",), ())) == {"layer1_mean", "layer2_mean"}
-    assert set(feature_sets(maps, ("layer?", "!layer1"), ("map", "std"), ())) == {"layer1_std", "layer2", "layer2_std"}
-    for names, statistics, message in [(("layer9",), ("map",), "layer9"), (("*", "!x*"), ("map",), "x*"), (("*",), ("median",), "median"), (("*",), (), "layer1")]:
+    assert set(feature_sets(maps, ("layer?", "!layer1"), ("map", "std"), ())) == {
+        "layer1_std",
+        "layer2",
+        "layer2_std",
+    }
+    for names, statistics, message in [
+        (("layer9",), ("map",), "layer9"),
+        (("*", "!x*"), ("map",), "x*"),
+        (("*",), ("median",), "median"),
+        (("*",), (), "layer1"),
+    ]:
         with pytest.raises(UserError, match=message.replace("*", r"\*")):
             feature_sets(maps, names, statistics, (2,))
 
@@ -132,7 +161,9 @@ def test_training_pass_does_not_see_masked_cells():
     params = small_params()
     recon, logits, layer4 = run(params, x)
     assert recon.shape == (2, 16, 16, 8) and logits.shape == (2, 3)
-    np.testing.assert_allclose(logits, layer4.mean((1, 2)) @ params["fc"]["kernel"] + params["fc"]["bias"], atol=1e-5)
+    np.testing.assert_allclose(
+        logits, layer4.mean((1, 2)) @ params["fc"]["kernel"] + params["fc"]["bias"], atol=1e-5
+    )
     np.testing.assert_array_equal(run(params, jnp.where(hidden > 0, noise, x))[0], recon)
     assert not np.allclose(run(params, jnp.where(hidden > 0, x, noise))[0], recon, atol=1e-2)
 
@@ -140,16 +171,22 @@ def test_training_pass_does_not_see_masked_cells():
 def test_dropout_draws_only_when_training():
     params = small_params()
     x, mask = jax.random.normal(jax.random.key(2), (1, 32, 32, 2)), jnp.zeros((1, 16, 16, 1))
-    apply = jax.jit(lambda seed: SMALL.apply({"params": params}, x, mask, True, rngs={"dropout": jax.random.key(seed)})[1])
+    apply = jax.jit(
+        lambda seed: SMALL.apply({"params": params}, x, mask, True, rngs={"dropout": jax.random.key(seed)})[1]
+    )
     assert not np.allclose(apply(0), apply(1))
 
 
 def test_gradient_to_the_image_and_the_parameters():
-    """Against central differences along a random direction, float64: the features, the reconstruction and the logits."""
+    """Against central differences along a random direction, float64: the features, the reconstruction and the
+    logits."""
     model = SMALL.clone(dropout_prob=0.0)
     with jax.enable_x64(True):
         rng = np.random.default_rng(1)
-        x, mask = jnp.asarray(rng.normal(size=(1, 32, 32, 2))), jnp.asarray(rng.integers(0, 2, (1, 16, 16, 1)).astype(float))
+        x, mask = (
+            jnp.asarray(rng.normal(size=(1, 32, 32, 2))),
+            jnp.asarray(rng.integers(0, 2, (1, 16, 16, 1)).astype(float)),
+        )
         args = (jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), small_params()), x)
 
         def projection(params, x):
@@ -157,15 +194,19 @@ def test_gradient_to_the_image_and_the_parameters():
             sets = feature_sets(maps, ("norm_x", "conv1", "layer2_blk2", "layer4"), ("mean", "std"), (2,))
             outputs = [*sets.values(), *model.apply({"params": params}, x, mask, False)]
             assert all(y.dtype == jnp.float64 for y in outputs)
-            return sum(jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)) for y in outputs)
+            return sum(
+                jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)) for y in outputs
+            )
 
         run = jax.jit(jax.value_and_grad(projection, (0, 1)))
         gradient = run(*args)[1]
-        for which in (0, 1):
-            direction = [jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)) * (i == which), arg) for i, arg in enumerate(args)]
+        random = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), args)
+        for direction in ((random[0], 0 * x), (jax.tree.map(jnp.zeros_like, args[0]), random[1])):
+            moved = lambda h, d=direction: run(*jax.tree.map(lambda a, b: a + h * b, args, d))[0]
             # The step is small because a ReLU whose argument changes sign within it spoils the difference.
-            up, down = (run(*jax.tree.map(lambda a, d: a + h * d, args, tuple(direction)))[0] for h in (1e-8, -1e-8))
-            exact = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+            up, down = moved(1e-8), moved(-1e-8)
+            pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+            exact = sum(jnp.sum(g * d) for g, d in pairs)
             np.testing.assert_allclose(exact, (up - down) / 2e-8, rtol=1e-5)
 
 
@@ -184,6 +225,15 @@ def test_bfloat16_is_close_and_returns_float32(tmp_path):
         assert error < 0.05, (name, error)
 
 
+def test_save_and_load(tmp_path):
+    params = small_params()
+    save_mae(tmp_path, SMALL, params, {"step": 7})
+    encode, loaded, metadata = load_encoder(f"mae:{tmp_path}")
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    assert metadata["step"] == 7 and mae_from_config(metadata["model_config"], "") == SMALL
+    assert "layer2_blk2_std_4" in jax.eval_shape(encode, loaded, jnp.zeros((1, 32, 32, 2)))
+
+
 def test_wrong_weights(tmp_path):
     folder = artifact("mae_pixel_small", tmp_path)
     path = folder / "ema_params.msgpack"
@@ -197,12 +247,18 @@ def test_wrong_weights(tmp_path):
     def expect(*words):
         with pytest.raises(UserError) as error:
             load_encoder(folder)
-        assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), str(error.value)
+        assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), str(
+            error.value
+        )
 
     name = "encoder.stages_1.layers_0.conv2.kernel"
     check({k: v for k, v in tree.items() if k != name}, "lacks", name)
     check(tree | {name: tree[name][..., :-1]}, name, "[3, 3, 64, 63]", "[3, 3, 64, 64]")
-    check(tree | {"encoder.stages_1.layers_2.conv1.kernel": tree[name]}, "unexpected", "stages_1.layers_2.conv1.kernel")
+    check(
+        tree | {"encoder.stages_1.layers_2.conv1.kernel": tree[name]},
+        "unexpected",
+        "stages_1.layers_2.conv1.kernel",
+    )
     path.write_bytes(whole[: len(whole) // 2])
     expect("ema_params.msgpack")
     path.unlink()

@@ -1,7 +1,5 @@
 """The trainer: exact resume, meshes, donation, and what it says when something is wrong. Real data, tiny model."""
 
-import dataclasses
-import functools
 import json
 import os
 import random
@@ -20,6 +18,7 @@ from conftest import ROOT
 from utils import config as config_lib
 from utils import sharding
 from utils.checkpoint import Checkpoints
+from utils.errors import UserError
 
 TINY = {"dataset_name": "digits", "batch_size": 32, "drift.n_neg": 4, "model.hidden_size": 16, "model.depth": 2, "model.num_heads": 2, "model.n_cls_tokens": 1,
         "model.noise_coords": 2, "model.noise_classes": 4, "model.patch_size": 4, "optim.warmup_steps": 2, "optim.schedule": "constant",
@@ -96,7 +95,7 @@ def test_devices_and_fsdp_do_not_change_the_losses(tmp_path):
     """1, 2 and 8 devices, fsdp 1, 2 and 4: 20 steps with the same losses; a checkpoint moves between them."""
     wide = {"model.hidden_size": 64}  # wide enough for parameters to be sharded
     curves = {}
-    for devices, fsdp in ((1, 1), (2, 1), (8, 1), (2, 2), (8, 4)):
+    for devices, fsdp in ((1, 1), (2, 1), (8, 1), (8, 4)):
         curves[devices, fsdp] = train(tmp_path / f"{devices}-{fsdp}", wide | {"drift.n_unc": 4, "drift.alpha_max": 3.0}, devices=devices, fsdp=fsdp)
     for which, curve in curves.items():
         assert len(curve) == 20
@@ -133,6 +132,70 @@ def test_step_compiles_once_and_donates():
 
 
 # ---------------------------------------------------------------- what goes wrong
+
+def test_collapse_is_named(tmp_path, caplog):
+    """A zero-initialised output layer starts the generator collapsed; the trainer says so, and stops if asked to."""
+    zero = {"model.zero_init_output": True, "max_steps": 4, "optim.learning_rate": 1e-5}
+    train(tmp_path / "warn", zero)
+    assert sum("collapse: " in r.message and r.levelname == "WARNING" for r in caplog.records) == 1
+    with pytest.raises(UserError, match="collapse: "):
+        train(tmp_path / "stop", zero | {"stop_on_collapse": True})
+    caplog.clear()
+    train(tmp_path / "fine", {"max_steps": 4, "optim.learning_rate": 1e-5})
+    assert not any("collapse" in r.message for r in caplog.records)
+
+
+def test_not_finite_stops_with_the_step(tmp_path):
+    with pytest.raises(UserError, match=r"step \d+: .*loss.* not finite"):
+        train(tmp_path, {"optim.learning_rate": 1e30, "optim.clip": 1e30})
+
+
+def test_damaged_checkpoint_falls_back(tmp_path, caplog):
+    train(tmp_path, {"max_steps": 8})
+    newest = max((f for f in (tmp_path / "checkpoints" / "8").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    train(tmp_path, {"max_steps": 12})
+    assert sum("damaged" in r.message and "using step 4" in r.message for r in caplog.records) == 1
+    assert [r["step"] for r in records(tmp_path)] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_and_exits(tmp_path, name):
+    flags = (TINY | {"max_steps": 100000, "save_interval": 100000, "save_dir": tmp_path}).items()
+    process = subprocess.Popen(command(*flags), stderr=subprocess.PIPE, text=True, env=os.environ | {"XLA_FLAGS": ""})
+    while process.poll() is None and not ((tmp_path / "metrics.jsonl").exists() and records(tmp_path)):
+        time.sleep(0.05)
+    process.send_signal(signal.Signals[name])
+    _, stderr = process.communicate(timeout=60)
+    (step,) = Checkpoints(tmp_path / "checkpoints").steps()
+    assert process.returncode == 128 + signal.Signals[name] and f"{name}: saved at step {step}" in stderr and "Traceback" not in stderr, stderr
+
+
+def test_run_folder_of_another_model(tmp_path):
+    train(tmp_path, {"max_steps": 4})
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match="model.depth = 2, but model.depth = 3"):
+        train(tmp_path, {"max_steps": 8, "model.depth": 3})
+    assert (tmp_path / "config.json").read_text() == before and Checkpoints(tmp_path / "checkpoints").steps() == [4]
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for where in (tmp_path / "file" / "run", "/proc/run"):
+        with pytest.raises(UserError, match="cannot write"):
+            train_drift.open_run(parts_of({"save_dir": str(where)}).config)
+
+
+def test_full_disk_keeps_the_earlier_checkpoints(tmp_path):
+    train(tmp_path, {"max_steps": 4})
+    limit = "import resource, sys, os; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    flags = (TINY | {"save_dir": tmp_path, "max_steps": 8, "mesh.devices": 1}).items()
+    done = subprocess.run([sys.executable, "-c", limit, *command(*flags)[1:]], capture_output=True, text=True, env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"})
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(errors) == 1 and "free some space" in errors[0] and "Traceback" not in done.stderr, done.stderr
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4]
+    assert len(train(tmp_path, {"max_steps": 8})) == 8
+
 
 ONE_LINE = [
     ({"dataset_nam": "digits"}, "dataset_name"),

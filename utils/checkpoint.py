@@ -1,11 +1,11 @@
 """Checkpoints of a run, and the flag that asks it to stop. The only module that knows Orbax.
 
-    <folder>/<step>/<item>/...          one Orbax PyTree (OCDBT) per item: "params", "ema_0.999", "opt_state", "bank"
-    <folder>/<step>/metadata/metadata   JSON
-    <folder>/<step>/crc32.json          size and CRC-32 of every file above (Orbax does not notice flipped bits)
+    <step>/<item>/...          one Orbax PyTree (OCDBT) per item: "params", "ema_0.999", "opt_state", "bank"
+    <step>/metadata/metadata   JSON
+    <step>/crc32.json          size and CRC-32 of every file above (Orbax does not notice flipped bits)
 
-A step folder appears by one rename after all of it is written, so a folder with a number as its name is complete.
-Reading needs no manager and never writes, so a run can be evaluated while it trains.
+A step folder appears by one rename after all of it is written, so a folder with a number as its name is
+complete. Reading needs no manager and never writes, so a run can be evaluated while it trains.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ log = logging.getLogger(__name__)
 
 SUMS = "crc32.json"
 METADATA = "metadata"
-COMMITTED_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")  # at the top: written by Orbax after the sums
+AFTER_SUMS = ("_CHECKPOINT_METADATA", "commit_success.txt")  # files that Orbax writes last; not read here
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
-    folder: created at the first save.  keep: how many of the newest stay.  keep_interval: every checkpoint whose step is
-    a multiple of it stays for good (0: none does).  Use it in a `with` block or call `close`: Python does not wait for
-    a running save when it exits.
+    folder: created at the first save.  keep: how many of the newest stay.  keep_interval: every
+    checkpoint whose step is a multiple of it stays for good (0: none does).  Use it in a `with` block or
+    call `close`: Python does not wait for a running save when it exits.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 3, keep_interval: int = 0):
@@ -50,13 +50,15 @@ class Checkpoints:
     def save(self, step: int, tree: dict[str, Any], metadata: dict, wait: bool = False) -> None:
         """Copies the arrays of `tree` to the host, then writes them in the background.
 
-        The caller may donate or overwrite the buffers as soon as this returns. Every key of `tree` becomes an item that
-        restores on its own; leaves are arrays (also typed keys), `metadata` goes through JSON. A save that is still
-        running is waited for, never skipped; the step saved or restored last is not saved again. All processes must
-        call this. Raises UserError when the folder cannot be written, also when it was the previous save that failed.
+        The caller may donate or overwrite the buffers as soon as this returns. Every key of `tree`
+        becomes an item that restores on its own; leaves are arrays (also typed keys), `metadata` goes
+        through JSON. A save that is still running is waited for, never skipped; the step saved or
+        restored last is not saved again. All processes must call this. Raises UserError when the folder
+        cannot be written, also when it was the previous save that failed.
 
-        The first save puts aside (`<step>.replaced`) what is later than the restored step, or not earlier than `step`
-        where none was restored: the run has gone back before it, because it is damaged or an earlier one was asked for.
+        The first save puts aside (`<step>.replaced`) what is later than the restored step, or not earlier
+        than `step` where none was restored: the run has gone back before it, because it is damaged or an
+        earlier one was asked for.
         """
         self.wait()
         if step == self._last:
@@ -109,27 +111,33 @@ class Checkpoints:
         """Steps of the complete checkpoints, ascending; damaged ones are in the list."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal() and entry.is_dir())
+        return sorted(
+            int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal() and entry.is_dir()
+        )
 
     def latest(self) -> int | None:
         """The newest step, or None."""
         return max(self.steps(), default=None)
 
     def items(self, step: int) -> list[str]:
-        """Names of the items of a checkpoint ("params", "ema_0.999", ...). Raises UserError when it is damaged."""
+        """Names of the items of a checkpoint, such as "params". Raises UserError when it is damaged."""
         damage = self._damage(step, [])
         if damage:
-            raise UserError(f"checkpoint {self.folder / str(step)} is damaged ({damage}): choose one of {self.steps()}")
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} is damaged ({damage}): choose one of {self.steps()}"
+            )
         return self._items(step)
 
     def restore(self, like: dict[str, Any], step: int | None = None) -> tuple[dict[str, Any], dict, int]:
         """Reads the items of `like` from the newest undamaged checkpoint, or from `step`.
 
-        like: {item: pytree of arrays or ShapeDtypeStructs}. A leaf with a sharding comes back as a `jax.Array` with that
-        sharding, whatever the mesh was that saved it; a leaf without one as a NumPy array. Items not named are not read;
-        with none, as a first look at the metadata, a checkpoint counts as undamaged when all its files have their size.
+        like: {item: pytree of arrays or ShapeDtypeStructs}. A leaf with a sharding comes back as a
+        `jax.Array` with that sharding, whatever the mesh was that saved it; a leaf without one as a NumPy
+        array. Items not named are not read; with none, as a first look at the metadata, a checkpoint
+        counts as undamaged when all its files have their size.
         Returns (tree, metadata, step). Damaged checkpoints are skipped with one warning.
-        Raises UserError when there is none, none can be read, or the arrays are not those of `like` (another model).
+        Raises UserError when there is none, none can be read, or the arrays are not those of `like`
+        (another model).
         """
         self.close()  # the next save opens the folder again, and may have to go back before newer steps
         steps = self.steps()
@@ -139,17 +147,23 @@ class Checkpoints:
             raise UserError(f"no checkpoint of step {step} in {self.folder}: choose one of {steps}")
         damaged = {}
         for candidate in [step] if step is not None else reversed(steps):
-            damage = _from_first_process(self._damage(candidate, list(like)) if jax.process_index() == 0 else None)
+            damage = _from_first_process(
+                self._damage(candidate, list(like)) if jax.process_index() == 0 else None
+            )
             if damage is None:
                 tree = {name: self._read(candidate, name, item) for name, item in like.items()}
                 metadata = json.loads((self.folder / str(candidate) / METADATA / METADATA).read_text())
                 self._last = candidate
                 if damaged:
-                    log.warning("%s: skipped damaged %s; using step %d", self.folder, _listed(damaged), candidate)
+                    log.warning(
+                        "%s: skipped damaged %s; using step %d", self.folder, _listed(damaged), candidate
+                    )
                 return tree, metadata, candidate
             damaged[candidate] = damage
-        raise UserError(f"no readable checkpoint in {self.folder}, damaged: {_listed(damaged)}; "
-                        f"choose one of {steps} or start again in an empty folder")
+        raise UserError(
+            f"no readable checkpoint in {self.folder}, damaged: {_listed(damaged)}; "
+            f"choose one of {steps} or start again in an empty folder"
+        )
 
     def _open(self, ocp):
         policies = [ocp.checkpoint_managers.LatestN(self.keep)]
@@ -158,10 +172,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,  # what a killed run left behind
-            lightweight_initialize=True,  # does not parse the metadata of old checkpoints, which may be damaged
+            lightweight_initialize=True,  # old checkpoints may be damaged: do not parse their metadata
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=self._write_sums,
-                create_directories_asynchronously=False,  # else Orbax waits 5 minutes for a folder it cannot make
+                create_directories_asynchronously=False,  # else 5 minutes of waiting in a read-only folder
             ),
         )
         return ocp.CheckpointManager(self.folder, options=options)
@@ -174,10 +188,12 @@ class Checkpoints:
                 target = self.folder / f"{later}.replaced"
                 shutil.rmtree(target, ignore_errors=True)
                 (self.folder / str(later)).rename(target)
-                log.warning("%s: the run continues before step %d, whose checkpoint is now %s", self.folder, later,
-                            target.name)
+                log.warning(
+                    "%s: the run goes on from before step %d: moved to %s", self.folder, later, target.name
+                )
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
+
             multihost_utils.sync_global_devices("checkpoints set aside")
 
     def _failed(self, error: Exception) -> UserError:
@@ -187,16 +203,18 @@ class Checkpoints:
             shutil.rmtree(rest, ignore_errors=True)
         system = re.search(r"OS error[^\]]*", str(error))  # the end of a long line of TensorStore's
         reason = system[0] if system else " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return UserError(f"could not write checkpoint {step} in {self.folder}: {reason}; earlier checkpoints are "
-                         f"untouched: make the folder writable or free some space, then run the command again")
+        return UserError(
+            f"could not write checkpoint {step} in {self.folder}: {reason}; earlier checkpoints are "
+            f"untouched: make the folder writable or free some space, then run the command again"
+        )
 
     def _write_sums(self) -> None:
-        """Orbax calls this (background thread) when all items are written and before the rename that commits them."""
+        """Called by Orbax, in the background, when all items are written, before the rename."""
         if jax.process_index() != 0:
             return
         (folder,) = self.folder.glob(f"{self._pending}.orbax-checkpoint-tmp*")
         names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-        sums = {name: _sum(folder / name) for name in sorted(names) if name not in COMMITTED_LATER}
+        sums = {name: _sum(folder / name) for name in sorted(names) if name not in AFTER_SUMS}
         (folder / SUMS).write_text(json.dumps({"crc32": _sum_of(sums), "files": sums}))
 
     def _sums(self, step: int) -> dict[str, list[int]]:
@@ -209,7 +227,7 @@ class Checkpoints:
         return sorted({name.split("/")[0] for name in self._sums(step)} - {METADATA})
 
     def _damage(self, step: int, items: list[str]) -> str | None:
-        """What is wrong with the files of these items, the metadata or the list of files; None when all is well."""
+        """What is wrong with the files of these items or the metadata; None when all is well."""
         try:
             for name, (size, crc) in self._sums(step).items():
                 file, item = self.folder / str(step) / name, name.split("/")[0]
@@ -238,23 +256,29 @@ class Checkpoints:
         for path in sorted(saved.keys() | wanted.keys()):
             there, here = _describe(saved.get(path)), _describe(wanted.get(path))
             if there != here:
-                raise UserError(f"{where} was made with another model: {name}/{path} is {there} in the checkpoint and "
-                                f"{here} in this model; give the model flags of its config.json, or another --save_dir")
+                raise UserError(
+                    f"{where} was made with another model or other settings: {name}/{path} is {there} in the "
+                    f"checkpoint and {here} now; give the flags of its config.json, or another --save_dir"
+                )
         arrays = {}
         if wanted:
             targets = {path: _restore_args(ocp, leaf) for path, leaf in wanted.items()}
-            arrays = reader.restore(where / name, args=ocp.args.PyTreeRestore(
-                item=_nested(wanted), restore_args=_nested(targets)))
+            arrays = reader.restore(
+                where / name, args=ocp.args.PyTreeRestore(item=_nested(wanted), restore_args=_nested(targets))
+            )
             arrays = _flat(arrays)
-        restored = [_as_key(arrays[path], leaf) if path in arrays else _empty(leaf) for path, leaf in leaves.items()]
+        restored = [
+            _as_key(arrays[path], leaf) if path in arrays else _empty(leaf) for path, leaf in leaves.items()
+        ]
         return jax.tree.unflatten(jax.tree.structure(like), restored)
 
 
 class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a flag for the loop: `with StopSignal() as stop: ... if stop.requested: break`.
+    """Turns SIGTERM and Ctrl-C into a flag: `with StopSignal() as stop:` ... `if stop.requested: break`.
 
-    name: the first signal, such as "SIGTERM"; None before. A second Ctrl-C ends the process at once (checkpoints on
-    disk stay whole). The previous handlers return at the end. Main thread only. Each process sees its own signals.
+    name: the first signal, such as "SIGTERM"; None before. A second Ctrl-C ends the process at once
+    (checkpoints on disk stay whole). The previous handlers return at the end. Main thread only. Each
+    process sees its own signals.
     """
 
     def __init__(self):
@@ -265,7 +289,9 @@ class StopSignal:
         return self.name is not None
 
     def __enter__(self) -> "StopSignal":
-        self._previous = {which: signal.signal(which, self._handle) for which in (signal.SIGTERM, signal.SIGINT)}
+        self._previous = {
+            which: signal.signal(which, self._handle) for which in (signal.SIGTERM, signal.SIGINT)
+        }
         return self
 
     def __exit__(self, *_) -> None:
@@ -280,7 +306,7 @@ class StopSignal:
 
 
 def _orbax():
-    """Orbax takes 0.4 s to import: not for `--help`. Its log lines are dropped: errors come as exceptions."""
+    """Orbax, imported late (0.4 s) and without its log lines: its errors come as exceptions."""
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").addFilter(_not_orbax)
@@ -292,7 +318,7 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-    """{"path/of/leaf": leaf}, in the order of jax.tree.leaves; fields of tuples and dataclasses by name or index."""
+    """{"path/of/leaf": leaf} in the order of jax.tree.leaves; fields by name or index."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/") or "value": leaf for path, leaf in leaves}
 
@@ -313,14 +339,17 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _stored(flat: dict[str, Any], abstract: bool = False) -> dict[str, Any]:
-    """What goes to disk: typed keys as their uint32 words, and no array without elements (Orbax refuses both)."""
+    """What goes to disk: typed keys as uint32 words, no empty arrays (Orbax refuses those)."""
+
     def words(key):
         if not abstract:
             return jax.random.key_data(key)
         data = jax.eval_shape(jax.random.key_data, key)
         return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=getattr(key, "sharding", None))
 
-    return {path: words(leaf) if _is_key(leaf) else leaf for path, leaf in flat.items() if 0 not in np.shape(leaf)}
+    return {
+        path: words(leaf) if _is_key(leaf) else leaf for path, leaf in flat.items() if 0 not in np.shape(leaf)
+    }
 
 
 def _empty(like: Any) -> Any:

@@ -11,15 +11,17 @@ import numpy as np
 
 from utils.logging import replacing
 
-INK, FAINT, PAPER = (40, 40, 40), (232, 232, 232), (255, 255, 255)
+INK, PAPER = (40, 40, 40), (255, 255, 255)
 COLORS = ("#1f6fb4", "#d9730d", "#3a9b4e", "#b8434e", "#7a5bb5", "#6b6b6b")
 SMALLEST_SHOWN = 48  # pixels on the screen for the side of a small image
 
 
-# ---- grids -----------------------------------------------------------------------------------------------------------
+# ---- grids ----
+
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """uint8 as it is; floats in [-1, 1], clipped, to uint8. Raises ValueError for NaN, which must not turn black silently."""
+    """uint8 as it is; floats in [-1, 1], clipped, to uint8. Raises ValueError for NaN, which must not
+    turn black silently."""
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
@@ -28,25 +30,39 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return np.round((np.clip(images.astype(np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int, row_labels: Sequence[str] | None = None,
-              title: str | None = None, scale: int | None = None) -> None:
-    """A PNG of `images` [N, H, W, 1 or 3] (uint8, or floats in [-1, 1]), row by row with `columns` in a row.
+def save_grid(
+    path: str | os.PathLike,
+    images: np.ndarray,
+    columns: int,
+    row_labels: Sequence[str] | None = None,
+    title: str | None = None,
+    scale: int | None = None,
+) -> None:
+    """A PNG of `images` [N, H, W, 1 or 3] (uint8, or floats in [-1, 1]), row by row with `columns` in a
+    row.
 
-    row_labels: one text per row.  scale: screen pixels per pixel, nearest neighbour; None: small images are enlarged.
+    row_labels: one text per row.  scale: screen pixels per pixel, nearest neighbour; None: small images
+    are enlarged.
     Raises ValueError for wrong shapes, UserError when `path` cannot be written.
     """
     _save(path, [_grid(images, columns, row_labels, scale)], [title])
 
 
-def save_comparison(path: str | os.PathLike, generated: np.ndarray, real: np.ndarray, columns: int,
-                    row_labels: Sequence[str] | None = None, titles: Sequence[str] = ("generated", "real"),
-                    scale: int | None = None) -> None:
+def save_comparison(
+    path: str | os.PathLike,
+    generated: np.ndarray,
+    real: np.ndarray,
+    columns: int,
+    row_labels: Sequence[str] | None = None,
+    titles: Sequence[str] = ("generated", "real"),
+    scale: int | None = None,
+) -> None:
     """Two grids side by side, the rows of both with the same label; arguments as in `save_grid`."""
     _save(path, [_grid(generated, columns, row_labels, scale), _grid(real, columns, None, scale)], titles)
 
 
 def _grid(images: np.ndarray, columns: int, row_labels: Sequence[str] | None, scale: int | None):
-    """A PIL image: labels on the left, tiles with a thin gap."""
+    """(PIL image, where its tiles start): labels on the left, tiles with a thin gap."""
     from PIL import Image, ImageDraw
 
     images = to_uint8(images)
@@ -67,8 +83,10 @@ def _grid(images: np.ndarray, columns: int, row_labels: Sequence[str] | None, sc
         place = left + i % columns * (width + gap), i // columns * (height + gap)
         canvas.paste(tile.resize((width, height), Image.Resampling.NEAREST), place)
     for row, text in enumerate(row_labels or ()):
-        draw.text((left - 10, row * (height + gap) + height // 2), str(text), fill=INK, font=font, anchor="rm")
-    return canvas
+        draw.text(
+            (left - 10, row * (height + gap) + height // 2), str(text), fill=INK, font=font, anchor="rm"
+        )
+    return canvas, left
 
 
 def _save(path: str | os.PathLike, grids: list, titles: Sequence[str | None]) -> None:
@@ -76,15 +94,20 @@ def _save(path: str | os.PathLike, grids: list, titles: Sequence[str | None]) ->
 
     font, margin, between = _font(16), 12, 28
     top = margin + (26 if any(titles) else 0)
-    width = sum(grid.width for grid in grids) + between * (len(grids) - 1)
-    width = max(width, *(math.ceil(font.getlength(title or "")) for title in titles)) if len(grids) == 1 else width
-    page = Image.new("RGB", (width + 2 * margin, max(grid.height for grid in grids) + top + margin), PAPER)
+    widths = [
+        max(grid.width, left + math.ceil(font.getlength(title or "")))
+        for (grid, left), title in zip(grids, titles, strict=True)
+    ]
+    height = max(grid.height for grid, _ in grids)
+    page = Image.new(
+        "RGB", (sum(widths) + between * (len(grids) - 1) + 2 * margin, height + top + margin), PAPER
+    )
     draw, x = ImageDraw.Draw(page), margin
-    for grid, title in zip(grids, titles, strict=True):
+    for (grid, left), title, width in zip(grids, titles, widths):
         page.paste(grid, (x, top))
         if title:
-            draw.text((x, margin), title, fill=INK, font=font, anchor="lt")
-        x += grid.width + between
+            draw.text((x + left, margin), title, fill=INK, font=font, anchor="lt")
+        x += width + between
     with replacing(path) as temporary:
         page.save(temporary, format="PNG", optimize=False)
 
@@ -95,11 +118,17 @@ def _font(size: int):
     return ImageFont.load_default(size)
 
 
-# ---- curves ----------------------------------------------------------------------------------------------------------
+# ---- curves ----
 
-def save_curves(path: str | os.PathLike, records: Sequence[Mapping[str, Any]], collapse_ratio: float | None = None,
-                title: str | None = None) -> None:
-    """The curves of a run as a PNG, from the records of its `metrics.jsonl`; a panel for each measure that is there.
+
+def save_curves(
+    path: str | os.PathLike,
+    records: Sequence[Mapping[str, Any]],
+    collapse_ratio: float | None = None,
+    title: str | None = None,
+) -> None:
+    """The curves of a run as a PNG, from the records of its `metrics.jsonl`; a panel for each measure
+    that is there.
 
     collapse_ratio: drawn as a line under the diversity. Unknown keys are ignored, null values leave a gap.
     """
@@ -107,79 +136,128 @@ def save_curves(path: str | os.PathLike, records: Sequence[Mapping[str, Any]], c
     series = {key: xy for key, xy in series.items() if len(xy[0])}
     starting = lambda *prefixes: sorted((k for k in series if k.startswith(prefixes)), key=_natural)
     known = lambda *names: [name for name in names if name in series]
-    panels = [  # title, keys, logarithmic, labels
+    panels = [  # title, keys, logarithmic
         ("loss (nearly constant by construction)", known("loss"), False),
         ("drift before normalisation, RMS", starting("drift_rms_"), True),
         ("energy distance, 0 when equal", known("energy_distance"), True),
         ("diversity, generated / real", known("diversity"), False),
-        ("evaluation", starting("fd_", "fid", "kid"), True),
-        ("evaluation, shares", known("precision", "recall", "agreement"), False),
+        ("evaluation, distances", starting("fd_", "fid", "kid"), True),
+        ("evaluation, shares", known("precision", "recall", "agreement", "class_agreement"), False),
         ("perplexity: reals sharing the attraction", known("perplexity"), False),
-        ("norms", known("grad_norm", "update_norm", "param_norm"), True),
-        ("learning rate", known("lr"), False),
+        ("norms and learning rate", known("grad_norm", "update_norm", "param_norm", "lr"), True),
         ("images per second", known("images_per_s"), False),
     ]
-    panels = [panel for panel in panels if panel[1]]
-    if not panels:
+    plots = [
+        (name, {_short(key): series[key] for key in keys}, "step", "", log)
+        for name, keys, log in panels
+        if keys
+    ]
+    if not plots:
         return
-    plots = [(name, {_short(key): series[key] for key in keys}, "step", "", log) for name, keys, log in panels]
     lines = {"diversity, generated / real": [(1.0, "as diverse as the reals", "#3a9b4e")]}
     if collapse_ratio:
         lines["diversity, generated / real"].append((collapse_ratio, "collapse", "#b8434e"))
     _figure(path, plots, lines, title)
 
 
-def save_lines(path: str | os.PathLike, x: Sequence[float], lines: Mapping[str, Sequence[float]], xlabel: str, ylabel: str,
-               title: str, log: bool = False) -> None:
+def save_lines(
+    path: str | os.PathLike,
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    log: bool = False,
+) -> None:
     """One panel with the curves {name: y} over `x`, as a PNG. log: logarithmic y."""
     _figure(path, [(title, {name: (x, y) for name, y in lines.items()}, xlabel, ylabel, log)], {}, None)
 
 
 def _figure(path, plots, reference_lines, title) -> None:
-    """plots: (title, {name: (x, y)}, xlabel, ylabel, logarithmic). Without pyplot: no global state, safe in any thread."""
+    """plots: (title, {name: (x, y)}, xlabel, ylabel, logarithmic). Without pyplot: no global state, safe
+    in any thread."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(3, len(plots)) if len(plots) != 4 else 2
+    columns = {1: 1, 2: 2, 4: 2}.get(len(plots), 4 if len(plots) in (7, 8) else 3)
     rows = -(-len(plots) // columns)
-    figure = Figure(figsize=((7, 4.2) if len(plots) == 1 else (4.3 * columns, 2.7 * rows + 0.3)), dpi=100,
-                    layout="constrained")
+    width, height = (7, 4.2) if len(plots) == 1 else (4 * columns, 2.75 * rows)
+    figure = Figure(figsize=(width, height), dpi=100)
+    above = 0.75 if title else 0.4  # inches; fixed margins draw twice as fast as a computed layout
+    figure.subplots_adjust(
+        left=0.6 / width,
+        right=1 - 0.2 / width,
+        bottom=0.5 / height,
+        top=1 - above / height,
+        wspace=0.22,
+        hspace=0.42,
+    )
     for number, (name, curves, xlabel, ylabel, log) in enumerate(plots):
         axes = figure.add_subplot(rows, columns, number + 1)
-        for color, (label, (x, y)) in zip(_cycle(COLORS, len(curves)), curves.items()):
-            x, y = np.asarray(x, float), np.asarray(y, float)
-            few = len(x) <= 30
-            axes.plot(x, y, color=color, linewidth=1.4, marker="o" if few else None, markersize=3, label=label)
-        values = np.concatenate([np.asarray(y, float) for _, y in curves.values()])
-        positive = values[np.isfinite(values) & (values > 0)]
-        if log and len(positive):
-            # An unbiased estimate may be below 0 near the end: linear under a tenth of the least positive quantile.
-            least = float(np.quantile(positive, 0.05))
-            if (values[np.isfinite(values)] <= 0).any():
-                axes.set_yscale("symlog", linthresh=least)
-            else:
-                axes.set_yscale("log")
+        for i, (label, (x, y)) in enumerate(curves.items()):
+            _curve(axes, np.asarray(x, float), np.asarray(y, float), COLORS[i % len(COLORS)], label)
         for level, text, color in reference_lines.get(name, ()):
             axes.axhline(level, color=color, linewidth=1, linestyle="--", label=text)
+        if log:
+            _logarithmic(axes, np.concatenate([np.asarray(y, float) for _, y in curves.values()]))
         axes.set_title(name, fontsize=10, loc="left")
         axes.set_xlabel(xlabel, fontsize=9)
         axes.set_ylabel(ylabel, fontsize=9)
+        axes.locator_params(axis="x", nbins=6)
+        if xlabel == "step" and axes.get_xlim()[1] >= 10_000:
+            axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")
         axes.tick_params(labelsize=8)
         axes.grid(True, color="#e4e4e4", linewidth=0.7)
         axes.set_axisbelow(True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        if len(curves) > 1 or name in reference_lines:
-            axes.legend(fontsize=8, frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(curves) > 1 or name in reference_lines or name.startswith("evaluation"):
+            axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", ncols=2 if len(curves) > 3 else 1)
     if title:
-        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+        figure.text(0.6 / width, 1 - 0.22 / height, title, fontsize=12, va="center")
     with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_png(str(temporary))
 
 
+def _curve(axes, x: np.ndarray, y: np.ndarray, color: str, label: str) -> None:
+    """A few points with markers; many as a faint line under their running mean."""
+    if len(x) <= 40:
+        axes.plot(x, y, color=color, linewidth=1.4, marker="o", markersize=3, label=label)
+        return
+    window = np.ones(len(x) // 40 * 2 + 1)
+    known = np.isfinite(y)
+    total, count = (np.convolve(a, window, mode="same") for a in (np.where(known, y, 0), known.astype(float)))
+    axes.plot(x, y, color=color, linewidth=0.8, alpha=0.35)
+    axes.plot(
+        x, np.where(known, total / np.maximum(count, 1), np.nan), color=color, linewidth=1.5, label=label
+    )
+
+
+def _logarithmic(axes, values: np.ndarray) -> None:
+    """Logarithmic y with plain numbers. Values <= 0 (an unbiased estimate near its end, a rate at step 0)
+    leave the panel at the bottom, which is at the 2 % quantile of the others then."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    values = values[np.isfinite(values)]
+    positive = values[values > 0]
+    if not len(positive):
+        return
+    low, high = positive.min(), positive.max()
+    if len(positive) < len(values):
+        low = np.quantile(positive, 0.02)
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.3, high * 1.3)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
 def _series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
     pairs = [(record["step"], record[key]) for record in records if key in record]
-    pairs = [(step, math.nan if value is None else value) for step, value in pairs if not isinstance(value, (str, dict, list))]
+    pairs = [
+        (step, math.nan if value is None else value)
+        for step, value in pairs
+        if not isinstance(value, (str, dict, list))
+    ]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
@@ -190,7 +268,3 @@ def _short(key: str) -> str:
 def _natural(key: str) -> tuple:
     head, _, tail = key.rpartition("_")
     return (head, float(tail)) if tail.replace(".", "", 1).isdecimal() else (key, 0.0)
-
-
-def _cycle(colors: Sequence[str], n: int) -> list[str]:
-    return [colors[i % len(colors)] for i in range(n)]

@@ -19,11 +19,12 @@ from utils.errors import UserError
 log = logging.getLogger(__name__)
 
 
-# ---- log lines -------------------------------------------------------------------------------------------------------
+# ---- log lines ----
+
 
 def setup_logging(quiet: bool = False) -> None:
-    """Log lines on stderr as `level: message`, above the progress bar if there is one. quiet: errors only, for the other
-    processes of a job. Replaces the handlers of absl."""
+    """Log lines on stderr as `level: message`, above the progress bar if there is one. quiet: errors
+    only, for the other processes of a job. Replaces the handlers of absl."""
     handler = _Lines()
     handler.setFormatter(_Format())
     logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, handlers=[handler], force=True)
@@ -45,12 +46,13 @@ class _Lines(logging.Handler):
             sys.stderr.write(line + "\n")
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ----
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A temporary path with the same suffix, renamed to `path` when the block ends well: readers see the old or the new
-    file, never a part. Raises UserError when it cannot be written."""
+    """A temporary path with the same suffix, renamed to `path` when the block ends well: readers see the
+    old or the new file, never a part. Raises UserError when it cannot be written."""
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -65,18 +67,22 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def write_json_atomic(path: str | os.PathLike, obj: Any) -> None:
-    """Strict, indented JSON. Raises ValueError for non-finite numbers, UserError when `path` cannot be written."""
+    """Strict, indented JSON. Raises ValueError for non-finite numbers, UserError when `path` cannot be
+    written."""
     text = json.dumps(obj, indent=2, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n")
 
 
 def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:
-    return UserError(f"could not write {path}: {error.strerror or error}; make the folder writable or free some space, "
-                     "then run the command again")
+    return UserError(
+        f"could not write {path}: {error.strerror or error}; make the folder writable or free some space, "
+        "then run the command again"
+    )
 
 
-# ---- metrics.jsonl ---------------------------------------------------------------------------------------------------
+# ---- metrics.jsonl ----
+
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`; a line that a kill cut short is left out."""
@@ -95,8 +101,8 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _record(step: int, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` for strict JSON. Nine significant digits keep a float32 exactly; a number that is not finite becomes null
-    and its name goes into "not_finite": {"loss": "nan"}."""
+    """`values` for strict JSON. Nine significant digits keep a float32 exactly; a number that is not
+    finite becomes null and its name goes into "not_finite": {"loss": "nan"}."""
     record, odd = {"step": int(step)}, {}
     for key, value in values.items():
         value = value.item() if hasattr(value, "item") else value
@@ -109,14 +115,21 @@ def _record(step: int, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RunLog:
-    """`<folder>/metrics.jsonl`, one object per line with "step" first, and Weights & Biases on top if it is wanted.
+    """`<folder>/metrics.jsonl`, one object per line with "step" first, and Weights & Biases if it is wanted.
 
-    wandb_config: `mode` (online, offline, disabled), `project`, `name` (empty: that of the folder), `entity`.
-    resume_step: the step that the run continues from (0: a new run). Later lines are dropped, so that a run that was
-    killed and resumed ends with the lines of one that was not. config: shown by wandb. Only process 0 writes.
+    wandb_config: `mode` (online, offline, disabled), `project`, `name` (empty: that of the folder),
+    `entity`. resume_step: the step that the run continues from (0: a new run). Later lines are dropped,
+    so that a run that was killed and resumed ends with the lines of one that was not. config: shown by
+    wandb. Only process 0 writes.
     """
 
-    def __init__(self, folder: str | os.PathLike, wandb_config, resume_step: int, config: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        wandb_config,
+        resume_step: int,
+        config: Mapping[str, Any] | None = None,
+    ):
         import jax
 
         self.folder = pathlib.Path(folder)
@@ -133,29 +146,33 @@ class RunLog:
             self._try_wandb("does not start", lambda: self._start_wandb(wandb_config, config))
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one line. values: numbers (also 0-d arrays), text or None. Raises UserError on a full disk."""
+        """Appends one line. values: numbers (also 0-d arrays), text or None. Raises UserError on a full
+        disk."""
         if not self.writes:
             return
         record = _record(step, values)
         rest = (json.dumps(record, allow_nan=False) + "\n").encode()
         try:
             while rest:  # a nearly full disk takes a part first
-                rest = rest[self._file.write(rest):]
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         self._try_wandb("does not log", lambda: self._wandb.log(record))
 
     def image(self, step: int, name: str, path: str | os.PathLike) -> None:
         """Shows a picture file in wandb."""
+
         def send():
             import wandb
+
             self._wandb.log({"step": step, name: wandb.Image(str(path))})
 
         self._try_wandb("does not take images", send)
 
     @contextlib.contextmanager
     def progress(self, start: int, total: int) -> Iterator["Progress"]:
-        """A bar on a terminal, log lines elsewhere: `with run.progress(start, total) as bar: bar.show(step, values, rate)`."""
+        """A bar on a terminal, log lines elsewhere: `with run.progress(start, total) as bar:
+        bar.show(step, values, rate)`."""
         bar = Progress(start, total, bar=sys.stderr.isatty(), writes=self.writes)
         try:
             yield bar
@@ -181,8 +198,13 @@ class RunLog:
         if not kept.exists():
             kept.write_text(secrets.token_hex(4))
         self._wandb = wandb.init(
-            dir=str(self.folder), id=kept.read_text().strip(), mode=options.mode, project=options.project,
-            name=options.name or self.folder.absolute().name, entity=options.entity or None, config=dict(config or {}),
+            dir=str(self.folder),
+            id=kept.read_text().strip(),
+            mode=options.mode,
+            project=options.project,
+            name=options.name or self.folder.absolute().name,
+            entity=options.entity or None,
+            config=dict(config or {}),
             resume="allow" if options.mode == "online" else None,
             settings=wandb.Settings(silent=True, init_timeout=30),
         )
@@ -203,7 +225,8 @@ class RunLog:
             self._wandb = None
 
 
-# ---- progress --------------------------------------------------------------------------------------------------------
+# ---- progress ----
+
 
 class Progress:
     """What `RunLog.progress` yields."""
@@ -214,16 +237,24 @@ class Progress:
         self._bar = None
         if bar and writes:
             from tqdm import tqdm
+
             self._bar = tqdm(initial=start, total=total, unit="step", dynamic_ncols=True, file=sys.stderr)
 
     def show(self, step: int, values: Mapping[str, float], images_per_s: float) -> None:
-        """values: the metrics of a step; loss, the drift at the largest temperature, energy distance, diversity are shown."""
+        """values: the metrics of a step; loss, the drift at the largest temperature, energy distance,
+        diversity are shown."""
         if not self.writes:
             return
         facts = [f"{images_per_s:.3g} images/s" if images_per_s < 1000 else f"{images_per_s:,.0f} images/s"]
-        drifts = sorted((float(key.removeprefix("drift_rms_")), key) for key in values if key.startswith("drift_rms_"))
-        chosen = {"loss": "loss", **({"drift": drifts[-1][1]} if drifts else {}), "energy": "energy_distance",
-                  "diversity": "diversity"}
+        drifts = sorted(
+            (float(key.removeprefix("drift_rms_")), key) for key in values if key.startswith("drift_rms_")
+        )
+        chosen = {
+            "loss": "loss",
+            **({"drift": drifts[-1][1]} if drifts else {}),
+            "energy": "energy_distance",
+            "diversity": "diversity",
+        }
         facts += [f"{name} {values[key]:.3g}" for name, key in chosen.items() if key in values]
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(facts), refresh=False)
@@ -232,7 +263,14 @@ class Progress:
             return
         done = max(step - self.start, 1)
         left = (time.perf_counter() - self._began) / done * (self.total - step)
-        log.info("step %*d/%d, %s, %s left", len(str(self.total)), step, self.total, ", ".join(facts), _duration(left))
+        log.info(
+            "step %*d/%d, %s, %s left",
+            len(str(self.total)),
+            step,
+            self.total,
+            ", ".join(facts),
+            _duration(left),
+        )
 
     def close(self) -> None:
         if self._bar is not None:

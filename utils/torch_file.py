@@ -1,12 +1,12 @@
-"""Reads the tensors of a PyTorch `.pth` file without PyTorch and without running anything that the file contains.
+"""Reads the tensors of a PyTorch `.pth` file without PyTorch, and without running anything in the file.
 
-A `.pth` is a pickle that names tensors, and raw storages beside it. A pickle can call any importable function, so
-this reader resolves only the few names that a state dict needs and refuses every other one before anything is called.
-Two containers exist (facts from torch/serialization.py):
+A `.pth` is a pickle that names tensors, and raw storages beside it. A pickle can call any importable
+function, so this reader resolves only the few names that a state dict needs and refuses every other one
+before anything is called. Two containers exist (facts from torch/serialization.py):
 
     since 1.6   a zip archive: NAME/data.pkl, NAME/data/KEY (one raw storage each, stored uncompressed)
-    before      consecutive pickles: magic number, protocol 1001, machine description, the object, the list of storage
-                keys; then for each key its length (int64) and its raw numbers
+    before      consecutive pickles: magic number, protocol 1001, machine description, the object, the list of
+                storage keys; then for each key its length (int64) and its raw numbers
 """
 import collections
 import math
@@ -26,16 +26,16 @@ LEGACY_PROTOCOL = 1001
 
 DTYPES = {
     "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32, "ShortStorage": np.int16,
-    "CharStorage": np.int8, "ByteStorage": np.uint8, "BoolStorage": np.bool_,
+    "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32,
+    "ShortStorage": np.int16, "CharStorage": np.int8, "ByteStorage": np.uint8, "BoolStorage": np.bool_,
 }
 
 
 def read_torch_file(path: str | Path) -> Any:
     """The object saved in `path` (usually {name: tensor}, perhaps nested), every tensor a NumPy array.
 
-    Raises UserError when the file does not exist, is damaged or incomplete, or names anything but tensors, storages
-    and ordered dictionaries (then the message has that name, and nothing of the file was run).
+    Raises UserError when the file does not exist, is damaged or incomplete, or names anything but tensors,
+    storages and ordered dictionaries (then the message has that name, and nothing of the file was run).
     """
     path = Path(path)
     if not path.is_file():
@@ -50,15 +50,15 @@ def read_torch_file(path: str | Path) -> Any:
     except (UserError, OSError):
         raise
     except Exception as error:  # a damaged pickle can fail in any way
-        raise UserError(f"{path} is damaged, incomplete or not a PyTorch file ({type(error).__name__}: {error}); "
-                        "get it again") from error
+        raise UserError(f"{path} is damaged, incomplete or not a PyTorch file; get it again "
+                        f"({type(error).__name__}: {error})") from error
 
 
 def _read_zip(path):
     with zipfile.ZipFile(path) as archive:
         names = {name.partition("/")[2]: name for name in archive.namelist()}
         if "constants.pkl" in names:
-            raise UserError(f"{path} is a TorchScript program, expected a file of weights (a saved state dict)")
+            raise UserError(f"{path} is a TorchScript program; expected weights (a saved state dict)")
         if "byteorder" in names and archive.read(names["byteorder"]) != b"little":
             raise UserError(f"{path} was written on a big-endian machine; save it again on a common one")
         with archive.open(names["data.pkl"]) as file:
@@ -68,7 +68,7 @@ def _read_zip(path):
         for key, (dtype, count) in unpickler.storages.items():
             info = archive.getinfo(names[f"data/{key}"])
             if info.file_size != count * dtype.itemsize:
-                raise ValueError(f"storage {key} holds {info.file_size} bytes, expected {count * dtype.itemsize}")
+                raise ValueError(f"storage {key}: {info.file_size} bytes, expected {count * dtype.itemsize}")
             storages[key] = np.frombuffer(archive.read(info), dtype)
     return tree, storages
 

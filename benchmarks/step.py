@@ -1,0 +1,109 @@
+"""What a training step costs on the devices at hand: python benchmarks/step.py --recipe digits
+
+Compile time, step time, images/s, FLOPs, share of the measured matrix-multiply rate, memory; one JSON line at the end. The data are random, so no data source is needed.
+FLOPs are XLA's count for the same step with the layers unrolled (its count of a loop is that of one turn). The step and the matrix multiply are timed alternately.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import train_drift
+from configs.default import Key
+from data import Dataset
+from utils import config as config_lib, sharding
+from utils.logging import setup_logging
+
+FLAGS = (
+    Key("rounds", 5, "rounds of timing; the median is reported", "[1, inf)"),
+    Key("steps", 10, "steps in a round", "[1, inf)"),
+    Key("classes", 10, "classes of the stand-in data", "[1, inf)"),
+    Key("samples_per_class", 128, "samples per class of the stand-in data", "[1, inf)"),
+    Key("size", 8, "side of the stand-in images", "[1, inf)"),
+    Key("channels", 1, "their channels", "[1, inf)"),
+)
+
+
+class Noise:
+    """Random access over uniform noise, the same for every index."""
+
+    def __init__(self, count, classes, shape):
+        self.count, self.classes = count, classes
+        self.image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return {"image": np.roll(self.image, index), "label": index % self.classes}
+
+
+def matmul_rate(dtype) -> float:
+    """FLOP/s of a square matrix product that fills the devices' units."""
+    n = 8192 if jax.default_backend() != "cpu" else 1536
+    a = jnp.ones((n, n), dtype)
+    multiply = jax.jit(lambda a: a @ a)
+    multiply(a).block_until_ready()
+    begin = time.perf_counter()
+    for _ in range(5):
+        b = multiply(a)
+    b.block_until_ready()
+    return 5 * 2 * n**3 / (time.perf_counter() - begin)
+
+
+def program(parts, state, bank, fresh, frozen):
+    return train_drift.make_step(parts).lower(state, bank, fresh, frozen)
+
+
+def main(flag_values):
+    setup_logging()
+    flags, config = config_lib.all_flags(flag_values), config_lib.resolve(flag_values)
+    shape = (flags["size"], flags["size"], flags.channels)
+    counts = (flags.samples_per_class,) * flags.classes
+    dataset = Dataset("noise", "train", Noise(sum(counts), flags.classes, shape), shape, "uint8", tuple(map(str, range(flags.classes))), counts)
+    mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
+    parts = train_drift.build(config, dataset, mesh)
+    state, (bank, _) = train_drift.make_state(parts), train_drift.fill_bank(parts)
+    bank, frozen = jax.device_put((bank, parts.encoder_params), sharding.replicated(mesh))
+    fresh = None
+    if not parts.whole_bank:
+        n = config.drift.bank_push
+        fresh = jax.device_put((np.zeros((n, *shape), np.uint8), np.arange(n, dtype=np.int32) % flags.classes), sharding.replicated(mesh))
+
+    begin = time.perf_counter()
+    lowered = program(parts, state, bank, fresh, frozen)
+    traced = time.perf_counter()
+    step = lowered.compile()
+    trace_s, compile_s = traced - begin, time.perf_counter() - traced
+    unrolled = dataclasses.replace(parts, model=parts.model.clone(unroll=parts.model.depth))
+    flops = program(unrolled, state, bank, fresh, frozen).cost_analysis()["flops"]
+    memory = step.memory_analysis()
+
+    rates, times = [], []
+    for _ in range(flags.rounds + 1):
+        begin = time.perf_counter()
+        for _ in range(flags.steps):
+            state, bank, metrics = step(state, bank, fresh, frozen)
+        jax.block_until_ready((state, metrics))
+        times.append((time.perf_counter() - begin) / flags.steps)
+        rates.append(matmul_rate(jnp.bfloat16 if config.model.use_bf16 else jnp.float32))
+    seconds, rate = float(np.median(times[1:])), float(np.median(rates[1:]))
+    print(json.dumps({
+        "recipe": config.recipe, "device": mesh.devices.flat[0].device_kind, "devices": mesh.size, "jax": jax.__version__,
+        "trace_s": round(trace_s, 2), "compile_s": round(compile_s, 2), "step_ms": round(1e3 * seconds, 2), "images_per_s": round(config.batch_size / seconds, 1),
+        "gflop_per_step": round(flops / 1e9, 3), "matmul_gflop_per_s": round(rate / 1e9, 1), "share_of_matmul_rate": round(flops / seconds / rate / mesh.size, 3),
+        "arguments_mb": round(memory.argument_size_in_bytes / 1e6, 1), "temporary_mb": round(memory.temp_size_in_bytes / 1e6, 1),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    config_lib.define_flags(extra=FLAGS)
+    config_lib.run_main(main)

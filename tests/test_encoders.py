@@ -1,0 +1,447 @@
+"""Encoders with public weights, their files and their composition, against golden data of transformers and
+timm, finite differences and naive code."""
+
+import json
+import os
+import pathlib
+import pickle
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+from weight_rule import draw
+
+from models import encoders
+from models.convnext import ConvNextV2
+from models.dinov2 import Dinov2, cubic_matrix, resize_positions
+from models.encoders import encoder_of, join_where, load_encoder, split_where
+from models.resnet import RESNETS, ResNet
+from utils.errors import UserError
+from utils.tensors import expected_shapes, match, read_tensors, rename, strip_prefix
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def golden(name):
+    """(tensors by the weight rule, config, recorded arrays NHWC)"""
+    spec = json.loads((GOLDEN / name / "spec.json").read_text())
+    tensors = {
+        key: draw(key, tuple(shape), spec["weight_seed"], spec["gain"])
+        for key, shape in spec["tensors"].items()
+    }
+    io = {}
+    for key, value in np.load(GOLDEN / name / "io.npz").items():
+        io[key.removesuffix("_nchw")] = value.transpose(0, 2, 3, 1) if key.endswith("_nchw") else value
+    return tensors, spec["config"], io
+
+
+def run(model, tensors, images, ignore=()):
+    shapes = expected_shapes(model, images.shape)
+    return jax.jit(model.apply)({"params": match(tensors, shapes, "golden", ignore)}, images)
+
+
+def close(actual, expected, tolerance=1e-4):
+    np.testing.assert_allclose(actual, expected, atol=tolerance * np.abs(expected).max())
+
+
+def torch_tensors(model, image_size, seed=0):
+    """Weights for `model` under PyTorch's names and layout, by the weight rule: what `match` undoes."""
+    shapes = expected_shapes(model, (1, image_size, image_size, 3))
+    tensors = {}
+    for path, leaf in flatten_dict(shapes).items():
+        name, shape = ".".join(path), leaf.shape
+        for layer in range(shape[0]) if "*" in name else [0]:
+            one = shape[1:] if "*" in name else shape
+            if path[-1] == "kernel":
+                one = (one[-1], one[-2], *one[:-2])
+            key = name.replace("*", str(layer)).replace(".kernel", ".weight").replace(".scale", ".weight")
+            tensors[key] = draw(key, one, seed, 1.0)
+    return tensors
+
+
+TINY = {
+    "dinov2": (Dinov2(64, 2, 1, 14, 5, 0, None), 28),
+    "dinov2_registers": (Dinov2(64, 2, 1, 14, 5, 2, None), 28),
+    "convnextv2": (ConvNextV2((1, 2, 1, 1), (4, 8, 8, 8), None), 32),
+    "resnet18": (ResNet((1, 2, 1, 1), False, 4, None), 32),
+    "resnet50": (ResNet((1, 2, 1, 1), True, 4, None), 32),
+}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """tiny(name) -> `where` of a small encoder, its weights in a file as they would be published."""
+
+    def make(name):
+        model, size = TINY[name]
+        encoder = name.removesuffix("_registers")
+        if encoder.startswith("resnet"):
+            monkeypatch.setitem(RESNETS, encoder, model)
+        path = tmp_path / f"{name}.safetensors"
+        safetensors.numpy.save_file(torch_tensors(model, size), path)
+        return f"{encoder}:{path}"
+
+    return make
+
+
+# The architectures.
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_golden_resnet(name):
+    tensors, _, io = golden(name)
+    maps = run(RESNETS[name], tensors, io["pixel_values"], ("fc.*", "*.num_batches_tracked"))
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        close(maps[stage], io[stage])
+    close(maps["pooled"][:, 0], io["pooled"])
+
+
+def test_golden_convnextv2():
+    tensors, config, io = golden("convnextv2_tiny")
+    maps = run(
+        ConvNextV2(tuple(config["depths"]), tuple(config["hidden_sizes"]), None), tensors, io["pixel_values"]
+    )
+    close(maps["embeddings"], io["stage_0"])
+    for stage in range(1, 5):
+        close(maps[f"stage{stage}"], io[f"stage_{stage}"])
+    close(maps["pooled"][:, 0], io["pooled"])
+
+
+def test_golden_dinov2_from_a_file_with_the_published_names(tmp_path):
+    """56 x 84 pixels: position embeddings of 37 x 37 are interpolated to 4 x 6."""
+    tensors, _, io = golden("dinov2_small")
+    published = {
+        ".attention.q_proj.": ".attention.attention.query.",
+        ".attention.k_proj.": ".attention.attention.key.",
+        ".attention.v_proj.": ".attention.attention.value.",
+        ".attention.o_proj.": ".attention.output.dense.",
+    }
+    safetensors.numpy.save_file(
+        {f"dinov2.{k}": v for k, v in rename(tensors, published).items()},
+        tmp_path / "model.safetensors",
+    )
+    encode, params, _ = load_encoder(
+        f"dinov2:{tmp_path}",
+        image_size=(56, 84),
+        names=("layer3", "layer11", "cls", "patches"),
+        statistics=("map",),
+    )
+    mean, std = np.array(encoders.IMAGENET_MEAN), np.array(encoders.IMAGENET_STD)
+    sets = jax.jit(encode)(params, (io["pixel_values"] * std + mean) * 2 - 1)
+    assert set(sets) == {"layer3", "layer11", "cls", "patches"}
+    close(np.concatenate([sets["cls"], sets["patches"]], 1), io["last_hidden_state"])
+    for layer in ("3", "11"):
+        close(sets[f"layer{layer}"], io[f"hidden_{layer}"][:, 1:])
+
+
+def test_cubic_matrix():
+    """The cubic with a = -0.75, at half and at quarter distances, by hand; borders are repeated."""
+    half = [-0.09375, 0.59375, 0.59375, -0.09375]
+    np.testing.assert_allclose(cubic_matrix(4, 2)[0], [half[0] + half[1], *half[2:], 0])
+    quarter = [
+        -0.10546875,
+        0.87890625,
+        0.26171875,
+        -0.03515625,
+    ]  # the sample lies 1/4 right of its second neighbour
+    np.testing.assert_allclose(cubic_matrix(4, 8)[3], quarter)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_positions_of_the_trained_grid_are_untouched(antialias):
+    positions = np.random.default_rng(0).normal(size=(5, 5, 3)).astype(np.float32)
+    np.testing.assert_allclose(resize_positions(positions, (5, 5), antialias), positions, atol=1e-6)
+    constant = resize_positions(np.ones((5, 5, 1), np.float32), (2, 7), antialias)
+    np.testing.assert_allclose(constant, np.ones((2, 7, 1)), atol=1e-6)
+
+
+def test_registers_take_part_and_have_no_position(tiny):
+    encode, params, _ = load_encoder(
+        tiny("dinov2_registers"), image_size=28, names=("cls", "registers", "patches"), statistics=("map",)
+    )
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 28, 28, 3)).astype(np.float32)
+    run = jax.jit(encode)
+    sets = run(params, x)
+    assert {name: value.shape for name, value in sets.items()} == {
+        "cls": (1, 1, 64),
+        "registers": (1, 2, 64),
+        "patches": (1, 4, 64),
+    }
+    tokens = params["embeddings.register_tokens"]
+    swapped = run(params | {"embeddings.register_tokens": tokens[:, ::-1]}, x)
+    close(swapped["registers"], sets["registers"][:, ::-1])
+    close(swapped["cls"], sets["cls"])
+    assert not np.allclose(
+        run(params | {"embeddings.register_tokens": 5 * tokens}, x)["cls"], sets["cls"], atol=1e-3
+    )
+
+
+def test_frozen_batch_norm_against_its_definition():
+    module = ResNet((1, 1, 1, 1), False, 4, None)
+    tensors = torch_tensors(module, 32)
+    x = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    kernel = tensors["conv1.weight"].transpose(2, 3, 1, 0)
+    y = jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), ((3, 3), (3, 3)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    bn = {k: tensors[f"bn1.{k}"] for k in ("weight", "bias", "running_mean", "running_var")}
+    expected = np.maximum(
+        (y - bn["running_mean"]) / np.sqrt(bn["running_var"] + 1e-5) * bn["weight"] + bn["bias"], 0
+    )
+    close(run(module, tensors, x)["conv1"], expected, 1e-5)
+
+
+# Gradients.
+
+
+@pytest.mark.parametrize("name", list(TINY))
+def test_gradient_to_the_image(name, tiny):
+    """Through resizing, normalisation, network and statistics, against a central difference along a random
+    direction, float64."""
+    encode, params, _ = load_encoder(
+        tiny(name),
+        names=("*",),
+        statistics=("map", "mean", "std"),
+        patch_sizes=(2,),
+        image_size=TINY[name][1],
+    )
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), params)
+        x, direction = (jnp.asarray(a) for a in rng.uniform(-1, 1, (2, 1, 20, 24, 3)))
+
+        @jax.jit
+        @jax.value_and_grad
+        def projection(x):
+            sets = encode(params, x)
+            assert all(y.dtype == jnp.float64 for y in sets.values())
+            return sum(
+                jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+                for y in sets.values()
+            )
+
+        slope = (projection(x + 1e-7 * direction)[0] - projection(x - 1e-7 * direction)[0]) / 2e-7
+        exact = jnp.sum(projection(x)[1] * direction)
+        assert abs(slope) > 1e-3
+        np.testing.assert_allclose(exact, slope, rtol=1e-5)
+
+
+# The contract.
+
+
+def test_none_is_the_flattened_sample():
+    encode, params, metadata = load_encoder("none")
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 5)).astype(np.float32)
+    sets = encode(params, x.astype(jnp.bfloat16))
+    assert set(sets) == {"global"} and sets["global"].dtype == jnp.float32
+    np.testing.assert_array_equal(encode(params, x)["global"], x.reshape(2, 1, -1))
+    assert encoder_of("global", metadata) == "none"
+
+
+def test_composition(tiny):
+    dino, resnet = tiny("dinov2"), tiny("resnet18")
+    options = {
+        "image_size": {"dinov2": 28, "resnet18": 32},
+        "names": {"dinov2": ("cls",), "resnet18": ("layer[34]",)},
+        "statistics": ("mean",),
+        "patch_sizes": (),
+    }
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 28, 28, 3)).astype(np.float32)
+    encode, params, metadata = load_encoder(f"none+{dino}+{resnet}", **options)
+    sets = jax.jit(encode)(params, x)
+    assert set(sets) == {"global", "dinov2/cls", "resnet18/layer3_mean", "resnet18/layer4_mean"}
+    assert [encoder_of(name, metadata) for name in sorted(sets)] == ["dinov2", "none", "resnet18", "resnet18"]
+    for where, name in [(dino, "dinov2"), (resnet, "resnet18")]:
+        encode, params, _ = load_encoder(where, **options)
+        for key, value in jax.jit(encode)(params, x).items():
+            close(sets[f"{name}/{key}"], value, 1e-6)
+    # With only the raw sample beside it an encoder's sets keep their names.
+    encode, params, metadata = load_encoder(f"none+{dino}", **options)
+    sets = jax.eval_shape(encode, params, x)
+    assert set(sets) == {"global", "cls"} and encoder_of("cls", metadata) == "dinov2"
+
+
+def test_latents_reach_a_pixel_encoder_through_the_decoder(tiny):
+    where = tiny("dinov2")
+    kernel = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    decode = lambda kernel, z: jnp.tanh(jax.image.resize(z, (z.shape[0], 28, 28, 4), "nearest") @ kernel)
+    options = {"image_size": 28, "names": {"dinov2": ("cls",)}}
+    encode, params, _ = load_encoder(f"none+{where}", decode=(decode, kernel), **options)
+    pixels, pixel_params, _ = load_encoder(where, **options)
+    z = np.random.default_rng(1).normal(size=(2, 7, 7, 4)).astype(np.float32)
+    sets = jax.jit(encode)(params, z)
+    np.testing.assert_array_equal(sets["global"], z.reshape(2, 1, -1))
+    close(sets["cls"], jax.jit(pixels)(pixel_params, decode(kernel, z))["cls"])
+    gradient = jax.jit(jax.grad(lambda z: (encode(params, z)["cls"] ** 2).sum()))(z)
+    assert (np.abs(gradient).max((1, 2, 3)) > 0).all()
+
+
+def test_grey_images_are_three_equal_channels(tiny):
+    encode, params, _ = load_encoder(tiny("resnet18"), names=("layer4",), image_size=32)
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 8, 8, 1)).astype(np.float32)
+    run = jax.jit(encode)
+    for name, value in run(params, x.repeat(3, -1)).items():
+        close(run(params, x)[name], value, 1e-6)
+
+
+def test_convnext_locations_are_standardised(tiny):
+    encode, params, _ = load_encoder(tiny("convnextv2"), image_size=64)
+    sets = jax.jit(encode)(params, np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32))
+    assert "stage1" not in sets and {"stage1_mean", "stage1_std", "stage2", "stage4", "pooled"} <= set(sets)
+    np.testing.assert_allclose(sets["stage2"].mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(sets["stage2"].std(-1), 1, atol=0.05)
+
+
+def test_split_where(tmp_path):
+    folder = tmp_path / "a+b"
+    folder.mkdir()
+    assert split_where("dinov2+mae") == [("dinov2", ""), ("mae", "")]
+    assert split_where(f"mae:{folder}+none") == [("mae", str(folder)), ("none", "")]
+    assert split_where(folder) == [("mae", str(folder))]
+    assert split_where("hf://mae_latent_640+convnextv2:base") == [
+        ("mae", "hf://mae_latent_640"),
+        ("convnextv2", "base"),
+    ]
+    for where, word in [
+        ("dino", "dino"),
+        ("none+none", "twice"),
+        ("", "neither"),
+        (tmp_path / "x", "neither"),
+    ]:
+        with pytest.raises(UserError, match=word):
+            split_where(where)
+
+
+def test_join_where():
+    assert join_where("dinov2+none+mae", "/a,,/b") == "dinov2:/a+none+mae:/b"
+    assert join_where("mae", "hf://mae_latent_640") == "mae:hf://mae_latent_640"
+    assert join_where("dinov2+mae", "") == "dinov2+mae"
+    with pytest.raises(UserError, match="2 paths"):
+        join_where("mae", "/a,/b")
+
+
+@pytest.mark.parametrize("name", ["dinov2_registers", "convnextv2", "resnet50"])
+def test_bfloat16_returns_float32(name, tiny):
+    encode, params, _ = load_encoder(tiny(name), bf16=True, image_size=TINY[name][1])
+    sets = jax.eval_shape(encode, params, jnp.zeros((1, 8, 8, 3)))
+    assert all(value.dtype == jnp.float32 for value in sets.values())
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+
+
+# Files.
+
+
+def refused(where, *words, **options):
+    with pytest.raises(UserError) as error:
+        load_encoder(where, **options)
+    message = str(error.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_weights_of_another_architecture(tiny, tmp_path):
+    where = tiny("resnet18")
+    path = pathlib.Path(where.partition(":")[2])
+    tensors = read_tensors(path)
+    change = lambda changed: safetensors.numpy.save_file(changed, path)
+    refused(f"dinov2:{path}", "embeddings.cls_token")
+    refused(f"convnextv2:{path}", "embeddings.patch_embeddings.weight")
+    change({k: v for k, v in tensors.items() if k != "layer3.0.bn2.running_var"})
+    refused(where, "lacks", "layer3.0.bn2.running_var")
+    change(tensors | {"layer2.0.conv1.weight": tensors["layer2.0.conv1.weight"][:, :-1]})
+    refused(where, "layer2.0.conv1.weight", "[8, 3, 3, 3]", "[8, 4, 3, 3]")
+    change(tensors | {"layer5.0.conv1.weight": tensors["conv1.weight"]})
+    refused(where, "unexpected", "layer5.0.conv1.weight")
+    change({k: v for k, v in torch_tensors(*TINY["dinov2"]).items() if "layer.1.mlp" not in k})
+    refused(f"dinov2:{path}", "lacks", "encoder.layer.1.mlp.fc1")
+
+
+def test_damaged_files(tiny, tmp_path):
+    where = tiny("resnet18")
+    path = pathlib.Path(where.partition(":")[2])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused(where, "truncated", str(path))
+    refused(f"resnet18:{tmp_path / 'absent.safetensors'}", "no weights at")
+    for name in ("w.npz", "w.msgpack", "w.pth"):
+        (tmp_path / name).write_bytes(whole[:1000])
+        refused(f"resnet18:{tmp_path / name}", name)
+
+
+def test_checksums(tiny, tmp_path):
+    where = tiny("resnet18")
+    refused(where, "SHA-256", sha256="0123456789abcdef")
+    # PyTorch writes the start of the checksum into the name.
+    named = tmp_path / "resnet18-f37072fd.pth"
+    named.write_bytes(b"something else")
+    refused(f"resnet18:{named}", "SHA-256", "f37072fd")
+
+
+def test_a_pth_with_code_is_not_run(tmp_path):
+    witness = tmp_path / "executed"
+
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(witness),)
+
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps({"layer1.0.conv1.weight": Attack()}))
+    refused(f"resnet18:{path}", "mkdir", "not run")
+    assert not witness.exists()
+
+
+def test_no_network(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("unreachable")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    refused("dinov2", "facebook/dinov2-small", "PATH")
+    refused("dinov2:hf://someone/else", "someone/else")
+    refused("hf://mae_latent_640", "mae_latent_640")
+
+
+def test_a_contrastive_checkpoint_loses_its_prefix(tiny, tmp_path):
+    where = tiny("resnet18")
+    tensors = read_tensors(where.partition(":")[2])
+    moco = {f"state_dict.module.encoder_k.{k}": v * 0 for k, v in tensors.items()}
+    moco |= {f"state_dict.module.encoder_q.{k}": v for k, v in tensors.items()}
+    moco |= {
+        "state_dict.module.encoder_q.fc.0.weight": np.ones((4, 4)),
+        "state_dict.module.queue": np.ones((4, 8)),
+        "epoch": np.array(3),
+    }
+    path = tmp_path / "moco.npz"
+    np.savez(path, **moco)
+    params = load_encoder(f"resnet18:{path}")[1]
+    jax.tree.map(np.testing.assert_array_equal, params, load_encoder(where)[1])
+    with pytest.raises(UserError, match="layer1.0.conv1.weight"):
+        strip_prefix({"a": np.ones(1)}, "layer1.0.conv1.weight", "x")
+
+
+def test_half_precision_weights_become_float32(tiny, tmp_path):
+    path = pathlib.Path(tiny("dinov2").partition(":")[2])
+    half = {k: v.astype(jnp.bfloat16) for k, v in read_tensors(path).items()}
+    safetensors.numpy.save_file(half, tmp_path / "half.safetensors")
+    params = load_encoder(f"dinov2:{tmp_path / 'half.safetensors'}")[1]
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    np.testing.assert_array_equal(
+        params["embeddings.cls_token"], half["embeddings.cls_token"].astype(np.float32)
+    )
+
+
+def test_wrong_calls(tiny):
+    where = tiny("dinov2")
+    refused(where, "nmaes", nmaes=("cls",))
+    refused("mae", "mae:FOLDER")
+    encode, params, _ = load_encoder(where, image_size=30)
+    with pytest.raises(UserError, match="30x30.*14"):
+        encode(params, jnp.zeros((1, 28, 28, 3)))
+    with pytest.raises(UserError, match="3 channels, given 4"):
+        encode(params, jnp.zeros((1, 28, 28, 4)))
+    encode, params, _ = load_encoder(where, image_size=28, names=("layer7",))
+    with pytest.raises(UserError, match="layer7.*layer1, layer2"):
+        encode(params, jnp.zeros((1, 28, 28, 3)))
