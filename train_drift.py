@@ -32,6 +32,7 @@ from utils.checkpoint import Checkpoints, StopSignal
 from utils.errors import UserError
 from utils.figures import save_curves, save_grid
 from utils.logging import RunLog, read_metrics, setup_logging
+from utils.memory import keep_freed_memory
 
 log = logging.getLogger("train")
 
@@ -356,6 +357,8 @@ def main(flag_values):
     setup_logging()
     config = config_lib.resolve(flag_values)
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     parts = build(config, data.load(config.dataset_name, config.data.split), mesh)
     if config.dry_run:
         print(config_lib.explain(config, flag_values), report(parts), sep="\n\n")

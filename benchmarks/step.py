@@ -21,6 +21,7 @@ from configs.default import Key
 from data import Dataset
 from utils import config as config_lib, sharding
 from utils.logging import setup_logging
+from utils.memory import keep_freed_memory
 
 FLAGS = (
     Key("rounds", 5, "rounds of timing; the median is reported", "[1, inf)"),
@@ -70,6 +71,8 @@ def main(flag_values):
     counts = (flags.samples_per_class,) * flags.classes
     dataset = Dataset("noise", "train", Noise(sum(counts), flags.classes, shape), shape, "uint8", tuple(map(str, range(flags.classes))), counts)
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     parts = train_drift.build(config, dataset, mesh)
     state, (bank, _) = train_drift.make_state(parts), train_drift.fill_bank(parts)
     bank, frozen = jax.device_put((bank, parts.encoder_params), sharding.replicated(mesh))
