@@ -24,9 +24,11 @@ from models.sampling import generate
 from configs.default import Key
 from utils import config as config_lib
 from utils.errors import UserError
-from utils.logging import setup_logging
+from utils.logging import replacing, setup_logging
 
 log = logging.getLogger("eval")
+SETTINGS = ("step", "ema", "cfg_scale", "seed", "num_samples")  # what tells two rows of fid.csv apart
+SCORES = ("fd_pixels", "precision", "recall", "class_agreement")
 CLASSIFIER_LIMIT = 20_000  # training samples up to which a classifier on raw pixels is worth its time
 
 FLAGS = (
@@ -77,26 +79,35 @@ def evaluate(model, params, reference: Reference, *, cfg_scale: float, seed: int
     scores = {"fd_pixels": frechet_distance(*moments(flat), *moments(real)), "precision": precision, "recall": recall}
     if reference.classifier is not None:
         scores["class_agreement"] = class_agreement(reference.classifier, x, labels)
-    return {k: float(v) for k, v in scores.items()} | {"num_samples": n}
+    return {"num_samples": n} | {k: float(v) for k, v in scores.items()}
 
 
 def append_row(path: pathlib.Path, row: dict):
-    """One more line of fid.csv; a new column starts the file anew with all its rows."""
-    rows = read_rows(path) + [row]
+    """One more line of fid.csv, in the place of one with the same settings."""
+    same = lambda r: all(str(r.get(k)) == str(row.get(k)) for k in SETTINGS)
+    rows = [r for r in read_rows(path) if not same(r)] + [row]
     columns = list(dict.fromkeys(k for r in rows for k in r))
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    temporary.replace(path)
 
 
 def read_rows(path: pathlib.Path) -> list[dict]:
+    """The rows of fid.csv, numbers as numbers."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [{k: v if k == "ema" else _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 def main(flag_values):
@@ -112,22 +123,21 @@ def main(flag_values):
         raise UserError(f"--load_dir {folder}: no config.json there; give the folder of a run")
     run = config_lib.from_json(folder / "config.json")
     reference = load_reference(run.dataset_name)
-    settings = {"ema": flags.ema, "cfg_scale": flags.cfg_scale, "seed": flags.seed, "num_samples": flags.num_samples or len(reference.labels)}
+    settings = {"cfg_scale": flags.cfg_scale, "seed": flags.seed, "num_samples": flags.num_samples or len(reference.labels)}
     steps = [flags.step or None]
     if flags.all:
-        done = {(int(r["step"]), r["ema"], float(r["cfg_scale"]), int(r["seed"]), int(r["num_samples"])) for r in read_rows(folder / "fid.csv")}
+        done = {tuple(r[k] for k in SETTINGS): r for r in read_rows(folder / "fid.csv")}
         steps = Checkpoints(folder / "checkpoints").steps()
-    row = None
     for step in steps:
         model, params, metadata = load_run(folder, step, flags.ema)
-        if flags.all and (metadata["step"], metadata["ema"], *list(settings.values())[1:]) in done:
+        row = {"step": metadata["step"], "ema": metadata["ema"]} | settings
+        if flags.all and tuple(row[k] for k in SETTINGS) in done:
             log.info("step %d: in fid.csv already", metadata["step"])
+            row = done[tuple(row[k] for k in SETTINGS)]
             continue
-        scores = evaluate(model, params, reference, cfg_scale=flags.cfg_scale, seed=flags.seed, num_samples=settings["num_samples"], batch_size=flags.sample_batch_size)
-        row = {"step": metadata["step"]} | settings | {"ema": metadata["ema"]} | scores
+        row |= evaluate(model, params, reference, **settings, batch_size=flags.sample_batch_size)
         append_row(folder / "fid.csv", row)
-        log.info("step %d: %s", metadata["step"], ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
-    row = row or {k: v for k, v in read_rows(folder / "fid.csv")[-1].items()}
+        log.info("step %d: %s", row["step"], ", ".join(f"{k} {row[k]:.3f}" for k in SCORES if k in row))
     print(json.dumps(row | {"dataset_name": run.dataset_name, "split": "test", "load_dir": str(folder)}))
 
 

@@ -341,7 +341,8 @@ def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: in
     classes = np.arange(min(parts.dataset.n_classes, 16))
     samples = generate(parts.model, next(iter(state.ema.values())), np.repeat(classes, 8), 1.0, parts.config.seed, **parts.sampling)
     save_grid(folder / "samples" / f"step_{step:08d}.png", np.concatenate(list(samples)), columns=8, row_labels=[parts.dataset.class_names[k] for k in classes])
-    save_curves(folder / "curves.png", read_metrics(folder / "metrics.jsonl"), collapse_ratio=parts.config.collapse_ratio)
+    scores = [{k: row[k] for k in ("step", *eval_fid.SCORES) if k in row} for row in eval_fid.read_rows(folder / "fid.csv")]
+    save_curves(folder / "curves.png", read_metrics(folder / "metrics.jsonl") + scores, collapse_ratio=parts.config.collapse_ratio)
 
 
 def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, reference):
@@ -420,10 +421,10 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints):
                 checkpoints.wait()
                 log.warning("%s: saved at step %d; the same command resumes it", stop.name, step)
                 raise SystemExit(128 + signal.Signals[stop.name])
-            if due(config.sample_interval):
-                draw_figures(parts, folder, state, step)
             if due(config.eval_interval):
                 score(parts, folder, state, step, reference)
+            if due(config.sample_interval):
+                draw_figures(parts, folder, state, step)
             paused += time.perf_counter() - before
 
 

@@ -233,8 +233,8 @@ def _curve(axes, x: np.ndarray, y: np.ndarray, color: str, label: str) -> None:
 
 
 def _logarithmic(axes, values: np.ndarray) -> None:
-    """Logarithmic y with plain numbers. Values <= 0 (an unbiased estimate near its end, a rate at step 0)
-    leave the panel at the bottom, which is at the 2 % quantile of the others then."""
+    """Logarithmic y with plain numbers; linear below a thousandth of the greatest where values are <= 0 (an unbiased
+    estimate near its end)."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     values = values[np.isfinite(values)]
@@ -243,7 +243,11 @@ def _logarithmic(axes, values: np.ndarray) -> None:
         return
     low, high = positive.min(), positive.max()
     if len(positive) < len(values):
-        low = np.quantile(positive, 0.02)
+        axes.set_yscale("symlog", linthresh=high / 1000, linscale=0.5)
+        axes.axhline(0, color=COLORS[-1], linewidth=0.8)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        return
     axes.set_yscale("log")
     axes.set_ylim(low / 1.3, high * 1.3)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,)))
