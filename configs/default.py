@@ -64,7 +64,7 @@ TABLE = (
     Key("drift.field", "kernel", "drifting field: a name in drifting/field.py"),
     Key("drift.temperatures", (0.02, 0.05, 0.2), "tau of the kernel, for features of scale 1", "(0, inf)"),
     Key("drift.n_neg", 64, "samples generated per class; each other's negatives", "[2, inf)"),
-    Key("drift.n_pos", 64, "reals per class; all = every one the bank holds", "[1, inf) or all"),
+    Key("drift.n_pos", 64, "reals per class; all = every one the bank holds", "[2, inf) or all"),
     Key("drift.n_unc", 16, "reals of any class as weighted negatives, for guidance", "[0, inf)"),
     Key("drift.alpha_min", 1.0, "least guidance scale; 1 = no guidance", "[1, inf)"),
     Key("drift.alpha_max", 4.0, "greatest guidance scale", "[1, inf)"),

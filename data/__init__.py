@@ -42,7 +42,7 @@ def load(name: str, split: str = "train") -> Dataset:
     """The split "train" or "test" of the data set `name`, a key of SOURCES."""
     if name not in SOURCES:
         near = difflib.get_close_matches(name, SOURCES, 1)
-        raise UserError(f"--dataset_name {name}: unknown data set{f', did you mean {near[0]!r}?' if near else ''} Known: {', '.join(SOURCES)}.")
+        raise UserError(f"--dataset_name {name}: unknown data set{f'; did you mean {near[0]}?' if near else ''} (known: {', '.join(SOURCES)})")
     if split not in ("train", "test"):
-        raise UserError(f"split {split!r}: expected 'train' or 'test'.")
+        raise UserError(f"--data.split {split}: expected 'train' or 'test'.")
     return importlib.import_module(SOURCES[name]).load(name, split)
