@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import pathlib
+import time
 from collections.abc import Callable
 
 import jax
@@ -213,8 +214,10 @@ def evaluate(model, params, reference: Reference, *, cfg_scale: float, seed: int
     y, kind = choose_labels(labels, reference, n, model.num_classes)
     mine = processes.share(n)
     batch_size = min(batch_size, round_up(len(mine), sharding.mesh.size if sharding else 1))
-    stream = generate(model, params, y[mine.start : mine.stop], cfg_scale, seed, first=mine.start, batch_size=batch_size, sharding=sharding)
-    return score(seen(stream, see), reference, y, batch_size, sharding) | {"labels": kind}
+    clock = Clock(generate(model, params, y[mine.start : mine.stop], cfg_scale, seed, first=mine.start, batch_size=batch_size, sharding=sharding), see)
+    row = score(clock, reference, y, batch_size, sharding)
+    log.info("%d samples: %s", n, clock.report(len(mine)))
+    return row | {"labels": kind}
 
 
 def score(images, reference: Reference, labels, batch_size: int, sharding) -> dict:
@@ -225,7 +228,8 @@ def score(images, reference: Reference, labels, batch_size: int, sharding) -> di
     found = {}
     for metric in reference.metrics:
         found |= METRICS[metric].compute(fake, reference.real, reference.classifier, labels)
-    settings = {"num_samples": fake.count, "features": network.name, "resize": network.facts["resize"], "weights": network.facts["weights"], "reference": reference.name}
+    settings = {"num_samples": fake.count, "features": network.name, "resize": network.facts["resize"], "weights": network.facts["weights"], "reference": reference.name,
+                "reference_count": reference.real.count}  # fmt: skip
     return settings | {network.score_name(k, fake.count): float(v) for k, v in found.items()}
 
 
@@ -238,10 +242,27 @@ def sanity_check(model, params, reference: Reference, **settings) -> None:
         logging.disable(logging.NOTSET)
 
 
-def seen(stream, see):
-    for batch in stream:
-        see(batch)
-        yield batch
+class Clock:
+    """Passes batches on, shows them to `see`, and takes the time: of the generator, of what happens between batches (features), and of the rest (metrics)."""
+
+    def __init__(self, stream, see):
+        self.stream, self.see, self.start, self.waited = stream, see, time.perf_counter(), 0.0
+
+    def __iter__(self):
+        while True:
+            before = time.perf_counter()
+            batch = next(self.stream, None)
+            self.waited += time.perf_counter() - before
+            self.end = time.perf_counter()
+            if batch is None:
+                return
+            self.see(batch)
+            yield batch
+
+    def report(self, n: int) -> str:
+        total, features = time.perf_counter() - self.start, self.end - self.start - self.waited
+        return (f"{total:.1f} s with compilation; generation {n / self.waited:,.0f}/s, {self.waited / total:.0%} of the time; features {n / features:,.0f}/s, "
+                f"{features / total:.0%}; metrics {total - self.waited - features:.1f} s")  # fmt: skip
 
 
 def choose_labels(kind: str, reference: Reference, n: int, n_classes: int) -> tuple[np.ndarray, str]:
@@ -367,6 +388,8 @@ def main(flag_values):
     flags = config_lib.all_flags(flag_values)
     given = config_lib.given_flags(flag_values)
     where = flags.load_dir
+    if flags.samples_npz and jax.process_count() > 1:
+        raise UserError(f"--samples_npz: {jax.process_count()} processes hold the samples in parts; run it in one process")
     if not where:
         raise UserError("--load_dir is missing: give a run, a published artifact, a folder of images, or an .npz, for example --load_dir runs/digits")
     folder, run = pathlib.Path(where), None
