@@ -462,7 +462,8 @@ def score_generator(flags, run, out, dataset_name, options, alphas, interval) ->
             settings = {"step": metadata.get("step", 0), "ema": str(metadata.get("ema", "")), "cfg_scale": alpha, "seed": flags.seed, "num_samples": n,
                         "features": network.name, "resize": network.facts["resize"], "weights": network.facts["weights"], "reference": reference.name, "labels": kind}  # fmt: skip
             done = next((r for r in read_rows(out / "fid.csv") if same_settings(r, settings)), None) if out and (flags.all or interval) else None
-            if done and len(scores(done)) >= len(reference.metrics):
+            done = done and len(scores(done)) >= len(reference.metrics) and done
+            if all(map(np.all, processes.gather(np.array([bool(done)])))):  # one that sees no fid.csv would evaluate alone
                 log.info("step %d, alpha %g: in fid.csv already", settings["step"], alpha)
                 row = done
                 return row
