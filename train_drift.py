@@ -34,6 +34,7 @@ from utils.errors import UserError
 from utils.figures import save_curves, save_grid
 from utils.logging import RunLog, read_metrics, setup_logging
 from utils.memory import keep_freed_memory
+from utils.scores import append_row, read_rows, scores
 
 log = logging.getLogger("train")
 
@@ -269,7 +270,7 @@ def run_folder(config) -> pathlib.Path:
 # What a run may change when it goes on: not the data, the seed, the networks, the bank or the averages that its checkpoints hold.
 FIXED = ("dataset_name", "seed", "optim.ema", "model.", "drift.bank_", "encoder.")
 FREE = ("model.preset", "model.unroll", "model.remat", "model.attention", "model.use_bf16", "model.attn_fp32", "drift.bank_placement", "drift.bank_budget_gb")
-NOT_YET = ("fid_stats", "data.dir", "data.workers", "data.image_size", "model.use_stable_vae")
+NOT_YET = ("data.dir", "data.workers", "data.image_size", "model.use_stable_vae")
 
 
 def check_same_run(before, config, where):
@@ -380,18 +381,29 @@ def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: in
     samples = generate(parts.model, next(iter(state.ema.values())), np.repeat(classes, 8), 1.0, parts.config.seed, **parts.sampling)
     grid = folder / "samples" / f"step_{step:08d}.png"
     save_grid(grid, np.concatenate(list(samples)), columns=8, row_labels=[parts.dataset.class_names[k] for k in classes])
-    scores = [{k: row[k] for k in ("step", *eval_fid.SCORES) if k in row} for row in eval_fid.read_rows(folder / "fid.csv")]
-    save_curves(folder / "curves.png", read_metrics(folder / "metrics.jsonl") + scores, collapse_ratio=parts.config.collapse_ratio)
+    rows = [{"step": row["step"]} | scores(row) for row in read_rows(folder / "fid.csv") if row["cfg_scale"] == 1]
+    save_curves(folder / "curves.png", read_metrics(folder / "metrics.jsonl") + rows, collapse_ratio=parts.config.collapse_ratio)
     return grid
 
 
+def load_reference(parts: Parts):
+    """What evaluations while training are held against; it depends on the configuration alone."""
+    c = parts.config
+    return eval_fid.load_reference(c.dataset_name, features=c.features, inception_weights=c.inception_weights, fid_stats=c.fid_stats, **parts.sampling)
+
+
 def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, reference):
-    """One row of fid.csv, by the first EMA."""
+    """One row of fid.csv, by the first EMA; of fewer samples than a published figure, and named so."""
     decay, params = next(iter(state.ema.items()))
     settings = {"step": step, "ema": decay, "cfg_scale": 1.0, "seed": parts.config.seed}
-    scores = eval_fid.evaluate(parts.model, params, reference, cfg_scale=1.0, seed=parts.config.seed, **parts.sampling)
-    eval_fid.append_row(folder / "fid.csv", settings | scores)
-    log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in scores.items() if k in eval_fid.SCORES))
+    row = settings | eval_fid.evaluate(parts.model, params, reference, cfg_scale=1.0, seed=parts.config.seed, num_samples=eval_count(parts, reference), **parts.sampling)
+    append_row(folder / "fid.csv", row)
+    log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in scores(row).items()))
+
+
+def eval_count(parts: Parts, reference) -> int:
+    """Samples of an evaluation while training."""
+    return parts.config.eval_samples or min(reference.usual_count, eval_fid.WHILE_TRAINING)
 
 
 def main(flag_values):
@@ -436,7 +448,7 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints, stop: S
         return
     stream = None if parts.whole_bank else pipeline.stream(parts.dataset, config.seed, config.drift.bank_push, position)
     encoder_params = jax.device_put(parts.encoder_params, sharding.replicated(parts.mesh))
-    reference = eval_fid.load_reference(config.dataset_name) if config.eval_interval else None
+    reference = load_reference(parts) if config.eval_interval else None
     step_fn, collapse = make_step(parts, start), CollapseWatch(config.collapse_ratio, config.stop_on_collapse)
     waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), start  # of the interval between two log lines
 
@@ -449,6 +461,10 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints, stop: S
                 waited += time.perf_counter() - before
                 state, bank, metrics = step_fn(state, bank, fresh, encoder_params)
             position += 0 if fresh is None else config.drift.bank_push
+            if reference and step == start + 1:
+                before = time.perf_counter()
+                eval_fid.sanity_check(parts.model, next(iter(state.ema.values())), reference, cfg_scale=1.0, seed=config.seed, **parts.sampling)
+                paused += time.perf_counter() - before
             last = step == config.max_steps
             due = lambda interval: interval and step % interval == 0 or last and interval
 
