@@ -51,10 +51,10 @@ class Reference:
     classifier: object
 
 
-def load_reference(dataset_name: str) -> Reference:
-    """The reference of a data set, by its own train and test splits."""
-    images, labels = pipeline.everything(data.load(dataset_name, "test"))
-    train, classifier = data.load(dataset_name, "train"), None
+def load_reference(dataset_name: str, options) -> Reference:
+    """The reference of a data set, by its own train and test splits. options: the group `data` of the run's configuration."""
+    images, labels = pipeline.everything(data.load(dataset_name, "test", options))
+    train, classifier = data.load(dataset_name, options.split, options), None
     if len(train.source) <= CLASSIFIER_LIMIT and train.n_classes > 1:
         x, y = pipeline.everything(train)
         classifier = fit_classifier(pixels(x), y)
@@ -122,7 +122,7 @@ def main(flag_values):
     if not is_run(folder):
         raise UserError(f"--load_dir {folder}: no config.json there; give the folder of a run")
     run = config_lib.from_json(folder / "config.json")
-    reference = load_reference(run.dataset_name)
+    reference = load_reference(run.dataset_name, run.data)
     settings = {"cfg_scale": flags.cfg_scale, "seed": flags.seed, "num_samples": flags.num_samples or len(reference.labels)}
     steps = [flags.step or None]
     if flags.all:

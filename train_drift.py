@@ -83,6 +83,8 @@ def build(config, dataset, mesh) -> Parts:
                         f"give --batch_size {max(n_c // mesh.size, 1) * mesh.size * d.n_neg}, or --mesh.devices {fits}")  # fmt: skip
     if d.field not in FIELDS:
         raise UserError(f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS, '')} Known: {', '.join(FIELDS)}")
+    if d.bank_per_class == "all" and dataset.counts is None:
+        raise UserError(f"--drift.bank_per_class all: the samples per class of {dataset.name} are not known without reading it; give a number, such as 128")
     per_class = max(dataset.counts) if d.bank_per_class == "all" else d.bank_per_class
     if d.n_pos == "all":
         n_pos = per_class
@@ -92,7 +94,7 @@ def build(config, dataset, mesh) -> Parts:
             pipeline.check_counts(dataset, dataset.counts, n_pos, "--drift.n_pos")
     pool = 0 if d.bank_per_class == "all" else d.bank_global
     model = build_generator(config.model, dataset.shape, n_classes)
-    encode, encoder_params = build_encoder(config.encoder)
+    encode, encoder_params = (None, {}) if config.dry_run else build_encoder(config.encoder)
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), field=d.field, monitor=d.monitor,
                         style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip)  # fmt: skip
@@ -220,7 +222,7 @@ def fill_bank(parts: Parts):
         return bank, 0
     host, position = HostBank(parts), 0
     needed = min(parts.drift.n_pos, parts.per_class)
-    for images, labels in pipeline.stream(dataset, parts.config.seed, parts.config.drift.bank_push):
+    for images, labels in pipeline.stream(dataset, parts.config.seed, parts.config.drift.bank_push, workers=parts.config.data.workers):
         bank = host.push(bank, images, labels)
         position += len(labels)
         enough = bank["filled"].min() >= needed and bank["pool_filled"] >= min(parts.pool, max(parts.drift.n_unc, parts.drift.n_pos))
@@ -360,7 +362,7 @@ def main(flag_values):
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
-    parts = build(config, data.load(config.dataset_name, config.data.split), mesh)
+    parts = build(config, data.load(config.dataset_name, config.data.split, config.data, facts_only=config.dry_run), mesh)
     if config.dry_run:
         print(config_lib.explain(config, flag_values), report(parts), sep="\n\n")
         return
@@ -386,9 +388,9 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints):
     if start >= config.max_steps:
         log.info("%s: complete at step %d. To go on raise --max_steps; for a new run give another --save_dir", folder, start)
         return
-    stream = None if parts.whole_bank else pipeline.stream(parts.dataset, config.seed, config.drift.bank_push, position)
+    stream = None if parts.whole_bank else pipeline.stream(parts.dataset, config.seed, config.drift.bank_push, position, workers=config.data.workers)
     encoder_params = jax.device_put(parts.encoder_params, sharding.replicated(parts.mesh))
-    reference = eval_fid.load_reference(config.dataset_name) if config.eval_interval else None
+    reference = eval_fid.load_reference(config.dataset_name, config.data) if config.eval_interval else None
     step_fn, collapse = make_step(parts, start), CollapseWatch(config.collapse_ratio, config.stop_on_collapse)
     waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), start  # of the interval between two log lines
 
