@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib
+import logging
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -11,6 +12,8 @@ import numpy as np
 
 from configs.default import TABLE
 from utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 HUB = ("mnist", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet64", "imagenet256", "celebahq256")
 SOURCES = {"digits": "data.digits"} | dict.fromkeys(HUB, "data.huggingface")
@@ -70,6 +73,28 @@ def load(name: str, split: str = "train", options: Mapping | None = None, facts_
     if facts_only and hasattr(module, "facts") and (known := module.facts(name, split, options)):
         return known
     return module.load(name, split, options)
+
+
+def choose_split(name: str, names: Iterable[str], split: str, known: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """(the set's own name of a split, the split that it really is): "test" is whatever is held out, or else the training split, with a warning.
+
+    names: of the splits there are. known: what this set calls "train" and "test". Raises UserError when there is no such split.
+    """
+    names, known = list(names), known or {}
+    if split == "train":
+        wanted = [known.get("train", "train"), *(names if len(names) == 1 else ())]
+    elif split == "test":
+        # Without the card of a set, the library `datasets` calls files named valid "validation".
+        wanted = [known["test"], *(["validation"] if known["test"] == "valid" else []), *HELD_OUT] if known else HELD_OUT
+    else:
+        wanted = [split]
+    for candidate in wanted:
+        if candidate in names:
+            return candidate, split
+    if split == "test":
+        log.warning("%s has no held-out split (%s): the training split stands in for it", name, ", ".join(HELD_OUT))
+        return choose_split(name, names, "train", known)[0], "train"
+    raise UserError(f"--data.split {split}: {name} has no such split{near(split, names)} It has {', '.join(names)}")
 
 
 def near(name: str, names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from data import HELD_OUT, Dataset, near
+from data import Dataset, choose_split, near
 from data.images import make_source
 from utils.errors import UserError
 
@@ -92,7 +92,8 @@ def load(name: str, split: str, options) -> Dataset:
     known = KNOWN.get(name)
     place = (options.dir or known.repo) if known else name.partition(":")[2]
     tables = _tables(name, place, known)
-    table, split = _split(name, tables, split, known)
+    own, split = choose_split(name, tables, split, known and {"train": known.train[0], "test": known.test[0]})
+    table = tables[own]
     image = options.image_column or (known.image if known else _find_image(name, table))
     label = options.label_column or (known.label if known else _find_label(name, table))
     label = "" if label == "none" else label
@@ -162,26 +163,6 @@ def _explain(name: str, place: str, local: bool, known: Known | None, error: Exc
     if type(error).__name__ == "DatasetNotFoundError":
         return f"{name}: {page} does not exist or is private; correct the name, or log in with `hf auth login`"
     return f"{name}: {page} cannot be opened ({type(error).__name__}: {text})"
-
-
-def _split(name: str, tables: dict, split: str, known: Known | None):
-    """(table, the split that it really is)."""
-    names = list(tables)
-    if split == "train":
-        wanted = [known.train[0]] if known else ["train"]
-        wanted += names if len(names) == 1 else []
-    elif split == "test":
-        # Without the card of the set, `datasets` calls files named valid "validation".
-        wanted = [known.test[0], known.test[0].replace("valid", "validation"), *HELD_OUT] if known else HELD_OUT
-    else:
-        wanted = [split]
-    for candidate in wanted:
-        if candidate in tables:
-            return tables[candidate], split
-    if split == "test":
-        log.warning("%s has no held-out split (%s): the training split stands in for it", name, ", ".join(HELD_OUT))
-        return _split(name, tables, "train", known)[0], "train"
-    raise UserError(f"--data.split {split}: {name} has no such split{near(split, names)} It has {', '.join(names)}")
 
 
 def _find_image(name: str, table) -> str:

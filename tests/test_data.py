@@ -1,8 +1,10 @@
 """Data sources: the same pixels whatever the source, odd images, labels, and what is said when something is wrong."""
 
 import io
-import logging
-import os
+import json
+import pickle
+import struct
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,6 @@ from PIL import Image
 import data
 from data import pipeline
 from data.images import Corrupt, center_crop, decode, open_image, to_mode
-from utils import config as config_lib
 from utils.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -50,12 +51,57 @@ def caches(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
+def prepare_tfds(root, files):
+    """The folder that TFDS prepares, without TensorFlow, in array_record files."""
+    import tensorflow_datasets as tfds
+
+    class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = root
+
+        def _info(self):
+            features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(names=list(CLASSES)), "name": tfds.features.Text()}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, _):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i, (content, label) in enumerate(files):
+                yield i, {"image": io.BytesIO(content), "label": label, "name": str(i)}
+
+    builder = Odd(data_dir=root, file_format="array_record")
+    builder.download_and_prepare()
+    return builder.data_path
+
+
+def as_tfrecord(folder, shards=2):
+    """The same records as TFRecord files: length, checksum, data, checksum. The checksums are not looked at."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    (file,) = folder.glob("*.array_record-*")
+    records = [ArrayRecordDataSource([str(file)])[i] for i in range(len(ArrayRecordDataSource([str(file)])))]
+    file.unlink()
+    parts = [records[k * len(records) // shards : (k + 1) * len(records) // shards] for k in range(shards)]
+    for k, part in enumerate(parts):
+        content = b"".join(struct.pack("<QI", len(r), 0) + r + struct.pack("<I", 0) for r in part)
+        (folder / f"odd-train.tfrecord-{k:05d}-of-{shards:05d}").write_bytes(content)
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    info["splits"][0]["shardLengths"] = [str(len(part)) for part in parts]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    return folder
+
+
 def write(kind, root, files):
     """The name of a data set that holds these files."""
     if kind in ("folder", "hf imagefolder"):
         write_folder(root, files)
         return f"{'folder' if kind == 'folder' else 'hf'}:{root}"
     root.mkdir(parents=True, exist_ok=True)
+    if kind.startswith("tfds"):
+        folder = prepare_tfds(root, files)
+        return f"tfds:{as_tfrecord(folder) if kind == 'tfds tfrecord' else folder}"
     table = table_of(files)
     if kind == "hf parquet":
         table.to_parquet(root / "train-00000-of-00001.parquet")
@@ -74,7 +120,7 @@ def message(call, *args, **kw):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["folder", "hf imagefolder", "hf parquet", "hf one file", "hf arrow"])
+@pytest.mark.parametrize("kind", ["folder", "hf imagefolder", "hf parquet", "hf one file", "hf arrow", "tfds array_record", "tfds tfrecord"])
 @pytest.mark.parametrize("image_size", [0, 5])
 def test_same_pixels_whatever_the_source(kind, image_size, tmp_path, caches):
     files = pictures()
@@ -83,6 +129,11 @@ def test_same_pixels_whatever_the_source(kind, image_size, tmp_path, caches):
     assert dataset.shape == (side, side, 3) and dataset.dtype == "uint8"
     assert dataset.class_names == CLASSES and dataset.counts == (PER_CLASS,) * 3 and len(dataset.source) == len(files)
     images, labels = pipeline.everything(dataset)
+    if kind.startswith("tfds"):  # which shuffles when it prepares
+        key = lambda sample: decode(sample[0], 3, image_size).tobytes()
+        files = sorted(files, key=key)
+        order = sorted(range(len(images)), key=lambda i: images[i].tobytes())
+        images, labels = images[order], labels[order]
     for image, label, (content, expected) in zip(images, labels, files, strict=True):
         truth = Image.open(io.BytesIO(content)).convert("RGB")
         np.testing.assert_array_equal(image, np.asarray(center_crop(truth, image_size) if image_size else truth))
@@ -265,6 +316,28 @@ def test_facts_of_short_names_need_no_network():
         assert len(known.source) >= 28_000 and known.counts is None and known.shape[0] == known.shape[1]
     assert data.load("imagenet256", facts_only=True).shape == (256, 256, 3) and data.load("mnist", facts_only=True).shape == (28, 28, 1)
     assert data.load("cifar10", "test", {"image_size": 16}, facts_only=True).shape == (16, 16, 3)
+
+
+def test_tfds_without_tensorflow(tmp_path, caplog):
+    """A name under --data.dir; pickled for worker processes; damaged and missing files; columns."""
+    folder = prepare_tfds(tmp_path / "odd", pictures())
+    options = {"dir": str(tmp_path / "odd")}
+    dataset = data.load("tfds:odd", options=options)
+    again = pickle.loads(pickle.dumps(dataset.source))
+    np.testing.assert_array_equal(again[3]["image"], dataset.source[3]["image"])
+    assert "tensorflow" not in sys.modules
+    assert data.load("tfds:odd", options=options | {"label_column": "none"}).class_names == ("all",)
+    assert "no feature 'labels', did you mean 'label'" in message(data.load, "tfds:odd", options=options | {"label_column": "labels"})
+    assert "tfds build nothere" in message(data.load, "tfds:nothere", options=options)
+    first = sorted(as_tfrecord(folder).glob("*.tfrecord-*"))[0]
+    content = first.read_bytes()
+    first.write_bytes(content[:-5])
+    assert "cut short" in message(data.load, "tfds:odd", options=options)
+    first.write_bytes(content[: 16 + struct.unpack("<Q", content[:8])[0]])
+    assert "hold 7 samples, but dataset_info.json says 12" in message(data.load, "tfds:odd", options=options)
+    first.unlink()
+    assert "is missing" in message(data.load, "tfds:odd", options=options)
+    assert pickle.loads(pickle.dumps(dataset.source)).shape == dataset.shape
 
 
 # ---------------------------------------------------------------- the stream
