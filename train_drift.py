@@ -94,7 +94,7 @@ def build(config, dataset, mesh) -> Parts:
             pipeline.check_counts(dataset, dataset.counts, n_pos, "--drift.n_pos")
     pool = 0 if d.bank_per_class == "all" else d.bank_global
     model = build_generator(config.model, dataset.shape, n_classes)
-    encode, encoder_params = (None, {}) if config.dry_run else build_encoder(config.encoder)
+    encode, encoder_params = build_encoder(config.encoder, config.dry_run)
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), field=d.field, monitor=d.monitor,
                         style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip)  # fmt: skip
@@ -113,12 +113,15 @@ def build_optimizer(o, max_steps):
     return schedule, optax.chain(optax.clip_by_global_norm(o.clip), optax.adamw(schedule, o.b1, o.b2, weight_decay=o.weight_decay))
 
 
-def build_encoder(e):
-    """(encode, params) of the frozen feature encoder; `none` compares raw samples."""
+def build_encoder(e, names_only=False):
+    """(encode, params) of the frozen feature encoder; `none` compares raw samples. names_only: only the flags are checked; nothing is read or fetched."""
     if e.name == "none":
         return lambda params, images: {"global": images.reshape(images.shape[0], 1, -1)}, {}
-    from models.encoders import join_where, load_encoder
+    from models.encoders import join_where, load_encoder, split_where
 
+    if names_only:
+        split_where(join_where(e.name, e.path))
+        return None, {}
     encode, params, _ = load_encoder(join_where(e.name, e.path))
     return encode, params
 

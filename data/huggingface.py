@@ -6,7 +6,10 @@ A local place is a folder of parquet, arrow or image files as the hub has them, 
 import dataclasses
 import errno
 import logging
+import os
 import pathlib
+import socket
+import urllib.parse
 
 import numpy as np
 
@@ -30,15 +33,16 @@ class Known:
     channels: int
     n_classes: int
     gated: bool = False
+    balanced: bool = False  # every class has as many samples
 
 
 IMAGENET = Known("ILSVRC/imagenet-1k", "image", "label", ("train", 1_281_167), ("validation", 50_000), 256, 3, 1000, gated=True)
 KNOWN = {
     "mnist": Known("ylecun/mnist", "image", "label", ("train", 60_000), ("test", 10_000), 28, 1, 10),
-    "fashion_mnist": Known("zalando-datasets/fashion_mnist", "image", "label", ("train", 60_000), ("test", 10_000), 28, 1, 10),
-    "cifar10": Known("uoft-cs/cifar10", "img", "label", ("train", 50_000), ("test", 10_000), 32, 3, 10),
-    "cifar100": Known("uoft-cs/cifar100", "img", "fine_label", ("train", 50_000), ("test", 10_000), 32, 3, 100),
-    "tiny_imagenet": Known("zh-plus/tiny-imagenet", "image", "label", ("train", 100_000), ("valid", 10_000), 64, 3, 200),
+    "fashion_mnist": Known("zalando-datasets/fashion_mnist", "image", "label", ("train", 60_000), ("test", 10_000), 28, 1, 10, balanced=True),
+    "cifar10": Known("uoft-cs/cifar10", "img", "label", ("train", 50_000), ("test", 10_000), 32, 3, 10, balanced=True),
+    "cifar100": Known("uoft-cs/cifar100", "img", "fine_label", ("train", 50_000), ("test", 10_000), 32, 3, 100, balanced=True),
+    "tiny_imagenet": Known("zh-plus/tiny-imagenet", "image", "label", ("train", 100_000), ("valid", 10_000), 64, 3, 200, balanced=True),
     "imagenet64": dataclasses.replace(IMAGENET, size=64),
     "imagenet256": IMAGENET,
     # Its labels are the sex; the FIDs in the literature are unconditional.
@@ -83,8 +87,10 @@ def facts(name: str, split: str, options) -> Dataset | None:
         return None
     n = (known.train if split == "train" else known.test)[1]
     size = options.image_size or known.size
-    names = ("all",) if known.n_classes == 1 else tuple(map(str, range(known.n_classes)))
-    return Dataset(name, split, NotRead(n), (size, size, options.channels or known.channels), "uint8", names)
+    one = (options.label_column or known.label) == "none"
+    names = ("all",) if one else tuple(map(str, range(known.n_classes)))
+    counts = (n // len(names),) * len(names) if one or known.balanced else None
+    return Dataset(name, split, NotRead(n), (size, size, options.channels or known.channels), "uint8", names, counts)
 
 
 def load(name: str, split: str, options) -> Dataset:
@@ -132,13 +138,26 @@ def _tables(name: str, place: str, known: Known | None) -> dict:
         if any((path / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
             found = datasets.load_from_disk(str(path))
         else:
-            once = datasets.DownloadConfig(max_retries=1)
-            found = datasets.load_dataset(str(path) if local else place, download_config=once)
+            if not local:
+                _offline_without_network(datasets)
+            found = datasets.load_dataset(str(path) if local else place)
         return found if isinstance(found, dict) else {"train": found}
     except UserError:
         raise
     except Exception as error:  # the errors of several libraries
         raise UserError(_explain(name, place, local, known, error)) from error
+
+
+def _offline_without_network(datasets):
+    """Lets the libraries use their cache at once where the hub's name has no address; they would try for half a minute."""
+    import huggingface_hub.constants as hub
+
+    if any(os.environ.get(f"{scheme}_proxy") or os.environ.get(f"{scheme.upper()}_PROXY") for scheme in ("http", "https", "all")):
+        return  # names are resolved by the proxy
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(hub.ENDPOINT).hostname, 443)
+    except OSError:
+        hub.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 
 def _explain(name: str, place: str, local: bool, known: Known | None, error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Data sources: the same pixels whatever the source, odd images, labels, and what is said when something is wrong."""
 
+import importlib
 import io
 import json
 import pickle
@@ -11,8 +12,11 @@ import pytest
 from PIL import Image
 
 import data
+import train_drift
+from conftest import ROOT
 from data import pipeline
 from data.images import Corrupt, center_crop, decode, open_image, to_mode
+from utils import config as config_lib, sharding
 from utils.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -313,7 +317,7 @@ def test_hub_errors_say_what_to_do(tmp_path, monkeypatch):
 def test_facts_of_short_names_need_no_network():
     for name in data.HUB:
         known = data.load(name, facts_only=True)
-        assert len(known.source) >= 28_000 and known.counts is None and known.shape[0] == known.shape[1]
+        assert len(known.source) >= 28_000 and known.shape[0] == known.shape[1] and (known.counts is None or sum(known.counts) == len(known.source))
     assert data.load("imagenet256", facts_only=True).shape == (256, 256, 3) and data.load("mnist", facts_only=True).shape == (28, 28, 1)
     assert data.load("cifar10", "test", {"image_size": 16}, facts_only=True).shape == (16, 16, 3)
 
@@ -338,6 +342,20 @@ def test_tfds_without_tensorflow(tmp_path, caplog):
     first.unlink()
     assert "is missing" in message(data.load, "tfds:odd", options=options)
     assert pickle.loads(pickle.dumps(dataset.source)).shape == dataset.shape
+
+
+@pytest.mark.parametrize("name", data.HUB)
+def test_dry_run_of_every_short_name(name):
+    """The recipe fits the data set's facts: parts are built and reported without a network, encoders included."""
+    config = config_lib.resolve({"dataset_name": name, "dry_run": True})
+    assert config.recipe == name
+    dataset = data.load(name, options=config.data, facts_only=True)
+    report = train_drift.report(train_drift.build(config, dataset, sharding.make_mesh(1, 1)))
+    assert f"{len(dataset.source):,} samples of {dataset.shape}" in report
+    header = importlib.import_module(f"configs.{name}").__doc__
+    assert f"--dataset_name {name}" in header and all(word in header for word in ("Hardware", "Time", "Expected", "Measured"))
+    script = (ROOT / "scripts" / f"train_{name}.sh").read_text()
+    assert f"--dataset_name {name} " in script
 
 
 # ---------------------------------------------------------------- the stream
