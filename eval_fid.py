@@ -116,9 +116,9 @@ class Reference:
 
 
 def load_reference(dataset_name: str, *, features: str = "", resize: str = "", inception_weights: str = "", fid_stats: str = "", split: str = "", metrics: str = "",
-                   shape: tuple[int, ...] | None = None, batch_size: int = 256, sharding=None) -> Reference:  # fmt: skip
+                   data_options=None, shape: tuple[int, ...] | None = None, batch_size: int = 256, sharding=None) -> Reference:  # fmt: skip
     """The reference of a data set ("" = none), or of `fid_stats`. shape: of the samples, where it is known before the data set is read. The rest: as the flags."""
-    shape = shape or (data.load(dataset_name, "test").shape if dataset_name else None)
+    shape = shape or (data.load(dataset_name, "test", data_options).shape if dataset_name else None)
     network = load_network(features or (default_network(shape) if shape else "inception"), resize, inception_weights)
     wanted = parse_metrics(metrics)
     keep = any(METRICS[m].needs == "features" for m in wanted) if wanted else True
@@ -136,9 +136,9 @@ def load_reference(dataset_name: str, *, features: str = "", resize: str = "", i
             real = statistics.evidence
     elif dataset_name:
         split = split or ("train" if network.counted else "test")
-        name, dataset = f"{dataset_name}:{split}", check_pixels(data.load(dataset_name, split))
+        name, dataset = f"{dataset_name}:{split}", check_pixels(data.load(dataset_name, split, data_options))
         real, labels = run(DatasetImages(dataset)), dataset_labels(dataset)
-        train = data.load(dataset_name, "train")
+        train = data.load(dataset_name, "train", data_options)
         gallery = (real.features, DatasetImages(dataset).__getitem__) if keep and split == "train" else None
         if not network.counted and len(train.source) <= CLASSIFIER_LIMIT:
             x, y = pipeline.everything(train)
@@ -404,7 +404,7 @@ def main(flag_values):
     sharding = local_sharding()
     batch_size = round_up(flags.sample_batch_size, sharding.mesh.size)
     options = dict(features=setting("features"), inception_weights=setting("inception_weights"), fid_stats=setting("fid_stats"), resize=flags.resize,
-                   split=flags.reference_split, metrics=flags.metrics, batch_size=batch_size, sharding=sharding)  # fmt: skip
+                   split=flags.reference_split, metrics=flags.metrics, data_options=run.data if run else None, batch_size=batch_size, sharding=sharding)  # fmt: skip
     out = pathlib.Path(flags.out) if flags.out else folder if run else None
     if not is_generator:
         row = score_images(folder, dataset_name, options)

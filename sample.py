@@ -66,7 +66,7 @@ def real_rows(metadata: dict, classes: list[int], flags) -> np.ndarray:
 
     if "dataset" not in metadata:
         raise UserError(f"--compare: {flags.load_dir} does not name a data set; it needs the folder of a run")
-    images, labels = pipeline.everything(data.load(metadata["dataset"]["name"], "test"))
+    images, labels = pipeline.everything(data.load(metadata["dataset"]["name"], "test", metadata["config"]["data"]))
     of_class = lambda k: np.flatnonzero(labels == k) if k < labels.max() + 1 else np.arange(len(labels))
     return np.concatenate([images[np.resize(of_class(k), flags.per_class)] for k in classes for _ in flags.cfg_scale])
 

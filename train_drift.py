@@ -25,7 +25,7 @@ from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step, train_step
 from models.build import build_generator, describe
 from models.dit import count_parameters, init_params
-from models.encoders import join_where, load_encoder
+from models.encoders import join_where, load_encoder, split_where
 from models.sampling import generate
 from models.weights import load_generator
 from utils import config as config_lib, sharding
@@ -80,6 +80,8 @@ def build(config, dataset, mesh) -> Parts:
             raise UserError(f"--{name}: not supported yet; leave it out")
     if d.field not in FIELDS:
         raise UserError(f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS)} (known: {', '.join(FIELDS)})")
+    if d.bank_per_class == "all" and dataset.counts is None:
+        raise UserError(f"--drift.bank_per_class all: the samples per class of {dataset.name} are not known without reading it; give a number, such as 128")
     n_c = classes_per_step(config, dataset, mesh)
     per_class = max(dataset.counts) if d.bank_per_class == "all" else d.bank_per_class
     pool = 0 if d.bank_per_class == "all" else d.bank_global
@@ -92,11 +94,12 @@ def build(config, dataset, mesh) -> Parts:
         if n > held:
             raise UserError(f"{flag} {n}: the bank holds {held} samples of any class to draw it from; give less, or a larger --drift.bank_global")
     model = build_generator(config.model, dataset.shape, n_classes)
-    encode, encoder_params = build_encoder(config.encoder)
+    encode, encoder_params = build_encoder(config.encoder, config.dry_run)
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), field=d.field, monitor=d.monitor,
                         style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip)  # fmt: skip
-    check_monitor(d.monitor, encode, encoder_params, dataset.shape)
+    if encode:
+        check_monitor(d.monitor, encode, encoder_params, dataset.shape)
     size = banks.bank_bytes(n_classes, per_class, pool, dataset.shape, dataset.dtype)
     on_host = d.bank_placement == "host" or (d.bank_placement == "auto" and size > d.bank_budget_gb * 1e9)
     schedule, optimizer = build_optimizer(config.optim, config.max_steps)
@@ -127,8 +130,11 @@ def build_optimizer(o, max_steps):
     return schedule, optax.chain(optax.clip_by_global_norm(o.clip), optax.adamw(schedule, o.b1, o.b2, weight_decay=o.weight_decay))
 
 
-def build_encoder(e):
-    """(encode, params) of the frozen feature encoder; `none` compares raw samples."""
+def build_encoder(e, names_only=False):
+    """(encode, params) of the frozen feature encoder; `none` compares raw samples. names_only: only the flags are checked; nothing is read or fetched."""
+    if names_only and e.name != "none":
+        split_where(join_where(e.name, e.path))
+        return None, {}
     encode, params, _ = load_encoder(join_where(e.name, e.path))
     return encode, params
 
@@ -248,7 +254,7 @@ def fill_bank(parts: Parts):
         return bank, 0
     host, position = HostBank(parts), 0
     needed = min(parts.drift.n_pos, parts.per_class)
-    for images, labels in pipeline.stream(dataset, parts.config.seed, parts.config.drift.bank_push):
+    for images, labels in pipeline.stream(dataset, parts.config.seed, parts.config.drift.bank_push, workers=parts.config.data.workers):
         bank = host.push(bank, images, labels)
         position += len(labels)
         of_any_class = bank["pool_filled"] if parts.pool else bank["filled"].sum()
@@ -270,7 +276,7 @@ def run_folder(config) -> pathlib.Path:
 # What a run may change when it goes on: not the data, the seed, the networks, the bank or the averages that its checkpoints hold.
 FIXED = ("dataset_name", "seed", "optim.ema", "model.", "drift.bank_", "encoder.")
 FREE = ("model.preset", "model.unroll", "model.remat", "model.attention", "model.use_bf16", "model.attn_fp32", "drift.bank_placement", "drift.bank_budget_gb")
-NOT_YET = ("data.dir", "data.workers", "data.image_size", "model.use_stable_vae")
+NOT_YET = ("model.use_stable_vae",)
 
 
 def check_same_run(before, config, where):
@@ -389,7 +395,7 @@ def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: in
 def load_reference(parts: Parts):
     """What evaluations while training are held against; it depends on the configuration alone."""
     c = parts.config
-    return eval_fid.load_reference(c.dataset_name, features=c.features, inception_weights=c.inception_weights, fid_stats=c.fid_stats, **parts.sampling)
+    return eval_fid.load_reference(c.dataset_name, features=c.features, inception_weights=c.inception_weights, fid_stats=c.fid_stats, data_options=c.data, **parts.sampling)
 
 
 def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, reference):
@@ -415,7 +421,7 @@ def main(flag_values):
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
-    parts = build(config, data.load(config.dataset_name, config.data.split), mesh)
+    parts = build(config, data.load(config.dataset_name, config.data.split, config.data, facts_only=config.dry_run), mesh)
     if config.load_dir:
         Checkpoints(pathlib.Path(config.load_dir) / "checkpoints").restore({})
     if config.init_from and "://" not in config.init_from:
@@ -446,7 +452,7 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints, stop: S
     if start >= config.max_steps:
         log.info("%s: complete at step %d. To go on raise --max_steps; for a new run give another --save_dir", folder, start)
         return
-    stream = None if parts.whole_bank else pipeline.stream(parts.dataset, config.seed, config.drift.bank_push, position)
+    stream = None if parts.whole_bank else pipeline.stream(parts.dataset, config.seed, config.drift.bank_push, position, workers=config.data.workers)
     encoder_params = jax.device_put(parts.encoder_params, sharding.replicated(parts.mesh))
     reference = load_reference(parts) if config.eval_interval else None
     step_fn, collapse = make_step(parts, start), CollapseWatch(config.collapse_ratio, config.stop_on_collapse)

@@ -83,9 +83,13 @@ TABLE = (
     Key("encoder.name", "none", "feature encoder; none = raw samples"),
     Key("encoder.path", "", "its weights: a folder or hf://name"),
 
-    Key("data.dir", "", "where the data set lies; empty = its usual place"),
+    Key("data.dir", "", "folder of the data set, or of all TFDS sets; empty = its usual place"),
     Key("data.split", "train", "split to learn from"),
-    Key("data.image_size", 0, "resize to this side; 0 = as stored", "[0, inf)"),
+    Key("data.image_size", 0, "centre crop and resize to this side; 0 = as stored", "[0, inf)"),
+    Key("data.channels", 0, "1 = grey, 3 = colour; 0 = as stored", "[0, inf)"),
+    Key("data.image_column", "", "column of the images; empty = found"),
+    Key("data.label_column", "", "column of the labels; empty = found; none = without labels, one class"),
+    Key("data.max_corrupt", 0.01, "share of images that may be unreadable and are skipped; more stop the run", "[0, 1]"),
     Key("data.flip", False, "mirror images at random"),
     Key("data.workers", 0, "processes that read; 0 = threads of this one", "[0, inf)"),
 

@@ -1,17 +1,29 @@
-"""Data sets behind one contract: `data.load(name)`. A new source is one file with a `load` and one line in SOURCES."""
+"""Data sets behind one contract: `data.load(name)`. A new source is one file with a `load(name, split, options)` and one line in SOURCES or SCHEMES."""
 
 import dataclasses
 import difflib
 import importlib
+import logging
+import types
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
+import numpy as np
+
+from configs.default import TABLE
 from utils.errors import UserError
 
-SOURCES = {"digits": "data.digits"}
+log = logging.getLogger(__name__)
+
+HUB = ("mnist", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet64", "imagenet256", "celebahq256")
+SOURCES = {"digits": "data.digits"} | dict.fromkeys(HUB, "data.huggingface")
+SCHEMES = {"folder": "data.folder", "hf": "data.huggingface", "tfds": "data.tfds", "latents": "data.latents"}
+EXAMPLES = "folder:/path, hf:owner/name, hf:/path, tfds:name, tfds:/path, latents:/path"
+HELD_OUT = ("test", "val", "validation", "valid")  # what a held-out split is called, in the order of preference
 
 
 class RandomAccess(Protocol):
-    """Samples by index: `source[i] -> {"image": [H,W,C] uint8 (or float32 latent), "label": int}`."""
+    """Samples by index: `source[i] -> {"image": [H,W,C] uint8 (or float32 latent), "label": int}`. Raises `data.images.Corrupt` for one that cannot be read."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> dict: ...
@@ -21,8 +33,10 @@ class RandomAccess(Protocol):
 class Dataset:
     """One split of a data set.
 
-    name: as given on the command line. shape: (H, W, C) of a sample. dtype: "uint8" (pixels, [0, 255]) or "float32" (scaled latents).
-    class_names: one per class, in label order; a set without labels has one class. counts: samples per class, where known without reading everything.
+    name: as given on the command line. split: what is in `source`; "train" when "test" was asked for where nothing is held out.
+    shape: (H, W, C) of a sample. dtype: "uint8" (pixels, [0, 255]) or "float32" (scaled latents).
+    class_names: one per class, in label order; a set without labels has one class. counts: samples per class, None where they are not known without reading everything.
+    augment: (sample, generator) -> sample, applied to each sample drawn, or None. max_corrupt: share of samples that may be unreadable.
     """
 
     name: str
@@ -32,17 +46,58 @@ class Dataset:
     dtype: str
     class_names: tuple[str, ...]
     counts: tuple[int, ...] | None = None
+    augment: Callable[[dict, np.random.Generator], dict] | None = None
+    max_corrupt: float = 0.0
 
     @property
     def n_classes(self) -> int:
         return len(self.class_names)
 
 
-def load(name: str, split: str = "train") -> Dataset:
-    """The split "train" or "test" of the data set `name`, a key of SOURCES."""
-    if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, 1)
-        raise UserError(f"--dataset_name {name}: unknown data set{f'; did you mean {near[0]}?' if near else ''} (known: {', '.join(SOURCES)})")
-    if split not in ("train", "test"):
-        raise UserError(f"--data.split {split}: expected 'train' or 'test'.")
-    return importlib.import_module(SOURCES[name]).load(name, split)
+def load(name: str, split: str = "train", options: Mapping | None = None, facts_only: bool = False) -> Dataset:
+    """A split of the data set `name`: a key of SOURCES, or one of SCHEMES and a place (EXAMPLES).
+
+    split: "train", "test" (what is held out, whatever the set calls it), or a name of the set's own. options: the group `data` of a configuration, None = the defaults.
+    facts_only: nothing is read where the facts are known without; the source of such a data set cannot be indexed.
+    Raises UserError for an unknown name, a missing split or column, and a set that cannot be reached.
+    """
+    scheme, colon, place = name.partition(":")
+    if colon and scheme in SCHEMES and place:
+        module = importlib.import_module(SCHEMES[scheme])
+    elif name in SOURCES:
+        module = importlib.import_module(SOURCES[name])
+    else:
+        raise UserError(f"--dataset_name {name}: unknown data set{near(name, SOURCES)} (known: {', '.join(SOURCES)}, {EXAMPLES})")
+    defaults = {key.name.removeprefix("data."): key.default for key in TABLE if key.name.startswith("data.")}
+    options = types.SimpleNamespace(**defaults | dict(options or {}))
+    if facts_only and hasattr(module, "facts") and (known := module.facts(name, split, options)):
+        return known
+    return module.load(name, split, options)
+
+
+def choose_split(name: str, names: Iterable[str], split: str, known: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """(the set's own name of a split, the split that it really is): "test" is whatever is held out, or else the training split, with a warning.
+
+    names: of the splits there are. known: what this set calls "train" and "test". Raises UserError when there is no such split.
+    """
+    names, known = list(names), known or {}
+    if split == "train":
+        wanted = [known.get("train", "train"), *(names if len(names) == 1 else ())]
+    elif split == "test":
+        # Without the card of a set, the library `datasets` calls files named valid "validation".
+        wanted = [known["test"], *(["validation"] if known["test"] == "valid" else []), *HELD_OUT] if known else HELD_OUT
+    else:
+        wanted = [split]
+    for candidate in wanted:
+        if candidate in names:
+            return candidate, split
+    if split == "test":
+        log.warning("%s has no held-out split (%s): the training split stands in for it", name, ", ".join(HELD_OUT))
+        return choose_split(name, names, "train", known)[0], "train"
+    raise UserError(f"--data.split {split}: {name} has no such split{near(split, names)} (it has {', '.join(names)})")
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """", did you mean 'x'?" for the closest of `names`, or nothing."""
+    found = difflib.get_close_matches(name, list(names), 1)
+    return f", did you mean {found[0]!r}?" if found else ""

@@ -6,6 +6,7 @@ Split for comparability: train_test_split(test_size=0.3, random_state=0, stratif
 import numpy as np
 
 from data import Dataset
+from utils.errors import UserError
 
 
 class Arrays:
@@ -21,8 +22,10 @@ class Arrays:
         return {"image": self.images[index], "label": int(self.labels[index])}
 
 
-def load(name: str, split: str) -> Dataset:
+def load(name: str, split: str, options) -> Dataset:
     """Pixels of 0..16 in the source become 0..255."""
+    if split not in ("train", "test"):
+        raise UserError(f"--data.split {split}: {name} has the splits train and test")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -1,25 +1,100 @@
 """From a data set to the bank: an endless shuffled stream that can start at any position, and the filling of the bank before the first step."""
 
+import atexit
+import itertools
+import logging
+
 import grain
 import numpy as np
+from absl import flags
 
+from data.images import Corrupt
 from utils.errors import UserError
 
+log = logging.getLogger(__name__)
 
-def stream(dataset, seed: int, batch_size: int, position: int = 0, rank: int = 0, ranks: int = 1):
+LOOKED_AT = 1000  # samples by which the share of unreadable ones is judged at the least
+
+
+class Readable:
+    """The samples of a data set; where one is unreadable, the next one stands in for it, so that positions in the stream mean the same with and without.
+
+    Unreadable samples are named in the log, once each; they are `bad`. Raises UserError when they are more than the data set's max_corrupt of the samples read so
+    far, by this process.
+    """
+
+    def __init__(self, dataset):
+        self.source, self.name, self.max_corrupt = dataset.source, dataset.name, dataset.max_corrupt
+        self.bad, self.reads = {}, itertools.count(1)
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        n = len(self.source)
+        for i in range(int(index), int(index) + n):
+            sample = self.get(i % n)
+            if sample is not None:
+                return sample
+        raise UserError(f"{self.name}: none of its {n} samples can be read")
+
+    def get(self, index):
+        """The sample, or None if it cannot be read."""
+        reads = next(self.reads)
+        try:
+            return self.source[index]
+        except Corrupt as error:
+            if index not in self.bad:
+                self.bad[index] = str(error)
+                log.warning("%s: skipped %s, unreadable; %d so far", self.name, error, len(self.bad))
+        judged = min(max(reads, LOOKED_AT), len(self.source))
+        if len(self.bad) > self.max_corrupt * judged:
+            raise UserError(f"{self.name}: {len(self.bad)} unreadable images among {min(reads, judged)} read, more than --data.max_corrupt {self.max_corrupt} of {judged}; "
+                            f"the last is {self.bad[index]}. Repair or remove them, or raise --data.max_corrupt")  # fmt: skip
+        return None
+
+
+def ordered(dataset, seed: int):
+    """The endless shuffled order, as a Grain data set: element i depends on (seed, i) alone; n successive ones from a multiple of n are each sample once."""
+    samples = grain.MapDataset.source(Readable(dataset)).seed(seed).shuffle().repeat()
+    return samples.random_map(dataset.augment) if dataset.augment else samples
+
+
+def stream(dataset, seed: int, batch_size: int, position: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0):
     """Batches (images [S,H,W,C], labels [S]) of the shuffled, repeated data set, from global sample `position` on.
 
-    The order depends on `seed` alone, so a resumed run continues with the very next sample. Rank r of R takes the samples r, r + R, ... of the order.
+    The order depends on `seed` alone, so a resumed run continues with the very next sample. Rank r of R takes the samples r, r + R, ... of the order, so together
+    they take each once, also after R has changed. workers: processes that read and decode, 0 = threads of this one; the batches are the same.
     """
-    samples = grain.MapDataset.source(dataset.source).seed(seed).shuffle().repeat()
-    batches = samples[position + rank :: ranks].batch(batch_size)
-    for batch in batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=64)):
-        yield batch["image"], batch["label"].astype(np.int32)
+    batches = ordered(dataset, seed)[position + rank :: ranks].batch(batch_size)
+    if workers:
+        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+        if not flags.FLAGS.is_parsed():  # Grain reads its own flags, which programs without flags never parse
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4))
+    else:
+        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=64))
+    iterator = iter(batches)
+    atexit.register(iterator.close)  # without it, processes and threads complain about the end of the program
+    try:
+        for batch in iterator:
+            yield batch["image"], batch["label"].astype(np.int32)
+    except RuntimeError as error:  # what a worker process raised arrives as text
+        _, found, message = str(error).rpartition("UserError: ")
+        if not found:
+            raise
+        raise UserError(message.splitlines()[0]) from None
+    finally:
+        iterator.close()
+        atexit.unregister(iterator.close)
 
 
 def everything(dataset):
-    """All samples in the order of the data set: images [S,H,W,C], labels [S]."""
-    samples = [dataset.source[i] for i in range(len(dataset.source))]
+    """All samples that can be read, in the order of the data set: images [S,H,W,C], labels [S]."""
+    source = Readable(dataset)
+    samples = [s for s in map(source.get, range(len(source))) if s is not None]
+    if dataset.augment:
+        samples = [dataset.augment(s, np.random.default_rng(i)) for i, s in enumerate(samples)]
     return np.stack([s["image"] for s in samples]), np.array([s["label"] for s in samples], np.int32)
 
 

@@ -1,0 +1,28 @@
+"""CelebA-HQ (28,000 faces of 256x256) in pixels, unconditional, MAE and ConvNeXt-V2 features of ImageNet.
+
+Command   python train_drift.py --dataset_name celebahq256
+Hardware  one GPU of 80 GB
+Time      not measured yet
+Expected  not known
+Measured  not measured yet
+"""
+
+OVERRIDES = {
+    "batch_size": 256,  # one group
+    "max_steps": 100_000,
+    "sample_interval": 2000,
+    "eval_interval": 0,  # scores in raw pixels say nothing at this size
+    "save_interval": 2000,
+    "data.flip": True,
+    "data.workers": 8,
+    "mesh.devices": 1,  # a group is not divided
+    "model.patch_size": 16,
+    "drift.n_neg": 256,
+    "drift.n_pos": 256,
+    "drift.n_unc": 0,
+    "drift.alpha_max": 1.0,  # no guidance
+    "drift.bank_per_class": 4096,
+    "drift.bank_global": 0,
+    "encoder.name": "mae+convnextv2",
+    "encoder.path": "hf://mae_pixel_640",
+}

@@ -1,0 +1,24 @@
+"""Tiny ImageNet (100,000 images of 64x64, 200 classes), class-conditional, with DINOv2 features.
+
+Command   python train_drift.py --dataset_name tiny_imagenet
+Hardware  one node of 8 GPUs
+Time      not measured yet
+Expected  not known
+Measured  not measured yet
+"""
+
+OVERRIDES = {
+    "batch_size": 2048,  # 32 classes x 64
+    "max_steps": 100_000,
+    "sample_interval": 2000,
+    "eval_interval": 0,  # scores in raw pixels say little at this size
+    "save_interval": 2000,
+    "data.flip": True,
+    "data.workers": 8,
+    "model.patch_size": 4,
+    "drift.n_neg": 64,
+    "drift.n_pos": 64,
+    "drift.n_unc": 16,
+    "drift.bank_push": 64,
+    "encoder.name": "dinov2",
+}

@@ -1,0 +1,126 @@
+"""The VAE against activations recorded from diffusers, its file format, and what it says about wrong files."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from conftest import ROOT
+from models.vae import CONFIG, WEIGHTS, load_vae
+from utils.errors import UserError
+from weight_rule import draw
+
+GOLDEN = ROOT / "tests" / "golden"
+OLD = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+
+
+def spec_of(name):
+    return json.loads((GOLDEN / name / "spec.json").read_text())
+
+
+def tensors_of(spec):
+    return {key: draw(key, tuple(shape), spec["weight_seed"], spec["gain"]) for key, shape in spec["tensors"].items()}
+
+
+def write(folder, config, tensors):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps({"_class_name": "AutoencoderKL"} | config))
+    safetensors.numpy.save_file(tensors, folder / WEIGHTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    spec = spec_of("vae_tiny")
+    return spec["config"], tensors_of(spec)
+
+
+def nhwc(a):
+    return a.transpose(0, 2, 3, 1)
+
+
+def assert_close(actual, expected):
+    np.testing.assert_allclose(actual, nhwc(expected), rtol=0, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name, n", [("vae_tiny", 2), ("vae_sd", 1)])
+def test_reproduces_diffusers(name, n, tmp_path):
+    """n: samples taken of the recorded ones; one is enough for the large network."""
+    spec = spec_of(name)
+    vae, params = load_vae(write(tmp_path, spec["config"], tensors_of(spec)))
+    with np.load(GOLDEN / name / "io.npz") as file:
+        io = {key: file[key][:n] for key in file.files}
+    mean, logvar = jax.jit(vae.encode)(params, nhwc(io["images_nchw"]))
+    assert_close(mean, io["latent_mean_nchw"])
+    assert_close(logvar, io["latent_logvar_nchw"])
+    assert_close(jax.jit(vae.decode)(params, nhwc(io["z_nchw"])), io["decoded_nchw"])
+    assert vae.scaling_factor == 0.18215 and vae.reduction == 2 ** (len(spec["config"]["block_out_channels"]) - 1)
+
+
+def test_older_names_half_precision_and_a_subfolder(tiny, tmp_path):
+    """The published files of Stable Diffusion 1: query, key, value, proj_attn, also as 1x1 convolutions, also in float16; in a pipeline's subfolder `vae`."""
+    config, tensors = tiny
+    old = {}
+    for name, value in tensors.items():
+        for new_part, old_part in OLD.items():
+            name, value = (name.replace(new_part, old_part), value[..., None, None] if value.ndim == 2 else value) if new_part in name else (name, value)
+        old[name] = value.astype(np.float16)
+    assert sum(value.ndim == 4 and "attentions" in name for name, value in old.items()) == 8
+    _, now = load_vae(write(tmp_path / "new", config, {k: v.astype(np.float16) for k, v in tensors.items()}))
+    _, before = load_vae(write(tmp_path / "pipeline" / "vae", config, old).parent)
+    jax.tree.map(np.testing.assert_array_equal, now, before)
+    assert {leaf.dtype for leaf in jax.tree.leaves(now)} == {np.dtype("float32")}
+
+
+def test_scaling_is_inverted(tiny, tmp_path):
+    vae, _ = load_vae(write(tmp_path, tiny[0] | {"scaling_factor": 0.5, "shift_factor": 0.1}, tiny[1]))
+    z = np.array([0.1, 2.1], np.float32)
+    np.testing.assert_allclose(vae.scale(z), [0, 1], atol=1e-6)
+    np.testing.assert_allclose(vae.unscale(vae.scale(z)), z, rtol=1e-6)
+
+
+def test_wrong_files_are_one_line(tiny, tmp_path, monkeypatch):
+    config, tensors = tiny
+
+    def message(where):
+        with pytest.raises(UserError) as caught:
+            load_vae(where)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    def broken(name, config=config, tensors=tensors):
+        return write(tmp_path / name, config, tensors)
+
+    assert "neither a folder nor a hub id" in message(tmp_path / "nowhere")
+    assert CONFIG in message(tmp_path)
+    assert "UNet" in message(broken("kind", {"_class_name": "UNet"}))
+    assert "AttnDownEncoderBlock2D" in message(broken("block", config | {"down_block_types": ["AttnDownEncoderBlock2D"] * 2}))
+    first = "encoder.conv_in.weight"
+    assert first in message(broken("lacks", tensors={k: v for k, v in tensors.items() if k != first}))
+    assert first in message(broken("shape", tensors=tensors | {first: tensors[first][:, :1].copy()}))
+    assert "unexpected tensor extra" in message(broken("extra", tensors=tensors | {"extra": np.zeros(3, np.float32)}))
+    (broken("no_json") / CONFIG).write_text("{")
+    assert "not a JSON object" in message(tmp_path / "no_json")
+    file = broken("cut") / WEIGHTS
+    file.write_bytes(file.read_bytes()[:5000])
+    assert "damaged or truncated" in message(tmp_path / "cut")
+    (broken("pickle") / WEIGHTS).rename(tmp_path / "pickle" / "diffusion_pytorch_model.bin")
+    assert "save the VAE with safetensors" in message(tmp_path / "pickle")
+
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    assert "Offline, copy config.json" in message("stabilityai/sd-vae-ft-ema")
+
+
+def test_wrong_shapes_are_named(tiny, tmp_path):
+    vae, params = load_vae(write(tmp_path, *tiny))
+    with pytest.raises(UserError, match=r"\[1, 33, 32, 3\]"):
+        vae.encode(params, np.zeros((1, 33, 32, 3), np.float32))
+    with pytest.raises(UserError, match="latents"):
+        vae.decode(params, np.zeros((1, 8, 8, 3), np.float32))
