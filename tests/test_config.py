@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 
 import configs
+from configs import digits
 from configs.default import TABLE, Key
 from configs.presets import PRESETS
 from utils import config as config_lib
@@ -103,8 +104,8 @@ def test_precedence_per_key(low, high, recipe_folder, monkeypatch):
 def test_flag_beats_preset_beats_recipe_on_the_real_tables():
     config = resolve("--dataset_name", "digits", "--model.depth", "3", "--model.preset", "tiny")
     assert config.model.depth == 3  # given before the preset, and kept
-    assert config.model.hidden_size == PRESETS["tiny"]["model.hidden_size"] != 96
-    assert config.model.patch_size == 4  # the recipe's: no preset sets it
+    assert config.model.hidden_size == PRESETS["tiny"]["model.hidden_size"] != digits.OVERRIDES["model.hidden_size"]
+    assert config.model.patch_size == digits.OVERRIDES["model.patch_size"]  # no preset sets it
     assert config.optim.clip == 2.0
 
 
@@ -142,7 +143,7 @@ def test_explain_names_the_source_of_each_value():
     lines = {name: rest for name, *rest in table}
     assert lines["model.depth"] == ["3", "command line"]
     assert lines["model.hidden_size"] == ["192", "preset tiny"]
-    assert lines["batch_size"] == ["320", "recipe digits"]
+    assert lines["batch_size"] == [str(digits.OVERRIDES["batch_size"]), "recipe digits"]
     assert lines["optim.b2"] == ["0.95", "default"]
     assert lines["drift.temperatures"] == ["0.1,0.3", "command line"]
     assert lines["save_dir"] == ["runs/x", "program"]
@@ -253,7 +254,7 @@ def test_other_programs_take_part_of_the_table():
     (["--model.depth=2.5"], ["--model.depth=2.5", "an integer in [1, inf)"]),
     (["--model.depth=0"], ["--model.depth=0", "an integer in [1, inf)"]),
     (["--model.depth=all"], ["--model.depth=all", "an integer"]),
-    (["--drift.n_pos=al"], ["--drift.n_pos=al", "an integer in [1, inf) or all"]),
+    (["--drift.n_pos=al"], ["--drift.n_pos=al", "an integer in [2, inf) or all"]),
     (["--optim.learning_rate=0"], ["--optim.learning_rate=0", "a number in (0, inf)"]),
     (["--optim.learning_rate=nan"], ["--optim.learning_rate=nan"]),
     (["--optim.clip=inf"], ["--optim.clip=inf"]),
@@ -410,7 +411,7 @@ def test_help_lists_every_flag_with_its_help(program):
     for key in TABLE:
         lines = [line for line in done.stdout.splitlines() if line.startswith(f"  --{key.name} ")]
         assert len(lines) == 1 and key.help in lines[0]
-    assert "recipes: digits" in done.stdout and "semilarge" in done.stdout
+    assert "recipes: " in done.stdout and "digits" in done.stdout and "semilarge" in done.stdout
 
 
 def test_flagfile(program, tmp_path):
