@@ -321,9 +321,8 @@ def checkpoint_shapes(parts: Parts):
 
 def restore(parts: Parts, checkpoints: Checkpoints):
     """(state, bank, position in the stream) of the newest readable checkpoint, on this mesh."""
-    _, metadata, _ = checkpoints.restore({})
-    check_same_run(metadata["config"], parts.config, checkpoints.folder.parent)
     tree, metadata, _ = checkpoints.restore(checkpoint_shapes(parts))
+    check_same_run(metadata["config"], parts.config, checkpoints.folder.parent)
     ema = {name.removeprefix("ema_"): item for name, item in tree.items() if name.startswith("ema_")}
     return TrainState(tree["state"]["step"], tree["state"]["seed"], tree["params"], tree["opt_state"], ema), tree["bank"], metadata["position"]
 
@@ -422,8 +421,8 @@ def main(flag_values):
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     parts = build(config, data.load(config.dataset_name, config.data.split, config.data, facts_only=config.dry_run), mesh)
-    if config.load_dir:
-        Checkpoints(pathlib.Path(config.load_dir) / "checkpoints").restore({})
+    if config.load_dir and not (source := Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")).steps():
+        source.restore({})  # says what is missing
     if config.init_from and "://" not in config.init_from:
         given_params(parts)
     if config.dry_run:
@@ -498,6 +497,7 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints, stop: S
                 log.warning("%s: saved at step %d; the same command resumes it", stop.name, step)
                 raise SystemExit(128 + signal.Signals[stop.name])
             paused += time.perf_counter() - before
+    checkpoints.wait()
     log.info("%s: done; samples/, curves.png, fid.csv, metrics.jsonl and checkpoints/ are there", folder)
 
 

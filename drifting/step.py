@@ -50,7 +50,7 @@ def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, 
     (loss, info), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    norms = {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates), "param_norm": optax.global_norm(params)}
+    norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates), "param_norm": optax.tree.norm(params)}
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=update_ema(state.ema, params))
     return state, {"loss": loss} | info | norms | {"alpha_mean": jnp.mean(batch.alpha)}
 

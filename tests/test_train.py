@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,7 +184,7 @@ def test_collapse_is_named(tmp_path, caplog):
 
 
 def test_not_finite_stops_with_the_step(tmp_path):
-    with pytest.raises(UserError, match=r"step \d+: .*loss.* not finite"):
+    with pytest.raises(UserError, match=r"step \d+: .*not finite"):
         train(tmp_path, {"optim.learning_rate": 1e30, "optim.clip": 1e30})
 
 
@@ -223,15 +224,23 @@ def test_folder_that_cannot_be_written(tmp_path):
             train_drift.open_run(parts_of({"save_dir": str(where)}).config)
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk takes root")
 def test_full_disk_keeps_the_earlier_checkpoints(tmp_path):
-    train(tmp_path, {"max_steps": 4})
-    limit = "import resource, sys, os; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-    flags = (TINY | {"save_dir": tmp_path, "max_steps": 8, "mesh.devices": 1}).items()
-    done = subprocess.run([sys.executable, "-c", limit, *command(*flags)[1:]], capture_output=True, text=True, env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"})
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2 and len(errors) == 1 and "free some space" in errors[0] and "Traceback" not in done.stderr, done.stderr
-    assert Checkpoints(tmp_path / "checkpoints").steps() == [4]
-    assert len(train(tmp_path, {"max_steps": 8})) == 8
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("cannot mount a small disk here")
+    try:
+        train(disk / "run", {"max_steps": 4, "keep_checkpoints": 100})
+        (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 40_000))
+        done = run((TINY | {"save_dir": disk / "run", "max_steps": 8, "keep_checkpoints": 100}).items())
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert done.returncode == 2 and len(errors) == 1 and "free some space" in errors[0] and "Traceback" not in done.stderr, done.stderr
+        assert Checkpoints(disk / "run" / "checkpoints").steps() == [4]
+        (disk / "filler").unlink()
+        assert len(train(disk / "run", {"max_steps": 8, "keep_checkpoints": 100})) == 8
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 ONE_LINE = [

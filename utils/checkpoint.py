@@ -69,6 +69,7 @@ class Checkpoints:
         items = {name: _stored(_flat(item)) for name, item in tree.items()}
         items = {name: ocp.args.PyTreeSave(_nested(item)) for name, item in items.items() if item}
         items[METADATA] = ocp.args.JsonSave(metadata)
+        self._check_space(step, tree)
         self._pending = step
         try:
             if self._manager is None:
@@ -196,8 +197,16 @@ class Checkpoints:
 
             multihost_utils.sync_global_devices("checkpoints set aside")
 
-    def _failed(self, error: Exception) -> UserError:
-        step = self._pending
+    def _check_space(self, step: int, tree: dict) -> None:
+        """A disk that cannot hold the checkpoint is found before anything is written to it."""
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) // jax.process_count()
+        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        free = shutil.disk_usage(there).free
+        if free < needed:
+            raise self._failed(RuntimeError(f"it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free"), step)
+
+    def _failed(self, error: Exception, step: int | None = None) -> UserError:
+        step = self._pending if step is None else step
         self._pending = self._manager = self._last = None
         for rest in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):  # gives the space back on a full disk
             shutil.rmtree(rest, ignore_errors=True)
