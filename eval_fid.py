@@ -26,7 +26,7 @@ from configs.default import Key
 from data import pipeline
 from metrics import networks
 from metrics.class_agreement import fit_classifier
-from metrics.collect import Evidence, collect, replicated, to_input
+from metrics.collect import Evidence, collect, replicated, to_float
 from metrics.neighbours import nearest
 from metrics.networks import Network
 from metrics.resize import MODES
@@ -128,12 +128,14 @@ def load_reference(dataset_name: str, *, features: str = "", resize: str = "", i
         name, statistics = fid_stats, None if pathlib.Path(fid_stats).expanduser().is_dir() else read_statistics(fid_stats)
         if statistics is None:
             images = read_images(fid_stats)
-            real, labels, gallery_images = run(images), images.labels, images
-            gallery = (real.features, gallery_images.__getitem__) if keep else None
+            real, labels = run(images), images.labels
+            gallery = (real.features, images.__getitem__) if keep else None
         else:
             expected = network.facts | ({"dataset_name": dataset_name} if dataset_name else {}) | ({"image_shape": list(shape)} if shape else {})
             check_provenance(fid_stats, statistics, expected, feature_count(network, shape))
-            real = statistics.evidence
+            real, origin = statistics.evidence, statistics.provenance
+            if real.features is not None and "split" in origin:  # the images are at hand too
+                gallery = (real.features, DatasetImages(data.load(origin["dataset_name"], origin["split"])).__getitem__)
     elif dataset_name:
         split = split or ("train" if network.counted else "test")
         name, dataset = f"{dataset_name}:{split}", check_pixels(data.load(dataset_name, split, data_options))
@@ -142,7 +144,7 @@ def load_reference(dataset_name: str, *, features: str = "", resize: str = "", i
         gallery = (real.features, DatasetImages(dataset).__getitem__) if keep and split == "train" else None
         if not network.counted and len(train.source) <= CLASSIFIER_LIMIT:
             x, y = pipeline.everything(train)
-            flat = to_input(network, x).reshape(len(x), -1)
+            flat = to_float(x).reshape(len(x), -1)
             gallery = (flat, x.__getitem__)
             classifier = fit_classifier(flat, y) if train.n_classes > 1 else None
     else:
@@ -360,7 +362,7 @@ def draw_samples(folder: pathlib.Path, name: str, images: np.ndarray, reference:
         features, image = reference.gallery
         queries = images[:10]
         if reference.network.params is None:
-            found = to_input(reference.network, queries).reshape(len(queries), -1)
+            found = to_float(queries).reshape(len(queries), -1)
         else:
             found = np.asarray(reference.network.features(reference.network.params, queries)["features"])
         order, distances = nearest(found, features, min(NEIGHBOURS, len(features)))
@@ -490,7 +492,7 @@ def score_generator(flags, run, out, dataset_name, options, alphas, interval) ->
             if flags.samples_npz:
                 write_npz(flags.samples_npz, preview.images, choose_labels(flags.labels, reference, row["num_samples"], model.num_classes)[0])
     if out and processes.is_first():
-        for path in [*image_rows[-2:], *draw_curves(out, row)]:
+        for path in [*image_rows, *draw_curves(out, row)]:
             log.info("%s", path)
     return row
 

@@ -24,7 +24,7 @@ STANDARD_COUNT = 50_000  # of published figures; others carry their count in the
 class Network:
     """features(params, images [B,H,W,C]) -> {"features": [B,D]} and, of a classifier, {"logits": [B,K]}; runs sharded where images are.
 
-    quantised: whether images are uint8, or [-1, 1] as the generator makes them.
+    params: None of a network on the host, which takes images in [-1, 1] as the generator makes them; others take uint8.
     facts: what statistics must agree on to be compared: network, resize, weights (the start of a SHA-256, or a name).
     names: of scores, where they have one of their own; suffix: of the others. counted: whether a name carries a count other than 50,000.
     """
@@ -32,7 +32,6 @@ class Network:
     name: str
     features: Callable
     params: object
-    quantised: bool
     facts: dict
     names: dict
     suffix: str = ""
@@ -58,7 +57,7 @@ def inception(source: str, resize_mode: str) -> Network:
         out = network(params, enlarge(rgb(images)))
         return {"features": out["2048"], "logits": out["logits_unbiased"]}
 
-    return Network("inception", features, params, True, {"network": "inception", "resize": mode, "weights": weights}, {"fd": "fid", "kd": "kid", "kd_std": "kid_std"})
+    return Network("inception", features, params, {"network": "inception", "resize": mode, "weights": weights}, {"fd": "fid", "kd": "kid", "kd_std": "kid_std"})
 
 
 def pixels(source: str, resize_mode: str) -> Network:
@@ -66,7 +65,7 @@ def pixels(source: str, resize_mode: str) -> Network:
     if source or resize_mode:
         raise UserError(f"--features pixels: it takes neither weights nor a resize mode, given {source or resize_mode}; leave them out")
     features = lambda params, images: {"features": np.clip(images, -1, 1).reshape(len(images), -1)}
-    return Network("pixels", features, None, False, {"network": "pixels", "resize": "", "weights": ""}, {"fd": "fd_pixels", "kd": "kd_pixels", "kd_std": "kd_pixels_std"}, counted=False)
+    return Network("pixels", features, None, {"network": "pixels", "resize": "", "weights": ""}, {"fd": "fd_pixels", "kd": "kd_pixels", "kd_std": "kd_pixels_std"}, counted=False)
 
 
 def encoder(name: str, encode: Callable, params, feature_set: str, size: int, weights: str) -> Network:
@@ -77,7 +76,7 @@ def encoder(name: str, encode: Callable, params, feature_set: str, size: int, we
         x = resize(rgb(images), size, "clean") / 127.5 - 1
         return {"features": encode(params, x)[feature_set][:, 0]}
 
-    return Network(name, features, params, True, {"network": name, "resize": "", "weights": weights}, {}, suffix=f"_{name}")
+    return Network(name, features, params, {"network": name, "resize": "", "weights": weights}, {}, suffix=f"_{name}")
 
 
 def rgb(images):

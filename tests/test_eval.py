@@ -30,6 +30,7 @@ from models.mlp import MLPGenerator
 from models.sampling import generate
 from utils import config as config_lib, scores as scores_lib, sharding
 from utils.errors import UserError
+from utils.figures import to_uint8
 from utils.image_files import read_images
 
 TINY = {"dataset_name": "digits", "batch_size": 40, "drift.n_neg": 4, "drift.alpha_max": 3.0, "drift.n_unc": 4, "model.hidden_size": 16, "model.depth": 1,
@@ -56,7 +57,7 @@ def convolution(names=None) -> Network:
         x = jax.nn.relu(jax.lax.conv_general_dilated(x, params, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest")).mean((1, 2))
         return {"features": x, "logits": 50 * x[:, :7]}
 
-    return Network("inception", features, kernel, True, {"network": "inception", "resize": "tf", "weights": "drawn"}, {"fd": "fid", "kd": "kid", "kd_std": "kid_std"})
+    return Network("inception", features, kernel, {"network": "inception", "resize": "tf", "weights": "drawn"}, {"fd": "fid", "kd": "kid", "kd_std": "kid_std"})
 
 
 @pytest.fixture
@@ -158,6 +159,12 @@ def test_names_say_what_does_not_compare():
 def test_broken_samples_are_refused(value, words):
     with pytest.raises(UserError, match=words):
         collect(convolution(), [np.full((4, 8, 8, 1), value, np.float32)], 4, keep=False)
+
+
+def test_bytes_are_those_of_the_files():
+    """What the networks see is what would be written as PNG."""
+    x = np.random.default_rng(0).uniform(-1.3, 1.3, (4, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_array_equal(collect_lib.quantise(x), to_uint8(x))
 
 
 def test_too_few_samples_warn(caplog):

@@ -154,6 +154,8 @@ def test_program_and_its_use(tmp_path, caplog):
     scores = [eval_fid.evaluate(model, params, reference, cfg_scale=1.0, seed=0, num_samples=100, labels="uniform") for reference in (
         eval_fid.load_reference("digits", metrics="fid,precision_recall"), eval_fid.load_reference("digits", fid_stats=str(out), metrics="fid,precision_recall"))]  # fmt: skip
     assert "--fid_stats" not in caplog.text
+    gallery = eval_fid.load_reference("digits", fid_stats=str(out)).gallery
+    np.testing.assert_array_equal(gallery[0][5].reshape(8, 8, 1), gallery[1](5) / 127.5 - 1)
     for name in ("fd_pixels", "precision", "recall"):
         assert scores[0][name] == pytest.approx(scores[1][name], rel=1e-12)
 

@@ -203,15 +203,15 @@ class Checkpoints:
         there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
         free = shutil.disk_usage(there).free
         if free < needed:
-            raise self._failed(RuntimeError(f"it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free"), step)
+            raise self._failed(f"it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free", step)
 
-    def _failed(self, error: Exception, step: int | None = None) -> UserError:
+    def _failed(self, error: Exception | str, step: int | None = None) -> UserError:
         step = self._pending if step is None else step
         self._pending = self._manager = self._last = None
         for rest in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):  # gives the space back on a full disk
             shutil.rmtree(rest, ignore_errors=True)
         system = re.search(r"OS error[^\]]*", str(error))  # the end of a long line of TensorStore's
-        reason = system[0] if system else " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = error if isinstance(error, str) else system[0] if system else " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return UserError(
             f"could not write checkpoint {step} in {self.folder}: {reason}; earlier checkpoints are "
             f"untouched: make the folder writable or free some space, then run the command again"

@@ -78,7 +78,7 @@ def draw_curves(folder: pathlib.Path, row: dict) -> list[pathlib.Path]:
                 lines[f"{'alpha' if per == 'cfg_scale' else per} {value:g}"] = tuple(zip(*points))
         return dict(list(lines.items())[-MOST_STEPS:])
 
-    title = f"{row['num_samples']:,} samples against {row['reference']}, EMA {row['ema']}"
+    title = f"{row['num_samples']:,} samples against {pathlib.Path(row['reference']).name}, EMA {row['ema']}"
     if len({r["step"] for r in rows}) > 1:
         drawn.append(folder / f"{name}_by_step.png")
         save_panels(drawn[-1], [(name, curves(name, "step", "cfg_scale"), "step", "", True)], title)
