@@ -81,6 +81,8 @@ def build(config, dataset, mesh) -> Parts:
         fits = max(k for k in range(1, mesh.size + 1) if n_c % k == 0 and k % mesh.shape["fsdp"] == 0 or k == 1)
         raise UserError(f"--batch_size {config.batch_size} = {n_c} classes of {d.n_neg} does not divide over {mesh.size} devices; "
                         f"give --batch_size {max(n_c // mesh.size, 1) * mesh.size * d.n_neg}, or --mesh.devices {fits}")  # fmt: skip
+    if dataset.dtype != "uint8" and (config.sample_interval or config.eval_interval):
+        raise UserError(f"{dataset.name} holds latents, which are not decoded for grids and scores: give --sample_interval 0 --eval_interval 0")
     if d.field not in FIELDS:
         raise UserError(f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS, '')} Known: {', '.join(FIELDS)}")
     if d.bank_per_class == "all" and dataset.counts is None:
@@ -97,7 +99,7 @@ def build(config, dataset, mesh) -> Parts:
     encode, encoder_params = build_encoder(config.encoder, config.dry_run)
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), field=d.field, monitor=d.monitor,
-                        style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip)  # fmt: skip
+                        style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
     size = banks.bank_bytes(n_classes, per_class, pool, dataset.shape, dataset.dtype)
     on_host = d.bank_placement == "host" or (d.bank_placement == "auto" and size > d.bank_budget_gb * 1e9)
     schedule, optimizer = build_optimizer(config.optim, config.max_steps)

@@ -66,7 +66,16 @@ def stream(dataset, seed: int, batch_size: int, position: int = 0, rank: int = 0
     The order depends on `seed` alone, so a resumed run continues with the very next sample. Rank r of R takes the samples r, r + R, ... of the order, so together
     they take each once, also after R has changed. workers: processes that read and decode, 0 = threads of this one; the batches are the same.
     """
-    batches = ordered(dataset, seed)[position + rank :: ranks].batch(batch_size)
+    return _batches(ordered(dataset, seed)[position + rank :: ranks].batch(batch_size), workers)
+
+
+def in_order(dataset, batch_size: int, position: int, workers: int):
+    """Batches of each sample once in the order of the data set, from sample `position` on; the last may be smaller."""
+    return _batches(grain.MapDataset.source(Readable(dataset))[position:].batch(batch_size), workers)
+
+
+def _batches(batches, workers):
+    """The batches as (images, labels), read ahead."""
     if workers:
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
         if not flags.FLAGS.is_parsed():  # Grain reads its own flags, which programs without flags never parse
