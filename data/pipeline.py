@@ -1,7 +1,6 @@
 """From a data set to the bank: an endless shuffled stream that can start at any position, and the filling of the bank before the first step."""
 
 import atexit
-import itertools
 import logging
 
 import grain
@@ -25,7 +24,7 @@ class Readable:
 
     def __init__(self, dataset):
         self.source, self.name, self.max_corrupt = dataset.source, dataset.name, dataset.max_corrupt
-        self.bad, self.reads = {}, itertools.count(1)
+        self.bad, self.reads = {}, 0
 
     def __len__(self):
         return len(self.source)
@@ -40,7 +39,7 @@ class Readable:
 
     def get(self, index):
         """The sample, or None if it cannot be read."""
-        reads = next(self.reads)
+        self.reads = reads = self.reads + 1
         try:
             return self.source[index]
         except Corrupt as error:

@@ -151,7 +151,8 @@ SMALL = {"model.preset": "debug", "model.patch_size": 4, "batch_size": 12, "drif
          "data.flip": True, "data.image_size": SIDE}  # fmt: skip
 
 
-@pytest.mark.parametrize("kind, workers", [("folder", 1), ("hf parquet", 0), ("tfds tfrecord", 0)])
+@pytest.mark.parametrize("kind, workers", [
+    ("folder", 1), *(pytest.param(kind, 0, marks=pytest.mark.slow) for kind in ("hf imagefolder", "hf parquet", "hf arrow", "tfds array_record", "tfds tfrecord"))])  # fmt: skip
 def test_trains_from_the_command_line(kind, workers, tmp_path, caches):
     """The debug preset: bank, steps, checkpoint, scores, grid; from images of another size."""
     name = write(kind, tmp_path / "set", pictures(side=2 * SIDE))
@@ -252,6 +253,10 @@ def test_channels_are_found_or_given(tmp_path):
     grey = data.load(f"folder:{tmp_path}")
     assert grey.shape == (6, 4, 1) and grey.class_names == ("all",) and grey.counts == (3,)
     assert data.load(f"folder:{tmp_path}", options={"channels": 3}).shape == (6, 4, 3)
+    for i in range(3, 80):
+        (tmp_path / f"{i}.png").write_bytes(file_of(Image.fromarray(COLOUR if i == 75 else GREY)))
+    assert "75.png is of colour (RGB)" in message(pipeline.everything, data.load(f"folder:{tmp_path}"))
+    assert len(pipeline.everything(data.load(f"folder:{tmp_path}", options={"channels": 1}))[0]) == 80
     assert "--data.channels 2" in message(data.load, f"folder:{tmp_path}", options={"channels": 2})
 
 
