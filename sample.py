@@ -17,7 +17,7 @@ from models.sampling import generate
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_comparison, save_grid, to_uint8
-from utils.logging import setup_logging
+from utils.logging import replacing, setup_logging
 
 log = logging.getLogger("sample")
 
@@ -29,7 +29,7 @@ FLAGS = (
     Key("per_class", 10, "samples of each class in a grid", "[1, inf)"),
     Key("compare", False, "grid with real held-out samples beside it; needs a run, whose data set is at hand"),
     Key("num_samples", 0, "samples to write as files or .npz, labels in turn; 0 = a grid", "[0, inf)"),
-    Key("out", "", "grid: a .png; files: a folder; arrays: an .npz; empty = samples/grid.png in the run folder"),
+    Key("out", "", "a .png for a grid, an .npz or a folder with --num_samples; empty = samples/grid.png in the run folder, or samples.npz"),
     Key("sample_batch_size", 256, "samples per call of the generator; it does not change the result", "[1, inf)"),
 )
 
@@ -48,60 +48,76 @@ def load(where: str, step: int, ema: str):
     return load_generator(where)
 
 
-def parse_classes(text: str, n_classes: int) -> list[int]:
-    """Labels of a comma list; all classes for ""."""
+def parse_classes(text: str, n_classes: int, null_class: bool) -> list[int]:
+    """Labels of a comma list; all classes for "". The label n_classes is the null class, where the generator has one."""
     try:
         labels = [int(word) for word in text.split(",")] if text else list(range(n_classes))
     except ValueError:
         raise UserError(f"--classes {text}: expected labels separated by commas, such as 3,7") from None
-    if not all(0 <= k < n_classes for k in labels):
-        raise UserError(f"--classes {text}: the generator knows the labels 0 to {n_classes - 1}")
+    if not all(0 <= k < n_classes + null_class for k in labels):
+        raise UserError(f"--classes {text}: the generator knows the labels 0 to {n_classes - 1}{f', and {n_classes} for no class' if null_class else ''}")
     return labels
 
 
 def real_rows(metadata: dict, classes: list[int], flags) -> np.ndarray:
-    """Held-out samples of the run's data set, for each row of the grid."""
+    """Held-out samples of the run's data set, for each row of the grid; a class that has too few begins again."""
     import data
     from data import pipeline
 
     if "dataset" not in metadata:
         raise UserError(f"--compare: {flags.load_dir} does not name a data set; it needs the folder of a run")
     images, labels = pipeline.everything(data.load(metadata["dataset"]["name"], "test", metadata["config"]["data"]))
-    return np.concatenate([images[labels == k][: flags.per_class] for k in classes for _ in flags.cfg_scale])
+    of_class = lambda k: np.flatnonzero(labels == k) if k < labels.max() + 1 else np.arange(len(labels))
+    return np.concatenate([images[np.resize(of_class(k), flags.per_class)] for k in classes for _ in flags.cfg_scale])
+
+
+def write_arrays(flags, model, samples: np.ndarray, labels: np.ndarray, out: pathlib.Path):
+    """arr_0 = samples (uint8 images; latents as they are), arr_1 = labels, in an .npz; or one PNG per sample in a folder."""
+    if out.suffix == ".npz":
+        with replacing(out) as temporary:
+            np.savez_compressed(temporary, arr_0=to_uint8(samples) if drawable(model) else samples, arr_1=labels)
+        return
+    if out.suffix:
+        raise UserError(f"--out {out}: with --num_samples expected an .npz, or a folder for PNG files")
+    if not drawable(model):
+        raise UserError(f"--out {out}: samples of {model.sample_shape[-1]} channels are not pictures; give --out samples.npz")
+    from PIL import Image
+
+    out.mkdir(parents=True, exist_ok=True)
+    for i, (image, label) in enumerate(zip(to_uint8(samples), labels)):
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(out / f"{i:06d}_{label}.png")
+
+
+def drawable(model) -> bool:
+    return len(model.sample_shape) == 3 and model.sample_shape[-1] in (1, 3)
 
 
 def main(flag_values):
     setup_logging()
     flags = config_lib.all_flags(flag_values)
     model, params, metadata = load(flags.load_dir, flags.step, flags.ema)
-    names = metadata.get("dataset", {}).get("class_names") or [str(k) for k in range(model.num_classes)]
-    classes = parse_classes(flags.classes, model.num_classes)
-    draw = lambda labels, alpha, first: to_uint8(np.concatenate(list(
-        generate(model, params, labels, alpha, flags.seed, first=first, batch_size=flags.sample_batch_size))))  # fmt: skip
+    classes = parse_classes(flags.classes, model.num_classes, model.null_class)
+    names = [*(metadata.get("dataset", {}).get("class_names") or map(str, range(model.num_classes))), "no class"]
+    draw = lambda labels, alpha, first: np.concatenate(list(
+        generate(model, params, labels, alpha, flags.seed, first=first, batch_size=flags.sample_batch_size)))  # fmt: skip
 
     if flags.num_samples:
-        if len(flags.cfg_scale) > 1:
-            raise UserError(f"--cfg_scale {','.join(map(str, flags.cfg_scale))}: a sweep is a grid; give one scale with --num_samples")
+        if len(flags.cfg_scale) > 1 or flags.compare:
+            raise UserError("--cfg_scale with several scales and --compare make a grid; leave them or --num_samples out")
         labels = np.resize(np.array(classes, np.int32), flags.num_samples)
-        images = draw(labels, flags.cfg_scale[0], 0)
         out = pathlib.Path(flags.out or "samples.npz")
-        if out.suffix == ".npz":
-            out.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(out, arr_0=images, arr_1=labels)
-        else:
-            from PIL import Image
-
-            out.mkdir(parents=True, exist_ok=True)
-            for i, (image, label) in enumerate(zip(images, labels)):
-                Image.fromarray(image.squeeze()).save(out / f"{i:06d}_{label}.png")
+        write_arrays(flags, model, draw(labels, flags.cfg_scale[0], 0), labels, out)
     else:
+        out = pathlib.Path(flags.out or (pathlib.Path(flags.load_dir) / "samples" / "grid.png" if "dataset" in metadata else "grid.png"))
+        if out.suffix != ".png":
+            raise UserError(f"--out {out}: a grid is a .png; for other files give --num_samples")
+        if not drawable(model):
+            raise UserError(f"samples of {model.sample_shape[-1]} channels are not pictures; give --num_samples 100 --out samples.npz")
         rows, row_labels = [], []
         for k in classes:
             for alpha in flags.cfg_scale:  # the same noise in every row of a sweep
                 rows.append(draw(np.full(flags.per_class, k), alpha, k * flags.per_class))
                 row_labels.append(names[k] if len(flags.cfg_scale) == 1 else f"{names[k]}  alpha {alpha:g}")
-        out = pathlib.Path(flags.out or pathlib.Path(flags.load_dir if "://" not in flags.load_dir else ".") / "samples" / "grid.png")
-        out.parent.mkdir(parents=True, exist_ok=True)
         if flags.compare:
             save_comparison(out, np.concatenate(rows), real_rows(metadata, classes, flags), columns=flags.per_class, row_labels=row_labels)
         else:

@@ -25,6 +25,7 @@ from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step, train_step
 from models.build import build_generator, describe
 from models.dit import count_parameters, init_params
+from models.encoders import join_where, load_encoder, split_where
 from models.sampling import generate
 from models.weights import load_generator
 from utils import config as config_lib, sharding
@@ -33,6 +34,7 @@ from utils.errors import UserError
 from utils.figures import save_curves, save_grid
 from utils.logging import RunLog, read_metrics, setup_logging
 from utils.memory import keep_freed_memory
+from utils.scores import append_row, read_rows, scores
 
 log = logging.getLogger("train")
 
@@ -73,37 +75,52 @@ class Parts:
 def build(config, dataset, mesh) -> Parts:
     """All parts of a run, checked against the data and the devices; nothing is compiled or allocated, but for a trained encoder."""
     d, n_classes = config.drift, dataset.n_classes
-    n_c = config.batch_size // d.n_neg
-    if n_c > n_classes and n_c % n_classes:
-        raise UserError(f"--batch_size {config.batch_size} / --drift.n_neg {d.n_neg} = {n_c} classes per step, but {dataset.name} has {n_classes}; "
-                        f"give --batch_size {n_classes * d.n_neg}, or a multiple of it")  # fmt: skip
-    if n_c % mesh.size:
-        fits = max(k for k in range(1, mesh.size + 1) if n_c % k == 0 and k % mesh.shape["fsdp"] == 0 or k == 1)
-        raise UserError(f"--batch_size {config.batch_size} = {n_c} classes of {d.n_neg} does not divide over {mesh.size} devices; "
-                        f"give --batch_size {max(n_c // mesh.size, 1) * mesh.size * d.n_neg}, or --mesh.devices {fits}")  # fmt: skip
+    for name in NOT_YET:
+        if config_lib.flatten(config.to_dict())[name] != config_lib.KEYS[name].default:
+            raise UserError(f"--{name}: not supported yet; leave it out")
     if dataset.dtype != "uint8" and (config.sample_interval or config.eval_interval):
         raise UserError(f"{dataset.name} holds latents, which are not decoded for grids and scores: give --sample_interval 0 --eval_interval 0")
     if d.field not in FIELDS:
-        raise UserError(f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS, '')} Known: {', '.join(FIELDS)}")
+        raise UserError(f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS)} (known: {', '.join(FIELDS)})")
     if d.bank_per_class == "all" and dataset.counts is None:
         raise UserError(f"--drift.bank_per_class all: the samples per class of {dataset.name} are not known without reading it; give a number, such as 128")
+    n_c = classes_per_step(config, dataset, mesh)
     per_class = max(dataset.counts) if d.bank_per_class == "all" else d.bank_per_class
-    if d.n_pos == "all":
-        n_pos = per_class
-    else:
-        n_pos = d.n_pos
-        if dataset.counts:
-            pipeline.check_counts(dataset, dataset.counts, n_pos, "--drift.n_pos")
     pool = 0 if d.bank_per_class == "all" else d.bank_global
+    n_pos = per_class if d.n_pos == "all" else d.n_pos
+    if d.n_pos != "all" and dataset.counts:
+        pipeline.check_counts(dataset, dataset.counts, n_pos, "--drift.n_pos")
+    drawn = {"--drift.n_unc": d.n_unc} | ({"--drift.n_pos, with --model.class_dropout_prob,": n_pos} if config.model.class_dropout_prob and d.n_pos != "all" else {})
+    held = pool or (sum(dataset.counts) if dataset.counts else n_classes * per_class)
+    for flag, n in drawn.items():
+        if n > held:
+            raise UserError(f"{flag} {n}: the bank holds {held} samples of any class to draw it from; give less, or a larger --drift.bank_global")
     model = build_generator(config.model, dataset.shape, n_classes)
     encode, encoder_params = build_encoder(config.encoder, config.dry_run)
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), field=d.field, monitor=d.monitor,
                         style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
+    if encode:
+        check_monitor(d.monitor, encode, encoder_params, dataset.shape)
     size = banks.bank_bytes(n_classes, per_class, pool, dataset.shape, dataset.dtype)
     on_host = d.bank_placement == "host" or (d.bank_placement == "auto" and size > d.bank_budget_gb * 1e9)
     schedule, optimizer = build_optimizer(config.optim, config.max_steps)
     return Parts(config, dataset, mesh, model, optimizer, schedule, drift, encode, encoder_params, per_class, pool, on_host)
+
+
+def classes_per_step(config, dataset, mesh) -> int:
+    """N_c, which must go round the classes evenly and divide over the devices."""
+    n_neg, n_classes, devices = config.drift.n_neg, dataset.n_classes, mesh.size
+    n_c = config.batch_size // n_neg
+    fits = [k for k in range(1, max(n_c, n_classes, devices) * devices + 1) if k % devices == 0 and (k <= n_classes or k % n_classes == 0)]
+    near = min(fits, key=lambda k: abs(k - n_c)) * n_neg
+    if n_c > n_classes and n_c % n_classes:
+        raise UserError(f"--batch_size {config.batch_size} / --drift.n_neg {n_neg} = {n_c} classes per step, but {dataset.name} has {n_classes} classes; give --batch_size {near}")
+    if n_c % devices:
+        fewer = [k for k in range(1, devices) if n_c % k == 0 and k % config.mesh.fsdp == 0]
+        hint = f", or --mesh.devices {fewer[-1]}" if fewer else ""
+        raise UserError(f"--batch_size {config.batch_size} = {n_c} classes of {n_neg} does not divide over {devices} devices; give --batch_size {near}{hint}")
+    return n_c
 
 
 def build_optimizer(o, max_steps):
@@ -117,15 +134,19 @@ def build_optimizer(o, max_steps):
 
 def build_encoder(e, names_only=False):
     """(encode, params) of the frozen feature encoder; `none` compares raw samples. names_only: only the flags are checked; nothing is read or fetched."""
-    if e.name == "none":
-        return lambda params, images: {"global": images.reshape(images.shape[0], 1, -1)}, {}
-    from models.encoders import join_where, load_encoder, split_where
-
-    if names_only:
+    if names_only and e.name != "none":
         split_where(join_where(e.name, e.path))
         return None, {}
     encode, params, _ = load_encoder(join_where(e.name, e.path))
     return encode, params
+
+
+def check_monitor(name, encode, params, shape):
+    """The feature set of the energy distance must be there, with one vector per image."""
+    sets = jax.eval_shape(encode, params, jax.ShapeDtypeStruct((1, *shape), np.float32))
+    vectors = [k for k, f in sets.items() if f.shape[1] == 1]
+    if not vectors or name and name not in vectors:
+        raise UserError(f"--drift.monitor {name or '(empty)'}: expected a feature set with one vector per image; this encoder has {', '.join(vectors) or 'none, add the raw sample with --encoder.name none+...'}")
 
 
 def make_state(parts: Parts) -> TrainState:
@@ -160,19 +181,23 @@ def state_shapes(parts: Parts):
 def make_step(parts: Parts, first_step: int = 0):
     """step(state, bank, fresh, encoder_params) -> (state, bank, metrics), jitted once, state and bank donated. first_step: of the state that it starts from."""
     def generate(params, noise, labels, alpha, style):
+        params = sharding.gather(parts.mesh, params)  # fsdp: weights travel, samples stay
         return parts.model.apply({"params": params}, noise, labels, alpha, style)
 
-    networks = dict(generate=generate, optimizer=parts.optimizer, config=parts.drift)
+    shardings = jax.tree.map(lambda a: a.sharding, state_shapes(parts))
+    networks = dict(generate=generate, optimizer=parts.optimizer, config=parts.drift, place=sharding.place_batch(parts.mesh))
     if not parts.bank_on_host:
         def step(state, bank, fresh, encoder_params):
-            return train_step(state, bank, fresh, place=sharding.place_batch(parts.mesh), encode=functools.partial(parts.encode, encoder_params), **networks)
+            return train_step(state, bank, fresh, encode=functools.partial(parts.encode, encoder_params), **networks)
 
-        return jax.jit(step, donate_argnums=(0, 1))
+        everywhere = sharding.replicated(parts.mesh)
+        return jax.jit(step, donate_argnums=(0, 1), out_shardings=(shardings, everywhere, everywhere))
 
     def step_on_batch(state, batch, encoder_params):
         return drift_step(state, batch, encode=functools.partial(parts.encode, encoder_params), **networks)
 
-    jitted, host = jax.jit(step_on_batch, donate_argnums=(0,)), HostBank(parts, first_step)
+    jitted = jax.jit(step_on_batch, donate_argnums=(0,), out_shardings=(shardings, sharding.replicated(parts.mesh)))
+    host = HostBank(parts, first_step)
 
     def step(state, bank, fresh, encoder_params):
         bank, batch = host(bank, fresh)
@@ -188,7 +213,11 @@ class HostBank:
     """Pushes and draws in host memory, by the same programs as on the device, run on the CPU: the batches are the same to the bit."""
 
     def __init__(self, parts: Parts, first_step: int = 0):
-        self.cpu, self.step = jax.local_devices(backend="cpu")[0], first_step
+        try:
+            self.cpu = jax.local_devices(backend="cpu")[0]
+        except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+            self.cpu = jax.local_devices()[0]
+        self.step = first_step
         self.seed = np.uint32(parts.config.seed)
         shapes = {"images": jax.ShapeDtypeStruct((parts.dataset.n_classes, parts.per_class), np.uint8), "pool": jax.ShapeDtypeStruct((parts.pool,), np.uint8)}
         self.push_slots = jax.jit(lambda counters, labels: banks.push_slots(shapes | counters, labels))
@@ -230,7 +259,8 @@ def fill_bank(parts: Parts):
     for images, labels in pipeline.stream(dataset, parts.config.seed, parts.config.drift.bank_push, workers=parts.config.data.workers):
         bank = host.push(bank, images, labels)
         position += len(labels)
-        enough = bank["filled"].min() >= needed and bank["pool_filled"] >= min(parts.pool, max(parts.drift.n_unc, parts.drift.n_pos))
+        of_any_class = bank["pool_filled"] if parts.pool else bank["filled"].sum()
+        enough = bank["filled"].min() >= needed and of_any_class >= min(parts.pool or of_any_class + 1, max(parts.drift.n_unc, parts.drift.n_pos))
         if enough and (parts.config.drift.n_pos != "all" or position >= len(dataset.source)):
             return bank, position
         if position > len(dataset.source) + len(labels):  # every sample was seen
@@ -241,33 +271,41 @@ def fill_bank(parts: Parts):
 
 # ---------------------------------------------------------------- the run
 
+def run_folder(config) -> pathlib.Path:
+    return pathlib.Path(config.save_dir or f"runs/{config.dataset_name.replace('/', '_').replace(':', '_')}")
+
+
+# What a run may change when it goes on: not the data, the seed, the networks, the bank or the averages that its checkpoints hold.
+FIXED = ("dataset_name", "seed", "optim.ema", "model.", "drift.bank_", "encoder.")
+FREE = ("model.preset", "model.unroll", "model.remat", "model.attention", "model.use_bf16", "model.attn_fp32", "drift.bank_placement", "drift.bank_budget_gb")
+NOT_YET = ("model.use_stable_vae",)
+
+
+def check_same_run(before, config, where):
+    """The run at `where`, with the configuration `before`, can go on with `config`; changes are named."""
+    before, now = config_lib.flatten(before), config_lib.flatten(config.to_dict())
+    changed = {k: (before[k], v) for k, v in now.items() if k in before and (tuple(before[k]) if isinstance(before[k], list) else before[k]) != v}
+    for k, (old, new) in changed.items():
+        if k.startswith(FIXED) and k not in FREE:
+            raise UserError(f"{where} holds a run with {k} = {old}, but {k} = {new} was asked for; give another --save_dir, or --{k} {old}")
+    for k in changed.keys() - {"save_dir", "load_dir", "init_from", "dry_run", "recipe"}:
+        log.warning("%s: %s was %s and is now %s", where, k, *changed[k])
+
+
 def open_run(config) -> pathlib.Path:
     """The run folder, made and writable; refused when it holds a run of another data set or model."""
-    folder = pathlib.Path(config.save_dir or f"runs/{config.dataset_name.replace('/', '_').replace(':', '_')}")
-    saved = folder / "config.json"
-    if saved.exists():
-        before = config_lib.flatten(config_lib.from_json(saved).to_dict())
-        now = config_lib.flatten(config.to_dict())
-        changed = {k: (before[k], v) for k, v in now.items() if before[k] != v}
-        fixed = [k for k in changed if k in ("dataset_name", "seed") or k.startswith(("model.", "drift.bank_", "encoder.")) and k not in FREE]
-        if fixed and (folder / "checkpoints").exists():
-            k = fixed[0]
-            raise UserError(f"--save_dir {folder} holds a run with {k} = {changed[k][0]}, but {k} = {changed[k][1]} was asked for; "
-                            f"give another --save_dir, or --{k} {changed[k][0]}")  # fmt: skip
-        for k in changed.keys() - {"save_dir", "dry_run"}:
-            log.warning("%s: %s was %s and is now %s", folder, k, *changed[k])
+    folder = run_folder(config)
+    if (folder / "config.json").exists() and Checkpoints(folder / "checkpoints").steps():
+        check_same_run(config_lib.from_json(folder / "config.json").to_dict(), config, folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--save_dir {folder}: is a file; cannot write a run there, give a folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
-        (folder / "samples").mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"--save_dir {folder}: cannot write there ({error.strerror}); give a folder that can be written") from None
-    config_lib.save_json(config, saved)
     return folder
-
-
-FREE = ("model.preset", "model.unroll", "model.remat", "model.attention", "model.use_bf16", "model.attn_fp32", "drift.bank_placement", "drift.bank_budget_gb")
 
 
 def checkpoint_tree(state: TrainState, bank):
@@ -285,6 +323,8 @@ def checkpoint_shapes(parts: Parts):
 
 def restore(parts: Parts, checkpoints: Checkpoints):
     """(state, bank, position in the stream) of the newest readable checkpoint, on this mesh."""
+    _, metadata, _ = checkpoints.restore({})
+    check_same_run(metadata["config"], parts.config, checkpoints.folder.parent)
     tree, metadata, _ = checkpoints.restore(checkpoint_shapes(parts))
     ema = {name.removeprefix("ema_"): item for name, item in tree.items() if name.startswith("ema_")}
     return TrainState(tree["state"]["step"], tree["state"]["seed"], tree["params"], tree["opt_state"], ema), tree["bank"], metadata["position"]
@@ -344,43 +384,63 @@ def next_fresh(parts: Parts, stream):
 
 
 def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: int):
-    """samples/step_*.png, eight of each of the first sixteen classes by the first EMA, and curves.png."""
+    """samples/step_*.png, eight of each of the first sixteen classes by the first EMA, and curves.png. Returns the path of the first."""
     classes = np.arange(min(parts.dataset.n_classes, 16))
     samples = generate(parts.model, next(iter(state.ema.values())), np.repeat(classes, 8), 1.0, parts.config.seed, **parts.sampling)
-    save_grid(folder / "samples" / f"step_{step:08d}.png", np.concatenate(list(samples)), columns=8, row_labels=[parts.dataset.class_names[k] for k in classes])
-    scores = [{k: row[k] for k in ("step", *eval_fid.SCORES) if k in row} for row in eval_fid.read_rows(folder / "fid.csv")]
-    save_curves(folder / "curves.png", read_metrics(folder / "metrics.jsonl") + scores, collapse_ratio=parts.config.collapse_ratio)
+    grid = folder / "samples" / f"step_{step:08d}.png"
+    save_grid(grid, np.concatenate(list(samples)), columns=8, row_labels=[parts.dataset.class_names[k] for k in classes])
+    rows = [{"step": row["step"]} | scores(row) for row in read_rows(folder / "fid.csv") if row["cfg_scale"] == 1]
+    save_curves(folder / "curves.png", read_metrics(folder / "metrics.jsonl") + rows, collapse_ratio=parts.config.collapse_ratio)
+    return grid
+
+
+def load_reference(parts: Parts):
+    """What evaluations while training are held against; it depends on the configuration alone."""
+    c = parts.config
+    return eval_fid.load_reference(c.dataset_name, features=c.features, inception_weights=c.inception_weights, fid_stats=c.fid_stats, data_options=c.data, **parts.sampling)
 
 
 def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, reference):
-    """One row of fid.csv, by the first EMA."""
+    """One row of fid.csv, by the first EMA; of fewer samples than a published figure, and named so."""
     decay, params = next(iter(state.ema.items()))
     settings = {"step": step, "ema": decay, "cfg_scale": 1.0, "seed": parts.config.seed}
-    scores = eval_fid.evaluate(parts.model, params, reference, cfg_scale=1.0, seed=parts.config.seed, **parts.sampling)
-    eval_fid.append_row(folder / "fid.csv", settings | scores)
-    log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in scores.items() if k != "num_samples"))
+    row = settings | eval_fid.evaluate(parts.model, params, reference, cfg_scale=1.0, seed=parts.config.seed, num_samples=eval_count(parts, reference), **parts.sampling)
+    append_row(folder / "fid.csv", row)
+    log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in scores(row).items()))
+
+
+def eval_count(parts: Parts, reference) -> int:
+    """Samples of an evaluation while training."""
+    return parts.config.eval_samples or min(reference.usual_count, eval_fid.WHILE_TRAINING)
 
 
 def main(flag_values):
     setup_logging()
-    config = config_lib.resolve(flag_values)
+    file, saved = run_folder(config_lib.all_flags(flag_values)) / "config.json", None
+    if file.exists() and Checkpoints(file.parent / "checkpoints").steps():
+        saved = config_lib.from_json(file)  # a run goes on with its own settings, and what the command line adds
+    config = config_lib.resolve(flag_values, saved)
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     parts = build(config, data.load(config.dataset_name, config.data.split, config.data, facts_only=config.dry_run), mesh)
+    if config.load_dir:
+        Checkpoints(pathlib.Path(config.load_dir) / "checkpoints").restore({})
+    if config.init_from and "://" not in config.init_from:
+        given_params(parts)
     if config.dry_run:
-        print(config_lib.explain(config, flag_values), report(parts), sep="\n\n")
+        print(config_lib.explain(config, flag_values, saved), report(parts), sep="\n\n")
         return
     train(parts, open_run(config))
 
 
 def train(parts: Parts, folder: pathlib.Path):
     """The loop: resume or start, step, log, save, until max_steps or a signal."""
-    with Checkpoints(folder / "checkpoints", parts.config.keep_checkpoints, parts.config.keep_interval) as checkpoints:
-        _train(parts, folder, checkpoints)
+    with StopSignal() as stop, Checkpoints(folder / "checkpoints", parts.config.keep_checkpoints, parts.config.keep_interval) as checkpoints:
+        _train(parts, folder, checkpoints, stop)
 
 
-def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints):
+def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints, stop: StopSignal):
     config = parts.config
     if checkpoints.steps() or config.load_dir:
         source = checkpoints if checkpoints.steps() else Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")
@@ -390,16 +450,18 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints):
         state, (bank, position) = make_state(parts), fill_bank(parts)
         bank = bank if parts.bank_on_host else jax.device_put(bank, sharding.replicated(parts.mesh))
     start = int(state.step)
+    config_lib.save_json(config, folder / "config.json")
     if start >= config.max_steps:
         log.info("%s: complete at step %d. To go on raise --max_steps; for a new run give another --save_dir", folder, start)
         return
     stream = None if parts.whole_bank else pipeline.stream(parts.dataset, config.seed, config.drift.bank_push, position, workers=config.data.workers)
     encoder_params = jax.device_put(parts.encoder_params, sharding.replicated(parts.mesh))
-    reference = eval_fid.load_reference(config.dataset_name, config.data) if config.eval_interval else None
+    reference = load_reference(parts) if config.eval_interval else None
     step_fn, collapse = make_step(parts, start), CollapseWatch(config.collapse_ratio, config.stop_on_collapse)
     waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), start  # of the interval between two log lines
 
-    with RunLog(folder, config.wandb, start, config.to_dict()) as run, StopSignal() as stop, run.progress(start, config.max_steps) as bar:
+    log.info("%s: training to step %d; the first step is compiled now", folder, config.max_steps)
+    with RunLog(folder, config.wandb, start, config.to_dict()) as run, run.progress(start, config.max_steps) as bar:
         for step in range(start + 1, config.max_steps + 1):
             with jax.transfer_guard("disallow"):
                 before = time.perf_counter()
@@ -407,6 +469,10 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints):
                 waited += time.perf_counter() - before
                 state, bank, metrics = step_fn(state, bank, fresh, encoder_params)
             position += 0 if fresh is None else config.drift.bank_push
+            if reference and step == start + 1:
+                before = time.perf_counter()
+                eval_fid.sanity_check(parts.model, next(iter(state.ema.values())), reference, cfg_scale=1.0, seed=config.seed, **parts.sampling)
+                paused += time.perf_counter() - before
             last = step == config.max_steps
             due = lambda interval: interval and step % interval == 0 or last and interval
 
@@ -421,18 +487,20 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints):
                 waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), step
 
             before = time.perf_counter()
-            if due(config.save_interval) or stop.requested:
-                check_finite(step, jax.device_get(metrics))
-                checkpoints.save(step, checkpoint_tree(state, bank), describe_run(parts, position))
-            if stop.requested:
-                checkpoints.wait()
-                log.warning("%s: saved at step %d; the same command resumes it", stop.name, step)
-                raise SystemExit(128 + signal.Signals[stop.name])
+            stopping = stop.requested
             if due(config.eval_interval):
                 score(parts, folder, state, step, reference)
             if due(config.sample_interval):
-                draw_figures(parts, folder, state, step)
+                run.image(step, "samples", draw_figures(parts, folder, state, step))
+            if due(config.save_interval) or stopping:
+                check_finite(step, jax.device_get(metrics))
+                checkpoints.save(step, checkpoint_tree(state, bank), describe_run(parts, position))
+            if stopping:
+                checkpoints.wait()
+                log.warning("%s: saved at step %d; the same command resumes it", stop.name, step)
+                raise SystemExit(128 + signal.Signals[stop.name])
             paused += time.perf_counter() - before
+    log.info("%s: done; samples/, curves.png, fid.csv, metrics.jsonl and checkpoints/ are there", folder)
 
 
 def describe_run(parts: Parts, position: int) -> dict:

@@ -20,6 +20,7 @@ import train_drift
 from configs.default import Key
 from data import Dataset
 from utils import config as config_lib, sharding
+from utils.errors import UserError
 from utils.logging import setup_logging
 from utils.memory import keep_freed_memory
 
@@ -70,6 +71,8 @@ def main(flag_values):
     shape = (flags["size"], flags["size"], flags.channels)
     counts = (flags.samples_per_class,) * flags.classes
     dataset = Dataset("noise", "train", Noise(sum(counts), flags.classes, shape), shape, "uint8", tuple(map(str, range(flags.classes))), counts)
+    if config.drift.bank_placement == "host":
+        raise UserError("--drift.bank_placement host: the benchmark times the step with the bank on the device; leave it out")
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
     if jax.default_backend() == "cpu":
         keep_freed_memory()

@@ -67,7 +67,7 @@ def load(name: str, split: str = "train", options: Mapping | None = None, facts_
     elif name in SOURCES:
         module = importlib.import_module(SOURCES[name])
     else:
-        raise UserError(f"--dataset_name {name}: unknown data set{near(name, SOURCES)} Known: {', '.join(SOURCES)}, {EXAMPLES}")
+        raise UserError(f"--dataset_name {name}: unknown data set{near(name, SOURCES)} (known: {', '.join(SOURCES)}, {EXAMPLES})")
     defaults = {key.name.removeprefix("data."): key.default for key in TABLE if key.name.startswith("data.")}
     options = types.SimpleNamespace(**defaults | dict(options or {}))
     if facts_only and hasattr(module, "facts") and (known := module.facts(name, split, options)):
@@ -94,10 +94,10 @@ def choose_split(name: str, names: Iterable[str], split: str, known: Mapping[str
     if split == "test":
         log.warning("%s has no held-out split (%s): the training split stands in for it", name, ", ".join(HELD_OUT))
         return choose_split(name, names, "train", known)[0], "train"
-    raise UserError(f"--data.split {split}: {name} has no such split{near(split, names)} It has {', '.join(names)}")
+    raise UserError(f"--data.split {split}: {name} has no such split{near(split, names)} (it has {', '.join(names)})")
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """", did you mean 'x'?" for the closest of `names`, or "." """
+    """", did you mean 'x'?" for the closest of `names`, or nothing."""
     found = difflib.get_close_matches(name, list(names), 1)
-    return f", did you mean {found[0]!r}?" if found else "."
+    return f", did you mean {found[0]!r}?" if found else ""

@@ -75,9 +75,9 @@ def push_host(bank, slots, images, labels):
 
 def _without_replacement(key, filled, size, n):
     """n different slots out of the first `filled` [...] of `size`; [..., n] slots, and whether each holds a sample (all do when filled >= n)."""
-    rank = jax.random.uniform(key, (*filled.shape, size))
-    value, slot = jax.lax.top_k(jnp.where(jnp.arange(size) < filled[..., None], rank, -1.0), n)
-    return slot, value >= 0
+    rank = jnp.where(jnp.arange(size) < filled[..., None], jax.random.uniform(key, (*filled.shape, size)), 2.0)
+    slot = jnp.argsort(rank, axis=-1)[..., :n]  # a sort, not top_k: compilers split it over devices by rows
+    return slot, jnp.arange(n) < filled[..., None]
 
 
 def class_slots(key, filled, size, n):

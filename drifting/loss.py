@@ -21,7 +21,7 @@ def drift_loss(gen: Float[Array, "B N D"], pos: Float[Array, "B P D"], neg: Floa
 
     gen: features of generated samples; the gradient flows through them and through nothing else.
     pos: features of real samples of the class. neg: of unconditional real samples (guidance, 3.5); the generated samples repel each other anyway.
-    weight_gen [B,N], weight_pos [B,P], weight_neg [B,M]: >= 0, default 1; a weight of 0 removes the sample. temperatures: tau > 0, in units of S sqrt(D).
+    weight_gen [B,N] (of the generated samples as negatives), weight_pos [B,P], weight_neg [B,M]: >= 0, default 1; a negative or positive of weight 0 is absent. temperatures: tau > 0, in units of S sqrt(D).
     field: a name in `drifting.field.FIELDS`, or a function of that signature.
 
     Returns the loss [B] and `info`, scalars pooled over the batch: `scale` (mean distance), `drift_sq_norm_<tau>` (lambda^2, before normalisation), `perplexity` (how

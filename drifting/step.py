@@ -12,32 +12,33 @@ from drifting.measure import measure
 from drifting.state import TrainState, named_key, update_ema
 
 
-def train_step(state: TrainState, bank, fresh, *, generate, encode, optimizer, config: DriftConfig, place=lambda batch: batch):
+def train_step(state: TrainState, bank, fresh, *, generate, encode, optimizer, config: DriftConfig, place=lambda tree: tree):
     """Push the newest reals into the bank, draw a batch from it, and take one step. Pure; to be jitted with `state` and `bank` donated.
 
-    fresh: (images [S, ...], labels [S]), or None for a bank that already holds all data. place: where the batch goes on a mesh (utils/sharding.py).
-    The others as in `drift_step`. Returns (state, bank, metrics).
+    fresh: (images [S, ...], labels [S]), or None for a bank that already holds all data. The others as in `drift_step`. Returns (state, bank, metrics).
     """
     bank = bank if fresh is None else push(bank, *fresh)
-    batch = place(gather(bank, draw(bank, state.seed, state.step, config)))
-    state, metrics = drift_step(state, batch, generate=generate, encode=encode, optimizer=optimizer, config=config)
+    batch = gather(bank, place(draw(bank, state.seed, state.step, config)))
+    state, metrics = drift_step(state, batch, generate=generate, encode=encode, optimizer=optimizer, config=config, place=place)
     return state, bank, metrics
 
 
-def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, config: DriftConfig):
+def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, config: DriftConfig, place=lambda tree: tree):
     """Generate, compare in feature space, drift, update.
 
     generate: (params, noise [M,H,W,ch], labels [M], alpha [M], style [M,coords]) -> samples [M,H,W,ch]
     encode: images [M,H,W,ch] in [-1, 1] -> {name: [M,T,D]}, the frozen feature sets (A.5); gradients flow through it
-    optimizer: an optax transformation. Returns (state, metrics): scalars, see `measure`.
+    optimizer: an optax transformation. place: puts the leading axis, the classes, over the devices of a mesh (utils/sharding.py).
+    Returns (state, metrics): scalars, see `measure`.
     """
     c, n_c, n = config, config.n_c, config.n_neg
     key = lambda name: named_key(state.seed, name, state.step)
+    batch = place(batch)
     pos, unc = to_float(batch.pos), to_float(batch.unc)
     if c.flip:
         pos, unc = mirror(key("flip positives"), pos), mirror(key("flip unconditional"), unc)
-    noise = jax.random.normal(key("noise"), (n_c, n, *pos.shape[2:]))
-    style = jax.random.randint(key("style"), (n_c, n, c.style_shape[0]), 0, max(c.style_shape[1], 1))
+    noise = place(jax.random.normal(key("noise"), (n_c, n, *pos.shape[2:])))
+    style = place(jax.random.randint(key("style"), (n_c, n, c.style_shape[0]), 0, max(c.style_shape[1], 1)))
     per_sample = lambda a: jnp.repeat(a, n)
     weight_unc = jnp.broadcast_to(unconditional_weight(batch.alpha, n, max(c.n_unc, 1))[:, None], (n_c, c.n_unc))
     phi_real = jax.lax.stop_gradient(encode(flat(jnp.concatenate([pos, unc], 1))))

@@ -27,8 +27,8 @@ def frechet_distance(mu1: Float[ndarray, "D"], sigma1: Float[ndarray, "D D"],
     Raises UserError for shapes that do not agree, values that are not finite, or a covariance that is not
     symmetric.
     """
-    mu1, sigma1 = _check_moments("first", mu1, sigma1)
-    mu2, sigma2 = _check_moments("second", mu2, sigma2)
+    mu1, sigma1 = check_moments("first", mu1, sigma1)
+    mu2, sigma2 = check_moments("second", mu2, sigma2)
     if mu1.shape != mu2.shape:
         raise UserError(f"statistics of {mu1.size} and of {mu2.size} features cannot be compared; "
                         "both must come from the same network and layer")
@@ -48,7 +48,7 @@ def _factor(sigma: Float[ndarray, "D D"]) -> Float[ndarray, "D R"]:
     return vectors[:, keep] * np.sqrt(values[keep])
 
 
-def _check_moments(which, mu, sigma):
+def check_moments(which, mu, sigma):
     mu, sigma = np.asarray(mu, np.float64), np.asarray(sigma, np.float64)
     if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
         raise UserError(f"{which} statistics: mu {mu.shape} and sigma {sigma.shape}; expected [D] and [D, D]")

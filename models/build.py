@@ -4,15 +4,19 @@ import dataclasses
 
 from models.dit import DiT
 from models.mlp import MLPGenerator
+from utils.errors import UserError
 
 GENERATORS = {"dit": DiT, "mlp": MLPGenerator}
 
 
 def build_generator(config, sample_shape: tuple[int, ...], n_classes: int):
     """The generator of `config.model` for samples of `sample_shape` (H, W, C). A null class is added where class_dropout_prob > 0."""
-    facts = {"num_classes": n_classes, "null_class": config.class_dropout_prob > 0, "sample_shape": sample_shape,
-             "input_size": sample_shape[:2] if sample_shape[0] != sample_shape[1] else sample_shape[0],
-             "in_channels": sample_shape[-1], "out_channels": sample_shape[-1], "cond_dim": config.cond_dim or config.hidden_size}  # fmt: skip
+    facts = {"num_classes": n_classes, "null_class": config.class_dropout_prob > 0, "cond_dim": config.cond_dim or config.hidden_size, "sample_shape": sample_shape}
+    if config.name == "dit":
+        if len(sample_shape) != 3:
+            raise UserError(f"--model.name dit: it makes images [H, W, C], but a sample has the shape {sample_shape}; give --model.name mlp")
+        height, width, channels = sample_shape
+        facts |= {"input_size": height if height == width else (height, width), "in_channels": channels, "out_channels": channels}
     fields = [f.name for f in dataclasses.fields(GENERATORS[config.name]) if f.name not in ("parent", "name")]
     return GENERATORS[config.name](**{name: facts[name] if name in facts else config[name] for name in fields})
 

@@ -28,7 +28,7 @@ def load_run(where, step: int | None = None, ema: str = ""):
     if ema != "raw" and ema not in kept:
         raise UserError(f"--ema {ema}: {where} keeps {', '.join(kept)} and raw; choose one of them")
     item = "params" if ema == "raw" else f"ema_{ema}"
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), like)
     tree, _, _ = checkpoints.restore({item: like}, step)

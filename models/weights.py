@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 
 import flax.linen as nn
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,12 +70,15 @@ def generator_names(model: DiT) -> list[tuple[str, str]]:
 # Generators.
 
 
-def load_generator(where: str | pathlib.Path) -> tuple[DiT, dict, dict]:
+def load_generator(where: str | pathlib.Path) -> tuple[nn.Module, dict, dict]:
     """Reads a generator: (model, params, metadata).
 
-    where: a folder in the published format, or `hf://<name>`. `params` has our names and the file's dtypes.
+    where: one of our run folders (its newest checkpoint and first EMA; `models.runs.load_run` takes others), a folder in
+    the published format, or `hf://<name>`. `params` has our names and the file's dtypes.
     Raises UserError when something is missing, broken, or of another kind or shape.
     """
+    if is_run(where):
+        return load_run(where)
     folder = find_artifact(where, "gen")
     metadata = read_metadata(folder, "gen")
     model = _dit_from_config(metadata["model_config"], folder / METADATA)

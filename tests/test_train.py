@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -117,8 +118,9 @@ def test_bank_in_host_memory_gives_the_same_run(tmp_path):
 
 # ---------------------------------------------------------------- the step
 
-def test_step_compiles_once_and_donates():
-    parts = parts_of(devices=8)
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_step_compiles_once_and_donates(fsdp):
+    parts = parts_of({"model.hidden_size": 64}, devices=8, fsdp=fsdp)
     state = train_drift.make_state(parts)
     bank = jax.device_put(train_drift.fill_bank(parts)[0], sharding.replicated(parts.mesh))
     step, frozen = train_drift.make_step(parts), jax.device_put(parts.encoder_params, sharding.replicated(parts.mesh))
@@ -129,6 +131,41 @@ def test_step_compiles_once_and_donates():
             assert all(a.is_deleted() for a in old), "state and bank are donated"
     assert step._cache_size() == 1
     assert int(state.step) == 3 and np.isfinite(float(metrics["loss"]))
+
+
+def collectives(hlo: str):
+    """[(operation, shapes)] of the compiled text."""
+    found = []
+    for line in re.sub(r"/\*.*?\*/", "", hlo).splitlines():
+        match = re.search(r" = (.*?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(", line)
+        if match:
+            found.append((match[2], [tuple(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\w+\[([\d,]*)\]", match[1])]))
+    return found
+
+
+@pytest.mark.parametrize("fsdp", [1, 2])
+@pytest.mark.parametrize("changes", [{"drift.n_unc": 4, "drift.alpha_max": 3.0}, STREAM], ids=["whole bank", "stream"])
+def test_only_parameters_and_scalars_travel(changes, fsdp):
+    """On 8 devices each class stays on one: no collective of the compiled step moves samples or features, and the parameters travel at most 2.2 (fsdp: 3.2) times."""
+    parts = parts_of(changes | {"model.hidden_size": 64}, devices=8, fsdp=fsdp)
+    state, everywhere = train_drift.make_state(parts), sharding.replicated(parts.mesh)
+    bank = jax.device_put(train_drift.fill_bank(parts)[0], everywhere)
+    fresh = None if parts.whole_bank else jax.device_put((np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32)), everywhere)
+    compiled = train_drift.make_step(parts).lower(state, bank, fresh, {}).compile()
+    of_parameters = set()
+    for leaf in jax.tree.leaves(state.params):
+        for shape in (leaf.shape, leaf.shape[1:]):  # a layer of the scan
+            of_parameters |= {tuple(sorted(s)) for s in (shape, (*shape[:-1], shape[-1] // fsdp), (shape[0] // fsdp, *shape[1:])) if s} if shape else set()
+    size = 0
+    for operation, shapes in collectives(compiled.as_text()):
+        for shape in shapes:
+            ours = tuple(sorted(n for n in shape if n != 1))
+            is_parameter = any(ours == tuple(n for n in p if n != 1) for p in of_parameters)
+            assert is_parameter or np.prod(shape) <= 64, f"{operation} of {shape}"
+            loops = parts.model.depth if is_parameter and len(shape) < 3 else 1
+            size += loops * int(np.prod(shape))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert parameters < size <= (2.2 if fsdp == 1 else 3.2) * parameters
 
 
 # ---------------------------------------------------------------- what goes wrong

@@ -454,5 +454,15 @@ def run_main(main: Callable[[flags.FlagValues], Any], flag_values: flags.FlagVal
     try:
         app.run(main, flags_parser=lambda argv: parse(argv, flag_values))
     except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        message = str(error)
+    except OSError as error:  # a file that the user named, or the disk
+        if error.filename is None:
+            raise
+        message = f"{error.filename}: {error.strerror}; give another place, or make room there"
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    else:
+        return
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(2)

@@ -142,7 +142,7 @@ def save_curves(
         ("energy distance, 0 when equal", known("energy_distance"), True),
         ("diversity, generated / real", known("diversity"), False),
         ("evaluation, distances", starting("fd_", "fid", "kid"), True),
-        ("evaluation, shares", known("precision", "recall", "agreement", "class_agreement"), False),
+        ("evaluation, shares", starting("precision", "recall", "agreement", "class_agreement"), False),
         ("perplexity: reals sharing the attraction", known("perplexity"), False),
         ("norms and learning rate", known("grad_norm", "update_norm", "param_norm", "lr"), True),
         ("images per second", known("images_per_s"), False),
@@ -171,6 +171,11 @@ def save_lines(
 ) -> None:
     """One panel with the curves {name: y} over `x`, as a PNG. log: logarithmic y."""
     _figure(path, [(title, {name: (x, y) for name, y in lines.items()}, xlabel, ylabel, log)], {}, None)
+
+
+def save_panels(path: str | os.PathLike, panels: Sequence[tuple], title: str | None = None) -> None:
+    """Panels (title, {name: (x, y)}, xlabel, ylabel, logarithmic y) as a PNG."""
+    _figure(path, panels, {}, title)
 
 
 def _figure(path, plots, reference_lines, title) -> None:

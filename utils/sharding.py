@@ -34,6 +34,11 @@ def place_batch(mesh: Mesh):
     return lambda batch: jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
 
 
+def gather(mesh: Mesh, params):
+    """The whole parameters on every device, inside a jitted program; without it the compiler may move samples to the shards instead."""
+    return jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+
 def state_shardings(mesh: Mesh, state):
     """A tree like `state` (arrays or shapes): each large array is split over fsdp along its largest axis that fsdp divides; the rest is replicated."""
     n = mesh.shape["fsdp"]

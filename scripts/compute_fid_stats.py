@@ -1,0 +1,70 @@
+#!/usr/bin/env python
+"""Statistics of real images for eval_fid.py --fid_stats, computed once; the last line of output is JSON with their provenance.
+
+    python scripts/compute_fid_stats.py --dataset_name digits --reference_split train --out fid_stats/digits.npz
+    python scripts/compute_fid_stats.py --images folder_or.npz --out fid_stats/mine.npz
+
+The file holds mu and sigma (float64), as pytorch-fid reads them, and `provenance`: data set, split, count, image shape, network, resize mode and weights, which eval_fid.py
+checks. With --keep_features also the features, for KID and the nearest-neighbour metrics.
+"""
+
+import json
+import logging
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import data
+import eval_fid
+from configs.default import Key
+from metrics.collect import collect
+from metrics.resize import MODES
+from metrics.statistics import write_statistics
+from utils import config as config_lib, processes
+from utils.errors import UserError
+from utils.image_files import batches, read_images
+from utils.logging import setup_logging
+
+log = logging.getLogger("stats")
+
+FLAGS = (
+    Key("images", "", "a folder or an .npz of images, in the place of a data set"),
+    Key("reference_split", "train", "split of the data set"),
+    Key("resize", "", f"how Inception's input is resized: {', '.join(MODES)}; empty = tf, the standard"),
+    Key("out", "", "the .npz to write; empty = fid_stats/<dataset_name>_<split>_<network>.npz"),
+    Key("keep_features", False, "also keep the features: 8 kB for each image with Inception"),
+    Key("sample_batch_size", 256, "images per call of the network; it does not change the result", "[1, inf)"),
+)
+
+
+def main(flag_values):
+    setup_logging()
+    processes.join_job()
+    flags, given = config_lib.all_flags(flag_values), config_lib.given_flags(flag_values)
+    if flags.images and "dataset_name" in given:
+        raise UserError(f"--images {flags.images} and --dataset_name {flags.dataset_name}: give one of them")
+    if flags.images:
+        images = read_images(flags.images)
+        facts, shape = {}, images.shape
+    else:
+        dataset = eval_fid.check_pixels(data.load(flags.dataset_name, flags.reference_split))
+        images, shape = eval_fid.DatasetImages(dataset), dataset.shape
+        facts = {"dataset_name": flags.dataset_name, "split": flags.reference_split}
+    network = eval_fid.load_network(flags.features or "inception", flags.resize, flags.inception_weights)
+    sharding = eval_fid.local_sharding()
+    batch_size = eval_fid.round_up(min(flags.sample_batch_size, len(images)), sharding.mesh.size)
+    real = collect(network, batches(images, processes.share(len(images)), batch_size), batch_size, flags.keep_features, sharding)
+    provenance = facts | network.facts | {"image_shape": list(shape), "count": real.count}
+    name = "_".join([facts.get("dataset_name", pathlib.Path(flags.images).stem), facts.get("split", "images"), network.name]).replace("/", "_")
+    out = pathlib.Path(flags.out or f"fid_stats/{name}.npz")
+    if out.suffix != ".npz":
+        raise UserError(f"--out {out}: expected a name that ends in .npz")
+    if processes.is_first():
+        write_statistics(out, real, provenance, flags.keep_features)
+        print(json.dumps({"out": str(out)} | provenance))
+
+
+if __name__ == "__main__":
+    config_lib.define_flags(("dataset_name", "features", "inception_weights"), FLAGS)
+    config_lib.run_main(main)

@@ -1,0 +1,341 @@
+"""Evaluation: batches, devices and processes do not change scores; what is refused; the table, the curves and the pictures."""
+
+import csv
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+import eval_fid
+import train_drift
+from conftest import ROOT
+from data import pipeline
+from metrics import collect as collect_lib
+from metrics.collect import collect
+from metrics.fid import frechet_distance, moments
+from metrics.neighbours import nearest
+from metrics.networks import Network, enlarge
+from metrics.precision_recall import precision_recall
+from models.dit import init_params
+from models.mlp import MLPGenerator
+from models.sampling import generate
+from utils import config as config_lib, scores as scores_lib, sharding
+from utils.errors import UserError
+from utils.image_files import read_images
+
+TINY = {"dataset_name": "digits", "batch_size": 40, "drift.n_neg": 4, "drift.alpha_max": 3.0, "drift.n_unc": 4, "model.hidden_size": 16, "model.depth": 1,
+        "model.num_heads": 2, "optim.warmup_steps": 1, "optim.learning_rate": 2e-2, "max_steps": 6, "log_interval": 2, "save_interval": 2, "keep_interval": 2, "sample_interval": 6,
+        "eval_interval": 3}  # fmt: skip
+
+
+def tiny_generator():
+    """Untrained, but far from collapsed."""
+    config = config_lib.resolve(TINY)
+    from models.build import build_generator
+
+    model = build_generator(config.model, (8, 8, 1), 10)
+    return model, init_params(model, jax.random.key(1))
+
+
+def convolution(names=None) -> Network:
+    """A stand-in for Inception that compiles at once: 20 features and 7 logits of uint8 images, resized inside."""
+    kernel = 0.2 * jax.random.normal(jax.random.key(0), (3, 3, 3, 20))
+
+    @jax.jit
+    def features(params, images):
+        x = enlarge(jnp.repeat(images, 3, -1)).astype(jnp.float32) / 255
+        x = jax.nn.relu(jax.lax.conv_general_dilated(x, params, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest")).mean((1, 2))
+        return {"features": x, "logits": 50 * x[:, :7]}
+
+    return Network("inception", features, kernel, True, {"network": "inception", "resize": "tf", "weights": "drawn"}, {"fd": "fid", "kd": "kid", "kd_std": "kid_std"})
+
+
+@pytest.fixture
+def small_inception(monkeypatch):
+    monkeypatch.setitem(eval_fid.NETWORKS, "inception", lambda source, resize: convolution())
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    parts = train_drift.build(config := config_lib.resolve(TINY | {"save_dir": str(folder)}), data.load("digits"), sharding.make_mesh(1, 1))
+    train_drift.train(parts, train_drift.open_run(config))
+    return folder
+
+
+def mesh_sharding(n):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:n]), ("data",))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+
+
+# ---------------------------------------------------------------- the same figure everywhere
+
+@pytest.mark.parametrize("features, ways", [("pixels", ((1, 101), (8, 32))), ("inception", ((1, 101), (1, 16), (2, 16), (8, 32)))], ids=["pixels", "inception"])
+def test_batches_and_devices_do_not_change_scores(features, ways, small_inception):
+    model, params = tiny_generator()
+    reference = eval_fid.load_reference("digits", features=features, split="test", metrics="fid,kid,precision_recall,density_coverage", sharding=mesh_sharding(1))
+    results, images = [], []
+    for devices, batch_size in ways:
+        put = jax.device_put(params, sharding.replicated(jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))))
+        seen = []
+        results.append(eval_fid.evaluate(model, put, reference, cfg_scale=1.5, seed=3, num_samples=101, batch_size=batch_size, sharding=mesh_sharding(devices), see=seen.append))
+        images.append(np.concatenate(seen))
+        assert images[-1].shape == (101, 8, 8, 1)
+        np.testing.assert_allclose(images[-1], images[0], atol=2e-6, err_msg="sample i is the same image")
+    for result in results[1:]:
+        assert result.keys() == results[0].keys()
+        for name in scores_lib.scores(result):
+            assert result[name] == pytest.approx(results[0][name], rel=1e-6), name
+
+
+def test_processes(tmp_path):
+    """Two processes of one device each give the images and scores of one."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": str(ROOT / "tests")}
+    jobs = [subprocess.Popen([sys.executable, str(ROOT / "tests" / "two_processes.py"), str(rank), "2", str(port), str(tmp_path)], env=env,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in range(2)]  # fmt: skip
+    errors = [job.communicate(timeout=120)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], errors
+    both = [dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
+    model, params = tiny_generator()
+    seen = []
+    alone = eval_fid.evaluate(model, params, eval_fid.load_reference("digits"), cfg_scale=1.5, seed=3, num_samples=101, batch_size=64, see=seen.append)
+    np.testing.assert_allclose(np.concatenate([b["images"] for b in both]), np.concatenate(seen), atol=2e-6)
+    for result in both:
+        assert result["num_samples"] == 101 and "8 of 16 samples are not finite" in str(result["refused"])
+        for name, value in scores_lib.scores(alone).items():
+            assert float(result[name]) == pytest.approx(value, rel=1e-6), name
+
+
+def test_pixels_are_the_plain_definition():
+    """On digits: moments and neighbours of clipped, unquantised pixels against the held-out split, in float64."""
+    model, params = tiny_generator()
+    images, labels = pipeline.everything(data.load("digits", "test"))
+    x = np.concatenate(list(generate(model, params, labels, 1.0, 0)))
+    fake, real = np.clip(x, -1, 1).reshape(540, 64).astype(np.float64), images.reshape(540, 64) / 127.5 - 1
+    result = eval_fid.evaluate(model, params, eval_fid.load_reference("digits"), cfg_scale=1.0, seed=0)
+    assert result["num_samples"] == 540 and "class_agreement" in result
+    assert result["fd_pixels"] == pytest.approx(frechet_distance(*moments(fake), *moments(real)), rel=1e-12)
+    assert (result["precision"], result["recall"]) == precision_recall(real, fake, k=3)
+
+
+def test_collect_is_moments_of_all(monkeypatch):
+    monkeypatch.setattr(collect_lib, "BLOCK", 16)
+    images = np.random.default_rng(0).integers(0, 256, (75, 8, 8, 1), np.uint8)
+    network = convolution()
+    cut = [images[:5], images[5:45], images[45:]]
+    evidence = collect(network, cut, 40, keep=True, sharding=mesh_sharding(8))
+    expected = np.asarray(network.features(network.params, images)["features"])
+    np.testing.assert_allclose(evidence.features, expected, rtol=1e-5)
+    for a, b in zip((evidence.mu, evidence.sigma), moments(evidence.features)):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-15)
+    assert evidence.count == 75 and evidence.logits.shape == (75, 7)
+
+
+# ---------------------------------------------------------------- names, samples, labels
+
+def test_names_say_what_does_not_compare():
+    inception = convolution()
+    assert [inception.score_name("fd", n) for n in (50_000, 5_000, 540)] == ["fid", "fid_5k", "fid_540"]
+    assert inception.score_name("precision", 10_000) == "precision_10k"
+    clean = eval_fid.dataclasses.replace(inception, facts=inception.facts | {"resize": "clean"})
+    assert clean.score_name("fd", 50_000) == "fid_clean"
+    assert eval_fid.NETWORKS["pixels"]("", "").score_name("fd", 540) == "fd_pixels"
+
+
+@pytest.mark.parametrize("value, words", [(np.nan, "not finite"), (200.0, "latents, or 0 to 255")])
+def test_broken_samples_are_refused(value, words):
+    with pytest.raises(UserError, match=words):
+        collect(convolution(), [np.full((4, 8, 8, 1), value, np.float32)], 4, keep=False)
+
+
+def test_too_few_samples_warn(caplog):
+    collect(convolution(), [np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)], 9, keep=False)
+    assert sum("9 samples of 20 features" in r.message for r in caplog.records) == 1
+
+
+def test_labels(tmp_path, caplog):
+    reference = eval_fid.load_reference("digits")
+    labels, kind = eval_fid.choose_labels("", reference, 1000, 10)
+    assert kind == "reference" and np.array_equal(labels, np.resize(reference.labels, 1000))
+    assert np.array_equal(eval_fid.choose_labels("uniform", reference, 25, 10)[0], np.arange(25) % 10)
+    np.save(tmp_path / "y.npy", np.array([1, 2, 2]))
+    (tmp_path / "y.txt").write_text("1\n2\n2\n")
+    np.savez(tmp_path / "y.npz", np.zeros((3, 8, 8, 1), np.uint8), np.array([1, 2, 2]))
+    assert not caplog.records
+    for name in ("y.npy", "y.txt", "y.npz"):
+        assert eval_fid.choose_labels(str(tmp_path / name), reference, 4, 10)[0].tolist() == [1, 2, 2, 1]
+    assert "8 of 10 classes are not among the labels" in caplog.text
+    for bad, words in ((str(tmp_path / "none.txt"), "expected uniform"), (str(tmp_path / "y.npy"), "the generator knows 0 to 1")):
+        with pytest.raises(UserError, match=words):
+            eval_fid.choose_labels(bad, reference, 4, 2)
+
+
+def test_golden_section():
+    tried = []
+    best = eval_fid.golden_section(lambda a: tried.append(a) or (a - 1.73) ** 2, 1.0, 4.0)
+    assert best == pytest.approx(1.73, abs=0.03) and len(tried) < 14
+    assert eval_fid.golden_section(lambda a: a, 1.0, 4.0) == 1.0
+
+
+@pytest.mark.parametrize("text, expected", [("1", ([1.0], None)), ("1,1.5,2", ([1.0, 1.5, 2.0], None)), ("search", ([], (1.0, 4.0))), ("search:1,2", ([], (1.0, 2.0)))])
+def test_alphas(text, expected):
+    assert eval_fid.parse_alphas(text) == expected
+
+
+def test_nearest_finds_copies():
+    gallery = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
+    order, distance = nearest(gallery[[7, 200]], gallery, 3)
+    assert order[:, 0].tolist() == [7, 200] and distance[:, 0].tolist() == [0, 0] and (np.diff(distance) > 0).all()
+
+
+# ---------------------------------------------------------------- the program
+
+def program(*flags, script="eval_fid.py", timeout=120):
+    env = os.environ | {"XLA_FLAGS": "", "XDG_CACHE_HOME": "/nonexistent", "PYTHONWARNINGS": "default"}
+    return subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], capture_output=True, text=True, timeout=timeout, env=env, cwd=ROOT)
+
+
+def call(capsys, *flags):
+    """eval_fid.main in this process: the JSON of its last line."""
+    values = config_lib.define_flags(("load_dir", "seed", "dataset_name", "features", "inception_weights", "fid_stats"), eval_fid.FLAGS, config_lib.flags.FlagValues())
+    eval_fid.main(config_lib.parse(["eval_fid.py", *map(str, flags)], values))
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def rows_of(folder):
+    with open(folder / "fid.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_evaluates(run_folder):
+    """The trainer's rows: digits in pixels, as many samples as are held out; scores are among the curves."""
+    rows = rows_of(run_folder)
+    assert [(r["step"], r["num_samples"], r["features"], r["reference"]) for r in rows] == [(s, "540", "pixels", "digits:test") for s in ("3", "6")]
+    assert all(float(r["fd_pixels"]) > 0 for r in rows)
+
+
+def test_all_checkpoints_and_alphas(run_folder, tmp_path, capsys, small_inception, monkeypatch):
+    flags = ["--load_dir", run_folder, "--all", "1", "--ema", "raw", "--cfg_scale", "1,2,3", "--features", "inception", "--num_samples", "64", "--out", tmp_path, "--reference_split", "test"]
+    last = call(capsys, *flags)
+    rows = rows_of(tmp_path)
+    assert [(r["step"], r["cfg_scale"]) for r in rows] == [(s, a) for s in ("2", "4", "6") for a in ("1.0", "2.0", "3.0")]
+    assert len({r["fid_64"] for r in rows}) == 9 and "fid" not in rows[0]
+    assert {"fid_64", "is_64", "precision_64", "recall_64", "step", "ema", "cfg_scale", "seed", "features", "resize", "weights", "reference", "labels", "dataset_name", "load_dir"} <= last.keys()
+    pictures = [*tmp_path.glob("*.png"), *tmp_path.glob("samples/*.png")]
+    assert {p.name for p in pictures} == {"fid_64_by_step.png", "fid_64_by_alpha.png", *(f"eval_step_0000000{s}.png" for s in (2, 4, 6))}
+    assert all(Image.open(p).size[0] > 200 for p in pictures)
+    before = (tmp_path / "fid.csv").read_bytes()
+    monkeypatch.setattr(eval_fid, "evaluate", None)  # all are done
+    assert call(capsys, *flags)["fid_64"] == last["fid_64"] and (tmp_path / "fid.csv").read_bytes() == before
+
+
+def test_search_ends_at_the_least(run_folder, tmp_path, capsys, small_inception):
+    last = call(capsys, "--load_dir", run_folder, "--cfg_scale", "search:1,2", "--features", "inception", "--num_samples", "40", "--metrics", "fid", "--out", tmp_path)
+    rows = rows_of(tmp_path)
+    assert len(rows) >= 5 and last["fid_40"] == min(float(r["fid_40"]) for r in rows)
+
+
+def test_npz_and_folder_give_the_scores_of_the_run(run_folder, tmp_path, capsys):
+    """The samples as ADM's .npz, and as PNGs; pixels are rounded to bytes there. In pixels the neighbours are drawn too."""
+    npz, folder = tmp_path / "samples.npz", tmp_path / "png"
+    run = call(capsys, "--load_dir", run_folder, "--num_samples", "120", "--samples_npz", npz, "--out", tmp_path)
+    assert (tmp_path / "samples" / "eval_step_00000006_neighbours.png").exists()
+    images = read_images(npz)
+    assert len(images) == 120 and images.labels.tolist() == eval_fid.choose_labels("", eval_fid.load_reference("digits"), 120, 10)[0].tolist()
+    folder.mkdir()
+    for i in range(120):
+        Image.fromarray(images[i][..., 0]).save(folder / f"{i:03d}.png")
+    from_npz = call(capsys, "--load_dir", npz, "--dataset_name", "digits", "--features", "pixels")
+    from_folder = call(capsys, "--load_dir", folder, "--dataset_name", "digits")
+    assert scores_lib.scores(from_npz) == scores_lib.scores(from_folder) and from_npz["num_samples"] == 120
+    assert from_npz["fd_pixels"] == pytest.approx(run["fd_pixels"], rel=0.01)
+
+
+def test_rows_of_the_same_settings_are_one(tmp_path):
+    path = tmp_path / "fid.csv"
+    row = {"step": 1, "ema": "0.999", "cfg_scale": 1.0, "seed": 0, "num_samples": 9, "features": "pixels", "reference": "digits:test", "labels": "reference"}
+    scores_lib.append_row(path, row | {"fd_pixels": 2.0})
+    scores_lib.append_row(path, row | {"precision": 0.5})
+    scores_lib.append_row(path, row | {"reference": "digits:train", "fd_pixels": 3.0})
+    first, second = scores_lib.read_rows(path)
+    assert scores_lib.scores(first) == {"fd_pixels": 2.0, "precision": 0.5} and scores_lib.scores(second) == {"fd_pixels": 3.0}
+
+
+def test_sanity_at_the_first_step(tmp_path, small_inception, monkeypatch):
+    """An evaluation that cannot work stops the training at its first step."""
+    statistics = tmp_path / "stats.npz"
+    np.savez(statistics, mu=np.zeros(2048), sigma=np.eye(2048))
+    parts = train_drift.build(config := config_lib.resolve(TINY | {"save_dir": str(tmp_path / "run"), "fid_stats": str(statistics)}), data.load("digits"), sharding.make_mesh(1, 1))
+    with pytest.raises(UserError, match="2048 features, but pixels gives 64"):
+        train_drift.train(parts, train_drift.open_run(config))
+    steps = []
+    monkeypatch.setattr(eval_fid, "evaluate", lambda *_, num_samples=0, **__: steps.append(num_samples) or 1 / 0)
+    parts = train_drift.build(config := config_lib.resolve(TINY | {"save_dir": str(tmp_path / "run2")}), data.load("digits"), sharding.make_mesh(1, 1))
+    with pytest.raises(ZeroDivisionError):
+        train_drift.train(parts, train_drift.open_run(config))
+    assert steps == [32] and not (tmp_path / "run2" / "fid.csv").exists()
+
+
+MISTAKES = [
+    ((), "--load_dir is missing"),
+    (("--load_dir", "nowhere"), "no such file"),
+    (("--load_dir", "RUN", "--features", "incepton"), "did you mean inception"),
+    (("--load_dir", "RUN", "--features", "inception"), "cannot fetch the Inception weights"),
+    (("--load_dir", "RUN", "--features", "inception", "--inception_weights", "none.pth"), "no Inception weights"),
+    (("--load_dir", "RUN", "--features", "inception", "--resize", "lanczos"), "tf, pytorch, clean"),
+    (("--load_dir", "RUN", "--metrics", "fids"), "unknown metric"),
+    (("--load_dir", "RUN", "--metrics", "inception_score"), "it needs logits"),
+    (("--load_dir", "RUN", "--cfg_scale", "0.5"), "expected a number from 1 on"),
+    (("--load_dir", "RUN", "--ema", "0.5"), "keeps"),
+    (("--load_dir", "RUN", "--step", "5"), "no checkpoint of step 5"),
+    (("--load_dir", "RUN", "--fid_stats", "none.npz"), "does not exist"),
+    (("--load_dir", "RUN", "--reference_split", "valid"), "split"),
+    (("--load_dir", "RUN", "--num_samples", "1"), "too few"),
+]
+
+
+@pytest.mark.parametrize("flags, words", MISTAKES, ids=[" ".join(f[-2:]) for f, _ in MISTAKES])
+def test_a_mistake_is_one_error(flags, words, run_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(UserError) as error:
+        call(capsys, *(run_folder if f == "RUN" else f for f in flags))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_mistake_is_one_line():
+    done = program("--load_dir", "nowhere")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_dinov2_by_name(tmp_path):
+    """`dinov2:FILE`: the class token of the encoder of models/, of images brought to 224."""
+    from safetensors.numpy import save_file
+    from weight_rule import draw
+
+    spec = json.loads((pathlib.Path(__file__).parent / "golden" / "dinov2_small" / "spec.json").read_text())
+    save_file({k: draw(k, tuple(shape), spec["weight_seed"], spec["gain"]) for k, shape in spec["tensors"].items()}, tmp_path / "small.safetensors")
+    network = eval_fid.load_network(f"dinov2:{tmp_path / 'small.safetensors'}", "", "")
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
+    found = np.asarray(network.features(network.params, images)["features"])
+    assert found.shape == (2, 384) and eval_fid.feature_count(network, (8, 8, 1)) == 384
+
+    from metrics.resize import resize
+    from models.encoders import load_encoder
+
+    encode, params, _ = load_encoder(f"dinov2:{tmp_path / 'small.safetensors'}")
+    x = resize(np.repeat(images, 3, -1), 224, "clean") / 127.5 - 1
+    np.testing.assert_allclose(found, encode(params, x)["cls"][:, 0], atol=1e-5 * np.abs(found).max())
+    assert network.score_name("fd", 50_000) == "fd_dinov2"

@@ -1,0 +1,106 @@
+"""sample.py and the loading of runs, on a tiny run of real data."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample
+import train_drift
+from configs.default import Key
+from models.runs import load_run
+from models.sampling import generate
+from models.weights import load_generator, save_generator
+from test_train import TINY, records, train
+from utils import config as config_lib
+from utils.errors import UserError
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    train(folder, {"max_steps": 8, "model.class_dropout_prob": 0.2, "eval_interval": 4, "sample_interval": 4})
+    return folder
+
+
+def main(**given):
+    from absl import flags
+
+    values = config_lib.define_flags(("load_dir", "seed"), sample.FLAGS, flags.FlagValues())
+    sample.main(config_lib.parse(["sample.py", *(f"--{k}={v}" for k, v in given.items())], values))
+
+
+def test_a_run_loads_by_its_folder(run):
+    model, params, metadata = load_generator(str(run))
+    assert metadata["step"] == 8 and metadata["ema"] == "0.99" and model.null_class
+    raw, earlier = load_run(run, ema="raw")[1], load_run(run, 4)[1]
+    kernel = lambda p: np.asarray(p["patch_embedding"]["kernel"])
+    assert (kernel(raw) != kernel(params)).any() and (kernel(earlier) != kernel(params)).any()
+    with pytest.raises(UserError, match="0.5.*0.99"):
+        load_run(run, ema="0.5")
+    with pytest.raises(UserError, match="no checkpoint of step 7"):
+        load_run(run, 7)
+
+
+def test_sample_i_depends_on_seed_and_i_alone(run):
+    model, params, _ = load_generator(run)
+    labels = np.arange(20) % 10
+    whole = np.concatenate(list(generate(model, params, labels, 1.0, 3, batch_size=20)))
+    parts = np.concatenate(list(generate(model, params, labels, 1.0, 3, batch_size=7)))
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+    later = np.concatenate(list(generate(model, params, labels[5:9], 1.0, 3, first=5, batch_size=4)))
+    np.testing.assert_allclose(later, whole[5:9], atol=1e-5)
+    assert np.abs(np.concatenate(list(generate(model, params, labels, 1.0, 4, batch_size=20))) - whole).max() > 0.1
+
+
+def test_grid_sweep_comparison_files(run, tmp_path):
+    main(load_dir=run)
+    assert Image.open(run / "samples" / "grid.png").size[0] > 400
+    main(load_dir=run, classes="3,10", cfg_scale="1,2", per_class=3, compare=True, out=tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").exists()
+    main(load_dir=run, num_samples=12, out=tmp_path / "x.npz")
+    main(load_dir=run, num_samples=12, out=tmp_path / "pngs", sample_batch_size=5)
+    arrays = np.load(tmp_path / "x.npz")
+    assert arrays["arr_0"].shape == (12, 8, 8, 1) and arrays["arr_0"].dtype == np.uint8 and arrays["arr_1"].tolist() == [*range(10), 0, 1]
+    files = sorted((tmp_path / "pngs").iterdir())
+    assert [f.name for f in files][:2] == ["000000_0.png", "000001_1.png"]
+    assert np.abs(np.stack([np.asarray(Image.open(f)) for f in files]).astype(int) - arrays["arr_0"][..., 0]).max() <= 1
+
+
+@pytest.mark.parametrize("given, word", [
+    ({"load_dir": ""}, "load_dir"), ({"load_dir": "nowhere"}, "nowhere"), ({"classes": "11"}, "labels 0 to 9, and 10"), ({"classes": "a"}, "comma"),
+    ({"num_samples": 3, "out": "x.gif"}, "npz"), ({"out": "x.npz"}, "png"), ({"num_samples": 3, "cfg_scale": "1,2"}, "grid"),
+    ({"load_dir": GOLDEN / "latent_tiny"}, "4 channels"), ({"load_dir": GOLDEN / "pixel_tiny", "ema": "raw"}, "--ema"), ({"ema": "0.5"}, "0.99"),
+])  # fmt: skip
+def test_mistakes(run, given, word):
+    with pytest.raises(UserError, match=word):
+        main(**{"load_dir": run} | given)
+
+
+def test_published_artifact_starts_a_run(run, tmp_path):
+    """--init_from a run or an artifact; its weights are the first parameters."""
+    save_generator(tmp_path / "artifact", *load_generator(run))
+    for where in (run, tmp_path / "artifact"):
+        parts = train_drift.build(config_lib.resolve(TINY | {"model.class_dropout_prob": 0.2, "init_from": str(where)}), train_drift.data.load("digits"),
+                                  train_drift.sharding.make_mesh(1, 1))  # fmt: skip
+        state = train_drift.make_state(parts)
+        np.testing.assert_array_equal(state.params["patch_embedding"]["kernel"], load_generator(where)[1]["patch_embedding"]["kernel"])
+
+
+def test_a_run_goes_on_with_its_own_settings(run, tmp_path):
+    """The flags of the first command need not be repeated; --load_dir goes on elsewhere."""
+    from absl import flags
+
+    def command(*words):
+        train_drift.main(config_lib.parse(["train_drift.py", *words], config_lib.define_flags(flag_values=flags.FlagValues())))
+
+    command(f"--load_dir={run}", f"--save_dir={tmp_path / 'b'}", "--mesh.devices=1", "--max_steps=10", *(f"--{k}={v}" for k, v in TINY.items() if k != "max_steps"), "--model.class_dropout_prob=0.2")
+    assert [r["step"] for r in records(tmp_path / "b")] == [9, 10]
+    command(f"--save_dir={tmp_path / 'b'}", "--max_steps=12")
+    assert [r["step"] for r in records(tmp_path / "b")] == [9, 10, 11, 12]
+    with pytest.raises(UserError, match="seed"):
+        command(f"--save_dir={tmp_path / 'b'}", "--max_steps=14", "--seed=5")
+    assert config_lib.from_json(tmp_path / "b" / "config.json").max_steps == 12

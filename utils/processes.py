@@ -1,0 +1,42 @@
+"""Several processes of one job, each with its own devices: who does which samples, and how their results meet."""
+
+import os
+
+import jax
+import numpy as np
+
+
+def join_job() -> None:
+    """Joins the other processes of the job, where the environment says that there are any; call it before the first use of a device.
+
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID; or a TPU slice of several hosts, which says the same of itself.
+    """
+    env = os.environ
+    if "JAX_COORDINATOR_ADDRESS" in env and "JAX_NUM_PROCESSES" in env:
+        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"]))
+    elif "," in env.get("TPU_WORKER_HOSTNAMES", ""):
+        jax.distributed.initialize()
+
+
+def is_first() -> bool:
+    """Whether this process writes the files."""
+    return jax.process_index() == 0
+
+
+def share(n: int) -> range:
+    """The indices, of n, that are this process's: contiguous, so that joining in the order of processes restores the order."""
+    rank, ranks = jax.process_index(), jax.process_count()
+    return range(rank * n // ranks, (rank + 1) * n // ranks)
+
+
+def gather(array: np.ndarray) -> list[np.ndarray]:
+    """The arrays of all processes, by rank, bit for bit; they may differ in their first axis. All processes must call it."""
+    array = np.ascontiguousarray(array)
+    if jax.process_count() == 1:
+        return [array]
+    from jax.experimental.multihost_utils import process_allgather
+
+    counts = process_allgather(np.array(len(array), np.int32))
+    data = array.view(np.uint8).reshape(len(array), -1)  # as bytes: jax would make float32 of float64
+    data = np.pad(data, [(0, int(counts.max()) - len(array)), (0, 0)])
+    return [part[:n].reshape(-1).view(array.dtype).reshape(n, *array.shape[1:]) for part, n in zip(process_allgather(data), counts)]

@@ -1,0 +1,89 @@
+"""`fid.csv` of a run: one row per evaluation, told apart by its settings; and the curves drawn from it."""
+
+import csv
+import pathlib
+
+from utils.figures import save_panels
+from utils.logging import replacing
+
+SETTINGS = ("step", "ema", "cfg_scale", "seed", "num_samples", "features", "resize", "weights", "reference", "labels")
+DISTANCES = ("fid", "fd_")  # how names of Frechet distances start
+SCORES = (*DISTANCES, "kid", "kd_", "is", "precision", "recall", "density", "coverage", "class_agreement")
+MOST_STEPS = 6  # curves in a figure over alpha
+
+
+def is_score(name: str) -> bool:
+    """Whether a column of fid.csv is a score."""
+    return name not in SETTINGS and name.startswith(SCORES)
+
+
+def scores(row: dict) -> dict:
+    """The scores of a row, without its settings and without gaps."""
+    return {k: v for k, v in row.items() if is_score(k) and isinstance(v, (int, float))}
+
+
+def distance(row: dict) -> str:
+    """The name of a row's Frechet distance, "" where it has none."""
+    return next((k for k in scores(row) if k.startswith(DISTANCES)), "")
+
+
+def same_settings(a: dict, b: dict, but: tuple[str, ...] = ()) -> bool:
+    """Whether two rows come from the same evaluation, whatever the settings in `but`."""
+    return all(str(a.get(k, "")) == str(b.get(k, "")) for k in SETTINGS if k not in but)
+
+
+def append_row(path: pathlib.Path, row: dict) -> None:
+    """One more line of fid.csv, in the place of one with the same settings, whose other scores it takes over."""
+    rows = read_rows(path)
+    before = next((r for r in rows if same_settings(r, row)), {})
+    rows = [r for r in rows if r is not before] + [before | row]
+    columns = list(dict.fromkeys(k for r in rows for k in r))
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(path: pathlib.Path) -> list[dict]:
+    """The rows of fid.csv, numbers as numbers; a gap is left out."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{k: v if k in ("ema", "weights") else _number(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def _number(text: str):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def draw_curves(folder: pathlib.Path, row: dict) -> list[pathlib.Path]:
+    """PNGs from the rows of fid.csv that were made as `row`: the distance against the step, a curve per alpha; distance and inception score against alpha, a curve per step.
+
+    A figure that would have one point is not drawn. Returns what was drawn.
+    """
+    name, drawn = distance(row), []
+    rows = [r for r in read_rows(folder / "fid.csv") if same_settings(r, row, but=("step", "cfg_scale")) and name in r]
+    inception_score = next((k for k in row if k == "is" or k.startswith("is_")), "")
+
+    def curves(score, over, per):
+        lines = {}
+        for value in sorted({r[per] for r in rows}):
+            points = sorted((r[over], r[score]) for r in rows if r[per] == value and score in r)
+            if points:
+                lines[f"{'alpha' if per == 'cfg_scale' else per} {value:g}"] = tuple(zip(*points))
+        return dict(list(lines.items())[-MOST_STEPS:])
+
+    title = f"{row['num_samples']:,} samples against {row['reference']}, EMA {row['ema']}"
+    if len({r["step"] for r in rows}) > 1:
+        drawn.append(folder / f"{name}_by_step.png")
+        save_panels(drawn[-1], [(name, curves(name, "step", "cfg_scale"), "step", "", True)], title)
+    if len({r["cfg_scale"] for r in rows}) > 1:
+        drawn.append(folder / f"{name}_by_alpha.png")
+        panels = [(s, curves(s, "cfg_scale", "step"), "alpha", "", False) for s in (name, inception_score) if s]
+        save_panels(drawn[-1], panels, title)
+    return drawn
