@@ -78,6 +78,8 @@ def build(config, dataset, mesh) -> Parts:
     for name in NOT_YET:
         if config_lib.flatten(config.to_dict())[name] != config_lib.KEYS[name].default:
             raise UserError(f"--{name}: not supported yet; leave it out")
+    if dataset.dtype != "uint8" and (config.sample_interval or config.eval_interval):
+        raise UserError(f"{dataset.name} holds latents, which are not decoded for grids and scores: give --sample_interval 0 --eval_interval 0")
     if d.field not in FIELDS:
         raise UserError(f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS)} (known: {', '.join(FIELDS)})")
     if d.bank_per_class == "all" and dataset.counts is None:
@@ -97,7 +99,7 @@ def build(config, dataset, mesh) -> Parts:
     encode, encoder_params = build_encoder(config.encoder, config.dry_run)
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), field=d.field, monitor=d.monitor,
-                        style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip)  # fmt: skip
+                        style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
     if encode:
         check_monitor(d.monitor, encode, encoder_params, dataset.shape)
     size = banks.bank_bytes(n_classes, per_class, pool, dataset.shape, dataset.dtype)

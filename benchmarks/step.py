@@ -7,6 +7,7 @@ FLOPs are XLA's count for the same step with the layers unrolled (its count of a
 import dataclasses
 import json
 import pathlib
+import resource
 import sys
 import time
 
@@ -65,6 +66,12 @@ def program(parts, state, bank, fresh, frozen):
     return train_drift.make_step(parts).lower(state, bank, fresh, frozen)
 
 
+def peak_bytes(device) -> int:
+    """Greatest memory so far: of the device, or of this process where the device is the CPU."""
+    stats = device.memory_stats()
+    return stats["peak_bytes_in_use"] if stats else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def main(flag_values):
     setup_logging()
     flags, config = config_lib.all_flags(flag_values), config_lib.resolve(flag_values)
@@ -92,6 +99,7 @@ def main(flag_values):
     unrolled = dataclasses.replace(parts, model=parts.model.clone(unroll=parts.model.depth))
     flops = program(unrolled, state, bank, fresh, frozen).cost_analysis()["flops"]
     memory = step.memory_analysis()
+    device = mesh.devices.flat[0]
 
     rates, times = [], []
     for _ in range(flags.rounds + 1):
@@ -103,10 +111,11 @@ def main(flag_values):
         rates.append(matmul_rate(jnp.bfloat16 if config.model.use_bf16 else jnp.float32))
     seconds, rate = float(np.median(times[1:])), float(np.median(rates[1:]))
     print(json.dumps({
-        "recipe": config.recipe, "device": mesh.devices.flat[0].device_kind, "devices": mesh.size, "jax": jax.__version__,
+        "recipe": config.recipe, "device": device.device_kind, "devices": mesh.size, "jax": jax.__version__,
         "trace_s": round(trace_s, 2), "compile_s": round(compile_s, 2), "step_ms": round(1e3 * seconds, 2), "images_per_s": round(config.batch_size / seconds, 1),
         "gflop_per_step": round(flops / 1e9, 3), "matmul_gflop_per_s": round(rate / 1e9, 1), "share_of_matmul_rate": round(flops / seconds / rate / mesh.size, 3),
         "arguments_mb": round(memory.argument_size_in_bytes / 1e6, 1), "temporary_mb": round(memory.temp_size_in_bytes / 1e6, 1),
+        "peak_mb": round(peak_bytes(device) / 1e6, 1),
     }))  # fmt: skip
 
 

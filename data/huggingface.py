@@ -105,7 +105,7 @@ def load(name: str, split: str, options) -> Dataset:
     label = "" if label == "none" else label
     for flag, column in (("image_column", image), ("label_column", label)):
         if column and column not in table.column_names:
-            raise UserError(f"{name} has no column {column!r}{near(column, table.column_names)} It has {', '.join(table.column_names)}; name one with --data.{flag}")
+            raise UserError(f"{name} has no column {column!r}{near(column, table.column_names)} (it has {', '.join(table.column_names)}); name one with --data.{flag}")
     index_of, class_names, counts = _labels(name, table, label, split)
     read = Rows(_undecoded(table.select_columns([image] + [label] * bool(label)), image), image, label, index_of, name)
     size = options.image_size or (known.size if known else 0)

@@ -66,21 +66,27 @@ def decode(content, channels: int, size: int) -> np.ndarray:
 
 
 class Images:
-    """Random access over stored images. read(i) -> (content for `decode`, label, name for messages); it must survive pickling, for worker processes."""
+    """Random access over stored images. read(i) -> (content for `decode`, label, name for messages); it must survive pickling, for worker processes.
 
-    def __init__(self, read: Callable[[int], tuple], n: int, shape: tuple[int, int, int], size: int):
-        self.read, self.n, self.shape, self.size = read, n, shape, size
+    size: of the side that images are brought to, 0 = none. only_grey: colour images are an error, not turned to grey.
+    """
+
+    def __init__(self, read: Callable[[int], tuple], n: int, shape: tuple[int, int, int], size: int, only_grey: bool):
+        self.read, self.n, self.shape, self.size, self.only_grey = read, n, shape, size, only_grey
 
     def __len__(self):
         return self.n
 
     def __getitem__(self, index):
-        """Raises Corrupt for an image that cannot be read, UserError for one of another size where none was asked for."""
+        """Raises Corrupt for an image that cannot be read, UserError for one of another size, or of colour among grey ones, where none was asked for."""
         index = int(index)
         name = f"sample {index}"
         try:
             content, label, name = self.read(index)
-            image = decode(content, self.shape[-1], self.size)
+            image = open_image(content)
+            if self.only_grey and image.mode not in GREY_MODES:
+                raise UserError(f"{name} is of colour ({image.mode}), but the images looked at first are grey: give --data.channels 3, or 1 to turn it to grey")
+            image = decode(image, self.shape[-1], self.size)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # Pillow raises a dozen types for broken files
@@ -116,4 +122,4 @@ def make_source(read, n: int, size: int, channels: int, what: str) -> Images:
         listed = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:3])
         raise UserError(f"{what}: images of different sizes ({listed}{' ...' if len(sizes) > 3 else ''}); give --data.image_size, such as 64")
     (width, height) = (size, size) if size else sizes.pop()
-    return Images(read, n, (height, width, channels or (3 if colour else 1)), size)
+    return Images(read, n, (height, width, channels or (3 if colour else 1)), size, only_grey=not channels and not colour)

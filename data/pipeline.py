@@ -1,7 +1,6 @@
 """From a data set to the bank: an endless shuffled stream that can start at any position, and the filling of the bank before the first step."""
 
 import atexit
-import itertools
 import logging
 
 import grain
@@ -25,7 +24,7 @@ class Readable:
 
     def __init__(self, dataset):
         self.source, self.name, self.max_corrupt = dataset.source, dataset.name, dataset.max_corrupt
-        self.bad, self.reads = {}, itertools.count(1)
+        self.bad, self.reads = {}, 0
 
     def __len__(self):
         return len(self.source)
@@ -40,7 +39,7 @@ class Readable:
 
     def get(self, index):
         """The sample, or None if it cannot be read."""
-        reads = next(self.reads)
+        self.reads = reads = self.reads + 1
         try:
             return self.source[index]
         except Corrupt as error:
@@ -66,7 +65,16 @@ def stream(dataset, seed: int, batch_size: int, position: int = 0, rank: int = 0
     The order depends on `seed` alone, so a resumed run continues with the very next sample. Rank r of R takes the samples r, r + R, ... of the order, so together
     they take each once, also after R has changed. workers: processes that read and decode, 0 = threads of this one; the batches are the same.
     """
-    batches = ordered(dataset, seed)[position + rank :: ranks].batch(batch_size)
+    return _batches(ordered(dataset, seed)[position + rank :: ranks].batch(batch_size), workers)
+
+
+def in_order(dataset, batch_size: int, position: int, workers: int):
+    """Batches of each sample once in the order of the data set, from sample `position` on; the last may be smaller."""
+    return _batches(grain.MapDataset.source(Readable(dataset))[position:].batch(batch_size), workers)
+
+
+def _batches(batches, workers):
+    """The batches as (images, labels), read ahead."""
     if workers:
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
         if not flags.FLAGS.is_parsed():  # Grain reads its own flags, which programs without flags never parse

@@ -155,7 +155,7 @@ def _find(name: str, data_dir: str) -> pathlib.Path:
 def _column(name: str, features, given: str, flag: str, found: list[str]) -> str:
     if given:
         if given not in features:
-            raise UserError(f"{name} has no feature {given!r}{near(given, features)} It has {', '.join(features)}; name one with --data.{flag}")
+            raise UserError(f"{name} has no feature {given!r}{near(given, features)} (it has {', '.join(features)}); name one with --data.{flag}")
         return given
     if len(found) > 1:
         log.warning("%s: of %s the first is taken; --data.%s chooses", name, ", ".join(found), flag)

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import pathlib
+import re
 import subprocess
 import sys
 

@@ -3,8 +3,10 @@
 import importlib
 import io
 import json
+import os
 import pickle
 import struct
+import subprocess
 import sys
 
 import numpy as np
@@ -144,6 +146,26 @@ def test_same_pixels_whatever_the_source(kind, image_size, tmp_path, caches):
         assert label == expected
 
 
+SMALL = {"model.preset": "debug", "model.patch_size": 4, "batch_size": 12, "drift.n_neg": 4, "drift.n_pos": 2, "drift.n_unc": 0, "drift.alpha_max": 1.0, "drift.bank_per_class": 4,
+         "drift.bank_global": 0, "drift.bank_push": 4, "max_steps": 3, "log_interval": 1, "sample_interval": 3, "eval_interval": 3, "mesh.devices": 1,
+         "data.flip": True, "data.image_size": SIDE}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, workers", [
+    ("folder", 1), *(pytest.param(kind, 0, marks=pytest.mark.slow) for kind in ("hf imagefolder", "hf parquet", "hf arrow", "tfds array_record", "tfds tfrecord"))])  # fmt: skip
+def test_trains_from_the_command_line(kind, workers, tmp_path, caches):
+    """The debug preset: bank, steps, checkpoint, scores, grid; from images of another size."""
+    name = write(kind, tmp_path / "set", pictures(side=2 * SIDE))
+    flags = SMALL | {"dataset_name": name, "save_dir": tmp_path / "run", "data.workers": workers}
+    env = os.environ | {"XLA_FLAGS": "", "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "train_drift.py"), *(f"--{k}={v}" for k, v in flags.items())]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3] and all(np.isfinite(line["loss"]) for line in lines)
+    assert (tmp_path / "run" / "fid.csv").exists() and list((tmp_path / "run" / "samples").glob("*.png"))
+
+
 # ---------------------------------------------------------------- odd images
 
 COLOUR = np.random.default_rng(1).integers(0, 256, (6, 4, 3), np.uint8)  # 4 wide, 6 high
@@ -231,6 +253,10 @@ def test_channels_are_found_or_given(tmp_path):
     grey = data.load(f"folder:{tmp_path}")
     assert grey.shape == (6, 4, 1) and grey.class_names == ("all",) and grey.counts == (3,)
     assert data.load(f"folder:{tmp_path}", options={"channels": 3}).shape == (6, 4, 3)
+    for i in range(3, 80):
+        (tmp_path / f"{i}.png").write_bytes(file_of(Image.fromarray(COLOUR if i == 75 else GREY)))
+    assert "75.png is of colour (RGB)" in message(pipeline.everything, data.load(f"folder:{tmp_path}"))
+    assert len(pipeline.everything(data.load(f"folder:{tmp_path}", options={"channels": 1}))[0]) == 80
     assert "--data.channels 2" in message(data.load, f"folder:{tmp_path}", options={"channels": 2})
 
 
