@@ -2,9 +2,9 @@
 
 Command   python train_drift.py --dataset_name digits
 Hardware  two CPU cores
-Time      not measured yet
-Expected  fd_pixels <= 0.7, class agreement >= 0.97, precision >= 0.8, recall >= 0.7 against the test split
-Measured  not measured yet
+Time      three minutes of training
+Expected  fd_pixels 0.54 to 0.58, class agreement 1.00, precision 0.92 to 0.95, recall 0.77 to 0.81 against the test split
+Measured  five seeds, docs/benchmarks.md
 """
 
 OVERRIDES = {

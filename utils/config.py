@@ -317,7 +317,7 @@ def from_json(path: str | os.PathLike) -> ConfigDict:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; expected a run's config.json") from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); expected a run's config.json") from None
+        raise UserError(f"{path} is not JSON ({error}); expected a run's config.json: delete it, and train on with the run's own flags") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds a {type(values).__name__}; expected a run's config.json")
     return from_dict(values, str(path))
