@@ -11,3 +11,17 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import logging  # noqa: E402  the environment comes first
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """The programs set up the root logger; the next test finds it as this one did."""
+    root = logging.getLogger()
+    handlers, level, disabled = root.handlers[:], root.level, logging.root.manager.disable
+    yield
+    root.handlers[:], root.level = handlers, level
+    logging.disable(disabled)

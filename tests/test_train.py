@@ -67,7 +67,7 @@ def run(flags, script="train_drift.py", **kw):
 
 # ---------------------------------------------------------------- exactness
 
-@pytest.mark.parametrize("changes", [{}, STREAM], ids=["whole bank", "stream"])
+@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.slow), STREAM], ids=["whole bank", "stream"])
 def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes):
     """SIGKILL at three random steps; parameters, EMA, optimiser state, bank and metrics end as those of an uninterrupted run."""
     flags = (TINY | changes | {"max_steps": 60}).items()
