@@ -145,7 +145,7 @@ def collectives(hlo: str):
 
 
 @pytest.mark.parametrize("fsdp", [1, 2])
-@pytest.mark.parametrize("changes", [{"drift.n_unc": 4, "drift.alpha_max": 3.0}, STREAM], ids=["whole bank", "stream"])
+@pytest.mark.parametrize("changes", [{"drift.n_unc": 4, "drift.alpha_max": 3.0}, pytest.param(STREAM, marks=pytest.mark.slow)], ids=["whole bank", "stream"])
 def test_only_parameters_and_scalars_travel(changes, fsdp):
     """On 8 devices each class stays on one: no collective of the compiled step moves samples or features, and the parameters travel at most 2.2 (fsdp: 3.2) times."""
     parts = parts_of(changes | {"model.hidden_size": 64}, devices=8, fsdp=fsdp)
