@@ -81,7 +81,7 @@ def load_network(features: str, resize: str, inception_weights: str) -> Network:
     """The network of --features, NAME or NAME:SOURCE, with its weights."""
     name, _, source = features.partition(":")
     if name not in NETWORKS:
-        raise UserError(f"--features {features}: unknown network{config_lib.near(name, NETWORKS)} Known: {', '.join(NETWORKS)}")
+        raise UserError(f"--features {features}: unknown network{config_lib.near(name, NETWORKS)} (known: {', '.join(NETWORKS)})")
     if resize and resize not in MODES:
         raise UserError(f"--resize {resize}: expected one of {', '.join(MODES)}")
     network = NETWORKS[name](source or (inception_weights if name == "inception" else ""), resize)
@@ -156,7 +156,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     names = tuple(filter(None, text.split(",")))
     for name in names:
         if name not in METRICS:
-            raise UserError(f"--metrics {name}: unknown metric{config_lib.near(name, METRICS)} Known: {', '.join(METRICS)}")
+            raise UserError(f"--metrics {name}: unknown metric{config_lib.near(name, METRICS)} (known: {', '.join(METRICS)})")
     return names
 
 

@@ -67,6 +67,11 @@ class Parts:
         return banks.bank_bytes(self.dataset.n_classes, self.per_class, self.pool, self.dataset.shape, self.dataset.dtype)
 
     @property
+    def first_ema(self) -> str:
+        """The average that samples and scores are made with. A dict that went through jit is sorted, so its first key would not do."""
+        return str(self.config.optim.ema[0])
+
+    @property
     def sampling(self) -> dict:
         """How the devices share the samples of `models.sampling.generate`."""
         return {"batch_size": -(-256 // self.mesh.size) * self.mesh.size, "sharding": sharding.batch_sharding(self.mesh)}
@@ -385,7 +390,7 @@ def next_fresh(parts: Parts, stream):
 def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: int):
     """samples/step_*.png, eight of each of the first sixteen classes by the first EMA, and curves.png. Returns the path of the first."""
     classes = np.arange(min(parts.dataset.n_classes, 16))
-    samples = generate(parts.model, next(iter(state.ema.values())), np.repeat(classes, 8), 1.0, parts.config.seed, **parts.sampling)
+    samples = generate(parts.model, state.ema[parts.first_ema], np.repeat(classes, 8), 1.0, parts.config.seed, **parts.sampling)
     grid = folder / "samples" / f"step_{step:08d}.png"
     save_grid(grid, np.concatenate(list(samples)), columns=8, row_labels=[parts.dataset.class_names[k] for k in classes])
     rows = [{"step": row["step"]} | scores(row) for row in read_rows(folder / "fid.csv") if row["cfg_scale"] == 1]
@@ -401,9 +406,8 @@ def load_reference(parts: Parts):
 
 def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, reference):
     """One row of fid.csv, by the first EMA; of fewer samples than a published figure, and named so."""
-    decay, params = next(iter(state.ema.items()))
-    settings = {"step": step, "ema": decay, "cfg_scale": 1.0, "seed": parts.config.seed}
-    row = settings | eval_fid.evaluate(parts.model, params, reference, cfg_scale=1.0, seed=parts.config.seed, num_samples=eval_count(parts, reference), **parts.sampling)
+    settings = {"step": step, "ema": parts.first_ema, "cfg_scale": 1.0, "seed": parts.config.seed}
+    row = settings | eval_fid.evaluate(parts.model, state.ema[parts.first_ema], reference, cfg_scale=1.0, seed=parts.config.seed, num_samples=eval_count(parts, reference), **parts.sampling)
     append_row(folder / "fid.csv", row)
     log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in scores(row).items()))
 
@@ -470,7 +474,7 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints, stop: S
             position += 0 if fresh is None else config.drift.bank_push
             if reference and step == start + 1:
                 before = time.perf_counter()
-                eval_fid.sanity_check(parts.model, next(iter(state.ema.values())), reference, cfg_scale=1.0, seed=config.seed, **parts.sampling)
+                eval_fid.sanity_check(parts.model, state.ema[parts.first_ema], reference, cfg_scale=1.0, seed=config.seed, **parts.sampling)
                 paused += time.perf_counter() - before
             last = step == config.max_steps
             due = lambda interval: interval and step % interval == 0 or last and interval

@@ -7,18 +7,6 @@ Expected  not known
 Measured  not measured yet
 """
 
-OVERRIDES = {
-    "batch_size": 2048,  # 32 classes x 64
-    "max_steps": 100_000,
-    "sample_interval": 2000,
-    "eval_interval": 0,  # scores in raw pixels say little at this size
-    "save_interval": 2000,
-    "data.flip": True,
-    "data.workers": 8,
-    "model.patch_size": 4,
-    "drift.n_neg": 64,
-    "drift.n_pos": 64,
-    "drift.n_unc": 16,
-    "drift.bank_push": 64,
-    "encoder.name": "dinov2",
-}
+from configs import imagenet64
+
+OVERRIDES = imagenet64.OVERRIDES | {"batch_size": 2048}  # 32 classes x 64

@@ -15,6 +15,7 @@ from models.weights import load_generator, save_generator
 from test_train import TINY, records, train
 from utils import config as config_lib
 from utils.errors import UserError
+from utils.scores import read_rows
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -104,3 +105,10 @@ def test_a_run_goes_on_with_its_own_settings(run, tmp_path):
     with pytest.raises(UserError, match="seed"):
         command(f"--save_dir={tmp_path / 'b'}", "--max_steps=14", "--seed=5")
     assert config_lib.from_json(tmp_path / "b" / "config.json").max_steps == 12
+
+
+def test_the_first_average_that_was_named_is_scored(tmp_path):
+    """In the trainer as in `load_run`, also when it is not the smallest."""
+    train(tmp_path, {"max_steps": 2, "eval_interval": 2, "optim.ema": (0.999, 0.5)})
+    (row,) = read_rows(tmp_path / "fid.csv")
+    assert row["ema"] == load_run(tmp_path)[2]["ema"] == "0.999"
