@@ -2,7 +2,7 @@
 
 A field is a function of ONE problem: generated x, positives y+ ~ p (data), negatives y- ~ q (generated, and unconditional reals for guidance):
 
-    V, attraction = field(x, pos, neg, weight_pos, weight_neg, tau, self_neg)
+    V, perplexity = field(x, pos, neg, weight_pos, weight_neg, tau, self_neg)
 
     x           [N, D]  generated samples      pos  [P, D]      neg  [M, D]
     weight_pos  [P]     weight_neg [M]: >= 0; a sample of weight 0 is as if it were not there
@@ -10,7 +10,7 @@ A field is a function of ONE problem: generated x, positives y+ ~ p (data), nega
     self_neg    int     0, or N when neg[:N] are x themselves: a sample does not repel itself
 
     V           [N, D]  the displacement, = 0 when pos and neg are the same weighted set (antisymmetry, eq. 3)
-    attraction  [N, P]  how x shares its attraction over the positives; rows sum to 1 (for monitoring)
+    perplexity  [N]     over how many positives x shares its attraction (for monitoring)
 
 A new field is one such function and one line in FIELDS. All arithmetic is float32 whatever the networks use: at tau = 0.02 the kernel underflows otherwise.
 """
@@ -40,6 +40,12 @@ def distance(x: Float[Array, "*B N D"], y: Float[Array, "*B M D"], shared: int =
     return jnp.sqrt(jnp.maximum(x_sq[..., :, None] + y_sq[..., None, :] - 2 * dot, 1e-8))
 
 
+def perplexity(attraction: Float[Array, "N P"]) -> Float[Array, "N"]:
+    """exp(entropy) of each row taken as a distribution: 1 when x is drawn to one positive, P when to all alike."""
+    share = attraction / jnp.sum(attraction, 1, keepdims=True)
+    return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(share, share), 1))
+
+
 def kernel_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg):
     """Algorithm 2: the kernel k(x, y) = exp(-||x - y|| / tau) (eq. 12), normalised over y and over x."""
     y = jnp.concatenate([neg, pos])  # [M+P, D]
@@ -55,7 +61,7 @@ def kernel_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg):
 
     w = jnp.concatenate([-w_neg, w_pos], axis=1)
     v = jnp.matmul(w, y, precision=jax.lax.Precision.HIGHEST) - jnp.sum(w, 1, keepdims=True) * x  # V = W+ y+ - W- y-
-    return v, a_pos / jnp.sum(a_pos, 1, keepdims=True)
+    return v, perplexity(a_pos)
 
 
 FIELDS = {"kernel": kernel_field}

@@ -41,12 +41,11 @@ def drift_loss(gen: Float[Array, "B N D"], pos: Float[Array, "B P D"], neg: Floa
     v_of = jax.vmap(functools.partial(v_of, self_neg=n), in_axes=(0, 0, 0, 0, 0, None))  # over the B problems
     v_of = jax.vmap(v_of, in_axes=(None,) * 5 + (0,))  # over the temperatures: distances are computed once
     tau = jnp.asarray(temperatures) * jnp.sqrt(d)
-    v, attraction = v_of(x, pos, y_neg, weight_pos, w_neg, tau * scale)  # [tau, B, N, D], [tau, B, N, P]
+    v, perplexity = v_of(x, pos, y_neg, weight_pos, w_neg, tau * scale)  # [tau, B, N, D], [tau, B, N]
     v = v / scale  # phi~ = phi / S_j
     sq_norm = jnp.mean(v**2, axis=(1, 2, 3))  # lambda^2, before the floor
     v = jnp.sum(v / jnp.sqrt(jnp.maximum(sq_norm, 1e-8))[:, None, None, None], 0)
 
     loss = jnp.mean((gen / scale - (x / scale + v)) ** 2, axis=(1, 2))  # x is stopgrad(gen): eq. 6
-    entropy = -jnp.sum(jax.scipy.special.xlogy(attraction, attraction), -1)  # [tau, B, N]
-    info = {"scale": mean_dist, "perplexity": jnp.mean(jnp.exp(entropy), (1, 2))[jnp.argmin(tau)]}
+    info = {"scale": mean_dist, "perplexity": jnp.mean(perplexity, (1, 2))[jnp.argmin(tau)]}
     return loss, info | {f"drift_sq_norm_{t}": s for t, s in zip(temperatures, sq_norm)}

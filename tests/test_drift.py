@@ -44,14 +44,15 @@ def naive_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg):
             column = sum(k[l, j] for l in range(n))
             over_y = k[i, j] / row if w[j] > 0 else 0.0
             a[i, j] = np.sqrt(max(over_y * k[i, j] / column, 1e-6)) * w[j]
-    v = np.zeros_like(x)
+    v, perplexity = np.zeros_like(x), []
     for i in range(n):
         a_neg, a_pos = a[i, :m], a[i, m:]
+        perplexity.append(np.exp(-sum(s * np.log(s) for s in a_pos / a_pos.sum() if s > 0)))
         for j in range(len(pos)):
             v[i] += a_pos[j] * a_neg.sum() * y[m + j]
         for j in range(m):
             v[i] -= a_neg[j] * a_pos.sum() * y[j]
-    return v
+    return v, np.array(perplexity)
 
 
 @pytest.mark.parametrize("tau", [0.3, 2.0])
@@ -61,10 +62,10 @@ def test_field_agrees_with_loops(tau, self_neg):
     x, pos, unc = rng.normal(size=(6, 5)), rng.normal(size=(7, 5)) + 0.5, rng.normal(size=(3, 5))
     neg = np.concatenate([x, unc]) if self_neg else unc
     weight_pos, weight_neg = np.array([1, 1, 0, 1, 2, 1, 1.0]), np.r_[np.ones(self_neg), 0.5, 0, 1.5]
-    v, attraction = jax.jit(kernel_field, static_argnums=6)(*map(jnp.float32, (x, pos, neg, weight_pos, weight_neg, tau)), self_neg)
-    expected = naive_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg)
+    v, perplexity = jax.jit(kernel_field, static_argnums=6)(*map(jnp.float32, (x, pos, neg, weight_pos, weight_neg, tau)), self_neg)
+    expected, expected_perplexity = naive_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg)
     np.testing.assert_allclose(v, expected, atol=2e-5 * np.abs(expected).max())
-    np.testing.assert_allclose(attraction.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(perplexity, expected_perplexity, rtol=1e-5)
 
 
 def _sets(n=6, p=8, m=8, d=5, seed=0):
