@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from drifting.field import distance
+from drifting.kernel import distance
 
 
 def measure(info, gen, pos, weight_pos):
