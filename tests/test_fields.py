@@ -1,0 +1,285 @@
+"""Every field against a naive float64 version with loops, and the properties that a field must have."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drifting.field import FIELDS
+from drifting.kernel import log_kernel, log_weight
+from drifting.loss import drift_loss
+from drifting.sinkhorn import log_plan
+
+TAUS = (0.02, 0.05, 0.2)
+
+
+def field(name, **options):
+    """Jitted once per options: the tests call it on few shapes."""
+    return jax.jit(functools.partial(FIELDS[name], **options), static_argnames="self_neg")
+
+
+VARIANTS = {"kernel": {}, "kernel, gaussian": {"kernel": "gaussian"}, "kernel, over y": {"normalize": "y"}, "kernel, unnormalised": {"normalize": "none"},
+            "uncoupled": {}, "uncoupled, gaussian, over y": {"kernel": "gaussian", "normalize": "y"},
+            "sinkhorn": {}, "sinkhorn, gaussian": {"kernel": "gaussian"}, "sinkhorn, 0": {"iterations": 0.0}, "sinkhorn, half": {"iterations": 0.5},
+            "sinkhorn, 3 and a half": {"iterations": 3.5}}  # fmt: skip
+V_OF = {name: field(name.split(",")[0], **options) for name, options in VARIANTS.items()}
+
+
+# ---------------------------------------------------------------- loops
+
+def kernel_value(x, y, kernel, tau, unit):
+    d = np.linalg.norm(x - y)
+    return np.exp(-d / (tau * unit)) if kernel == "laplace" else np.exp(-(d**2) / 2 / (tau * unit**2))
+
+
+def naive_kernel_matrix(x, y, kernel, tau, unit, self_neg):
+    return np.array([[0.0 if i == j < self_neg else kernel_value(x[i], y[j], kernel, tau, unit) for j in range(len(y))] for i in range(len(x))])
+
+
+def naive_pull(weights, x, y):
+    """sum_y w (y - x) for every x, with rows w as they are."""
+    return np.array([sum(weights[i, j] * (y[j] - x[i]) for j in range(len(y))) for i in range(len(x))])
+
+
+def naive_kernel(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, kernel="laplace", normalize="both"):
+    y, w = np.concatenate([neg, pos]), np.r_[weight_neg, weight_pos]
+    k = naive_kernel_matrix(x, y, kernel, tau, unit, self_neg)
+    row, column = k[:, w > 0].sum(1, keepdims=True), k.sum(0)
+    present = (w > 0).astype(float)
+    a = {"both": np.sqrt(k * present / row * k / column), "y": k * present / row, "none": k}[normalize]
+    a = np.maximum(a, 1e-3) * w
+    a_neg, a_pos = a[:, : len(neg)], a[:, len(neg) :]
+    return naive_pull(a_pos * a_neg.sum(1, keepdims=True), x, pos) - naive_pull(a_neg * a_pos.sum(1, keepdims=True), x, neg)
+
+
+def naive_uncoupled(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, kernel="laplace", normalize="both"):
+    def pull(y, w, self_neg):
+        k = naive_kernel_matrix(x, y, kernel, tau, unit, self_neg)
+        a = np.sqrt(k / k.sum(1, keepdims=True) * k / k.sum(0)) if normalize == "both" else k
+        return naive_pull(a * w / (a * w).sum(1, keepdims=True), x, y)
+
+    return pull(pos, weight_pos, 0) - pull(neg, weight_neg, self_neg)
+
+
+def naive_plan(k, a, b, iterations):
+    u, v = a.copy(), b.copy()
+    for half in range(int(2 * iterations)):
+        if half % 2 == 0:
+            u = np.array([a[i] / sum(k[i, j] * v[j] for j in range(len(b))) for i in range(len(a))])
+        else:
+            v = np.array([b[j] / sum(k[i, j] * u[i] for i in range(len(a))) for j in range(len(b))])
+    return u[:, None] * k * v
+
+
+def naive_sinkhorn(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, kernel="laplace", iterations=20.0):
+    def pull(y, w, self_neg):
+        pi = naive_plan(naive_kernel_matrix(x, y, kernel, tau, unit, self_neg), np.full(len(x), 1 / len(x)), w / w.sum(), iterations)
+        return naive_pull(pi / (pi.sum(1, keepdims=True) if iterations else 1 / len(x)), x, y)
+
+    return pull(pos, weight_pos, 0) - pull(neg, weight_neg, self_neg)
+
+
+NAIVE = {"kernel": naive_kernel, "uncoupled": naive_uncoupled, "sinkhorn": naive_sinkhorn}
+
+
+@pytest.mark.parametrize("self_neg", [0, 6])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_agrees_with_loops(variant, self_neg):
+    """With weights, absent samples, a unit of length other than 1, and the samples among their own negatives or not."""
+    rng = np.random.default_rng(0)
+    x, pos, unc = rng.normal(size=(6, 5)), rng.normal(size=(7, 5)) + 0.5, rng.normal(size=(9 - self_neg, 5))
+    neg = np.concatenate([x, unc]) if self_neg else unc
+    weight_pos, weight_neg = np.array([1, 1, 0, 1, 2, 1, 1.0]), np.r_[np.ones(6), 0.5, 0, 1.5]
+    for tau in (0.1, 0.7):
+        args = (x, pos, neg, weight_pos, weight_neg, tau, self_neg, 3.0)
+        v, perplexity = V_OF[variant](*map(jnp.float32, args[:6]), self_neg=self_neg, unit=3.0)
+        expected = NAIVE[variant.split(",")[0]](*args, **VARIANTS[variant])
+        np.testing.assert_allclose(v, expected, atol=3e-5 * np.abs(expected).max())
+        assert (perplexity >= 1 - 1e-5).all() and (perplexity <= 6 + 1e-4).all()  # six positives are there
+
+
+# ---------------------------------------------------------------- properties
+
+def sets(n=6, p=8, m=8, d=5, seed=0):
+    rng = np.random.default_rng(seed)
+    return (jnp.float32(rng.normal(size=s)) for s in ((n, d), (p, d), (m, d)))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_antisymmetry(variant):
+    """V_{p,q} = -V_{q,p} (eq. 3): swapping the sides changes the sign, the same set on both sides gives 0."""
+    x, pos, neg = sets()
+    one, v_of = jnp.ones(8), functools.partial(V_OF[variant], self_neg=0, unit=1.0)
+    v, swapped, same = (v_of(x, a, b, one, one, 1.0)[0] for a, b in ((pos, neg), (neg, pos), (pos, pos)))
+    size = float(jnp.abs(v).max())
+    assert size > 0.01
+    np.testing.assert_allclose(swapped, -v, atol=1e-5 * size)
+    assert jnp.abs(same).max() <= 1e-6 * size
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_order_and_absent_samples_do_not_matter(variant):
+    x, pos, neg = sets()
+    one, v_of = jnp.ones(8), functools.partial(V_OF[variant], self_neg=0, unit=1.0)
+    v, perplexity = v_of(x, pos, neg, one, one, 1.0)
+    order, of_x = jnp.array([3, 1, 0, 2, 7, 6, 5, 4]), jnp.array([5, 0, 4, 2, 1, 3])
+    np.testing.assert_allclose(v_of(x, pos[order], neg[order[::-1]], one, one, 1.0)[0], v, atol=1e-5)
+    np.testing.assert_allclose(v_of(x[of_x], pos, neg, one, one, 1.0)[0], v[of_x], atol=1e-5)
+    far = jnp.full((3, 5), 0.1)  # among the others: it would pull hard if it were there
+    padded = v_of(x, jnp.r_[pos, far], jnp.r_[far, neg], jnp.r_[one, jnp.zeros(3)], jnp.r_[jnp.zeros(3), one], 1.0)
+    np.testing.assert_allclose(padded[0], v, atol=1e-5)
+    np.testing.assert_allclose(padded[1], perplexity, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["kernel", "uncoupled", "sinkhorn"])
+def test_a_doubled_weight_is_a_sample_given_twice(name):
+    """The kernel field is left out of the exact part: its softmax over y counts samples, not weights (A.6)."""
+    x, pos, neg = sets()
+    one, v_of = jnp.ones(8), functools.partial(FIELDS[name], self_neg=0, unit=1.0)
+    v, _ = v_of(x, pos, neg, one.at[2].set(2), one, 1.0)
+    twice, _ = v_of(x, jnp.r_[pos, pos[2:3]], neg, jnp.ones(9), one, 1.0)
+    size = float(jnp.abs(v).max())
+    tolerance = 0.1 if name == "kernel" else 1e-5
+    np.testing.assert_allclose(twice, v, atol=tolerance * size)
+
+
+def test_factors_scale_attraction_and_repulsion():
+    """Table 1: 1.5 V+ - V- is V with half of the attraction added, and V+ alone takes no notice of where the negatives are."""
+    x, pos, neg = sets()
+    one = jnp.ones(8)
+    for name in FIELDS:
+        of = lambda **factors: FIELDS[name](x, pos, neg, one, one, 1.0, 0, **factors)[0]
+        v, plus, minus = of(), of(repulsion=0.0), of(attraction=0.0)
+        np.testing.assert_allclose(plus + minus, v, atol=1e-5)
+        np.testing.assert_allclose(of(attraction=1.5), v + 0.5 * plus, atol=1e-5)
+        assert jnp.abs(plus).max() > 0.01 and jnp.abs(minus).max() > 0.01
+
+
+def test_gaussian_field_is_the_difference_of_smoothed_scores():
+    """eps (grad log p_eps - grad log q_eps)(x), with p_eps, q_eps the sets smoothed by a normal of variance eps, by differentiation."""
+    x, pos, neg = sets()
+    tau, unit = 0.3, 2.0
+    log_smoothed = lambda x, y: jax.nn.logsumexp(-jnp.sum((x - y) ** 2, 1) / (2 * tau * unit**2))
+    score = jax.vmap(jax.grad(log_smoothed), (0, None))
+    v, _ = FIELDS["uncoupled"](x, pos, neg, jnp.ones(8), jnp.ones(8), tau, 0, unit, kernel="gaussian", normalize="y")
+    np.testing.assert_allclose(v, tau * unit**2 * (score(x, pos) - score(x, neg)), atol=1e-5)
+
+
+# ---------------------------------------------------------------- Sinkhorn
+
+def marginals(kernel, tau, iterations, n=32, p=24, d=16, seed=0):
+    """(Pi, a, b) of random sets of mean distance 1 and random weights."""
+    rng = np.random.default_rng(seed)
+    x, y = jnp.float32(rng.normal(size=(n, d)) / np.sqrt(2 * d)), jnp.float32(rng.normal(size=(p, d)) / np.sqrt(2 * d))
+    log_a, log_b = jnp.full(n, -jnp.log(n)), log_weight(jnp.float32(rng.uniform(0.5, 1.5, p)))
+    plan = jax.jit(log_plan, static_argnums=3)(log_kernel(x, y, kernel, tau, 1.0, 0), log_a, log_b, iterations)
+    return np.exp(np.float64(plan)), np.exp(np.float64(log_a)), np.exp(np.float64(log_b))
+
+
+@pytest.mark.parametrize("kernel", ["laplace", "gaussian"])
+@pytest.mark.parametrize("tau", TAUS)
+def test_sinkhorn_marginals(kernel, tau):
+    """The marginal that was scaled last is met to rounding; the other is approached."""
+    errors = []
+    for iterations in (1.0, 20.0, 0.5, 20.5):
+        pi, a, b = marginals(kernel, tau, iterations)
+        of_rows, of_columns = np.abs(pi.sum(1) - a).sum(), np.abs(pi.sum(0) - b).sum()
+        last, other = (of_rows, of_columns) if iterations % 1 else (of_columns, of_rows)
+        assert last < 2e-5, (iterations, last)
+        errors.append(other)
+    assert errors[1] < errors[0] and errors[3] < errors[2]
+    assert tau < 0.2 or errors[1] < 1e-3
+
+
+def test_no_iteration_and_half_of_one():
+    """The plain kernel, an attraction of sum_y b_y k(x, y) (y - x); and a softmax over y."""
+    x, pos, neg = sets()
+    one = jnp.ones(8)
+    k_pos, k_neg = (jnp.exp(log_kernel(x, y, "laplace", 0.5, 2.0, 0)) for y in (pos, neg))
+    plain = lambda k, y: (k @ y - k.sum(1, keepdims=True) * x) / 8
+    v, _ = FIELDS["sinkhorn"](x, pos, neg, one, one, 0.5, 0, 2.0, iterations=0.0)
+    np.testing.assert_allclose(v, plain(k_pos, pos) - plain(k_neg, neg), atol=1e-5)
+    softmax = lambda k, y: k @ y / k.sum(1, keepdims=True)
+    v, _ = FIELDS["sinkhorn"](x, pos, neg, one, one, 0.5, 0, 2.0, iterations=0.5)
+    np.testing.assert_allclose(v, softmax(k_pos, pos) - softmax(k_neg, neg), atol=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.2])
+def test_sinkhorn_field_vanishes_in_expectation(tau):
+    """p = q: the mean over many draws of p's and q's sets is 0 within four standard errors, at fixed x, and every single draw is not."""
+    draws, n, p, d = 4000, 8, 12, 3
+    x = jax.random.normal(jax.random.key(1), (n, d))
+    pos, neg = jax.random.normal(jax.random.key(2), (2, draws, p, d))
+    v = jax.vmap(lambda a, b: FIELDS["sinkhorn"](x, a, b, jnp.ones(p), jnp.ones(p), tau, 0, 2.3)[0])
+    v = np.asarray(jax.jit(v)(pos, neg), np.float64).reshape(draws, -1)
+    standard_error = v.std(0) / np.sqrt(draws)
+    assert np.abs(v.mean(0) / standard_error).max() < 4
+    shifted = np.asarray(jax.jit(jax.vmap(lambda a, b: FIELDS["sinkhorn"](x, a, b, jnp.ones(p), jnp.ones(p), tau, 0, 2.3)[0]))(pos + 0.2, neg), np.float64)
+    assert np.abs(shifted.reshape(draws, -1).mean(0) / standard_error).max() > 8, "the test sees a shift of a fifth of a standard deviation"
+
+
+@pytest.mark.parametrize("kernel", ["laplace", "gaussian"])
+def test_sinkhorn_is_stable_at_low_temperature(kernel):
+    """tau = 0.02 in float32, with sets that lie far apart, agrees with float64; the plan is finite where its entries underflow."""
+    rng = np.random.default_rng(3)
+    x, pos, neg = rng.normal(size=(16, 8)), rng.normal(size=(20, 8)) + 3, rng.normal(size=(16, 8)) - 2
+    args = (x, pos, neg, np.ones(20), np.ones(16), 0.02, 0, np.sqrt(8))
+
+    def in_float64(y):
+        d = np.sqrt(((x[:, None] - y) ** 2).sum(-1))
+        log_k = -d / (0.02 * np.sqrt(8)) if kernel == "laplace" else -(d**2) / (2 * 0.02 * 8)
+        lse = lambda a, axis: np.log(np.exp(a - a.max(axis, keepdims=True)).sum(axis)) + a.max(axis)
+        u, v = np.full(16, -np.log(16)), np.full(len(y), -np.log(len(y)))
+        for _ in range(20):
+            u = -np.log(16) - lse(log_k + v, 1)
+            v = -np.log(len(y)) - lse(log_k + u[:, None], 0)
+        w = log_k + v
+        w = np.exp(w - w.max(1, keepdims=True))
+        return w / w.sum(1, keepdims=True) @ y
+
+    v, _ = V_OF["sinkhorn, gaussian" if kernel == "gaussian" else "sinkhorn"](*map(jnp.float32, args[:6]), self_neg=0, unit=np.float32(np.sqrt(8)))
+    expected = in_float64(pos) - in_float64(neg)
+    np.testing.assert_allclose(v, expected, atol=2e-3 * np.abs(expected).max())
+
+
+# ---------------------------------------------------------------- in the loss
+
+@pytest.mark.parametrize("guidance", ["negatives", "field"])
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_loss_with_a_second_batch(name, guidance):
+    """Its value is mean ||V~||^2, its gradient 2 V~ / (N D S): through the generated samples, and nothing else."""
+    rng = np.random.default_rng(1)
+    gen, pos, neg, second = (jnp.float32(rng.normal(size=(2, k, 5))) for k in (6, 7, 3, 6))
+
+    @jax.jit
+    def both(gen, pos, neg, second):
+        def total(gen, pos, neg, second):
+            loss, info = drift_loss(gen, pos, neg, weight_neg=jnp.full((2, 3), 0.5), second=second, temperatures=TAUS, field=name, guidance=guidance)
+            return loss.sum(), (loss, info)
+
+        return jax.value_and_grad(total, argnums=(0, 1, 2, 3), has_aux=True)(gen, pos, neg, second)
+
+    (_, (loss, info)), grads = both(gen, pos, neg, second)
+    assert (loss > 0).all() and jnp.isfinite(grads[0]).all() and jnp.abs(grads[0]).max() > 0
+    assert all((g == 0).all() for g in grads[1:])
+    scale = info["scale"] / jnp.sqrt(5)
+    np.testing.assert_allclose(jnp.mean((grads[0] * 30 * scale / 2) ** 2, (1, 2)), loss, rtol=1e-4)
+    moved = both(gen, pos, neg, second + 1)[0][1][0]
+    assert not np.allclose(moved, loss, rtol=1e-3), "the second batch repels"
+
+
+def test_guidance_on_the_field():
+    """V_{p,q'} + w V_{p,unc}: for one temperature the direction of the gradient is that sum; alpha = 1 takes the unconditional reals out."""
+    rng = np.random.default_rng(1)
+    gen, pos, neg, second = (jnp.float32(rng.normal(size=(1, k, 5))) for k in (6, 7, 3, 6))
+    of = lambda weight: jax.grad(lambda g: drift_loss(g, pos, neg, weight_neg=jnp.full((1, 3), weight), second=second, temperatures=(0.2,), field="sinkhorn", guidance="field")[0].sum())
+    gradient = of(1.0)(gen)[0]  # w = 3 / 6
+    y, w = jnp.concatenate([second, neg, pos], 1), np.ones(16)
+    unit = np.average(np.linalg.norm(np.asarray(gen)[0, :, None] - np.asarray(y)[0], axis=-1), axis=1, weights=w).mean()
+    v_of = lambda q, m: FIELDS["sinkhorn"](gen[0], pos[0], q, jnp.ones(7), jnp.ones(m), 0.2, 0, unit)[0]
+    v = v_of(second[0], 6) + 0.5 * v_of(neg[0], 3)
+    np.testing.assert_allclose(-gradient / jnp.linalg.norm(gradient), v / jnp.linalg.norm(v), atol=1e-5)
+    without = jax.grad(lambda g: drift_loss(g, pos, second=second, temperatures=(0.2,), field="sinkhorn")[0].sum())(gen)
+    np.testing.assert_allclose(of(0.0)(gen), without, atol=1e-5 * jnp.abs(without).max())
