@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 import data
-from configs.default import Key
+from configs.default import DISTRIBUTED, Key
 from data import pipeline
 from metrics import networks
 from metrics.class_agreement import fit_classifier
@@ -33,7 +33,7 @@ from metrics.resize import MODES
 from metrics.statistics import check_provenance, read_statistics
 from metrics.table import METRICS
 from models.sampling import generate
-from utils import config as config_lib, processes
+from utils import config as config_lib, distributed, processes
 from utils.errors import UserError
 from utils.figures import save_grid, to_uint8
 from utils.image_files import Images, batches, read_images, read_npz, write_npz
@@ -381,14 +381,15 @@ def local_sharding():
 # ---------------------------------------------------------------- the program
 
 def main(flag_values):
+    setup_logging()
+    flags = config_lib.all_flags(flag_values)
+    with distributed.job(flags.distributed):
+        evaluate_command(flags, config_lib.given_flags(flag_values))
+
+
+def evaluate_command(flags, given):
     from models.runs import is_run
 
-    setup_logging()
-    processes.join_job()
-    if not processes.is_first():
-        setup_logging(quiet=True)
-    flags = config_lib.all_flags(flag_values)
-    given = config_lib.given_flags(flag_values)
     where = flags.load_dir
     if flags.samples_npz and jax.process_count() > 1:
         raise UserError(f"--samples_npz: {jax.process_count()} processes hold the samples in parts; run it in one process")
@@ -498,5 +499,5 @@ def score_generator(flags, run, out, dataset_name, options, alphas, interval) ->
 
 
 if __name__ == "__main__":
-    config_lib.define_flags(("load_dir", "seed", "dataset_name", "features", "inception_weights", "fid_stats"), FLAGS)
+    config_lib.define_flags(("load_dir", "seed", "dataset_name", "features", "inception_weights", "fid_stats"), FLAGS + DISTRIBUTED)
     config_lib.run_main(main)

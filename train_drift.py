@@ -18,6 +18,7 @@ import optax
 import data
 import eval_fid
 from data import pipeline
+from configs.default import DISTRIBUTED
 from drifting import bank as banks
 from drifting.config import DriftConfig
 from drifting.field import FIELDS
@@ -28,7 +29,7 @@ from models.dit import count_parameters, init_params
 from models.encoders import join_where, load_encoder, split_where
 from models.sampling import generate
 from models.weights import load_generator
-from utils import config as config_lib, sharding
+from utils import config as config_lib, distributed, processes, sharding
 from utils.checkpoint import Checkpoints, StopSignal
 from utils.errors import UserError
 from utils.figures import save_curves, save_grid
@@ -73,8 +74,9 @@ class Parts:
 
     @property
     def sampling(self) -> dict:
-        """How the devices share the samples of `models.sampling.generate`."""
-        return {"batch_size": -(-256 // self.mesh.size) * self.mesh.size, "sharding": sharding.batch_sharding(self.mesh)}
+        """How the devices of a process share the samples of `models.sampling.generate`."""
+        where = sharding.local(self.mesh)
+        return {"batch_size": -(-256 // where.mesh.size) * where.mesh.size, "sharding": where}
 
 
 def build(config, dataset, mesh) -> Parts:
@@ -206,7 +208,7 @@ def make_step(parts: Parts, first_step: int = 0):
 
     def step(state, bank, fresh, encoder_params):
         bank, batch = host(bank, fresh)
-        state, metrics = jitted(state, jax.device_put(batch, sharding.batch_sharding(parts.mesh)), encoder_params)
+        state, metrics = jitted(state, sharding.put(batch, sharding.batch_sharding(parts.mesh)), encoder_params)
         return state, bank, metrics
 
     return step
@@ -306,8 +308,8 @@ def open_run(config) -> pathlib.Path:
         raise UserError(f"--save_dir {folder}: is a file; cannot write a run there, give a folder")
     try:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        (mark := folder / f".writable_{jax.process_index()}").touch()
+        mark.unlink()
     except OSError as error:
         raise UserError(f"--save_dir {folder}: cannot write there ({error.strerror}); give a folder that can be written") from None
     return folder
@@ -384,14 +386,17 @@ def next_fresh(parts: Parts, stream):
     if stream is None:
         return None
     fresh = next(stream)
-    return fresh if parts.bank_on_host else jax.device_put(fresh, sharding.replicated(parts.mesh))
+    return fresh if parts.bank_on_host else sharding.put(fresh, sharding.replicated(parts.mesh))
 
 
 def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: int):
     """samples/step_*.png, eight of each of the first sixteen classes by the first EMA, and curves.png. Returns the path of the first."""
     classes = np.arange(min(parts.dataset.n_classes, 16))
-    samples = generate(parts.model, state.ema[parts.first_ema], np.repeat(classes, 8), 1.0, parts.config.seed, **parts.sampling)
+    params = sharding.local_copy(parts.mesh, state.ema[parts.first_ema])
     grid = folder / "samples" / f"step_{step:08d}.png"
+    if not processes.is_first():
+        return grid
+    samples = generate(parts.model, params, np.repeat(classes, 8), 1.0, parts.config.seed, **parts.sampling)
     save_grid(grid, np.concatenate(list(samples)), columns=8, row_labels=[parts.dataset.class_names[k] for k in classes])
     rows = [{"step": row["step"]} | scores(row) for row in read_rows(folder / "fid.csv") if row["cfg_scale"] == 1]
     save_curves(folder / "curves.png", read_metrics(folder / "metrics.jsonl") + rows, collapse_ratio=parts.config.collapse_ratio)
@@ -407,8 +412,10 @@ def load_reference(parts: Parts):
 def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, reference):
     """One row of fid.csv, by the first EMA; of fewer samples than a published figure, and named so."""
     settings = {"step": step, "ema": parts.first_ema, "cfg_scale": 1.0, "seed": parts.config.seed}
-    row = settings | eval_fid.evaluate(parts.model, state.ema[parts.first_ema], reference, cfg_scale=1.0, seed=parts.config.seed, num_samples=eval_count(parts, reference), **parts.sampling)
-    append_row(folder / "fid.csv", row)
+    params = sharding.local_copy(parts.mesh, state.ema[parts.first_ema])
+    row = settings | eval_fid.evaluate(parts.model, params, reference, cfg_scale=1.0, seed=parts.config.seed, num_samples=eval_count(parts, reference), **parts.sampling)
+    if processes.is_first():
+        append_row(folder / "fid.csv", row)
     log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in scores(row).items()))
 
 
@@ -419,6 +426,12 @@ def eval_count(parts: Parts, reference) -> int:
 
 def main(flag_values):
     setup_logging()
+    with distributed.job(config_lib.all_flags(flag_values).distributed):
+        run(flag_values)
+
+
+def run(flag_values):
+    """The program, in each process of the job."""
     file, saved = run_folder(config_lib.all_flags(flag_values)) / "config.json", None
     if file.exists() and Checkpoints(file.parent / "checkpoints").steps():
         saved = config_lib.from_json(file)  # a run goes on with its own settings, and what the command line adds
@@ -432,9 +445,17 @@ def main(flag_values):
     if config.init_from and "://" not in config.init_from:
         given_params(parts)
     if config.dry_run:
-        print(config_lib.explain(config, flag_values, saved), report(parts), sep="\n\n")
+        if processes.is_first():
+            print(config_lib.explain(config, flag_values, saved), report(parts), sep="\n\n")
         return
     train(parts, open_run(config))
+
+
+def agree(parts: Parts, checkpoints: Checkpoints):
+    """The processes of a job must have been given the same, and write to the same run folder."""
+    distributed.agree_on_folder(checkpoints.folder.parent)
+    distributed.agree("at the start", config_lib.flatten(parts.config.to_dict()) | {
+        "the list of checkpoints": checkpoints.steps(), "the version of jax": jax.__version__, "the number of samples": len(parts.dataset.source)})  # fmt: skip
 
 
 def train(parts: Parts, folder: pathlib.Path):
@@ -445,20 +466,22 @@ def train(parts: Parts, folder: pathlib.Path):
 
 def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints, stop: StopSignal):
     config = parts.config
+    agree(parts, checkpoints)
     if checkpoints.steps() or config.load_dir:
         source = checkpoints if checkpoints.steps() else Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")
         state, bank, position = restore(parts, source)
         log.info("%s: resumed at step %d", source.folder.parent, int(state.step))
     else:
         state, (bank, position) = make_state(parts), fill_bank(parts)
-        bank = bank if parts.bank_on_host else jax.device_put(bank, sharding.replicated(parts.mesh))
+        bank = bank if parts.bank_on_host else sharding.put(bank, sharding.replicated(parts.mesh))
     start = int(state.step)
-    config_lib.save_json(config, folder / "config.json")
+    if processes.is_first():
+        config_lib.save_json(config, folder / "config.json")
     if start >= config.max_steps:
         log.info("%s: complete at step %d. To go on raise --max_steps; for a new run give another --save_dir", folder, start)
         return
     stream = None if parts.whole_bank else pipeline.stream(parts.dataset, config.seed, config.drift.bank_push, position, workers=config.data.workers)
-    encoder_params = jax.device_put(parts.encoder_params, sharding.replicated(parts.mesh))
+    encoder_params = sharding.put(parts.encoder_params, sharding.replicated(parts.mesh))
     reference = load_reference(parts) if config.eval_interval else None
     step_fn, collapse = make_step(parts, start), CollapseWatch(config.collapse_ratio, config.stop_on_collapse)
     waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), start  # of the interval between two log lines
@@ -474,7 +497,7 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints, stop: S
             position += 0 if fresh is None else config.drift.bank_push
             if reference and step == start + 1:
                 before = time.perf_counter()
-                eval_fid.sanity_check(parts.model, state.ema[parts.first_ema], reference, cfg_scale=1.0, seed=config.seed, **parts.sampling)
+                eval_fid.sanity_check(parts.model, sharding.local_copy(parts.mesh, state.ema[parts.first_ema]), reference, cfg_scale=1.0, seed=config.seed, **parts.sampling)
                 paused += time.perf_counter() - before
             last = step == config.max_steps
             due = lambda interval: interval and step % interval == 0 or last and interval
@@ -490,7 +513,7 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints, stop: S
                 waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), step
 
             before = time.perf_counter()
-            stopping = stop.requested
+            stopping = distributed.stop_after(step, stop.requested)
             if due(config.eval_interval):
                 score(parts, folder, state, step, reference)
             if due(config.sample_interval):
@@ -500,8 +523,9 @@ def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints, stop: S
                 checkpoints.save(step, checkpoint_tree(state, bank), describe_run(parts, position))
             if stopping:
                 checkpoints.wait()
-                log.warning("%s: saved at step %d; the same command resumes it", stop.name, step)
-                raise SystemExit(128 + signal.Signals[stop.name])
+                name = stop.name or "SIGTERM"  # of another process
+                log.warning("%s: saved at step %d; the same command resumes it", name, step)
+                raise SystemExit(128 + signal.Signals[name])
             paused += time.perf_counter() - before
     checkpoints.wait()
     log.info("%s: done; samples/, curves.png, fid.csv, metrics.jsonl and checkpoints/ are there", folder)
@@ -514,5 +538,5 @@ def describe_run(parts: Parts, position: int) -> dict:
 
 
 if __name__ == "__main__":
-    config_lib.define_flags()
+    config_lib.define_flags(extra=DISTRIBUTED)
     config_lib.run_main(main)

@@ -111,3 +111,11 @@ TABLE = (
     Key("wandb.name", "", "name of the run there; empty = that of the run folder"),
     Key("wandb.entity", "", "its team; empty = yours"),
 )
+
+# Of one process of a job, not of the run: these are flags of the programs, and no part of config.json.
+DISTRIBUTED = (
+    Key("distributed.coordinator", "", "HOST:PORT of process 0, in a job of several processes; empty = from JAX's variables or the cluster"),
+    Key("distributed.processes", 0, "processes of the job; 0 = from JAX's variables or the cluster, 1 = this one alone", "[0, inf)"),
+    Key("distributed.process", -1, "which of them this is; -1 = from JAX's variables or the cluster", "[-1, inf)"),
+    Key("distributed.timeout", 300, "seconds to wait for the others at the start", "[1, inf)"),
+)

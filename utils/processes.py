@@ -1,21 +1,7 @@
-"""Several processes of one job, each with its own devices: who does which samples, and how their results meet."""
-
-import os
+"""Several processes of one job, each with its own devices: who does which samples, and how their results meet. How they start and stop: utils/distributed.py."""
 
 import jax
 import numpy as np
-
-
-def join_job() -> None:
-    """Joins the other processes of the job, where the environment says that there are any; call it before the first use of a device.
-
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID; or a TPU slice of several hosts, which says the same of itself.
-    """
-    env = os.environ
-    if "JAX_COORDINATOR_ADDRESS" in env and "JAX_NUM_PROCESSES" in env:
-        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"]))
-    elif "," in env.get("TPU_WORKER_HOSTNAMES", ""):
-        jax.distributed.initialize()
 
 
 def is_first() -> bool:

@@ -15,6 +15,8 @@ def make_mesh(n_devices: int, fsdp: int) -> Mesh:
     n_devices = n_devices or len(devices)
     if not 1 <= n_devices <= len(devices):
         raise UserError(f"--mesh.devices {n_devices}: there are {len(devices)} devices; give 1 to {len(devices)}, or 0 for all.")
+    if n_devices != len(devices) and jax.process_count() > 1:
+        raise UserError(f"--mesh.devices {n_devices}: a job of {jax.process_count()} processes uses all of its {len(devices)} devices; leave it out, or start fewer processes.")
     if n_devices % fsdp:
         raise UserError(f"--mesh.fsdp {fsdp}: it must divide the number of devices, {n_devices}.")
     return Mesh(np.array(devices[:n_devices]).reshape(-1, fsdp), ("data", "fsdp"))
@@ -22,6 +24,32 @@ def make_mesh(n_devices: int, fsdp: int) -> Mesh:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
+
+
+def put(tree, where: NamedSharding):
+    """Arrays that every process holds whole, the same in each, as arrays of the mesh; each process copies what its devices hold."""
+    if where.is_fully_addressable:
+        return jax.device_put(tree, where)
+
+    def one(a):
+        a = np.asarray(a)
+        return jax.make_array_from_callback(a.shape, where, lambda index: a[index])
+
+    return jax.tree.map(one, tree)
+
+
+def local(mesh: Mesh) -> NamedSharding:
+    """The leading axis over the devices of this process, for work that it does alone."""
+    return NamedSharding(Mesh(np.array(mesh.local_devices), ("samples",)), P("samples"))
+
+
+def local_copy(mesh: Mesh, tree):
+    """The whole arrays on every device of this process, for work that it does alone. All processes must call it."""
+    if jax.process_count() == 1:
+        return tree
+    alone = NamedSharding(local(mesh).mesh, P())
+    whole = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda a: jax.make_array_from_single_device_arrays(a.shape, alone, [s.data for s in a.addressable_shards]), whole)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
