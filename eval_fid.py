@@ -58,6 +58,7 @@ FLAGS = (
     Key("sample_batch_size", 256, "samples per call of the generator and of the network; it does not change the result", "[1, inf)"),
     Key("out", "", "folder of fid.csv and the pictures; empty = the run folder, otherwise none are written"),
     Key("samples_npz", "", "also write the (last) samples here, as ADM's evaluation reads them: arr_0 images, arr_1 labels"),
+    *DISTRIBUTED,
 )
 
 
@@ -499,5 +500,5 @@ def score_generator(flags, run, out, dataset_name, options, alphas, interval) ->
 
 
 if __name__ == "__main__":
-    config_lib.define_flags(("load_dir", "seed", "dataset_name", "features", "inception_weights", "fid_stats"), FLAGS + DISTRIBUTED)
+    config_lib.define_flags(("load_dir", "seed", "dataset_name", "features", "inception_weights", "fid_stats"), FLAGS)
     config_lib.run_main(main)

@@ -79,8 +79,8 @@ class Parts:
         return {"batch_size": -(-256 // where.mesh.size) * where.mesh.size, "sharding": where}
 
 
-def build(config, dataset, mesh) -> Parts:
-    """All parts of a run, checked against the data and the devices; nothing is compiled or allocated, but for a trained encoder."""
+def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
+    """All parts of a run, checked against the data and the devices; nothing is compiled or allocated, but for a trained encoder. load_encoder: in the place of that of models/."""
     d, n_classes = config.drift, dataset.n_classes
     for name in NOT_YET:
         if config_lib.flatten(config.to_dict())[name] != config_lib.KEYS[name].default:
@@ -103,7 +103,7 @@ def build(config, dataset, mesh) -> Parts:
         if n > held:
             raise UserError(f"{flag} {n}: the bank holds {held} samples of any class to draw it from; give less, or a larger --drift.bank_global")
     model = build_generator(config.model, dataset.shape, n_classes)
-    encode, encoder_params = build_encoder(config.encoder, config.dry_run)
+    encode, encoder_params = build_encoder(config.encoder, config.dry_run, load_encoder)
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), field=d.field, monitor=d.monitor,
                         style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
@@ -139,7 +139,7 @@ def build_optimizer(o, max_steps):
     return schedule, optax.chain(optax.clip_by_global_norm(o.clip), optax.adamw(schedule, o.b1, o.b2, weight_decay=o.weight_decay))
 
 
-def build_encoder(e, names_only=False):
+def build_encoder(e, names_only=False, load_encoder=load_encoder):
     """(encode, params) of the frozen feature encoder; `none` compares raw samples. names_only: only the flags are checked; nothing is read or fetched."""
     if names_only and e.name != "none":
         split_where(join_where(e.name, e.path))
@@ -185,8 +185,8 @@ def state_shapes(parts: Parts):
     return sharding.shapes(state, sharding.state_shardings(parts.mesh, state))
 
 
-def make_step(parts: Parts, first_step: int = 0):
-    """step(state, bank, fresh, encoder_params) -> (state, bank, metrics), jitted once, state and bank donated. first_step: of the state that it starts from."""
+def jit_step(parts: Parts):
+    """The program of a step, state and bank donated: (state, bank, fresh, encoder_params) -> (state, bank, metrics), or, with the bank in host memory, (state, batch, encoder_params) -> (state, metrics)."""
     def generate(params, noise, labels, alpha, style):
         params = sharding.gather(parts.mesh, params)  # fsdp: weights travel, samples stay
         return parts.model.apply({"params": params}, noise, labels, alpha, style)
@@ -203,7 +203,14 @@ def make_step(parts: Parts, first_step: int = 0):
     def step_on_batch(state, batch, encoder_params):
         return drift_step(state, batch, encode=functools.partial(parts.encode, encoder_params), **networks)
 
-    jitted = jax.jit(step_on_batch, donate_argnums=(0,), out_shardings=(shardings, sharding.replicated(parts.mesh)))
+    return jax.jit(step_on_batch, donate_argnums=(0,), out_shardings=(shardings, sharding.replicated(parts.mesh)))
+
+
+def make_step(parts: Parts, first_step: int = 0):
+    """step(state, bank, fresh, encoder_params) -> (state, bank, metrics), jitted once, state and bank donated. first_step: of the state that it starts from."""
+    jitted = jit_step(parts)
+    if not parts.bank_on_host:
+        return jitted
     host = HostBank(parts, first_step)
 
     def step(state, bank, fresh, encoder_params):

@@ -249,7 +249,9 @@ def join_where(name: str, path: str) -> str:
 OPTIONS = ("names", "statistics", "patch_sizes", "image_size", "bf16", "sha256")
 
 
-def load_encoder(where: str | Path, decode: tuple[Callable, Any] | None = None, **options):
+def load_encoder(
+    where: str | Path, decode: tuple[Callable, Any] | None = None, loaders: dict | None = None, **options
+):
     """Loads a frozen encoder: (encode, params, metadata).
 
     where: see the head of this file. encode(params, images) is pure and can be jitted and differentiated; it
@@ -261,6 +263,8 @@ def load_encoder(where: str | Path, decode: tuple[Callable, Any] | None = None, 
     decode: (decode_fn, decode_params) for latents: an encoder of pixels gets decode_fn(decode_params,
     latents) -> images in [-1, 1]; the decoder's parameters are then in params["decode"], and gradients reach
     the latents. An encoder with as many channels as the latents gets them directly.
+
+    loaders: in the place of ENCODERS.
 
     options, each for all encoders or a dict {encoder: value}; None: the encoder's own.
         names        shell patterns of the feature maps to use; "!PATTERN" drops sets (`feature_sets`)
@@ -277,7 +281,7 @@ def load_encoder(where: str | Path, decode: tuple[Callable, Any] | None = None, 
     parts = {}
     for name, source in split_where(where):
         chosen = {key: v.get(name) if isinstance(v, dict) else v for key, v in options.items()}
-        part = ENCODERS[name](source, chosen.pop("bf16", None), chosen.pop("sha256", None) or "")
+        part = (loaders or ENCODERS)[name](source, chosen.pop("bf16", None), chosen.pop("sha256", None) or "")
         if name != "none":  # the raw sample has nothing to choose
             part = dataclasses.replace(part, **{key: v for key, v in chosen.items() if v is not None})
         parts[name] = part

@@ -17,11 +17,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import data
 import eval_fid
-from configs.default import Key
+from configs.default import DISTRIBUTED, Key
 from metrics.collect import collect
 from metrics.resize import MODES
 from metrics.statistics import write_statistics
-from utils import config as config_lib, processes
+from utils import config as config_lib, distributed, processes
 from utils.errors import UserError
 from utils.image_files import batches, read_images
 from utils.logging import setup_logging
@@ -35,13 +35,18 @@ FLAGS = (
     Key("out", "", "the .npz to write; empty = fid_stats/<dataset_name>_<split>_<network>.npz"),
     Key("keep_features", False, "also keep the features: 8 kB for each image with Inception"),
     Key("sample_batch_size", 256, "images per call of the network; it does not change the result", "[1, inf)"),
+    *DISTRIBUTED,
 )
 
 
 def main(flag_values):
     setup_logging()
-    processes.join_job()
     flags, given = config_lib.all_flags(flag_values), config_lib.given_flags(flag_values)
+    with distributed.job(flags.distributed):
+        compute(flags, given)
+
+
+def compute(flags, given):
     if flags.images and "dataset_name" in given:
         raise UserError(f"--images {flags.images} and --dataset_name {flags.dataset_name}: give one of them")
     if flags.images:

@@ -17,9 +17,14 @@ def make_mesh(n_devices: int, fsdp: int) -> Mesh:
         raise UserError(f"--mesh.devices {n_devices}: there are {len(devices)} devices; give 1 to {len(devices)}, or 0 for all.")
     if n_devices != len(devices) and jax.process_count() > 1:
         raise UserError(f"--mesh.devices {n_devices}: a job of {jax.process_count()} processes uses all of its {len(devices)} devices; leave it out, or start fewer processes.")
-    if n_devices % fsdp:
-        raise UserError(f"--mesh.fsdp {fsdp}: it must divide the number of devices, {n_devices}.")
-    return Mesh(np.array(devices[:n_devices]).reshape(-1, fsdp), ("data", "fsdp"))
+    return mesh_of(devices[:n_devices], fsdp)
+
+
+def mesh_of(devices, fsdp: int) -> Mesh:
+    """The same over given devices, which may be the description of some that are not here."""
+    if len(devices) % fsdp:
+        raise UserError(f"--mesh.fsdp {fsdp}: it must divide the number of devices, {len(devices)}.")
+    return Mesh(np.array(devices).reshape(-1, fsdp), ("data", "fsdp"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,0 +1,182 @@
+"""Will it fit, how fast will it be, how long will it take? Compiles the real train step for devices that need not be there.
+
+    python scripts/plan.py --recipe imagenet256_latent --stand_in latents --target tpu:v6e:8x8,tpu:v5e:16x16
+    python scripts/plan.py --dataset_name digits                     for the devices of this machine
+
+TPU targets take libtpu (pip install -r requirements-plan.txt), no TPU: tpu:VERSION:TOPOLOGY with v4, v5e, v5p or v6e, as Google Cloud names them. Nothing is read, fetched or
+run: data sets and encoders are known by their shapes. All flags of train_drift.py hold. Exit code 0: fits every target; 1: does not fit one; 2: a mistake.
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import data
+import train_drift
+from configs.default import Key
+from drifting.bank import Batch
+from models.standin import load_shapes
+from utils import config as config_lib, sharding
+from utils.cost import CHIPS, GIB, collectives, estimated_cycles, matmul_flops, tree_bytes
+from utils.errors import UserError
+from utils.logging import setup_logging
+
+FLAGS = (
+    Key("target", "local", "what to plan for: local, or tpu:VERSION:TOPOLOGY; several, separated by commas, make a table"),
+    Key("stand_in", "", "stand-in for a data set that is not here: latents (32x32x4, 1000 classes), or HEIGHTxWIDTHxCHANNELSxCLASSES; empty = --dataset_name"),
+    Key("samples", 1_281_167, "samples of the stand-in", "[1, inf)"),
+    Key("mfu", 0.4, "share of the matrix units' rate that the expected speed assumes at most", "(0, 1]"),
+    Key("json", "", "also write all figures to this file"),
+)
+CLOCK = {"TPU v4": 1.05e9, "TPU v5 lite": 1.5e9, "TPU v5": 1.75e9, "TPU v6 lite": 1.75e9}  # cycles/s of the compiler's estimates
+
+
+def devices_of(target: str):
+    """The devices of a target, real or described."""
+    if target == "local":
+        return jax.devices()
+    kind, _, name = target.partition(":")
+    if kind != "tpu" or not re.fullmatch(r"v\w+:\d+x\d+(x\d+)?", name):
+        raise UserError(f"--target {target}: expected local, or tpu:VERSION:TOPOLOGY such as tpu:v6e:8x8 or tpu:v4:4x4x4")
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}  # no TPU is asked for its place
+    try:
+        import libtpu  # noqa: F401
+    except ImportError:
+        raise UserError(f"--target {target}: libtpu is not installed; pip install -r requirements-plan.txt") from None
+    from jax.experimental import topologies
+
+    options = {"chip_config_name": "megacore"} if name.startswith("v4") else {}  # two cores of a v4 chip work as one
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+    except Exception as error:  # of the compiler, in its own words
+        raise UserError(f"--target {target}: {str(error).splitlines()[0][:200]}; expected a topology of v4, v5e, v5p or v6e, such as v6e:8x8") from None
+
+
+def stand_in(flags, config) -> data.Dataset:
+    """The data set by its facts."""
+    if not flags.stand_in:
+        return data.load(config.dataset_name, config.data.split, config.data, facts_only=True)
+    shape = [32, 32, 4, 1000] if flags.stand_in == "latents" else [int(n) for n in re.findall(r"\d+", flags.stand_in)]
+    if len(shape) != 4:
+        raise UserError(f"--stand_in {flags.stand_in}: expected latents, or HEIGHTxWIDTHxCHANNELSxCLASSES such as 256x256x3x1000")
+    *shape, classes = shape
+    counts = (flags.samples // classes,) * classes
+    return data.Dataset("stand-in", "train", range(flags.samples), tuple(shape), "float32" if shape[2] == 4 else "uint8", tuple(map(str, range(classes))), counts)
+
+
+def inputs(parts, state):
+    """What the step takes, as shapes with their places."""
+    everywhere = sharding.replicated(parts.mesh)
+    put = lambda tree, where: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
+    c, shape, dtype = parts.drift, parts.dataset.shape, np.dtype(parts.dataset.dtype)
+    encoder = put(parts.encoder_params, everywhere)
+    if parts.bank_on_host:
+        s, f = jax.ShapeDtypeStruct, jnp.float32
+        batch = Batch(s((c.n_c,), jnp.int32), s((c.n_c,), f), s((c.n_c, c.n_pos, *shape), dtype), s((c.n_c, c.n_pos), f), s((c.n_c, c.n_unc, *shape), dtype))
+        return state, put(batch, sharding.batch_sharding(parts.mesh)), encoder
+    bank = put(jax.eval_shape(lambda: train_drift.banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, shape, dtype)), everywhere)
+    n = parts.config.drift.bank_push
+    fresh = None if parts.whole_bank else put((jax.ShapeDtypeStruct((n, *shape), dtype), jax.ShapeDtypeStruct((n,), jnp.int32)), everywhere)
+    return state, bank, fresh, encoder
+
+
+def plan(flags, config, target: str) -> dict:
+    """The figures of one target, per chip unless their name says otherwise."""
+    devices = devices_of(target)
+    if config.mesh.devices:
+        devices = devices[: config.mesh.devices]
+    mesh = sharding.mesh_of(devices, config.mesh.fsdp)
+    parts = train_drift.build(config, stand_in(flags, config), mesh, load_encoder=load_shapes)
+    state = train_drift.state_shapes(parts)
+    arguments = inputs(parts, state)
+    kind, n = devices[0].device_kind, len(devices)
+    chip, begin = CHIPS.get(kind), time.perf_counter()
+    traced = train_drift.jit_step(parts).trace(*arguments)
+    out = {
+        "target": target, "device": kind, "chips": n, "recipe": config.recipe, "fsdp": config.mesh.fsdp, "generated": config.batch_size, "bank": "host" if parts.bank_on_host else "chip",
+        "memory_gib": round(chip.memory / GIB, 2) if chip else None,
+        "parameters_gib": tree_bytes(state.params) / GIB, "optimizer_gib": tree_bytes(state.opt_state) / GIB, "ema_gib": tree_bytes(state.ema) / GIB,
+        "encoder_gib": tree_bytes(arguments[-1]) / GIB, "bank_gib": 0.0 if parts.bank_on_host else tree_bytes(arguments[1]) / GIB,
+        "tflop": matmul_flops(traced.jaxpr) / n / 1e12,
+    }  # fmt: skip
+    try:
+        compiled = traced.lower(lowering_platforms=("tpu",) if target != "local" else None).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG])", str(error))
+        needed = float(used[1]) * {"K": 2**-20, "M": 2**-10, "G": 1}[used[2]] if used else math.nan
+        return out | {"compile_s": time.perf_counter() - begin, "needed_gib": needed, "fits": False}
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    cost = compiled.cost_analysis() or {}
+    arguments_bytes, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    needed = arguments_bytes + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes
+    traffic = collectives(text)
+    out |= {
+        "compile_s": time.perf_counter() - begin, "temporary_gib": temporary / GIB, "needed_gib": needed / GIB, "fits": not chip or needed <= chip.memory,
+        "collective_gib": sum(size for _, size in traffic.values()) / GIB,
+        "collectives": {name: {"count": int(count), "gib": size / GIB} for name, (count, size) in traffic.items()},
+        "compiler_tflop_loops_once": cost.get("flops", math.nan) / 1e12, "compiler_bytes_gib_loops_once": cost.get("bytes accessed", math.nan) / GIB,
+        "compiler_s_loops_once": cost.get("optimal_seconds", math.nan),
+    }  # fmt: skip
+    if chip:
+        cycles = estimated_cycles(text)
+        estimate = cycles / CLOCK[kind] if cycles and kind in CLOCK else None
+        bounds = {"matrix": out["tflop"] * 1e12 / chip.flops / flags.mfu, "network": out["collective_gib"] * GIB / chip.network}
+        seconds = max(*bounds.values(), estimate or 0.0)
+        out |= {"compiler_s": estimate, "matrix_s": out["tflop"] * 1e12 / chip.flops, "network_s": bounds["network"], "expected_s": seconds,
+                "images_per_s": config.batch_size / seconds, "days": seconds * config.max_steps / 86400}  # fmt: skip
+    return out
+
+
+COLUMNS = {"target": "target", "chips": "chips", "fits": "fits", "needed_gib": "GiB needed", "memory_gib": "of", "temporary_gib": "temporary", "encoder_gib": "encoder",
+           "parameters_gib": "params", "optimizer_gib": "optim.", "ema_gib": "EMA", "bank_gib": "bank", "tflop": "TFLOP", "collective_gib": "GiB sent", "matrix_s": "matrix s",
+           "compiler_s": "compiler s", "expected_s": "expected s", "images_per_s": "images/s", "days": "days", "compile_s": "compile s"}  # fmt: skip
+
+
+def table(rows: list[dict]) -> str:
+    """As Markdown; a figure that is not known is a dash."""
+    def show(value):
+        if value is None or isinstance(value, float) and not math.isfinite(value):
+            return "-"
+        if isinstance(value, bool):
+            return "yes" if value else "NO"
+        return f"{value:,.0f}" if isinstance(value, float) and value >= 1000 else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS)] + [[show(row.get(name)) for name in COLUMNS] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main(flag_values):
+    setup_logging()
+    flags, config = config_lib.all_flags(flag_values), config_lib.resolve(flag_values)
+    with config.unlocked():
+        config.sample_interval = config.eval_interval = 0  # nothing is decoded or scored here
+    rows = []
+    for target in flags.target.split(","):
+        rows.append(plan(flags, config, target))
+        row = rows[-1]
+        for name, one in row.get("collectives", {}).items():
+            print(f"{target}: {one['count']} {name}, {one['gib']:.3f} GiB", file=sys.stderr)
+    print(table(rows))
+    if flags.json:
+        pathlib.Path(flags.json).write_text(json.dumps(rows, indent=2) + "\n")
+    raise SystemExit(0 if all(row["fits"] for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    if not os.environ.get("JAX_PLATFORMS") and any("tpu:" in word for word in sys.argv):
+        jax.config.update("jax_platforms", "cpu")  # libtpu looks for TPUs otherwise
+    config_lib.define_flags(extra=FLAGS)
+    config_lib.run_main(main)
