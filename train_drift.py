@@ -413,7 +413,8 @@ def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: in
 def load_reference(parts: Parts):
     """What evaluations while training are held against; it depends on the configuration alone."""
     c = parts.config
-    return eval_fid.load_reference(c.dataset_name, features=c.features, inception_weights=c.inception_weights, fid_stats=c.fid_stats, data_options=c.data, **parts.sampling)
+    return eval_fid.load_reference(c.dataset_name, features=c.features, inception_weights=c.inception_weights, fid_stats=c.fid_stats, data_options=c.data, shape=parts.dataset.shape,
+                                   **parts.sampling)  # fmt: skip
 
 
 def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, reference):
@@ -428,7 +429,7 @@ def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, refe
 
 def eval_count(parts: Parts, reference) -> int:
     """Samples of an evaluation while training."""
-    return parts.config.eval_samples or min(reference.usual_count, eval_fid.WHILE_TRAINING)
+    return parts.config.eval_samples or min(eval_fid.usual_count(reference), eval_fid.WHILE_TRAINING)
 
 
 def main(flag_values):

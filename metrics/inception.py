@@ -46,7 +46,8 @@ def load_inception(where: str | Path | None, resize_mode: str = "tf") -> tuple[F
 
     where: None or "" for the standard public file (fetched once, 91 MiB), or the path of a `.pth`,
         `.safetensors` or `.npz` with the same tensor names.
-    resize_mode: how images become 299 x 299: "tf" (the standard), "pytorch" or "clean", see resize.py.
+    resize_mode: how images become 299 x 299: "tf" (the standard), "pytorch" or "clean", see resize.py. As
+        pytorch-fid does, "pytorch" also scales 0 to 255 to [-1, 1], where the others take (x - 128) / 128.
 
     features(params, images [B, H, W, 3] uint8) -> float32 arrays by name: "64", "192", "768", "2048", the
     spatial means after the first and second max pool, Mixed_6e and Mixed_7c, each as wide as its name;
@@ -63,9 +64,15 @@ def load_inception(where: str | Path | None, resize_mode: str = "tf") -> tuple[F
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise UserError(f"images {images.dtype} {images.shape} given; expected uint8 [B, H, W, 3]; scale "
                             "to 0 to 255 and round first, repeat the channel of grey images three times")
-        return network(params, resize(images, IMAGE_SIZE, resize_mode))
+        return network(params, prepare(images, resize_mode))
 
     return features, params
+
+
+def prepare(images: UInt8[Array | ndarray, "B H W 3"], resize_mode: str) -> Float[Array, "B 299 299 3"]:
+    """The network's input before its (x - 128) / 128."""
+    x = resize(images, IMAGE_SIZE, resize_mode)
+    return x * (128 / 127.5) if resize_mode == "pytorch" else x
 
 
 def in_batches(features: Features, params: dict, images: UInt8[ndarray, "N H W 3"], batch_size: int,

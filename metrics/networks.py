@@ -47,6 +47,11 @@ class Network:
         return name
 
 
+def default_network(shape: tuple[int, ...] | None) -> str:
+    """By the images: Inception for RGB from 32 pixels on, and where nothing is known of them."""
+    return "inception" if not shape or shape[-1] == 3 and min(shape[:2]) >= SMALLEST else "pixels"
+
+
 def inception(source: str, resize_mode: str) -> Network:
     """The FID network. source: weights, "" for the standard file. Grey becomes RGB; sides under 32 are enlarged by a whole number, nearest neighbour."""
     mode = resize_mode or "tf"

@@ -58,6 +58,8 @@ def check_provenance(path, statistics: Statistics, expected: dict, dim: int) -> 
     given = statistics.provenance
     if not given:
         log.warning("%s does not say where it comes from: that it is of %s with the resize %r, and of the right images, is taken on trust", path, expected["network"], expected["resize"])
+    if 0 < statistics.evidence.count <= found:
+        log.warning("%s: %d images for %d features: the covariance of the reals has not full rank, so the distance is biased", path, statistics.evidence.count, found)
     for key in (*REFUSED, *WARNED):
         if key in given and key in expected and given[key] != expected[key]:
             message = f"--fid_stats {path}: made with {key} {given[key]}, but this evaluation has {expected[key]}"

@@ -15,21 +15,26 @@ def is_run(where) -> bool:
     return (pathlib.Path(where) / "config.json").is_file()
 
 
+def describe_run(where, step: int | None = None, ema: str = ""):
+    """(model, metadata) of `load_run`, without reading parameters."""
+    _, metadata, step = Checkpoints(pathlib.Path(where) / "checkpoints").restore({}, step)
+    kept = metadata["ema"]
+    ema = ema or (kept[0] if kept else "raw")
+    if ema != "raw" and ema not in kept:
+        raise UserError(f"--ema {ema}: {where} keeps {', '.join(kept)} and raw; choose one of them")
+    return from_description(metadata["generator"]), metadata | {"step": step, "ema": ema}
+
+
 def load_run(where, step: int | None = None, ema: str = ""):
     """Reads the generator of a run: (model, params, metadata).
 
     step: of the checkpoint, None = the newest. ema: a decay that the run keeps, such as "0.999", "raw" for the parameters themselves, "" for the run's first decay.
     metadata: what the checkpoint says of itself, with `step` and `ema` added.
     """
-    checkpoints = Checkpoints(pathlib.Path(where) / "checkpoints")
-    _, metadata, step = checkpoints.restore({}, step)
-    model, kept = from_description(metadata["generator"]), metadata["ema"]
-    ema = ema or (kept[0] if kept else "raw")
-    if ema != "raw" and ema not in kept:
-        raise UserError(f"--ema {ema}: {where} keeps {', '.join(kept)} and raw; choose one of them")
-    item = "params" if ema == "raw" else f"ema_{ema}"
+    model, metadata = describe_run(where, step, ema)
+    item = "params" if metadata["ema"] == "raw" else f"ema_{metadata['ema']}"
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), like)
-    tree, _, _ = checkpoints.restore({item: like}, step)
-    return model, tree[item], metadata | {"step": step, "ema": ema}
+    tree, _, _ = Checkpoints(pathlib.Path(where) / "checkpoints").restore({item: like}, metadata["step"])
+    return model, tree[item], metadata

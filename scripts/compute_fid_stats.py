@@ -2,6 +2,7 @@
 """Statistics of real images for eval_fid.py --fid_stats, computed once; the last line of output is JSON with their provenance.
 
     python scripts/compute_fid_stats.py --dataset_name digits --reference_split train --out fid_stats/digits.npz
+    python scripts/compute_fid_stats.py --dataset_name folder:/path --data.image_size 256 --out fid_stats/mine_256.npz
     python scripts/compute_fid_stats.py --images folder_or.npz --out fid_stats/mine.npz
 
 The file holds mu and sigma (float64), as pytorch-fid reads them, and `provenance`: data set, split, count, image shape, network, resize mode and weights, which eval_fid.py
@@ -18,6 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import data
 import eval_fid
 from configs.default import DISTRIBUTED, Key
+from evaluation.scoring import round_up
 from metrics.collect import collect
 from metrics.resize import MODES
 from metrics.statistics import write_statistics
@@ -47,29 +49,33 @@ def main(flag_values):
 
 
 def compute(flags, given):
-    if flags.images and "dataset_name" in given:
-        raise UserError(f"--images {flags.images} and --dataset_name {flags.dataset_name}: give one of them")
+    if bool(flags.images) == ("dataset_name" in given):
+        raise UserError(f"--images {flags.images or '(none)'} and --dataset_name {given.get('dataset_name', '(none)')}: give one of them")
     if flags.images:
         images = read_images(flags.images)
         facts, shape = {}, images.shape
     else:
-        dataset = eval_fid.check_pixels(data.load(flags.dataset_name, flags.reference_split))
-        images, shape = eval_fid.DatasetImages(dataset), dataset.shape
-        facts = {"dataset_name": flags.dataset_name, "split": flags.reference_split}
+        dataset = data.load(flags.dataset_name, flags.reference_split, eval_fid.data_options(given, flags.dataset_name))
+        images = eval_fid.DatasetImages(dataset)
+        facts, shape = {"dataset_name": flags.dataset_name, "split": dataset.split}, images.shape
     network = eval_fid.load_network(flags.features or "inception", flags.resize, flags.inception_weights)
-    sharding = eval_fid.local_sharding()
-    batch_size = eval_fid.round_up(min(flags.sample_batch_size, len(images)), sharding.mesh.size)
-    real = collect(network, batches(images, processes.share(len(images)), batch_size), batch_size, flags.keep_features, sharding)
-    provenance = facts | network.facts | {"image_shape": list(shape), "count": real.count}
-    name = "_".join([facts.get("dataset_name", pathlib.Path(flags.images).stem), facts.get("split", "images"), network.name]).replace("/", "_")
-    out = pathlib.Path(flags.out or f"fid_stats/{name}.npz")
+    out = pathlib.Path(flags.out or f"fid_stats/{default_name(facts, flags.images, network)}.npz")
     if out.suffix != ".npz":
         raise UserError(f"--out {out}: expected a name that ends in .npz")
+    sharding = eval_fid.local_sharding()
+    batch_size = round_up(min(flags.sample_batch_size, len(images)), sharding.mesh.size)
+    real = collect(network, batches(images, processes.share(len(images)), batch_size), batch_size, flags.keep_features, sharding)
+    provenance = facts | network.facts | {"image_shape": list(shape), "count": real.count}
     if processes.is_first():
         write_statistics(out, real, provenance, flags.keep_features)
         print(json.dumps({"out": str(out)} | provenance))
 
 
+def default_name(facts: dict, images: str, network) -> str:
+    parts = (facts["dataset_name"], facts["split"]) if facts else (pathlib.Path(images).stem, "images")
+    return "_".join([*parts, network.name]).replace("/", "_").replace(":", "_")
+
+
 if __name__ == "__main__":
-    config_lib.define_flags(("dataset_name", "features", "inception_weights"), FLAGS)
+    config_lib.define_flags(("dataset_name", "features", "inception_weights", "data"), FLAGS)
     config_lib.run_main(main)

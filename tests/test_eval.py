@@ -1,7 +1,9 @@
 """Evaluation: batches, devices and processes do not change scores; what is refused; the table, the curves and the pictures."""
 
 import csv
+import dataclasses
 import json
+import logging
 import os
 import pathlib
 import socket
@@ -13,26 +15,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
+from weight_rule import draw
 
 import data
 import eval_fid
 import train_drift
 from conftest import ROOT
 from data import pipeline
+from evaluation.labels import choose_labels, label_kind
+from evaluation.reference import feature_count
+from evaluation.search import golden_section, parse_alphas
 from metrics import collect as collect_lib
 from metrics.collect import collect
 from metrics.fid import frechet_distance, moments
-from metrics.neighbours import nearest
+from metrics.neighbours import nearest, usual_distance
 from metrics.networks import Network, enlarge
 from metrics.precision_recall import precision_recall
 from models.dit import init_params
 from models.mlp import MLPGenerator
 from models.sampling import generate
+from models.weights import load_generator
 from utils import config as config_lib, scores as scores_lib, sharding
 from utils.errors import UserError
 from utils.figures import to_uint8
-from utils.image_files import read_images
+from utils.image_files import read_images, write_npz
+from utils.logging import without_warnings
 
+GOLDEN = pathlib.Path(__file__).parent / "golden"
 TINY = {"dataset_name": "digits", "batch_size": 40, "drift.n_neg": 4, "drift.alpha_max": 3.0, "drift.n_unc": 4, "model.hidden_size": 16, "model.depth": 1,
         "model.num_heads": 2, "optim.warmup_steps": 1, "optim.learning_rate": 2e-2, "max_steps": 6, "log_interval": 2, "save_interval": 2, "keep_interval": 2, "sample_interval": 6,
         "eval_interval": 3}  # fmt: skip
@@ -98,25 +108,65 @@ def test_batches_and_devices_do_not_change_scores(features, ways, small_inceptio
             assert result[name] == pytest.approx(results[0][name], rel=1e-6), name
 
 
-def test_processes(tmp_path):
-    """Two processes of one device each give the images and scores of one."""
+def two_processes(folder, *args):
+    """What each of two processes of one device wrote (tests/two_processes.py)."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": str(ROOT / "tests")}
-    jobs = [subprocess.Popen([sys.executable, str(ROOT / "tests" / "two_processes.py"), str(rank), "2", str(port), str(tmp_path)], env=env,
+    jobs = [subprocess.Popen([sys.executable, str(ROOT / "tests" / "two_processes.py"), str(rank), "2", str(port), str(folder), *map(str, args)], env=env,
                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in range(2)]  # fmt: skip
-    errors = [job.communicate(timeout=120)[1] for job in jobs]
+    errors = [job.communicate(timeout=600)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], errors
-    both = [dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
+    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(2)]
+
+
+def check_same(results, alone, images):
+    """Scores of both processes are those of one to 1e-6, and sample i is the same image."""
+    np.testing.assert_allclose(np.concatenate([r["images"] for r in results]), images, atol=2e-6)
+    for result in results:
+        assert result["num_samples"] == len(images) and "8 of 16 samples are not finite" in str(result["refused"])
+        for name, value in scores_lib.scores(alone).items():
+            assert float(result[name]) == pytest.approx(value, rel=1e-6), name
+
+
+def test_processes(tmp_path):
+    """Two processes of one device each give the images and scores of one."""
+    both = two_processes(tmp_path)
     model, params = tiny_generator()
     seen = []
     alone = eval_fid.evaluate(model, params, eval_fid.load_reference("digits"), cfg_scale=1.5, seed=3, num_samples=101, batch_size=64, see=seen.append)
-    np.testing.assert_allclose(np.concatenate([b["images"] for b in both]), np.concatenate(seen), atol=2e-6)
-    for result in both:
-        assert result["num_samples"] == 101 and "8 of 16 samples are not finite" in str(result["refused"])
-        for name, value in scores_lib.scores(alone).items():
-            assert float(result[name]) == pytest.approx(value, rel=1e-6), name
+    check_same(both, alone, np.concatenate(seen))
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory):
+    """Drawn by the rule of the golden data."""
+    spec = json.loads((GOLDEN / "inception_fid" / "spec.json").read_text())
+    path = tmp_path_factory.mktemp("weights") / "inception.safetensors"
+    save_file({k: draw(k, tuple(shape), spec["weight_seed"], spec["gain"]) for k, shape in spec["tensors"].items()}, path)
+    return path
+
+
+@pytest.mark.slow
+def test_inception_everywhere(tmp_path, inception_weights, caplog):
+    """Inception itself: batch sizes, devices and processes do not change FID, inception score, precision and recall."""
+    images, labels = pipeline.everything(data.load("digits", "test"))
+    real = tmp_path / "real.npz"
+    write_npz(real, images[:24], labels[:24])
+    model, params = tiny_generator()
+    results, seen = [], []
+    for devices, batch_size in ((1, 21), (1, 4), (2, 8), (8, 8)):
+        put = jax.device_put(params, sharding.replicated(jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))))
+        where = mesh_sharding(devices)
+        reference = eval_fid.load_reference("digits", features="inception", inception_weights=str(inception_weights), fid_stats=str(real), batch_size=batch_size, sharding=where)
+        seen.append([])
+        results.append(eval_fid.evaluate(model, put, reference, cfg_scale=1.5, seed=3, num_samples=21, batch_size=batch_size, sharding=where, see=seen[-1].append))
+    for result, batches in zip(results[1:], seen[1:]):
+        np.testing.assert_allclose(np.concatenate(batches), np.concatenate(seen[0]), atol=2e-6)
+        for name in ("fid_21", "is_21", "precision_21", "recall_21"):
+            assert result[name] == pytest.approx(results[0][name], rel=1e-6), name
+    check_same(two_processes(tmp_path, inception_weights, real), results[0], np.concatenate(seen[0]))
 
 
 def test_pixels_are_the_plain_definition():
@@ -150,7 +200,7 @@ def test_names_say_what_does_not_compare():
     inception = convolution()
     assert [inception.score_name("fd", n) for n in (50_000, 5_000, 540)] == ["fid", "fid_5k", "fid_540"]
     assert inception.score_name("precision", 10_000) == "precision_10k"
-    clean = eval_fid.dataclasses.replace(inception, facts=inception.facts | {"resize": "clean"})
+    clean = dataclasses.replace(inception, facts=inception.facts | {"resize": "clean"})
     assert clean.score_name("fd", 50_000) == "fid_clean"
     assert eval_fid.NETWORKS["pixels"]("", "").score_name("fd", 540) == "fd_pixels"
 
@@ -174,37 +224,40 @@ def test_too_few_samples_warn(caplog):
 
 def test_labels(tmp_path, caplog):
     reference = eval_fid.load_reference("digits")
-    labels, kind = eval_fid.choose_labels("", reference, 1000, 10)
-    assert kind == "reference" and np.array_equal(labels, np.resize(reference.labels, 1000))
-    assert np.array_equal(eval_fid.choose_labels("uniform", reference, 25, 10)[0], np.arange(25) % 10)
+    assert label_kind("", reference) == "reference"
+    labels = choose_labels("reference", reference, 1000, 10)
+    assert np.array_equal(labels, np.resize(reference.labels, 1000))
+    assert np.array_equal(choose_labels("uniform", reference, 25, 10), np.arange(25) % 10)
     np.save(tmp_path / "y.npy", np.array([1, 2, 2]))
     (tmp_path / "y.txt").write_text("1\n2\n2\n")
     np.savez(tmp_path / "y.npz", np.zeros((3, 8, 8, 1), np.uint8), np.array([1, 2, 2]))
     assert not caplog.records
     for name in ("y.npy", "y.txt", "y.npz"):
-        assert eval_fid.choose_labels(str(tmp_path / name), reference, 4, 10)[0].tolist() == [1, 2, 2, 1]
+        assert choose_labels(str(tmp_path / name), reference, 4, 10).tolist() == [1, 2, 2, 1]
     assert "8 of 10 classes are not among the labels" in caplog.text
     for bad, words in ((str(tmp_path / "none.txt"), "expected uniform"), (str(tmp_path / "y.npy"), "the generator knows 0 to 1")):
         with pytest.raises(UserError, match=words):
-            eval_fid.choose_labels(bad, reference, 4, 2)
+            choose_labels(bad, reference, 4, 2)
 
 
 def test_golden_section():
     tried = []
-    best = eval_fid.golden_section(lambda a: tried.append(a) or (a - 1.73) ** 2, 1.0, 4.0)
+    best = golden_section(lambda a: tried.append(a) or (a - 1.73) ** 2, 1.0, 4.0)
     assert best == pytest.approx(1.73, abs=0.03) and len(tried) < 14
-    assert eval_fid.golden_section(lambda a: a, 1.0, 4.0) == 1.0
+    assert golden_section(lambda a: a, 1.0, 4.0) == 1.0
 
 
 @pytest.mark.parametrize("text, expected", [("1", ([1.0], None)), ("1,1.5,2", ([1.0, 1.5, 2.0], None)), ("search", ([], (1.0, 4.0))), ("search:1,2", ([], (1.0, 2.0)))])
 def test_alphas(text, expected):
-    assert eval_fid.parse_alphas(text) == expected
+    assert parse_alphas(text) == expected
 
 
 def test_nearest_finds_copies():
     gallery = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
     order, distance = nearest(gallery[[7, 200]], gallery, 3)
     assert order[:, 0].tolist() == [7, 200] and distance[:, 0].tolist() == [0, 0] and (np.diff(distance) > 0).all()
+    d = np.linalg.norm(gallery[:, None] - gallery[None], axis=-1) + 1e9 * np.eye(300)
+    assert usual_distance(gallery, most=100) == pytest.approx(np.median(d.min(1)[::3]), rel=1e-6)
 
 
 # ---------------------------------------------------------------- the program
@@ -216,7 +269,7 @@ def program(*flags, script="eval_fid.py", timeout=120):
 
 def call(capsys, *flags):
     """eval_fid.main in this process: the JSON of its last line."""
-    values = config_lib.define_flags(("load_dir", "seed", "dataset_name", "features", "inception_weights", "fid_stats"), eval_fid.FLAGS, config_lib.flags.FlagValues())
+    values = eval_fid.define_flags(config_lib.flags.FlagValues())
     eval_fid.main(config_lib.parse(["eval_fid.py", *map(str, flags)], values))
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
@@ -260,14 +313,69 @@ def test_npz_and_folder_give_the_scores_of_the_run(run_folder, tmp_path, capsys)
     run = call(capsys, "--load_dir", run_folder, "--num_samples", "120", "--samples_npz", npz, "--out", tmp_path)
     assert (tmp_path / "samples" / "eval_step_00000006_neighbours.png").exists()
     images = read_images(npz)
-    assert len(images) == 120 and images.labels.tolist() == eval_fid.choose_labels("", eval_fid.load_reference("digits"), 120, 10)[0].tolist()
+    assert len(images) == 120 and images.labels.tolist() == choose_labels("reference", eval_fid.load_reference("digits"), 120, 10).tolist()
     folder.mkdir()
     for i in range(120):
         Image.fromarray(images[i][..., 0]).save(folder / f"{i:03d}.png")
     from_npz = call(capsys, "--load_dir", npz, "--dataset_name", "digits", "--features", "pixels")
-    from_folder = call(capsys, "--load_dir", folder, "--dataset_name", "digits")
+    table = tmp_path / "table"
+    for _ in range(2):
+        from_folder = call(capsys, "--load_dir", folder, "--dataset_name", "digits", "--out", table)
+    call(capsys, "--load_dir", npz, "--dataset_name", "digits", "--out", table)
+    assert [r["samples"] for r in rows_of(table)] == [str(folder), str(npz)]  # once each
     assert scores_lib.scores(from_npz) == scores_lib.scores(from_folder) and from_npz["num_samples"] == 120
     assert from_npz["fd_pixels"] == pytest.approx(run["fd_pixels"], rel=0.01)
+
+
+def test_published_artifact(tmp_path, capsys):
+    """By what its own samples give: the distance of moments in float64, the rows apart from those of others, the first samples as pictures."""
+    real = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
+    np.savez(tmp_path / "real.npz", real, np.arange(50) % 10)
+    last = call(capsys, "--load_dir", GOLDEN / "pixel_tiny", "--fid_stats", tmp_path / "real.npz", "--num_samples", "60", "--cfg_scale", "1.5", "--out", tmp_path / "out")
+    model, params, _ = load_generator(GOLDEN / "pixel_tiny")
+    x = np.clip(np.concatenate(list(generate(model, params, np.arange(60) % 50 % 10, 1.5, 0))), -1, 1).reshape(60, -1).astype(np.float64)
+    expected = frechet_distance(*moments(x), *moments(real.reshape(50, -1) / 127.5 - 1))
+    assert last["fd_pixels"] == pytest.approx(expected, rel=1e-6) and last["labels"] == "reference"
+    assert [r["samples"] for r in rows_of(tmp_path / "out")] == [str(GOLDEN / "pixel_tiny")]
+    assert (tmp_path / "out" / "samples" / "eval_step_00000100_neighbours.png").exists()
+
+
+def test_only_all_scores_are_done(tmp_path):
+    """A row with as many scores, but others, is not the evaluation that is asked for."""
+    row = {"step": 1, "ema": "0.999", "cfg_scale": 1.0, "reference": "007"}
+    scores_lib.append_row(tmp_path / "fid.csv", row | {"fid_5k": 1.0, "precision_5k": 0.5, "recall_5k": 0.5})
+    assert scores_lib.find_row(tmp_path / "fid.csv", row, ["fid_5k", "recall_5k"])["fid_5k"] == 1
+    assert scores_lib.find_row(tmp_path / "fid.csv", row, ["fid_5k", "kid_5k"]) is None
+    assert scores_lib.find_row(tmp_path / "fid.csv", row | {"cfg_scale": 2.0}, ["fid_5k"]) is None
+
+
+def test_warnings_of_others_are_heard():
+    heard = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.name)
+    logging.getLogger().addHandler(handler)
+    with without_warnings("metrics"):
+        for name in ("metrics.fid", "checkpoint", "metricsfan"):
+            logging.getLogger(name).warning("something")
+        logging.getLogger("metrics.fid").error("worse")
+    logging.getLogger("metrics.fid").warning("after")
+    assert heard == ["checkpoint", "metricsfan", "metrics.fid", "metrics.fid"]
+
+
+def test_unreadable_images_are_left_out(tmp_path, caplog):
+    """Of a data set that allows some: they are neither scored nor counted, and labels stay with their images."""
+    images, labels = pipeline.everything(data.load("digits", "test"))
+    for i in range(60):
+        (tmp_path / str(labels[i])).mkdir(exist_ok=True)
+        Image.fromarray(images[i][..., 0]).save(tmp_path / str(labels[i]) / f"{i}.png")
+    first = sorted(tmp_path.rglob("*.png"))[0]
+    first.write_bytes(first.read_bytes()[:40])
+    options = {"max_corrupt": 0.1, "channels": 1}
+    reference = eval_fid.load_reference(f"folder:{tmp_path}", data_options=options, shape=(8, 8, 1), batch_size=16)
+    good, y = pipeline.everything(data.load(f"folder:{tmp_path}", "train", options))
+    assert reference.real.count == len(good) == 59
+    np.testing.assert_allclose(reference.real.mu, good.reshape(59, 64).mean(0) / 127.5 - 1, atol=1e-12)
+    np.testing.assert_array_equal(reference.labels, y)
 
 
 def test_rows_of_the_same_settings_are_one(tmp_path):
@@ -310,6 +418,18 @@ MISTAKES = [
     (("--load_dir", "RUN", "--fid_stats", "none.npz"), "does not exist"),
     (("--load_dir", "RUN", "--reference_split", "valid"), "split"),
     (("--load_dir", "RUN", "--num_samples", "1"), "too few"),
+    (("--load_dir", "RUN", "--num_samples", "3"), "precision_recall needs at least 4"),
+    (("--load_dir", "RUN", "--step", "2", "--all", "1"), "give one of them"),
+    (("--load_dir", "RUN", "--metrics", "precision_recall", "--cfg_scale", "search"), "add fid to --metrics"),
+    (("--load_dir", "RUN", "--cfg_scale", "searching"), "expected a number from 1 on"),
+    (("--load_dir", "RUN", "--samples_npz", "samples.png"), "ends in .npz"),
+    (("--load_dir", "RUN", "--labels", "unifrom"), "expected uniform"),
+    (("--load_dir", "IMAGES", "--dataset_name", "digits", "--cfg_scale", "2", "--ema", "raw"), "--ema, --cfg_scale"),
+    (("--load_dir", "IMAGES"), "nothing to compare with"),
+    (("--load_dir", "IMAGES", "--dataset_name", "digits"), "bring them to one size"),
+    (("--load_dir", "ARTIFACT", "--fid_stats", "IMAGES", "--all", "1"), "one set of parameters"),
+    (("--load_dir", "ARTIFACT", "--dataset_name", "digits"), "bring them to one size"),
+    (("--load_dir", "LATENTS", "--fid_stats", "IMAGES"), "needs a decoder"),
 ]
 
 
@@ -317,8 +437,10 @@ MISTAKES = [
 def test_a_mistake_is_one_error(flags, words, run_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    np.savez(tmp_path / "images.npz", np.zeros((20, 16, 16, 3), np.uint8))
+    places = {"RUN": run_folder, "IMAGES": tmp_path / "images.npz", "ARTIFACT": GOLDEN / "pixel_tiny", "LATENTS": GOLDEN / "latent_tiny"}
     with pytest.raises(UserError) as error:
-        call(capsys, *(run_folder if f == "RUN" else f for f in flags))
+        call(capsys, *(places.get(f, f) for f in flags))
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
@@ -329,15 +451,12 @@ def test_a_mistake_is_one_line():
 
 def test_dinov2_by_name(tmp_path):
     """`dinov2:FILE`: the class token of the encoder of models/, of images brought to 224."""
-    from safetensors.numpy import save_file
-    from weight_rule import draw
-
-    spec = json.loads((pathlib.Path(__file__).parent / "golden" / "dinov2_small" / "spec.json").read_text())
+    spec = json.loads((GOLDEN / "dinov2_small" / "spec.json").read_text())
     save_file({k: draw(k, tuple(shape), spec["weight_seed"], spec["gain"]) for k, shape in spec["tensors"].items()}, tmp_path / "small.safetensors")
     network = eval_fid.load_network(f"dinov2:{tmp_path / 'small.safetensors'}", "", "")
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
     found = np.asarray(network.features(network.params, images)["features"])
-    assert found.shape == (2, 384) and eval_fid.feature_count(network, (8, 8, 1)) == 384
+    assert found.shape == (2, 384) and feature_count(network, (8, 8, 1)) == 384
 
     from metrics.resize import resize
     from models.encoders import load_encoder

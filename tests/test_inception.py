@@ -353,6 +353,14 @@ def test_bilinear_resize_is_the_naive_one(mode, position, shape):
     np.testing.assert_allclose(resize(images, 299, mode)[0, :, :, 0], x, atol=1e-3)
 
 
+@pytest.mark.parametrize("mode, white", [("tf", 127 / 128), ("clean", 127 / 128), ("pytorch", 1)])
+def test_range_of_the_input(mode, white):
+    """pytorch-fid scales to [-1, 1]; TensorFlow's graph, torch-fidelity and clean-fid take (x - 128) / 128."""
+    images = np.stack([np.zeros((32, 32, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)])
+    x = (np.asarray(inception.prepare(images, mode)) - 128) / 128
+    np.testing.assert_allclose(x.reshape(2, -1).T, np.broadcast_to([-1, white], (299 * 299 * 3, 2)), atol=1e-6)
+
+
 def test_unknown_resize():
     with pytest.raises(UserError, match="tf, pytorch, clean"):
         resize(np.zeros((1, 8, 8, 3), np.uint8), 299, "lanczos")

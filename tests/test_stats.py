@@ -17,7 +17,7 @@ from metrics.fid import frechet_distance, moments
 from metrics.statistics import check_provenance, read_statistics, write_statistics
 from utils import config as config_lib
 from utils.errors import UserError
-from utils.image_files import read_images, write_npz
+from utils.image_files import batches, read_images, write_npz
 
 MU, SIGMA = moments(np.random.default_rng(0).normal(size=(50, 4)))
 EVIDENCE = Evidence(50, MU, SIGMA, np.ones((50, 4), np.float32))
@@ -124,7 +124,7 @@ def test_mixed_sizes(tmp_path):
         Image.fromarray(np.zeros((size, size, 3), np.uint8)).save(tmp_path / f"{size}.png")
     images = read_images(tmp_path)
     with pytest.raises(UserError, match="mixed"):
-        list(eval_fid.batches(images, range(2), 2))
+        list(batches(images, range(2), 2))
 
 
 # ---------------------------------------------------------------- the program
@@ -155,7 +155,7 @@ def test_program_and_its_use(tmp_path, caplog):
         eval_fid.load_reference("digits", metrics="fid,precision_recall"), eval_fid.load_reference("digits", fid_stats=str(out), metrics="fid,precision_recall"))]  # fmt: skip
     assert "--fid_stats" not in caplog.text
     gallery = eval_fid.load_reference("digits", fid_stats=str(out)).gallery
-    np.testing.assert_array_equal(gallery[0][5].reshape(8, 8, 1), gallery[1](5) / 127.5 - 1)
+    np.testing.assert_array_equal(gallery.features[5].reshape(8, 8, 1), gallery.image(5) / 127.5 - 1)
     for name in ("fd_pixels", "precision", "recall"):
         assert scores[0][name] == pytest.approx(scores[1][name], rel=1e-12)
 

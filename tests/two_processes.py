@@ -1,4 +1,4 @@
-"""One of the processes of `test_eval.test_processes`: rank, number of processes, port, folder of the results."""
+"""One of the processes of `test_eval.test_processes`: rank, number of processes, port, folder of the results; for Inception also its weights and the real images."""
 
 import pathlib
 import sys
@@ -12,16 +12,19 @@ import numpy as np  # noqa: E402
 jax.distributed.initialize(f"localhost:{port}", ranks, rank)
 
 import eval_fid  # noqa: E402
+from evaluation.scoring import score  # noqa: E402
 from test_eval import tiny_generator  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 
 model, params = tiny_generator()
-reference = eval_fid.load_reference("digits", sharding=eval_fid.local_sharding(), batch_size=16)
+inception = {"features": "inception", "inception_weights": sys.argv[5], "fid_stats": sys.argv[6]} if sys.argv[5:] else {}
+batch_size, num_samples = (4, 21) if inception else (16, 101)
+reference = eval_fid.load_reference("digits", sharding=eval_fid.local_sharding(), batch_size=batch_size, **inception)
 seen = []
-scores = eval_fid.evaluate(model, params, reference, cfg_scale=1.5, seed=3, num_samples=101, batch_size=16, sharding=eval_fid.local_sharding(), see=seen.append)
+scores = eval_fid.evaluate(model, params, reference, cfg_scale=1.5, seed=3, num_samples=num_samples, batch_size=batch_size, sharding=eval_fid.local_sharding(), see=seen.append)
 try:  # what goes wrong in the samples of one process stops both, instead of leaving the other waiting
     images = np.full((8, 8, 8, 1), np.nan if rank == 1 else 0.0, np.float32)
-    eval_fid.score(iter([images]), reference, None, 8, None)
+    score(iter([images]), reference, None, 8, None)
     refused = ""
 except UserError as error:
     refused = str(error)

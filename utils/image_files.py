@@ -1,9 +1,11 @@
 """Images in files: a folder of pictures, or an .npz as ADM's evaluation writes and reads it (arr_0 images, arr_1 labels)."""
 
 import dataclasses
+import os
 import pathlib
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -83,10 +85,18 @@ def read_image(path) -> np.ndarray:
 
 
 def batches(images, indices: range, size: int):
-    """uint8 [<= size,H,W,C] of images[i] for i in indices. Raises UserError when they differ in shape."""
-    for start in range(0, len(indices), size):
-        batch = [images[i] for i in indices[start : start + size]]
-        odd = next((b.shape for b in batch if b.shape != batch[0].shape), None)
-        if odd:
-            raise UserError(f"{getattr(images, 'name', 'the images')}: shapes {list(batch[0].shape)} and {list(odd)} are mixed; crop all images to one size")
-        yield np.stack(batch)
+    """uint8 [<= size,H,W,C] of images[i] for i in indices, without those that are None (unreadable); read ahead by threads, as decoding is slower than a network.
+
+    Raises UserError when they differ in shape.
+    """
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        read = lambda start: [pool.submit(images.__getitem__, i) for i in indices[start : start + size]]
+        ahead = read(0)
+        for start in range(0, len(indices), size):
+            now, ahead = ahead, read(start + size)
+            batch = [image for image in (future.result() for future in now) if image is not None]
+            odd = next((b.shape for b in batch if b.shape != batch[0].shape), None)
+            if odd:
+                raise UserError(f"{getattr(images, 'name', 'the images')}: shapes {list(batch[0].shape)} and {list(odd)} are mixed; crop all images to one size")
+            if batch:
+                yield np.stack(batch)

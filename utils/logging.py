@@ -32,6 +32,20 @@ def setup_logging(quiet: bool = False) -> None:
     logging.getLogger("jax").setLevel(logging.WARNING)
 
 
+@contextlib.contextmanager
+def without_warnings(*packages: str) -> Iterator[None]:
+    """Keeps back what the loggers of these packages say below an error; others, and other threads' libraries, are heard."""
+    quiet = lambda record: record.levelno >= logging.ERROR or record.name.partition(".")[0] not in packages
+    handlers = logging.getLogger().handlers[:]
+    for handler in handlers:
+        handler.addFilter(quiet)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(quiet)
+
+
 class _Format(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {super().format(record)}"

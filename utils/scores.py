@@ -6,7 +6,8 @@ import pathlib
 from utils.figures import save_panels
 from utils.logging import replacing
 
-SETTINGS = ("step", "ema", "cfg_scale", "seed", "num_samples", "features", "resize", "weights", "reference", "labels")
+SETTINGS = ("samples", "step", "ema", "cfg_scale", "seed", "num_samples", "features", "resize", "weights", "reference", "labels")
+TEXTS = ("samples", "ema", "features", "resize", "weights", "reference", "labels")  # even where they look like numbers
 DISTANCES = ("fid", "fd_")  # how names of Frechet distances start
 SCORES = (*DISTANCES, "kid", "kd_", "is", "precision", "recall", "density", "coverage", "class_agreement")
 MOST_STEPS = 6  # curves in a figure over alpha
@@ -32,12 +33,27 @@ def same_settings(a: dict, b: dict, but: tuple[str, ...] = ()) -> bool:
     return all(str(a.get(k, "")) == str(b.get(k, "")) for k in SETTINGS if k not in but)
 
 
+def find_row(path: pathlib.Path, settings: dict, names: list[str]) -> dict | None:
+    """The row with these settings and all these scores, if there is one."""
+    return next((r for r in read_rows(path) if same_settings(r, settings) and set(names) <= r.keys()), None)
+
+
+def show(row: dict) -> str:
+    """The scores in a line of text."""
+    return ", ".join(f"{k} {v:.3f}" for k, v in scores(row).items())
+
+
+def parameters(row: dict) -> str:
+    """In a title: which parameters a row is of."""
+    return {"raw": "raw parameters", "": "published parameters"}.get(str(row.get("ema", "")), f"EMA {row.get('ema')}")
+
+
 def append_row(path: pathlib.Path, row: dict) -> None:
     """One more line of fid.csv, in the place of one with the same settings, whose other scores it takes over."""
     rows = read_rows(path)
     before = next((r for r in rows if same_settings(r, row)), {})
     rows = [r for r in rows if r is not before] + [before | row]
-    columns = list(dict.fromkeys(k for r in rows for k in r))
+    columns = sorted(dict.fromkeys(k for r in rows for k in r), key=lambda k: SETTINGS.index(k) if k in SETTINGS else len(SETTINGS))
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
@@ -49,7 +65,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [{k: v if k in ("ema", "weights") else _number(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        return [{k: v if k in TEXTS else _number(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 def _number(text: str):
@@ -78,7 +94,7 @@ def draw_curves(folder: pathlib.Path, row: dict) -> list[pathlib.Path]:
                 lines[f"{'alpha' if per == 'cfg_scale' else per} {value:g}"] = tuple(zip(*points))
         return dict(list(lines.items())[-MOST_STEPS:])
 
-    title = f"{row['num_samples']:,} samples against {pathlib.Path(row['reference']).name}, EMA {row['ema']}"
+    title = f"{row['num_samples']:,} samples against {pathlib.Path(row['reference']).name}, {parameters(row)}"
     if len({r["step"] for r in rows}) > 1:
         drawn.append(folder / f"{name}_by_step.png")
         save_panels(drawn[-1], [(name, curves(name, "step", "cfg_scale"), "step", "", True)], title)
