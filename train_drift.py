@@ -20,6 +20,7 @@ import eval_fid
 from data import pipeline
 from configs.default import DISTRIBUTED
 from drifting import bank as banks
+from drifting.accumulate import in_groups
 from drifting.config import DriftConfig
 from drifting.field import FIELDS
 from drifting.state import TrainState, init_state, named_key
@@ -64,6 +65,11 @@ class Parts:
         return self.config.drift.bank_per_class == "all"
 
     @property
+    def layout(self) -> sharding.Layout:
+        """Where the samples of a step are."""
+        return sharding.layout(self.mesh, self.drift.n_c // self.drift.groups, self.drift.n_neg)
+
+    @property
     def bank_bytes(self) -> int:
         return banks.bank_bytes(self.dataset.n_classes, self.per_class, self.pool, self.dataset.shape, self.dataset.dtype)
 
@@ -106,6 +112,7 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
     encode, encoder_params = build_encoder(config.encoder, config.dry_run, load_encoder)
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), field=d.field, monitor=d.monitor,
+                        groups=config.optim.accumulate, exact_scales=d.exact_scales,
                         style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
     if encode:
         check_monitor(d.monitor, encode, encoder_params, dataset.shape)
@@ -123,10 +130,13 @@ def classes_per_step(config, dataset, mesh) -> int:
     near = min(fits, key=lambda k: abs(k - n_c)) * n_neg
     if n_c > n_classes and n_c % n_classes:
         raise UserError(f"--batch_size {config.batch_size} / --drift.n_neg {n_neg} = {n_c} classes per step, but {dataset.name} has {n_classes} classes; give --batch_size {near}")
-    if n_c % devices:
-        fewer = [k for k in range(1, devices) if n_c % k == 0 and k % config.mesh.fsdp == 0]
+    groups = config.optim.accumulate
+    if n_c % groups:
+        raise UserError(f"--optim.accumulate {groups}: it must divide the {n_c} classes of a step (--batch_size {config.batch_size} / --drift.n_neg {n_neg}); give {', '.join(str(k) for k in range(1, n_c + 1) if n_c % k == 0)}")
+    if not sharding.layout(mesh, n_c // groups, n_neg):
+        fewer = [k for k in range(1, devices) if (n_c // groups) % k == 0 and k % config.mesh.fsdp == 0]
         hint = f", or --mesh.devices {fewer[-1]}" if fewer else ""
-        raise UserError(f"--batch_size {config.batch_size} = {n_c} classes of {n_neg} does not divide over {devices} devices; give --batch_size {near}{hint}")
+        raise UserError(f"--batch_size {config.batch_size} = {n_c} classes of {n_neg}{f' in {groups} groups' if groups > 1 else ''}: neither classes nor generated samples per class divide over {devices} devices; give --batch_size {near}, --drift.n_neg {-(-n_neg // devices) * devices}{hint}")
     return n_c
 
 
@@ -192,7 +202,7 @@ def jit_step(parts: Parts):
         return parts.model.apply({"params": params}, noise, labels, alpha, style)
 
     shardings = jax.tree.map(lambda a: a.sharding, state_shapes(parts))
-    networks = dict(generate=generate, optimizer=parts.optimizer, config=parts.drift, place=sharding.place_batch(parts.mesh))
+    networks = dict(generate=generate, optimizer=parts.optimizer, config=parts.drift, place=parts.layout)
     if not parts.bank_on_host:
         def step(state, bank, fresh, encoder_params):
             return train_step(state, bank, fresh, encode=functools.partial(parts.encode, encoder_params), **networks)
@@ -215,7 +225,7 @@ def make_step(parts: Parts, first_step: int = 0):
 
     def step(state, bank, fresh, encoder_params):
         bank, batch = host(bank, fresh)
-        state, metrics = jitted(state, sharding.put(batch, sharding.batch_sharding(parts.mesh)), encoder_params)
+        state, metrics = jitted(state, sharding.put(batch, parts.layout.of_groups), encoder_params)
         return state, bank, metrics
 
     return step
@@ -231,7 +241,7 @@ class HostBank:
             self.cpu = jax.local_devices(backend="cpu")[0]
         except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
             self.cpu = jax.local_devices()[0]
-        self.step = first_step
+        self.step, self.groups = first_step, parts.drift.groups
         self.seed = np.uint32(parts.config.seed)
         shapes = {"images": jax.ShapeDtypeStruct((parts.dataset.n_classes, parts.per_class), np.uint8), "pool": jax.ShapeDtypeStruct((parts.pool,), np.uint8)}
         self.push_slots = jax.jit(lambda counters, labels: banks.push_slots(shapes | counters, labels))
@@ -247,7 +257,7 @@ class HostBank:
         counters = {k: v for k, v in bank.items() if k not in ("images", "pool")}
         plan = self._on_cpu(self.draw, counters, self.seed, np.int32(self.step))
         self.step += 1
-        return bank, banks.gather(bank, plan)
+        return bank, banks.gather(bank, in_groups(plan, self.groups))
 
     def _on_cpu(self, function, *args):
         with jax.default_device(self.cpu), jax.transfer_guard("allow"):

@@ -9,6 +9,7 @@ import json
 import pathlib
 import resource
 import sys
+import tempfile
 import time
 
 import jax
@@ -20,6 +21,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import train_drift
 from configs.default import Key
 from data import Dataset
+from models.encoders import save_mae
+from models.mae import MAE
 from utils import config as config_lib, sharding
 from utils.errors import UserError
 from utils.logging import setup_logging
@@ -32,6 +35,7 @@ FLAGS = (
     Key("samples_per_class", 128, "samples per class of the stand-in data", "[1, inf)"),
     Key("size", 8, "side of the stand-in images", "[1, inf)"),
     Key("channels", 1, "their channels", "[1, inf)"),
+    Key("random_mae", "", "an MAE encoder with random weights: base width and residual blocks per stage, such as 32,2,2,2,2"),
 )
 
 
@@ -47,6 +51,14 @@ class Noise:
 
     def __getitem__(self, index):
         return {"image": np.roll(self.image, index), "label": index % self.classes}
+
+
+def random_mae(text: str, channels: int, bf16: bool, folder: str) -> None:
+    """Writes an encoder of that architecture with random weights, in the published format, to `folder`."""
+    width, *layers = (int(n) for n in text.split(","))
+    model = MAE(channels, width, 2, tuple(layers), 1, 0.0, bf16, 1000)
+    images, mask = jnp.zeros((1, 32, 32, channels)), jnp.zeros((1, 32, 32, 1))
+    save_mae(folder, model, jax.jit(model.init, static_argnums=3)(jax.random.key(0), images, mask, False)["params"], {})
 
 
 def matmul_rate(dtype) -> float:
@@ -83,7 +95,11 @@ def main(flag_values):
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
-    parts = train_drift.build(config, dataset, mesh)
+    with tempfile.TemporaryDirectory() as folder, config.unlocked():
+        if flags.random_mae:
+            random_mae(flags.random_mae, flags.channels, config.model.use_bf16, folder)
+            config.encoder.name, config.encoder.path = "mae", folder
+        parts = train_drift.build(config, dataset, mesh)
     state, (bank, _) = train_drift.make_state(parts), train_drift.fill_bank(parts)
     bank, frozen = jax.device_put((bank, parts.encoder_params), sharding.replicated(mesh))
     fresh = None

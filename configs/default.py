@@ -66,6 +66,7 @@ TABLE = (
 
     Key("drift.field", "kernel", "drifting field: a name in drifting/field.py"),
     Key("drift.temperatures", (0.02, 0.05, 0.2), "tau of the kernel, for features of scale 1", "(0, inf)"),
+    Key("drift.exact_scales", False, "with optim.accumulate: pool the scales of a step over all groups, for two more forward passes; the result is then that without groups"),
     Key("drift.n_neg", 64, "samples generated per class; each other's negatives", "[2, inf)"),
     Key("drift.n_pos", 64, "reals per class; all = every one the bank holds", "[2, inf) or all"),
     Key("drift.n_unc", 16, "reals of any class as weighted negatives, for guidance", "[0, inf)"),
@@ -101,6 +102,7 @@ TABLE = (
     Key("optim.b2", 0.95, "decay of the second moment", "[0, 1)"),
     Key("optim.weight_decay", 0.01, "decoupled weight decay", "[0, inf)"),
     Key("optim.clip", 2.0, "largest global norm of the gradient", "(0, inf)"),
+    Key("optim.accumulate", 1, "groups of classes that a step goes through one after the other, before one update: less memory", "[1, inf)"),
     Key("optim.ema", (0.999, 0.9995, 0.9998, 0.9999), "parameter averages; the first samples", "(0, 1)"),
 
     Key("mesh.fsdp", 1, "devices that share one copy of the parameters", "[1, inf)"),

@@ -20,7 +20,7 @@ from drifting.state import named_key
 
 @flax.struct.dataclass
 class Batch:
-    """Real samples of a step, and what to generate. Images in the bank's dtype: uint8 stands for [-1, 1]."""
+    """Real samples of a step, and what to generate, of C classes (or K groups of C). Images in the bank's dtype: uint8 stands for [-1, 1]."""
 
     labels: jax.Array  # [C] int32
     alpha: jax.Array  # [C] guidance scales
@@ -100,12 +100,12 @@ def pool_slots(key, bank, draws, n):
 
 
 def take_class(bank, labels, slots):
-    """Samples [B, n, ...] of the class queues `labels` [B] at `slots` [B, n]."""
-    return bank["images"][labels[:, None], slots]
+    """Samples [..., n, H, W, ch] of the class queues `labels` [...] at `slots` [..., n]."""
+    return bank["images"][labels[..., None], slots]
 
 
 def take_pool(bank, slots):
-    """Samples [B, n, ...] at `slots` [B, n] of `pool_slots`."""
+    """Samples [..., n, H, W, ch] at `slots` [..., n] of `pool_slots`."""
     if bank["pool"].shape[0]:
         return bank["pool"][slots]
     return bank["images"][slots // bank["images"].shape[1], slots % bank["images"].shape[1]]
@@ -127,11 +127,11 @@ def draw(bank, seed, step, c: DriftConfig):
 
 
 def gather(bank, plan) -> Batch:
-    """The samples of a plan of `draw`; NumPy for a bank in host memory, traced for one on the device."""
+    """The samples of a plan of `draw`, whose classes may be in groups [K, C]; NumPy for a bank in host memory, traced for one on the device."""
     labels, pos = plan["labels"], take_class(bank, plan["labels"], plan["slots"])
     if "dropped" in plan:
         xp = np if isinstance(pos, np.ndarray) else jnp
-        dropped = plan["dropped"].reshape(-1, *(1,) * (pos.ndim - 1))
+        dropped = plan["dropped"].reshape(*labels.shape, *(1,) * (pos.ndim - labels.ndim))
         pos = xp.where(dropped, take_pool(bank, plan["any"]), pos)
         labels = xp.where(plan["dropped"], bank["images"].shape[0], labels)
     return Batch(labels, plan["alpha"], pos, plan["valid"].astype("float32"), take_pool(bank, plan["unc"]))

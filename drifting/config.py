@@ -22,4 +22,6 @@ class DriftConfig:
     style_shape: tuple[int, int]  # codebooks and their sizes (A.2); (0, 0) for none
     class_dropout_prob: float = 0.0  # with this probability a class is replaced by the null class, whose positives are of any class
     flip: bool = False  # mirror real images at random
+    groups: int = 1  # K: the step goes through its classes in so many groups (accumulate.py) ...
+    exact_scales: bool = False  # ... and pools its scalars over all of them
     monitor: str = ""  # feature set of the energy distance and the diversity; "" = the last one with one vector per image

@@ -18,7 +18,7 @@ def distance(x: Float[Array, "*B N D"], y: Float[Array, "*B M D"], shared: int =
     dot = jnp.einsum("...nd,...md->...nm", x, y, precision=jax.lax.Precision.HIGHEST)
     y_sq = jnp.sum(y * y, -1)
     if shared:
-        x_sq = jnp.diagonal(dot, axis1=-2, axis2=-1)
+        x_sq = jnp.sum(jnp.where(jnp.eye(*dot.shape[-2:], dtype=bool), dot, 0), -1)  # the diagonal, in a form that compilers split by rows
         y_sq = jnp.concatenate([x_sq, y_sq[..., shared:]], -1)
     else:
         x_sq = jnp.sum(x * x, -1)

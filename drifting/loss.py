@@ -11,14 +11,15 @@ from drifting.kernel import distance
 
 
 def feature_scale(x, y, weight_y, self_neg):
-    """S sqrt(D) (A.6): the mean distance from x [B,N,D] to y [B,Y,D], whose first self_neg are x, weighted by weight_y [B,Y]; one scalar over all B problems."""
+    """S sqrt(D) (A.6): the mean distance from x [B,N,D] to y [B,Y,D], whose first self_neg are x, weighted by weight_y [B,Y]; one scalar over all B problems. And its weight."""
     dist = distance(x, y, self_neg)  # [B, N, Y]
-    return jnp.sum(dist * weight_y[:, None, :]) / (jnp.sum(weight_y) * x.shape[1])
+    weight = jnp.sum(weight_y) * x.shape[1]
+    return jnp.sum(dist * weight_y[:, None, :]) / weight, weight
 
 
 def drift_loss(gen: Float[Array, "B N D"], pos: Float[Array, "B P D"], neg: Float[Array, "B M D"] | None = None, *,
                weight_gen=None, weight_pos=None, weight_neg=None, temperatures=(0.02, 0.05, 0.2), field="kernel",
-               second: Float[Array, "B K D"] | None = None, guidance="negatives"):
+               second: Float[Array, "B K D"] | None = None, guidance="negatives", share=lambda y: y, pooled=None):
     """The loss of one feature set over B independent problems (a class, or one location of a class).
 
     gen: features of generated samples; the gradient flows through them and through nothing else.
@@ -27,9 +28,10 @@ def drift_loss(gen: Float[Array, "B N D"], pos: Float[Array, "B P D"], neg: Floa
     field: a name in `drifting.field.FIELDS`, or a function of that signature.
     second: features of a second, independent batch of generated samples, which repel in the place of the first (weight_gen is then theirs, [B,K]).
     guidance: "negatives", neg are among the negatives (3.5), or "field", V += w V_{p,unc} with w = their weight / that of the generated ones, = alpha - 1.
+    share: puts generated features where every sample of their problem can see them. pooled: values of `info` over more problems than these, for its own (accumulate.py).
 
-    Returns the loss [B] and `info`, scalars pooled over the batch: `scale` (mean distance), `drift_sq_norm_<tau>` (lambda^2, before normalisation), `perplexity` (how
-    many positives share the attraction at the smallest tau).
+    Returns the loss [B] and `info`, scalars pooled over the batch: `scale` (mean distance), `scale_weight` (its weight), `drift_sq_norm_<tau>` (lambda^2, before
+    normalisation), `perplexity` (how many positives share the attraction at the smallest tau).
     """
     neg = jnp.zeros_like(gen[:, :0]) if neg is None else neg
     ones = lambda weight, y: jnp.ones(y.shape[:2], jnp.float32) if weight is None else weight.astype(jnp.float32)
@@ -39,9 +41,11 @@ def drift_loss(gen: Float[Array, "B N D"], pos: Float[Array, "B P D"], neg: Floa
     d = gen.shape[2]
 
     x, gen_neg, pos, neg = jax.lax.stop_gradient((gen, gen_neg, pos, neg))
+    gen_neg = share(gen_neg)
     y_neg, w_neg = jnp.concatenate([gen_neg, neg], 1), jnp.concatenate([weight_gen, weight_neg], 1)
-    mean_dist = feature_scale(x, jnp.concatenate([y_neg, pos], 1), jnp.concatenate([w_neg, weight_pos], 1), self_neg)
-    scale = jnp.maximum(mean_dist / jnp.sqrt(d), 1e-3)  # S_j
+    own, pooled = {}, pooled or {}
+    own["scale"], own["scale_weight"] = feature_scale(x, jnp.concatenate([y_neg, pos], 1), jnp.concatenate([w_neg, weight_pos], 1), self_neg)
+    scale = jnp.maximum(pooled.get("scale", own["scale"]) / jnp.sqrt(d), 1e-3)  # S_j
     tau, unit = jnp.asarray(temperatures), scale * jnp.sqrt(d)
 
     def v_of(pos, neg, weight_pos, weight_neg, self_neg):
@@ -57,9 +61,9 @@ def drift_loss(gen: Float[Array, "B N D"], pos: Float[Array, "B P D"], neg: Floa
     else:
         v, perplexity = v_of(pos, y_neg, weight_pos, w_neg, self_neg)
     v = v / scale  # phi~ = phi / S_j
-    sq_norm = jnp.mean(v**2, axis=(1, 2, 3))  # lambda^2, before the floor
+    own |= {f"drift_sq_norm_{t}": s for t, s in zip(temperatures, jnp.mean(v**2, axis=(1, 2, 3)))}  # lambda^2, before the floor
+    sq_norm = jnp.stack([pooled.get(k, own[k]) for k in own if k.startswith("drift_sq_norm")])
     v = jnp.sum(v / jnp.sqrt(jnp.maximum(sq_norm, 1e-8))[:, None, None, None], 0)
 
     loss = jnp.mean((gen / scale - (x / scale + v)) ** 2, axis=(1, 2))  # x is stopgrad(gen): eq. 6
-    info = {"scale": mean_dist, "perplexity": jnp.mean(perplexity, (1, 2))[jnp.argmin(tau)]}
-    return loss, info | {f"drift_sq_norm_{t}": s for t, s in zip(temperatures, sq_norm)}
+    return loss, own | pooled | {"perplexity": jnp.mean(perplexity, (1, 2))[jnp.argmin(tau)]}

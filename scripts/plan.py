@@ -82,9 +82,9 @@ def inputs(parts, state):
     c, shape, dtype = parts.drift, parts.dataset.shape, np.dtype(parts.dataset.dtype)
     encoder = put(parts.encoder_params, everywhere)
     if parts.bank_on_host:
-        s, f = jax.ShapeDtypeStruct, jnp.float32
-        batch = Batch(s((c.n_c,), jnp.int32), s((c.n_c,), f), s((c.n_c, c.n_pos, *shape), dtype), s((c.n_c, c.n_pos), f), s((c.n_c, c.n_unc, *shape), dtype))
-        return state, put(batch, sharding.batch_sharding(parts.mesh)), encoder
+        s = lambda shape, dtype: jax.ShapeDtypeStruct((c.groups, c.n_c // c.groups, *shape), dtype)
+        batch = Batch(s((), jnp.int32), s((), jnp.float32), s((c.n_pos, *shape), dtype), s((c.n_pos,), jnp.float32), s((c.n_unc, *shape), dtype))
+        return state, put(batch, parts.layout.of_groups), encoder
     bank = put(jax.eval_shape(lambda: train_drift.banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, shape, dtype)), everywhere)
     n = parts.config.drift.bank_push
     fresh = None if parts.whole_bank else put((jax.ShapeDtypeStruct((n, *shape), dtype), jax.ShapeDtypeStruct((n,), jnp.int32)), everywhere)

@@ -1,5 +1,7 @@
 """Where arrays live on the devices: one mesh (data, fsdp), and the specs of the state, the bank and the batch."""
 
+import dataclasses
+
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
@@ -62,9 +64,57 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
-def place_batch(mesh: Mesh):
-    """A function that puts a batch's leading axis over all devices, inside a jitted program: a class's samples then meet on one device."""
-    return lambda batch: jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the samples [classes, rows] of a step are on a mesh: classes over some of its axes, rows over the others. The methods are those of `drifting.place`.
+
+    A class whose samples are on one device needs no other; one whose rows are spread has its feature vectors gathered, without gradient, and its softmax over x reduced.
+    """
+
+    mesh: Mesh
+    class_axes: tuple[str, ...]
+    row_axes: tuple[str, ...]
+
+    def _put(self, tree, *spec):
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, P(*spec)))
+
+    @property
+    def of_groups(self) -> NamedSharding:
+        """Of a tree of [K, C, ...]: each group's classes over the devices."""
+        return NamedSharding(self.mesh, P(None, self.class_axes))
+
+    def groups(self, tree):
+        return jax.lax.with_sharding_constraint(tree, self.of_groups)
+
+    def classes(self, tree):
+        return self._put(tree, self.class_axes)
+
+    def rows(self, tree):
+        return self._put(tree, self.class_axes + self.row_axes)
+
+    def _ways(self):
+        return tuple(int(np.prod([self.mesh.shape[name] for name in axes])) for axes in (self.class_axes, self.row_axes))
+
+    def flat(self, a):
+        (i, j), (c, n) = self._ways(), a.shape[:2]
+        a = self._put(a, self.class_axes, self.row_axes)
+        a = a.reshape(i, c // i, j, n // j, *a.shape[2:]).swapaxes(1, 2)  # what is on one device becomes contiguous
+        return self.rows(a.reshape(c * n, *a.shape[4:]))
+
+    def split(self, a, classes):
+        i, j = self._ways()
+        a = self.rows(a).reshape(i, j, classes // i, -1, *a.shape[1:]).swapaxes(1, 2)
+        return self._put(a.reshape(classes, -1, *a.shape[4:]), self.class_axes, self.row_axes)
+
+
+def layout(mesh: Mesh, classes: int, rows: int) -> Layout | None:
+    """Classes over all devices if they divide, or else over one axis of the mesh, or none, and the rows (generated samples of a class) over the rest; None if neither divides."""
+    for class_axes, row_axes in ((("data", "fsdp"), ()), (("data",), ("fsdp",)), (("fsdp",), ("data",)), ((), ("data", "fsdp"))):
+        candidate = Layout(mesh, class_axes, row_axes)
+        i, j = candidate._ways()
+        if classes % i == 0 and rows % j == 0:
+            return candidate
+    return None
 
 
 def gather(mesh: Mesh, params):
