@@ -115,6 +115,7 @@ def plan(flags, config, target: str) -> dict:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        if os.environ.get("DUMP"): print(str(error)[:6000], file=sys.stderr)
         used = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG])", str(error))
         needed = float(used[1]) * {"K": 2**-20, "M": 2**-10, "G": 1}[used[2]] if used else math.nan
         return out | {"compile_s": time.perf_counter() - begin, "needed_gib": needed, "fits": False}
