@@ -8,8 +8,6 @@ import dataclasses
 import functools
 import logging
 import pathlib
-import signal
-import time
 
 import jax
 import numpy as np
@@ -30,11 +28,11 @@ from models.dit import count_parameters, init_params
 from models.encoders import join_where, load_encoder, split_where
 from models.sampling import generate
 from models.weights import load_generator
-from utils import config as config_lib, distributed, processes, sharding
-from utils.checkpoint import Checkpoints, StopSignal
+from utils import config as config_lib, distributed, loop, processes, sharding
+from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 from utils.figures import save_curves, save_grid
-from utils.logging import RunLog, read_metrics, setup_logging
+from utils.logging import read_metrics, setup_logging
 from utils.memory import keep_freed_memory
 from utils.scores import append_row, read_rows, scores
 
@@ -118,7 +116,7 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
         check_monitor(d.monitor, encode, encoder_params, dataset.shape)
     size = banks.bank_bytes(n_classes, per_class, pool, dataset.shape, dataset.dtype)
     on_host = d.bank_placement == "host" or (d.bank_placement == "auto" and size > d.bank_budget_gb * 1e9)
-    schedule, optimizer = build_optimizer(config.optim, config.max_steps)
+    schedule, optimizer = loop.build_optimizer(config.optim, config.max_steps)
     return Parts(config, dataset, mesh, model, optimizer, schedule, drift, encode, encoder_params, per_class, pool, on_host)
 
 
@@ -138,15 +136,6 @@ def classes_per_step(config, dataset, mesh) -> int:
         hint = f", or --mesh.devices {fewer[-1]}" if fewer else ""
         raise UserError(f"--batch_size {config.batch_size} = {n_c} classes of {n_neg}{f' in {groups} groups' if groups > 1 else ''}: neither classes nor generated samples per class divide over {devices} devices; give --batch_size {near}, --drift.n_neg {-(-n_neg // devices) * devices}{hint}")
     return n_c
-
-
-def build_optimizer(o, max_steps):
-    """AdamW with warm-up and clipping by the global norm (A.8): (learning rate by step, optax transformation)."""
-    if o.schedule == "cosine":
-        schedule = optax.warmup_cosine_decay_schedule(0.0, o.learning_rate, o.warmup_steps, max_steps, o.end_learning_rate)
-    else:
-        schedule = optax.linear_schedule(0.0, o.learning_rate, o.warmup_steps) if o.warmup_steps else optax.constant_schedule(o.learning_rate)
-    return schedule, optax.chain(optax.clip_by_global_norm(o.clip), optax.adamw(schedule, o.b1, o.b2, weight_decay=o.weight_decay))
 
 
 def build_encoder(e, names_only=False, load_encoder=load_encoder):
@@ -295,10 +284,6 @@ def fill_bank(parts: Parts):
 
 # ---------------------------------------------------------------- the run
 
-def run_folder(config) -> pathlib.Path:
-    return pathlib.Path(config.save_dir or f"runs/{config.dataset_name.replace('/', '_').replace(':', '_')}")
-
-
 # What a run may change when it goes on: not the data, the seed, the networks, the bank or the averages that its checkpoints hold.
 FIXED = ("dataset_name", "seed", "optim.ema", "model.", "drift.bank_", "encoder.")
 FREE = ("model.preset", "model.unroll", "model.remat", "model.attention", "model.use_bf16", "model.attn_fp32", "drift.bank_placement", "drift.bank_budget_gb")
@@ -306,30 +291,15 @@ NOT_YET = ("model.use_stable_vae",)
 
 
 def check_same_run(before, config, where):
-    """The run at `where`, with the configuration `before`, can go on with `config`; changes are named."""
-    before, now = config_lib.flatten(before), config_lib.flatten(config.to_dict())
-    changed = {k: (before[k], v) for k, v in now.items() if k in before and (tuple(before[k]) if isinstance(before[k], list) else before[k]) != v}
-    for k, (old, new) in changed.items():
-        if k.startswith(FIXED) and k not in FREE:
-            raise UserError(f"{where} holds a run with {k} = {old}, but {k} = {new} was asked for; give another --save_dir, or --{k} {old}")
-    for k in changed.keys() - {"save_dir", "load_dir", "init_from", "dry_run", "recipe"}:
-        log.warning("%s: %s was %s and is now %s", where, k, *changed[k])
+    loop.check_same_run(before, config, where, FIXED, FREE)
 
 
 def open_run(config) -> pathlib.Path:
     """The run folder, made and writable; refused when it holds a run of another data set or model."""
-    folder = run_folder(config)
-    if (folder / "config.json").exists() and Checkpoints(folder / "checkpoints").steps():
+    folder = loop.run_folder(config)
+    if loop.has_run(folder):
         check_same_run(config_lib.from_json(folder / "config.json").to_dict(), config, folder)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--save_dir {folder}: is a file; cannot write a run there, give a folder")
-    try:
-        (folder / "samples").mkdir(parents=True, exist_ok=True)
-        (mark := folder / f".writable_{jax.process_index()}").touch()
-        mark.unlink()
-    except OSError as error:
-        raise UserError(f"--save_dir {folder}: cannot write there ({error.strerror}); give a folder that can be written") from None
-    return folder
+    return loop.make_folder(folder)
 
 
 def checkpoint_tree(state: TrainState, bank):
@@ -355,11 +325,7 @@ def restore(parts: Parts, checkpoints: Checkpoints):
 
 def report(parts: Parts) -> str:
     """What the run takes, known before it starts."""
-    c, shapes = parts.config, state_shapes(parts)
-
-    def mb(tree):  # per device
-        return f"{sum(np.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)) / 1e6:.1f} MB"
-
+    c, shapes, mb = parts.config, state_shapes(parts), loop.megabytes_per_device
     rows = {
         "data": f"{parts.dataset.name}: {len(parts.dataset.source):,} samples of {parts.dataset.shape}, {parts.dataset.n_classes} classes",
         "generator": f"{c.model.name}, {count_parameters(shapes.params):,} parameters",
@@ -389,13 +355,6 @@ class CollapseWatch:
             if self.stop:
                 raise UserError(message)
             log.warning(message)
-
-
-def check_finite(step: int, values: dict):
-    """Raises UserError when the training has left the numbers."""
-    bad = [k for k, v in values.items() if not np.isfinite(v)]
-    if bad:
-        raise UserError(f"step {step}: {', '.join(bad)} not finite; the last checkpoint is from before. Lower --optim.learning_rate, or raise --optim.warmup_steps")
 
 
 def next_fresh(parts: Parts, stream):
@@ -450,9 +409,8 @@ def main(flag_values):
 
 def run(flag_values):
     """The program, in each process of the job."""
-    file, saved = run_folder(config_lib.all_flags(flag_values)) / "config.json", None
-    if file.exists() and Checkpoints(file.parent / "checkpoints").steps():
-        saved = config_lib.from_json(file)  # a run goes on with its own settings, and what the command line adds
+    folder = loop.run_folder(config_lib.all_flags(flag_values))
+    saved = config_lib.from_json(folder / "config.json") if loop.has_run(folder) else None  # a run goes on with its own settings, and what the command line adds
     config = config_lib.resolve(flag_values, saved)
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
     if jax.default_backend() == "cpu":
@@ -469,84 +427,58 @@ def run(flag_values):
     train(parts, open_run(config))
 
 
-def agree(parts: Parts, checkpoints: Checkpoints):
-    """The processes of a job must have been given the same, and write to the same run folder."""
-    distributed.agree_on_folder(checkpoints.folder.parent)
-    distributed.agree("at the start", config_lib.flatten(parts.config.to_dict()) | {
-        "the list of checkpoints": checkpoints.steps(), "the version of jax": jax.__version__, "the number of samples": len(parts.dataset.source)})  # fmt: skip
-
-
 def train(parts: Parts, folder: pathlib.Path):
-    """The loop: resume or start, step, log, save, until max_steps or a signal."""
-    with StopSignal() as stop, Checkpoints(folder / "checkpoints", parts.config.keep_checkpoints, parts.config.keep_interval) as checkpoints:
-        _train(parts, folder, checkpoints, stop)
+    loop.train(DriftJob(parts, folder), folder)
 
 
-def _train(parts: Parts, folder: pathlib.Path, checkpoints: Checkpoints, stop: StopSignal):
-    config = parts.config
-    agree(parts, checkpoints)
-    if checkpoints.steps() or config.load_dir:
-        source = checkpoints if checkpoints.steps() else Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")
-        state, bank, position = restore(parts, source)
-        log.info("%s: resumed at step %d", source.folder.parent, int(state.step))
-    else:
-        state, (bank, position) = make_state(parts), fill_bank(parts)
-        bank = bank if parts.bank_on_host else sharding.put(bank, sharding.replicated(parts.mesh))
-    start = int(state.step)
-    if processes.is_first():
-        config_lib.save_json(config, folder / "config.json")
-    if start >= config.max_steps:
-        log.info("%s: complete at step %d. To go on raise --max_steps; for a new run give another --save_dir", folder, start)
-        return
-    stream = None if parts.whole_bank else pipeline.stream(parts.dataset, config.seed, config.drift.bank_push, position, workers=config.data.workers)
-    encoder_params = sharding.put(parts.encoder_params, sharding.replicated(parts.mesh))
-    reference = load_reference(parts) if config.eval_interval else None
-    step_fn, collapse = make_step(parts, start), CollapseWatch(config.collapse_ratio, config.stop_on_collapse)
-    waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), start  # of the interval between two log lines
+class DriftJob(loop.Job):
+    """What `utils.loop.train` drives: the state, the bank and the stream of reals."""
 
-    log.info("%s: training to step %d; the first step is compiled now", folder, config.max_steps)
-    with RunLog(folder, config.wandb, start, config.to_dict()) as run, run.progress(start, config.max_steps) as bar:
-        for step in range(start + 1, config.max_steps + 1):
-            with jax.transfer_guard("disallow"):
-                before = time.perf_counter()
-                fresh = next_fresh(parts, stream)
-                waited += time.perf_counter() - before
-                state, bank, metrics = step_fn(state, bank, fresh, encoder_params)
-            position += 0 if fresh is None else config.drift.bank_push
-            if reference and step == start + 1:
-                before = time.perf_counter()
-                eval_fid.sanity_check(parts.model, sharding.local_copy(parts.mesh, state.ema[parts.first_ema]), reference, cfg_scale=1.0, seed=config.seed, **parts.sampling)
-                paused += time.perf_counter() - before
-            last = step == config.max_steps
-            due = lambda interval: interval and step % interval == 0 or last and interval
+    def __init__(self, parts: Parts, folder: pathlib.Path):
+        self.parts, self.folder, self.config, self.samples = parts, folder, parts.config, len(parts.dataset.source)
 
-            if due(config.log_interval):
-                values = {k: float(v) for k, v in jax.device_get(metrics).items()}  # waits for the device
-                check_finite(step, values)
-                seconds = time.perf_counter() - since - paused
-                rate = config.batch_size * (step - since_step) / seconds
-                run.log(step, values | {"lr": float(parts.schedule(step - 1)), "images_per_s": rate, "data_wait": waited / seconds, "seconds": seconds})
-                bar.show(step, values, rate)
-                collapse.check(step, values["diversity"])
-                waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), step
+    def start(self, checkpoints):
+        if checkpoints:
+            self.state, self.bank, self.position = restore(self.parts, checkpoints)
+        else:
+            self.state, (bank, self.position) = make_state(self.parts), fill_bank(self.parts)
+            self.bank = bank if self.parts.bank_on_host else sharding.put(bank, sharding.replicated(self.parts.mesh))
+        return int(self.state.step)
 
-            before = time.perf_counter()
-            stopping = distributed.stop_after(step, stop.requested)
-            if due(config.eval_interval):
-                score(parts, folder, state, step, reference)
-            if due(config.sample_interval):
-                run.image(step, "samples", draw_figures(parts, folder, state, step))
-            if due(config.save_interval) or stopping:
-                check_finite(step, jax.device_get(metrics))
-                checkpoints.save(step, checkpoint_tree(state, bank), describe_run(parts, position))
-            if stopping:
-                checkpoints.wait()
-                name = stop.name or "SIGTERM"  # of another process
-                log.warning("%s: saved at step %d; the same command resumes it", name, step)
-                raise SystemExit(128 + signal.Signals[name])
-            paused += time.perf_counter() - before
-    checkpoints.wait()
-    log.info("%s: done; samples/, curves.png, fid.csv, metrics.jsonl and checkpoints/ are there", folder)
+    def prepare(self, step):
+        parts, c = self.parts, self.config
+        self.stream = None if parts.whole_bank else pipeline.stream(parts.dataset, c.seed, c.drift.bank_push, self.position, workers=c.data.workers)
+        self.encoder_params = sharding.put(parts.encoder_params, sharding.replicated(parts.mesh))
+        self.reference = load_reference(parts) if c.eval_interval else None
+        self.step_fn, self.collapse = make_step(parts, step), CollapseWatch(c.collapse_ratio, c.stop_on_collapse)
+
+    def fetch(self):
+        return next_fresh(self.parts, self.stream)
+
+    def advance(self, fresh):
+        self.state, self.bank, metrics = self.step_fn(self.state, self.bank, fresh, self.encoder_params)
+        self.position += 0 if fresh is None else self.config.drift.bank_push
+        return metrics
+
+    def after_first_step(self):
+        if self.reference:
+            params = sharding.local_copy(self.parts.mesh, self.state.ema[self.parts.first_ema])
+            eval_fid.sanity_check(self.parts.model, params, self.reference, cfg_scale=1.0, seed=self.config.seed, **self.parts.sampling)
+
+    def learning_rate(self, step):
+        return float(self.parts.schedule(step - 1))
+
+    def after_log(self, step, values):
+        self.collapse.check(step, values["diversity"])
+
+    def evaluate(self, step, run):
+        score(self.parts, self.folder, self.state, step, self.reference)
+
+    def draw(self, step):
+        return draw_figures(self.parts, self.folder, self.state, step)
+
+    def checkpoint(self):
+        return checkpoint_tree(self.state, self.bank), describe_run(self.parts, self.position)
 
 
 def describe_run(parts: Parts, position: int) -> dict:

@@ -7,7 +7,7 @@
 format, or `hf://mae_latent_640`:
 
     none        the raw sample, flattened: "global" [B,1,H W C]
-    mae         SOURCE: a folder of the published format, or `hf://` and its name
+    mae         SOURCE: a run of pretrain_mae.py, a folder of the published format, or `hf://` and its name
     dinov2      SOURCE: a file or folder of tensors (utils/tensors.py), a key of HUB["dinov2"], or
                 `hf://OWNER/REPOSITORY`; the size and the registers are read from the tensors
     convnextv2  likewise
@@ -32,7 +32,8 @@ from jaxtyping import Array, Float
 
 from models import convnext, dinov2, resnet
 from models.features import feature_sets
-from models.mae import MAE
+from models.mae import MAE, mae_params
+from models.runs import is_run, load_mae_run
 from utils.errors import UserError
 from utils.tensors import match, read_tensors
 
@@ -84,13 +85,16 @@ def load_mae(source: str, bf16: bool | None, sha256: str) -> Part:
 
     if not source:
         raise UserError("the encoder mae has no weights of its own: give mae:FOLDER or mae:hf://NAME")
-    folder = weights.find_artifact(source, "mae")
-    metadata = weights.read_metadata(folder, "mae")
-    model = mae_from_config(metadata["model_config"], f"{folder}/{weights.METADATA}")
+    if is_run(source):
+        model, params, metadata = load_mae_run(source)
+    else:
+        folder = weights.find_artifact(source, "mae")
+        metadata = weights.read_metadata(folder, "mae")
+        model = mae_from_config(metadata["model_config"], f"{folder}/{weights.METADATA}")
+        tensors = {name.replace("/", "."): value for name, value in weights.read_tensors(folder).items()}
+        params = match(tensors, mae_shapes(model), str(folder))
     if bf16 is not None:
         model = model.clone(use_bf16=bf16)
-    tensors = {name.replace("/", "."): value for name, value in weights.read_tensors(folder).items()}
-    params = match(tensors, mae_shapes(model), str(folder))
     maps = lambda params, x: model.apply({"params": params}, x, method="maps")
     return Part(maps, params, model.in_channels, None, ("*",), ("map", "mean", "std"), (2, 4), metadata)
 
@@ -124,11 +128,7 @@ def mae_from_config(config: dict, source: str) -> MAE:
 
 def mae_shapes(model: MAE) -> Any:
     """Shapes of the parameters; nothing is computed."""
-    side = 8 * model.patch_size  # any grid of cells
-    images = jnp.zeros((1, side * model.input_patch_size, side * model.input_patch_size, model.in_channels))
-    return jax.eval_shape(
-        lambda: model.init(jax.random.key(0), images, jnp.zeros((1, side, side, 1)), False)
-    )["params"]
+    return jax.eval_shape(lambda: mae_params(model))
 
 
 def load_dinov2(source: str, bf16: bool | None, sha256: str) -> Part:

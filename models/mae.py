@@ -223,3 +223,11 @@ class MAE(nn.Module):
         cells = self.cells(x)
         norm_x = jnp.sqrt(jnp.mean(cells**2, (1, 2)) + 1e-6)[:, None]
         return {"norm_x": norm_x} | self.encoder(cells, False)
+
+
+def mae_params(model: MAE, key: PRNGKeyArray | None = None):
+    """First parameters of `model`; their shapes are those of any image size."""
+    side = 8 * model.patch_size  # any grid of cells
+    images = jnp.zeros((1, side * model.input_patch_size, side * model.input_patch_size, model.in_channels))
+    key = jax.random.key(0) if key is None else key
+    return model.init(key, images, jnp.zeros((1, side, side, 1)), False)["params"]

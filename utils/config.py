@@ -9,6 +9,7 @@ so `--help` is fast.
         config_lib.run_main(main)  # main(flag_values), whose first line is config = resolve(flag_values)
 """
 
+import dataclasses
 import difflib
 import importlib
 import json
@@ -25,11 +26,12 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 import configs
-from configs.default import TABLE, Key
+from configs.default import MAE_TABLE, TABLE, Key
 from configs.presets import PRESETS
 from utils.errors import UserError
 
 KEYS = {key.name: key for key in TABLE}
+MAE_KEYS = {key.name: key for key in MAE_TABLE}
 BOOLEANS = {"1": True, "true": True, "t": True, "yes": True,
             "0": False, "false": False, "f": False, "no": False}
 NOT_RECIPES = {"default", "presets"}
@@ -37,6 +39,16 @@ NOT_RECIPES = {"default", "presets"}
 Given = flags.FlagValues | Mapping[str, Any]  # parsed flags, or {"model.depth": 4, ...}
 
 log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What a program is configured by. recipes: the package of its recipes. check: (config), raises UserError where
+    values do not fit together."""
+
+    keys: Mapping[str, Key]
+    recipes: str
+    check: Callable[[ConfigDict], None]
 
 
 # ---------------------------------------------------------------- one value
@@ -122,10 +134,10 @@ def near(name: str, names: Iterable[str], dashes: str = "") -> str:
 
 # ---------------------------------------------------------------- the levels
 
-def recipes() -> list[str]:
-    """Names of the recipes: the files in configs/, but for the two tables."""
-    names = {found.name for found in pkgutil.iter_modules(configs.__path__)}
-    return sorted(names - NOT_RECIPES)
+def recipes(package: str = "configs") -> list[str]:
+    """Names of the recipes: the files in configs/, but for the two tables, or those in a package of it."""
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return sorted({module.name for module in found if not module.ispkg} - NOT_RECIPES)
 
 
 def _choose(flag: str, name: str, names: Iterable[str]) -> str:
@@ -135,78 +147,81 @@ def _choose(flag: str, name: str, names: Iterable[str]) -> str:
     return name
 
 
-def _checked(values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+def _checked(values: Mapping[str, Any], keys: Mapping[str, Key], source: str = "") -> dict[str, Any]:
     """The values as their keys' types. Raises UserError, with `source`, for an unknown key or a bad value."""
     where = f"{source}: " if source else ""
     for name in values:
-        if name not in KEYS:
-            raise UserError(f"{where}unknown key {name}{near(name, KEYS)}")
+        if name not in keys:
+            raise UserError(f"{where}unknown key {name}{near(name, keys)}")
     checked = {}
     for name, value in values.items():
         try:
-            checked[name] = convert(KEYS[name], value)
+            checked[name] = convert(keys[name], value)
         except ValueError as error:
             raise UserError(f"{where or '--'}{name}={value}: {error}") from None
     return checked
 
 
-def _levels(given: Given, saved: ConfigDict | None) -> list[tuple[str, dict[str, Any]]]:
+def _levels(given: Given, saved: ConfigDict | None, schema: Schema) -> list[tuple[str, dict[str, Any]]]:
     """(where from, {key: value}), the weakest first."""
+    keys = schema.keys
     if isinstance(given, flags.FlagValues):
-        given = {name: value for name, value in given_flags(given).items() if name in KEYS}
-    given = _checked(flatten(given))
-    default = {key.name: key.default for key in TABLE}
+        given = {name: value for name, value in given_flags(given).items() if name in keys}
+    given = _checked(flatten(given), keys)
+    default = {key.name: key.default for key in keys.values()}
+    names = recipes(schema.recipes)
 
     if saved is not None:  # its recipe and preset are already part of what it saved; only new ones count
         levels = [("default", default), ("saved run", flatten(saved))]
         recipe = given.get("recipe", "none")
     else:
         dataset_name = given.get("dataset_name", default["dataset_name"])
-        recipe = given.get("recipe", "") or (dataset_name if dataset_name in recipes() else "none")
+        recipe = given.get("recipe", "") or (dataset_name if dataset_name in names else "none")
         levels = [("default", default | {"recipe": recipe})]
 
     if recipe not in ("", "none"):
-        module = importlib.import_module(f"configs.{_choose('recipe', recipe, recipes())}")
-        levels.append((f"recipe {recipe}", _checked(module.OVERRIDES, f"recipe {recipe}")))
+        module = importlib.import_module(f"{schema.recipes}.{_choose('recipe', recipe, names)}")
+        levels.append((f"recipe {recipe}", _checked(module.OVERRIDES, keys, f"recipe {recipe}")))
 
     changes = [values for _, values in levels[1 if saved is None else 2:]] + [given]
     preset = next((values["model.preset"] for values in reversed(changes) if "model.preset" in values), "")
     if preset:
         sizes = PRESETS[_choose("model.preset", preset, PRESETS)]
-        levels.append((f"preset {preset}", _checked(sizes, f"preset {preset}")))
+        levels.append((f"preset {preset}", _checked(sizes, keys, f"preset {preset}")))
     if not given.get("recipe"):
         given.pop("recipe", None)  # "" asks for the choice made above
     return levels + [("command line", given)]
 
 
-def resolve(given: Given, saved: ConfigDict | None = None) -> ConfigDict:
+def resolve(given: Given, saved: ConfigDict | None = None, schema: Schema | None = None) -> ConfigDict:
     """The whole configuration, locked and validated.
 
     Args:
         given: parsed flags, of which those on the command line count, or {"model.depth": 4, ...}.
         saved: the configuration of an existing run, in the place of defaults and recipe.
+        schema: of the program; None = TRAINER.
     Raises:
         UserError: an unknown key, recipe or preset, a bad value, or values that do not fit together.
     """
-    merged = {}
-    for _, values in _levels(given, saved):
+    merged, schema = {}, schema or TRAINER
+    for _, values in _levels(given, saved, schema):
         merged |= values
-    return _build(merged)
+    return _build(merged, schema)
 
 
-def explain(config: ConfigDict, given: Given, saved: ConfigDict | None = None) -> str:
+def explain(config: ConfigDict, given: Given, saved: ConfigDict | None = None, schema: Schema | None = None) -> str:
     """The configuration as an aligned table of key, value and where the value comes from.
 
-    `given` and `saved` are what `resolve` was given. A value changed since comes "from the program".
+    `given`, `saved` and `schema` are what `resolve` was given. A value changed since comes "from the program".
     """
-    merged, origin = {}, {}
-    for source, values in _levels(given, saved):
+    merged, origin, schema = {}, {}, schema or TRAINER
+    for source, values in _levels(given, saved, schema):
         merged |= values
         origin |= dict.fromkeys(values, source)
     rows = [("key", "value", "from")]
     group = ""
     values = flatten(config)
-    for name in KEYS:
+    for name in schema.keys:
         value = values[name]
         if name.rpartition(".")[0] != group:
             group = name.rpartition(".")[0]
@@ -236,24 +251,20 @@ def _nest(flat: Mapping[str, Any]) -> ConfigDict:
     return config.lock()
 
 
-def _build(flat: Mapping[str, Any]) -> ConfigDict:
-    config = _nest({name: flat[name] for name in KEYS})
-    validate(config)
+def _build(flat: Mapping[str, Any], schema: Schema) -> ConfigDict:
+    config = _nest({name: flat[name] for name in schema.keys})
+    schema.check(config)
     return config
 
 
 def validate(config: ConfigDict) -> None:
-    """Check the values against one another. What depends on data or devices is checked where these are known.
+    """Check the values of the trainer against one another. What depends on data or devices is checked where these are
+    known.
 
     Raises:
         UserError: names the flags, their values, and what would fit.
     """
-    model, drift, optim, mesh = config.model, config.drift, config.optim, config.mesh
-
-    def check(fits: bool, message: str) -> None:
-        if not fits:
-            raise UserError(message)
-
+    model, drift = config.model, config.drift
     check(config.batch_size % drift.n_neg == 0,
           f"--batch_size={config.batch_size} must be classes per step x --drift.n_neg={drift.n_neg}, e.g. "
           f"{max(1, config.batch_size // drift.n_neg) * drift.n_neg}")
@@ -283,6 +294,28 @@ def validate(config: ConfigDict) -> None:
     check(model.attention != "cudnn" or model.use_bf16,
           "--model.attention=cudnn needs --model.use_bf16; or choose --model.attention=xla")
 
+    _validate_shared(config)
+
+
+def validate_mae(config: ConfigDict) -> None:
+    """The same for the pre-training of encoders."""
+    mae = config.mae
+    blocks = mae.layers.split(",")
+    check(len(blocks) == 4 and all(n.strip().isdecimal() and int(n) for n in blocks),
+          f"--mae.layers={mae.layers}: expected the residual blocks of four stages, such as 3,4,6,3")
+    check(mae.finetune_steps <= config.max_steps,
+          f"--mae.finetune_steps={mae.finetune_steps} are the last of --max_steps={config.max_steps}: lower the first or "
+          "raise the second")
+    _validate_shared(config)
+
+
+def check(fits: bool, message: str) -> None:
+    if not fits:
+        raise UserError(message)
+
+
+def _validate_shared(config: ConfigDict) -> None:
+    optim, mesh = config.optim, config.mesh
     if optim.schedule == "cosine":
         check(optim.warmup_steps < config.max_steps,
               f"--optim.warmup_steps={optim.warmup_steps} must be less than --max_steps={config.max_steps} "
@@ -295,22 +328,27 @@ def validate(config: ConfigDict) -> None:
               f"--mesh.devices={mesh.devices} must be a multiple of --mesh.fsdp={mesh.fsdp}")
 
 
+TRAINER = Schema(KEYS, "configs", lambda config: validate(config))
+MAE_TRAINER = Schema(MAE_KEYS, "configs.mae", validate_mae)
+
+
 # ---------------------------------------------------------------- config.json
 
-def from_dict(values: Mapping[str, Any], source: str = "config") -> ConfigDict:
+def from_dict(values: Mapping[str, Any], source: str = "config", schema: Schema | None = None) -> ConfigDict:
     """A saved configuration, nested or dotted, locked and validated. Keys it lacks take defaults (logged).
 
     Raises:
         UserError: an unknown key or a bad value; `source` says where.
     """
-    flat = _checked(flatten(values), source)
-    missing = [name for name in KEYS if name not in flat]
+    schema = schema or TRAINER
+    flat = _checked(flatten(values), schema.keys, source)
+    missing = [name for name in schema.keys if name not in flat]
     if missing:
         log.warning("%s lacks %s: using the defaults", source, ", ".join(missing))
-    return _build({key.name: key.default for key in TABLE} | flat)
+    return _build({key.name: key.default for key in schema.keys.values()} | flat, schema)
 
 
-def from_json(path: str | os.PathLike) -> ConfigDict:
+def from_json(path: str | os.PathLike, schema: Schema | None = None) -> ConfigDict:
     """The config.json of a run. Raises UserError if it is not there, not JSON, or not ours."""
     try:
         values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
@@ -320,7 +358,7 @@ def from_json(path: str | os.PathLike) -> ConfigDict:
         raise UserError(f"{path} is not JSON ({error}); expected a run's config.json: delete it, and train on with the run's own flags") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds a {type(values).__name__}; expected a run's config.json")
-    return from_dict(values, str(path))
+    return from_dict(values, str(path), schema)
 
 
 def save_json(config: ConfigDict, path: str | os.PathLike) -> None:
@@ -357,19 +395,21 @@ class _Serializer(flags.ArgumentSerializer):
 
 
 def define_flags(groups: Iterable[str] | None = None, extra: Iterable[Key] = (),
-                 flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
+                 flag_values: flags.FlagValues = flags.FLAGS, schema: Schema = TRAINER) -> flags.FlagValues:
     """Register one absl flag per key; call it once per program, not at import.
 
     Args:
         groups: what of the table to take: groups ("model") and single keys ("load_dir"); None = all of it.
         extra: rows for flags of this program alone.
         flag_values: where to register them.
+        schema: whose keys.
     """
+    keys = schema.keys
     if groups is not None:
         groups = set(groups)
-        for name in groups - set(KEYS) - {name.partition(".")[0] for name in KEYS}:
+        for name in groups - set(keys) - {name.partition(".")[0] for name in keys}:
             raise ValueError(f"{name} is neither a group nor a key of configs/default.py")
-    rows = [key for key in TABLE if groups is None or {key.name, key.name.partition(".")[0]} & groups]
+    rows = [key for key in keys.values() if groups is None or {key.name, key.name.partition(".")[0]} & groups]
     for key in (*rows, *extra):
         serializer = None if isinstance(key.default, bool) else _Serializer()
         flags.DEFINE_flag(flags.Flag(_Parser(key), serializer, key.name, key.default, key.help,
@@ -442,7 +482,8 @@ def help_text(flag_values: flags.FlagValues) -> str:
         lines.append(f"  --{name:26} {_show(key.default) or '-':26} {key.help}{accepts}")
     lines.append("")
     if "recipe" in rows:
-        lines.append(f"recipes: {', '.join(recipes())}")
+        package = MAE_TRAINER.recipes if "mae.layers" in rows else TRAINER.recipes
+        lines.append(f"recipes: {', '.join(recipes(package))}")
     if "model.preset" in rows:
         lines.append(f"presets: {', '.join(PRESETS)}")
     lines.append("--flagfile=FILE reads flags from a file; --helpfull lists those of the libraries too.")

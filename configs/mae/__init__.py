@@ -1,0 +1,1 @@
+"""Recipes of pretrain_mae.py."""

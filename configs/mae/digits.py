@@ -1,0 +1,17 @@
+OVERRIDES = {
+    "batch_size": 256,
+    "max_steps": 1000,
+    "log_interval": 50,
+    "sample_interval": 500,
+    "eval_interval": 250,
+    "save_interval": 500,
+    "mae.base_channels": 16,
+    "mae.layers": "1,1,1,1",
+    "mae.use_bf16": False,
+    "mae.crop_area": 0.5,
+    "mae.finetune_steps": 300,
+    "mae.class_warmup": 100,
+    "optim.schedule": "cosine",
+    "optim.warmup_steps": 50,
+    "optim.ema": (0.99,),
+}
