@@ -12,7 +12,7 @@ from drifting.state import TrainState, named_key, update_ema
 from drifting.step import to_float
 from models.mae import MAE, random_mask, reconstruction_loss
 
-ASPECT = 4 / 3  # crops are at most this times as wide as high, or as high as wide: arXiv 1409.4842, Sec. 6
+ASPECT = 4 / 3  # a crop is at most so many times wider or higher than its image: arXiv 1409.4842, Sec. 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,9 @@ def class_weight(step, c: MAEConfig):
 def random_resized_crop(key: PRNGKeyArray, x: Float[Array, "B H W C"], min_area: float):
     """Of each image a random rectangle, brought to the size of the image, bilinearly.
 
-    The share of its area is uniform in [min_area, 1], the logarithm of width / height in [-log 4/3, log 4/3], its
-    place uniform; a side that would exceed the image is the image's. Places are not rounded to pixels.
+    The share of its area is uniform in [min_area, 1], the logarithm of its shares of the width and of the height,
+    one by the other, in [-log 4/3, log 4/3], its place uniform; a side that would exceed the image is the image's.
+    Places are not rounded to pixels.
     """
     if min_area == 1:
         return x
