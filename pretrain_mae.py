@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 import data
+from configs.default import DISTRIBUTED
 from data import pipeline
 from drifting.state import TrainState, init_state, named_key
 from drifting.step import to_float
@@ -22,7 +23,7 @@ from models.encoders import mae_fields, save_mae
 from models.mae import MAE, mae_params, random_mask, reconstruction_loss, unpatchify
 from models.mae_step import MAEConfig, mae_step
 from models.runs import load_mae_run
-from utils import config as config_lib, loop, sharding
+from utils import config as config_lib, distributed, loop, processes, sharding
 from utils.checkpoint import Checkpoints
 from utils.config import MAE_TRAINER
 from utils.errors import UserError
@@ -62,7 +63,7 @@ def build(config, mesh) -> Parts:
     """All parts of a run, checked against the data and the devices; nothing is compiled or allocated."""
     m = config.mae
     dataset = data.load(config.dataset_name, config.data.split, config.data, facts_only=config.dry_run)
-    held_out = dataset if config.dry_run else data.load(config.dataset_name, "test", config.data)
+    held_out = dataset if config.dry_run else as_drawn(data.load(config.dataset_name, "test", config.data))
     height, width, channels = dataset.shape
     if height % (m.input_patch_size * m.patch_size) or width % (m.input_patch_size * m.patch_size):
         raise UserError(f"{dataset.name} is {height}x{width}, which does not divide into patches of --mae.patch_size {m.patch_size} x {m.patch_size} cells "
@@ -107,6 +108,23 @@ def make_step(parts: Parts):
 
 # ---------------------------------------------------------------- held-out samples
 
+class Drawn:
+    """Random access in which sample i is drawn once and for all, of a data set that draws each of its samples anew."""
+
+    def __init__(self, source, augment):
+        self.source, self.augment = source, augment
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        return self.augment(self.source[index], np.random.default_rng(int(index)))
+
+
+def as_drawn(dataset: data.Dataset) -> data.Dataset:
+    return dataclasses.replace(dataset, source=Drawn(dataset.source, dataset.augment), augment=None) if dataset.augment else dataset
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def measure(model, mask_prob, params, images, labels, seed, batch):
     """Per image: the loss of the hidden cells, whether the class is right with nothing hidden, and the three images of a grid: whole, seen, rebuilt."""
@@ -122,12 +140,13 @@ def measure(model, mask_prob, params, images, labels, seed, batch):
 
 def evaluate(parts: Parts, params) -> dict:
     """The first average on the held-out samples: `held_out_loss_rec`, and `held_out_accuracy` once there is a classifier."""
-    size = -(-min(parts.config.batch_size, 256) // parts.mesh.size) * parts.mesh.size
+    where = sharding.local(parts.mesh)
+    size = -(-min(parts.config.batch_size, 256) // where.mesh.size) * where.mesh.size
     losses, right = [], []
     for i, (images, labels) in enumerate(pipeline.in_order(parts.held_out, size, 0, parts.config.data.workers)):
         n = len(images)
         images, labels = (np.concatenate([a, np.repeat(a[-1:], size - n, 0)]) for a in (images, labels))  # one program serves all
-        images, labels = jax.device_put((images, labels), sharding.batch_sharding(parts.mesh))
+        images, labels = jax.device_put((images, labels), where)
         loss, correct, _ = measure(parts.model, parts.step.mask_prob, params, images, labels, np.uint32(parts.config.seed), np.uint32(i))
         losses.append(np.asarray(loss)[:n])
         right.append(np.asarray(correct)[:n])
@@ -189,7 +208,7 @@ class MAEJob(loop.Job):
     """What `utils.loop.train` drives: the state and the stream of images."""
 
     def __init__(self, parts: Parts, folder: pathlib.Path):
-        self.parts, self.folder, self.config = parts, folder, parts.config
+        self.parts, self.folder, self.config, self.samples = parts, folder, parts.config, len(parts.dataset.source)
 
     def start(self, checkpoints):
         if checkpoints is None:
@@ -203,12 +222,13 @@ class MAEJob(loop.Job):
         return step
 
     def prepare(self, step):
-        c = self.config
-        self.stream = pipeline.stream(self.parts.dataset, c.seed, c.batch_size, self.position, workers=c.data.workers)
+        c, rank, ranks = self.config, jax.process_index(), jax.process_count()
+        self.stream = pipeline.stream(self.parts.dataset, c.seed, c.batch_size // ranks, self.position, rank, ranks, c.data.workers)
         self.step_fn = make_step(self.parts)
 
     def fetch(self):
-        return jax.device_put(next(self.stream), sharding.batch_sharding(self.parts.mesh))
+        where = sharding.batch_sharding(self.parts.mesh)
+        return tuple(jax.make_array_from_process_local_data(where, a) for a in next(self.stream))
 
     def advance(self, batch):
         self.state, metrics = self.step_fn(self.state, *batch)
@@ -219,14 +239,16 @@ class MAEJob(loop.Job):
         return float(self.parts.schedule(step - 1))
 
     def evaluate(self, step, run):
-        values = evaluate(self.parts, self.state.ema[self.parts.first_ema])
+        values = evaluate(self.parts, sharding.local_copy(self.parts.mesh, self.state.ema[self.parts.first_ema]))
         run.log(step, values)
         log.info("step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
 
     def draw(self, step):
         path = self.folder / "samples" / f"step_{step:08d}.png"
-        draw_grid(self.parts, self.state.ema[self.parts.first_ema], path)
-        draw_curves(self.folder)
+        params = sharding.local_copy(self.parts.mesh, self.state.ema[self.parts.first_ema])
+        if processes.is_first():
+            draw_grid(self.parts, params, path)
+            draw_curves(self.folder)
         return path
 
     def checkpoint(self):
@@ -252,7 +274,7 @@ def report(parts: Parts) -> str:
 
 def train(parts: Parts, folder: pathlib.Path):
     loop.train(MAEJob(parts, folder), folder)
-    if parts.config.mae.export:
+    if parts.config.mae.export and processes.is_first():
         model, params, metadata = load_mae_run(folder)
         save_mae(parts.config.mae.export, model, params, {"step": metadata["step"], "ema_decay": float(metadata["ema"]), "dataset": parts.dataset.name})
         log.info("%s: the encoder in the published format, for --encoder.path", parts.config.mae.export)
@@ -260,6 +282,12 @@ def train(parts: Parts, folder: pathlib.Path):
 
 def main(flag_values):
     setup_logging()
+    with distributed.job(config_lib.all_flags(flag_values).distributed):
+        run(flag_values)
+
+
+def run(flag_values):
+    """The program, in each process of the job."""
     folder = loop.run_folder(config_lib.all_flags(flag_values), "mae_")
     saved = config_lib.from_json(folder / "config.json", MAE_TRAINER) if loop.has_run(folder) else None
     config = config_lib.resolve(flag_values, saved, MAE_TRAINER)
@@ -270,11 +298,12 @@ def main(flag_values):
     if config.load_dir and not (source := Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")).steps():
         source.restore({})  # says what is missing
     if config.dry_run:
-        print(config_lib.explain(config, flag_values, saved, MAE_TRAINER), report(parts), sep="\n\n")
+        if processes.is_first():
+            print(config_lib.explain(config, flag_values, saved, MAE_TRAINER), report(parts), sep="\n\n")
         return
     train(parts, open_run(config))
 
 
 if __name__ == "__main__":
-    config_lib.define_flags(schema=MAE_TRAINER)
+    config_lib.define_flags(extra=DISTRIBUTED, schema=MAE_TRAINER)
     config_lib.run_main(main)

@@ -1,4 +1,4 @@
-"""A generator out of one of our run folders: config.json beside checkpoints/."""
+"""A generator, or an encoder, out of one of our run folders: config.json beside checkpoints/."""
 
 import pathlib
 
@@ -6,6 +6,7 @@ import jax
 
 from models.build import from_description
 from models.dit import init_params
+from models.mae import MAE, mae_params
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 
@@ -15,14 +16,19 @@ def is_run(where) -> bool:
     return (pathlib.Path(where) / "config.json").is_file()
 
 
-def describe_run(where, step: int | None = None, ema: str = ""):
-    """(model, metadata) of `load_run`, without reading parameters."""
+def describe_run(where, step: int | None = None, ema: str = "", kind: str = "generator"):
+    """(model, metadata) of `load_run`, or with kind "mae" of `load_mae_run`, without reading parameters."""
     _, metadata, step = Checkpoints(pathlib.Path(where) / "checkpoints").restore({}, step)
+    if kind not in metadata:
+        found, wanted = ("an encoder", "a generator") if kind == "generator" else ("a generator", "an encoder")
+        raise UserError(f"{where} is the run of {found}, but {wanted} is needed here: give another folder")
     kept = metadata["ema"]
     ema = ema or (kept[0] if kept else "raw")
     if ema != "raw" and ema not in kept:
         raise UserError(f"--ema {ema}: {where} keeps {', '.join(kept)} and raw; choose one of them")
-    return from_description(metadata["generator"]), metadata | {"step": step, "ema": ema}
+    facts = metadata[kind]
+    model = from_description(facts) if kind == "generator" else MAE(**facts | {"layers": tuple(facts["layers"])})
+    return model, metadata | {"step": step, "ema": ema}
 
 
 def load_run(where, step: int | None = None, ema: str = ""):
@@ -32,9 +38,18 @@ def load_run(where, step: int | None = None, ema: str = ""):
     metadata: what the checkpoint says of itself, with `step` and `ema` added.
     """
     model, metadata = describe_run(where, step, ema)
+    return model, _read(where, lambda: init_params(model, jax.random.key(0)), metadata), metadata
+
+
+def load_mae_run(where, step: int | None = None, ema: str = ""):
+    """Reads the masked autoencoder of a run of pretrain_mae.py, as `load_run`."""
+    model, metadata = describe_run(where, step, ema, "mae")
+    return model, _read(where, lambda: mae_params(model), metadata), metadata
+
+
+def _read(where, init, metadata):
     item = "params" if metadata["ema"] == "raw" else f"ema_{metadata['ema']}"
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), like)
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), jax.eval_shape(init))
     tree, _, _ = Checkpoints(pathlib.Path(where) / "checkpoints").restore({item: like}, metadata["step"])
-    return model, tree[item], metadata
+    return tree[item]

@@ -19,6 +19,7 @@ from PIL import Image
 
 import pretrain_mae
 import train_drift
+from configs.default import DISTRIBUTED
 from conftest import ROOT
 from drifting.state import named_key
 from models.encoders import load_encoder
@@ -255,7 +256,7 @@ def test_recipes_resolve(name):
 
 
 def call(*words):
-    flag_values = config_lib.define_flags(flag_values=flags.FlagValues(), schema=MAE_TRAINER)
+    flag_values = config_lib.define_flags(extra=DISTRIBUTED, flag_values=flags.FlagValues(), schema=MAE_TRAINER)
     pretrain_mae.main(config_lib.parse(["pretrain_mae.py", *(str(w) for w in words)], flag_values))
 
 
