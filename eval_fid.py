@@ -159,7 +159,7 @@ def evaluate(model, params, reference: Reference, *, cfg_scale: float, seed: int
     """
     n = num_samples or usual_count(reference)
     reference.check_shape(model.sample_shape)
-    check_count(n // jax.process_count(), reference.metrics)
+    check_count(n, reference.metrics)
     kind = label_kind(labels, reference)
     y = choose_labels(kind, reference, n, model.num_classes)
     mine = processes.share(n)
@@ -173,7 +173,7 @@ def evaluate(model, params, reference: Reference, *, cfg_scale: float, seed: int
 
 def usual_count(reference: Reference) -> int:
     """Samples to generate when nothing is said: as published figures do, or as many as there are reals to compare pixels with."""
-    return networks.STANDARD_COUNT if reference.network.counted else reference.count
+    return networks.STANDARD_COUNT if reference.network.counted else reference.count or networks.STANDARD_COUNT
 
 
 def sanity_check(model, params, reference: Reference, **settings) -> None:
@@ -237,7 +237,7 @@ def score_images(where: str, out, load_reference, batch_size, sharding) -> dict:
     reference.check_shape(images.shape)
     # class agreement is of labels that were asked for; images have none
     reference = dataclasses.replace(reference, metrics=tuple(m for m in reference.metrics if METRICS[m].needs != "classifier"))
-    check_count(len(images) // jax.process_count(), reference.metrics)
+    check_count(len(images), reference.metrics)
     row = {"samples": where} | score(batches(images, processes.share(len(images)), batch_size), reference, None, batch_size, sharding)
     log.info("%s: %s", where, show(row))
     if out and processes.is_first():

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
+import jax
 import numpy as np
 
 from evaluation.reference import Reference
@@ -32,10 +33,10 @@ def score(images: Iterator[np.ndarray], reference: Reference, labels: np.ndarray
 
 
 def check_count(n: int, metrics: tuple[str, ...]) -> None:
-    """Raises UserError when a metric cannot be computed from n samples."""
-    greedy = max(metrics, key=lambda m: METRICS[m].fewest)
-    if n < METRICS[greedy].fewest:
-        raise UserError(f"--num_samples {n}: too few to score; {greedy} needs at least {METRICS[greedy].fewest}")
+    """Raises UserError when a metric cannot be computed from n samples, or a process would have none."""
+    fewest, why = max([(METRICS[m].fewest, m) for m in metrics] + [(jax.process_count(), "the number of processes")])
+    if n < fewest:
+        raise UserError(f"--num_samples {n}: too few to score; {why} needs at least {fewest}")
 
 
 class Clock:

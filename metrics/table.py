@@ -26,7 +26,7 @@ class Metric(NamedTuple):
 
 
 def kernel_distance(fake, real, *_):
-    return kid(fake.features, real.features, KID_SUBSETS, min(KID_SUBSET_SIZE, fake.count, real.count), seed=0)
+    return kid(fake.features, real.features, KID_SUBSETS, min(KID_SUBSET_SIZE, len(fake.features), len(real.features)), seed=0)
 
 
 METRICS = {

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import eval_fid
 from conftest import ROOT
+from utils import config
 from utils.config import KEYS
 
 TEXT = (ROOT / "README.md").read_text()
@@ -42,6 +44,14 @@ def test_a_loop_of_your_own_learns():
 @pytest.mark.parametrize("flag", sorted(set(re.findall(r"--((?:model|drift|optim|mesh|wandb)\.\w+|dry_run|stop_on_collapse|save_dir|dataset_name)", TEXT))))
 def test_flags_exist(flag):
     assert flag in KEYS
+
+
+def test_commands_of_evaluation():
+    """Every eval_fid.py line of the README and of docs/evaluation.md parses."""
+    lines = re.findall(r"python eval_fid\.py ([^\n#`]*)", TEXT + (ROOT / "docs" / "evaluation.md").read_text())
+    assert len(lines) >= 7
+    for line in lines:
+        config.parse(["eval_fid.py", *line.split()], eval_fid.define_flags(config.flags.FlagValues()))
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w/.]+)\)", TEXT))))
