@@ -4,6 +4,7 @@
     python train_drift.py --dataset_name digits --dry_run  what would be run, and what it takes
 """
 
+import copy
 import dataclasses
 import functools
 import logging
@@ -19,13 +20,14 @@ from data import pipeline
 from configs.default import DISTRIBUTED
 from drifting import bank as banks
 from drifting.accumulate import in_groups
+from drifting.cache import remember
 from drifting.config import DriftConfig
 from drifting.field import FIELDS
 from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step, train_step
 from models.build import build_generator, describe
 from models.dit import count_parameters, init_params
-from models.encoders import join_where, load_encoder, split_where
+from models.encoders import join_where, load_encoder, options_of, set_weights, split_where
 from models.sampling import generate
 from models.weights import load_generator
 from utils import config as config_lib, distributed, loop, processes, sharding
@@ -54,6 +56,7 @@ class Parts:
     drift: DriftConfig
     encode: object
     encoder_params: object
+    sample: object  # shape and dtype of what the bank keeps of a real: its image, or a tree of its features
     per_class: int  # the bank's queues
     pool: int
     bank_on_host: bool
@@ -69,7 +72,16 @@ class Parts:
 
     @property
     def bank_bytes(self) -> int:
-        return banks.bank_bytes(self.dataset.n_classes, self.per_class, self.pool, self.dataset.shape, self.dataset.dtype)
+        return banks.bank_bytes(self.dataset.n_classes, self.per_class, self.pool, self.sample)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the bank keeps features."""
+        return isinstance(self.sample, dict)
+
+    def keep(self, encoder_params, images):
+        """What the bank keeps of real images."""
+        return remember(images, encode=functools.partial(self.encode, encoder_params), flip=self.drift.flip) if self.cached else images
 
     @property
     def first_ema(self) -> str:
@@ -110,14 +122,20 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
     encode, encoder_params = build_encoder(config.encoder, config.dry_run, load_encoder)
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), field=d.field, monitor=d.monitor,
-                        groups=config.optim.accumulate, exact_scales=d.exact_scales,
+                        groups=config.optim.accumulate, exact_scales=d.exact_scales, set_weight=set_weights(config.encoder), sample_shape=tuple(dataset.shape),
                         style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
+    sample = jax.ShapeDtypeStruct(dataset.shape, dataset.dtype)
     if encode:
         check_monitor(d.monitor, encode, encoder_params, dataset.shape)
-    size = banks.bank_bytes(n_classes, per_class, pool, dataset.shape, dataset.dtype)
-    on_host = d.bank_placement == "host" or (d.bank_placement == "auto" and size > d.bank_budget_gb * 1e9)
+        features = jax.eval_shape(functools.partial(remember, encode=functools.partial(encode, encoder_params), flip=drift.flip), jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype))
+        features = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), features)
+        config = choose_cache(config, drift, banks.bank_bytes(n_classes, per_class, pool, features), mesh.size)
+        sample = features if config.encoder.cache == "on" else sample
+    size = banks.bank_bytes(n_classes, per_class, pool, sample)
+    waits = isinstance(sample, dict) and d.bank_per_class != "all"  # new features come from the device: on the host, each step would wait for them
+    on_host = d.bank_placement == "host" or (d.bank_placement == "auto" and size > d.bank_budget_gb * 1e9 and not waits)
     schedule, optimizer = loop.build_optimizer(config.optim, config.max_steps)
-    return Parts(config, dataset, mesh, model, optimizer, schedule, drift, encode, encoder_params, per_class, pool, on_host)
+    return Parts(config, dataset, mesh, model, optimizer, schedule, drift, encode, encoder_params, sample, per_class, pool, on_host)
 
 
 def classes_per_step(config, dataset, mesh) -> int:
@@ -140,11 +158,36 @@ def classes_per_step(config, dataset, mesh) -> int:
 
 def build_encoder(e, names_only=False, load_encoder=load_encoder):
     """(encode, params) of the frozen feature encoder; `none` compares raw samples. names_only: only the flags are checked; nothing is read or fetched."""
+    where, options = join_where(e.name, e.path), options_of(e)
     if names_only and e.name != "none":
-        split_where(join_where(e.name, e.path))
+        split_where(where)
         return None, {}
-    encode, params, _ = load_encoder(join_where(e.name, e.path))
+    encode, params, _ = load_encoder(where, **options)
     return encode, params
+
+
+def choose_cache(config, drift, size, devices):
+    """The configuration with encoder.cache on or off: whether the bank keeps features, `size` bytes in all, in the place of images. The choice is part of the run."""
+    e, d = config.encoder, config.drift
+    pushed, drawn = d.bank_push * (1 + drift.flip), drift.n_c * (drift.n_pos + drift.n_unc) // devices
+    reasons = {
+        "raw samples have no features to keep": e.name == "none",
+        "with --drift.bank_placement host each step would wait for the features of its new samples": d.bank_placement == "host" and d.bank_per_class != "all",
+    }
+    not_worth = {
+        f"{size / 1e9:.1f} GB of features are over --encoder.cache_budget_gb {e.cache_budget_gb:g}": size > e.cache_budget_gb * 1e9,
+        f"the {pushed} new images of a step are no fewer than the {drawn} reals that a device encodes": d.bank_per_class != "all" and pushed >= drawn,
+    }
+    senseless = [reason for reason, holds in reasons.items() if holds]
+    if e.cache == "on" and senseless:
+        raise UserError(f"--encoder.cache on: {senseless[0]}; leave it out")
+    config = copy.deepcopy(config)
+    if e.cache == "auto":
+        off = senseless + [reason for reason, holds in not_worth.items() if holds]
+        config.encoder.cache = "off" if off else "on"
+        if off and e.name != "none":
+            log.info("features of reals are computed in each step: %s", off[0])
+    return config
 
 
 def check_monitor(name, encode, params, shape):
@@ -194,7 +237,8 @@ def jit_step(parts: Parts):
     networks = dict(generate=generate, optimizer=parts.optimizer, config=parts.drift, place=parts.layout)
     if not parts.bank_on_host:
         def step(state, bank, fresh, encoder_params):
-            return train_step(state, bank, fresh, encode=functools.partial(parts.encode, encoder_params), **networks)
+            keep = functools.partial(parts.keep, encoder_params)
+            return train_step(state, bank, fresh, encode=functools.partial(parts.encode, encoder_params), keep=keep, **networks)
 
         everywhere = sharding.replicated(parts.mesh)
         return jax.jit(step, donate_argnums=(0, 1), out_shardings=(shardings, everywhere, everywhere))
@@ -253,24 +297,45 @@ class HostBank:
             return jax.device_get(function(*args))
 
 
+def keep_on_one_device(parts: Parts, at_once: int):
+    """keep(images [S, ...]) -> what the bank keeps of S <= at_once images, NumPy. One device computes it, so that the number of devices changes no bit."""
+    if not parts.cached:
+        return lambda images: images
+    device = jax.local_devices()[0]
+    params, jitted = jax.device_put(parts.encoder_params, device), jax.jit(parts.keep)
+
+    def keep(images):
+        padded = np.concatenate([images, np.zeros((at_once - len(images), *images.shape[1:]), images.dtype)])
+        return jax.tree.map(lambda a: a[: len(images)], jax.device_get(jitted(params, jax.device_put(padded, device))))
+
+    return keep
+
+
 def fill_bank(parts: Parts):
     """The bank before the first step, as NumPy arrays, and how many samples of the stream it took.
 
     A whole bank holds the data set in its order. Another takes the stream until every class, and the pool, hold what a step draws from them.
     """
-    dataset, bank = parts.dataset, banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.dataset.shape, parts.dataset.dtype)
+    dataset, bank = parts.dataset, banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample)
     if parts.whole_bank:
         images, labels = pipeline.everything(dataset)
-        for k in range(dataset.n_classes):
-            of_class = images[labels == k]
-            bank["images"][k, : len(of_class)] = of_class
-            bank["filled"][k] = len(of_class)
+        bank["filled"][:] = np.bincount(labels, minlength=dataset.n_classes)
         bank["next"][:] = bank["filled"] % parts.per_class
+        slots = np.zeros_like(labels)
+        for k in range(dataset.n_classes):
+            slots[labels == k] = np.arange(bank["filled"][k])
+        at_once = 128
+        keep = keep_on_one_device(parts, at_once)
+        for start in range(0, len(images), at_once):
+            some = slice(start, start + at_once)
+            for kept, new in zip(jax.tree.leaves(bank["images"]), jax.tree.leaves(keep(images[some]))):
+                kept[labels[some], slots[some]] = new
         return bank, 0
+    keep = keep_on_one_device(parts, parts.config.drift.bank_push)
     host, position = HostBank(parts), 0
     needed = min(parts.drift.n_pos, parts.per_class)
     for images, labels in pipeline.stream(dataset, parts.config.seed, parts.config.drift.bank_push, workers=parts.config.data.workers):
-        bank = host.push(bank, images, labels)
+        bank = host.push(bank, keep(images), labels)
         position += len(labels)
         of_any_class = bank["pool_filled"] if parts.pool else bank["filled"].sum()
         enough = bank["filled"].min() >= needed and of_any_class >= min(parts.pool or of_any_class + 1, max(parts.drift.n_unc, parts.drift.n_pos))
@@ -302,17 +367,18 @@ def open_run(config) -> pathlib.Path:
     return loop.make_folder(folder)
 
 
-def checkpoint_tree(state: TrainState, bank):
-    """What a checkpoint holds, by separately readable items."""
+def checkpoint_tree(parts: Parts, state: TrainState, bank):
+    """What a checkpoint holds, by separately readable items. The features of a bank that holds the whole data set are left out: `restore` computes them again."""
     ema = {f"ema_{decay}": tree for decay, tree in state.ema.items()}
+    bank = {k: v for k, v in bank.items() if k not in ("images", "pool") or not (parts.cached and parts.whole_bank)}
     return {"state": {"step": state.step, "seed": state.seed}, "params": state.params, "opt_state": state.opt_state, "bank": bank} | ema
 
 
 def checkpoint_shapes(parts: Parts):
     """`checkpoint_tree` of these parts, as shapes and shardings."""
     where = None if parts.bank_on_host else sharding.replicated(parts.mesh)
-    bank = jax.eval_shape(lambda: banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.dataset.shape, parts.dataset.dtype))
-    return checkpoint_tree(state_shapes(parts), jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), bank))
+    bank = jax.eval_shape(lambda: banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample))
+    return checkpoint_tree(parts, state_shapes(parts), jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), bank))
 
 
 def restore(parts: Parts, checkpoints: Checkpoints):
@@ -320,7 +386,15 @@ def restore(parts: Parts, checkpoints: Checkpoints):
     tree, metadata, _ = checkpoints.restore(checkpoint_shapes(parts))
     check_same_run(metadata["config"], parts.config, checkpoints.folder.parent)
     ema = {name.removeprefix("ema_"): item for name, item in tree.items() if name.startswith("ema_")}
-    return TrainState(tree["state"]["step"], tree["state"]["seed"], tree["params"], tree["opt_state"], ema), tree["bank"], metadata["position"]
+    state, bank = TrainState(tree["state"]["step"], tree["state"]["seed"], tree["params"], tree["opt_state"], ema), tree["bank"]
+    if parts.cached and parts.whole_bank:
+        bank = place_bank(parts, fill_bank(parts)[0])
+    return state, bank, metadata["position"]
+
+
+def place_bank(parts: Parts, bank):
+    """A bank of NumPy arrays, where the steps want it."""
+    return bank if parts.bank_on_host else sharding.put(bank, sharding.replicated(parts.mesh))
 
 
 def report(parts: Parts) -> str:
@@ -333,7 +407,7 @@ def report(parts: Parts) -> str:
         "steps": f"{c.max_steps:,}",
         "devices": f"{parts.mesh.size} x {parts.mesh.devices.flat[0].device_kind}, mesh data {parts.mesh.shape['data']} x fsdp {parts.mesh.shape['fsdp']}",
         "per device": f"parameters {mb(shapes.params)}, optimiser {mb(shapes.opt_state)}, {len(shapes.ema)} EMA {mb(shapes.ema)}",
-        "bank": f"{parts.bank_bytes / 1e6:.1f} MB {'in host memory' if parts.bank_on_host else 'on each device'}",
+        "bank": f"{parts.bank_bytes / 1e6:.1f} MB of {'features' if parts.cached else 'samples'} {'in host memory' if parts.bank_on_host else 'on each device'}",
     }
     return "\n".join(f"{name:12}{text}" for name, text in rows.items())
 
@@ -422,9 +496,9 @@ def run(flag_values):
         given_params(parts)
     if config.dry_run:
         if processes.is_first():
-            print(config_lib.explain(config, flag_values, saved), report(parts), sep="\n\n")
+            print(config_lib.explain(parts.config, flag_values, saved), report(parts), sep="\n\n")
         return
-    train(parts, open_run(config))
+    train(parts, open_run(parts.config))
 
 
 def train(parts: Parts, folder: pathlib.Path):
@@ -442,7 +516,7 @@ class DriftJob(loop.Job):
             self.state, self.bank, self.position = restore(self.parts, checkpoints)
         else:
             self.state, (bank, self.position) = make_state(self.parts), fill_bank(self.parts)
-            self.bank = bank if self.parts.bank_on_host else sharding.put(bank, sharding.replicated(self.parts.mesh))
+            self.bank = place_bank(self.parts, bank)
         return int(self.state.step)
 
     def prepare(self, step):
@@ -478,7 +552,7 @@ class DriftJob(loop.Job):
         return draw_figures(self.parts, self.folder, self.state, step)
 
     def checkpoint(self):
-        return checkpoint_tree(self.state, self.bank), describe_run(self.parts, self.position)
+        return checkpoint_tree(self.parts, self.state, self.bank), describe_run(self.parts, self.position)
 
 
 def describe_run(parts: Parts, position: int) -> dict:

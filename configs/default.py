@@ -81,8 +81,16 @@ TABLE = (
     Key("drift.bank_budget_gb", 4.0, "largest bank that auto puts on a device, in GB", "(0, inf)"),
     Key("drift.monitor", "", "feature set of the energy distance and the diversity; empty = chosen"),
 
-    Key("encoder.name", "none", "feature encoder; none = raw samples"),
-    Key("encoder.path", "", "its weights: a folder or hf://name"),
+    Key("encoder.name", "none", "feature encoder, or several joined by +; none = raw samples"),
+    Key("encoder.path", "", "its weights: a folder or hf://name; for several, in the order of the names, separated by commas"),
+    Key("encoder.weights", "1", "weight of the losses of each encoder, in the order of the names, such as 1,0.5; one number for all"),
+    Key("encoder.layers", "", "feature maps to use, such as layer3*,layer4*,!*_std; this and the next three: joined by + like the names, empty = its own"),
+    Key("encoder.statistics", "", "of each map: some of map,mean,std"),
+    Key("encoder.patch_sizes", "", "sides of the patches for mean and std, such as 2,4; none = whole maps only"),
+    Key("encoder.image_size", "", "side that images are resized to"),
+    Key("encoder.bf16", "auto", "compute encoders in bfloat16; auto = as each was made", ("auto", "on", "off")),
+    Key("encoder.cache", "auto", "keep the features of reals in the bank, so that a step encodes generated samples alone; auto = where it pays, by cache_budget_gb", ("auto", "on", "off")),
+    Key("encoder.cache_budget_gb", 4.0, "largest bank of features that auto makes, in GB", "(0, inf)"),
 
     Key("data.dir", "", "folder of the data set, or of all TFDS sets; empty = its usual place"),
     Key("data.split", "train", "split to learn from"),

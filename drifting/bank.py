@@ -4,7 +4,7 @@ Per class a queue of K samples, and one global queue of G. Each step pushes the 
 
     bank = {"images": [C, K, ...], "filled": [C], "next": [C], "pool": [G, ...], "pool_filled": [], "pool_next": []}
 
-Images keep the dtype of the data set (uint8, or float for latents). G = 0: unconditional samples are drawn from the class queues, for data that the bank holds as a whole.
+Images keep the dtype of the data set (uint8, or float for latents); in their place there may be a tree of arrays for each sample, such as its features (cache.py). G = 0: unconditional samples are drawn from the class queues, for data that the bank holds as a whole.
 The index arithmetic (`*_slots`) is apart from the storage, so that a bank in host memory (NumPy) runs the same draws to the same bits.
 """
 
@@ -24,31 +24,37 @@ class Batch:
 
     labels: jax.Array  # [C] int32
     alpha: jax.Array  # [C] guidance scales
-    pos: jax.Array  # [C, N_pos, H, W, ch]
+    pos: jax.Array  # [C, N_pos, H, W, ch], or what the bank keeps in the place of images
     weight_pos: jax.Array  # [C, N_pos]: 1, or 0 where a class has fewer samples than N_pos
     unc: jax.Array  # [C, N_unc, H, W, ch]
 
 
-def empty_bank(n_classes, per_class, pool, shape, dtype):
-    """A bank without samples, as NumPy arrays: n_classes queues of per_class samples and a global queue of `pool`, each sample of `shape` and `dtype`."""
-    return {"images": np.zeros((n_classes, per_class, *shape), dtype), "filled": np.zeros(n_classes, np.int32), "next": np.zeros(n_classes, np.int32),
-            "pool": np.zeros((pool, *shape), dtype), "pool_filled": np.zeros((), np.int32), "pool_next": np.zeros((), np.int32)}
+def empty_bank(n_classes, per_class, pool, sample):
+    """A bank without samples, as NumPy arrays: n_classes queues of per_class samples and a global queue of `pool`. sample: shape and dtype of one, an array or a tree."""
+    zeros = lambda *lead: jax.tree.map(lambda a: np.zeros((*lead, *a.shape), a.dtype), sample)
+    return {"images": zeros(n_classes, per_class), "filled": np.zeros(n_classes, np.int32), "next": np.zeros(n_classes, np.int32),
+            "pool": zeros(pool), "pool_filled": np.zeros((), np.int32), "pool_next": np.zeros((), np.int32)}
 
 
-def bank_bytes(n_classes, per_class, pool, shape, dtype) -> int:
+def bank_bytes(n_classes, per_class, pool, sample) -> int:
     """Memory of such a bank in bytes."""
-    return (n_classes * per_class + pool) * int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return (n_classes * per_class + pool) * sum(int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize for a in jax.tree.leaves(sample))
+
+
+def sizes(bank):
+    """(samples in a class queue, samples in the global queue)."""
+    return jax.tree.leaves(bank["images"])[0].shape[1], jax.tree.leaves(bank["pool"])[0].shape[0]
 
 
 def push_slots(bank, labels):
     """Where new samples with these labels [S] go: ring slots [S] (out of range for those that newer ones of the same push displace), and the new counters."""
-    size, same = bank["images"].shape[1], labels[:, None] == labels[None, :]
+    (size, pool), same = sizes(bank), labels[:, None] == labels[None, :]
     rank = jnp.sum(jnp.tril(same, -1), 1)  # how many of the class came before it in this push
     after = jnp.sum(jnp.triu(same, 1), 1)  # ... and come after it
     slot = jnp.where(after < size, (bank["next"][labels] + rank) % size, size)
     new = jnp.zeros_like(bank["next"]).at[labels].add(1)
     counters = {"filled": jnp.minimum(bank["filled"] + new, size), "next": (bank["next"] + new) % size}
-    pool, n = bank["pool"].shape[0], labels.shape[0]
+    n = labels.shape[0]
     if pool:
         pool_slot = jnp.where(jnp.arange(n) >= n - pool, (bank["pool_next"] + jnp.arange(n)) % pool, pool)
         counters |= {"pool_filled": jnp.minimum(bank["pool_filled"] + n, pool), "pool_next": (bank["pool_next"] + n) % pool}
@@ -60,16 +66,18 @@ def push_slots(bank, labels):
 def push(bank, images, labels):
     """The bank after `images` [S, ...] with `labels` [S] joined their class queues and the global one, the oldest leaving."""
     slot, pool_slot, counters = push_slots(bank, labels)
-    bank = bank | counters | {"images": bank["images"].at[labels, slot].set(images, mode="drop")}
-    return bank | ({"pool": bank["pool"].at[pool_slot].set(images, mode="drop")} if bank["pool"].shape[0] else {})
+    put = lambda where, *at: jax.tree.map(lambda a, new: a.at[at].set(new, mode="drop"), where, images)
+    bank = bank | counters | {"images": put(bank["images"], labels, slot)}
+    return bank | ({"pool": put(bank["pool"], pool_slot)} if sizes(bank)[1] else {})
 
 
 def push_host(bank, slots, images, labels):
     """The same for a bank of NumPy arrays, in place: slots as returned by `push_slots(bank, labels)`."""
     slot, pool_slot, counters = slots
-    for where, at in (("images", (labels, slot)), ("pool", (pool_slot,))):
-        keep = at[-1] < bank[where].shape[len(at) - 1]
-        bank[where][tuple(i[keep] for i in at)] = images[keep]
+    for where, at, size in zip(("images", "pool"), ((labels, slot), (pool_slot,)), sizes(bank)):
+        keep = at[-1] < size
+        for kept, new in zip(jax.tree.leaves(bank[where]), jax.tree.leaves(images)):
+            kept[tuple(i[keep] for i in at)] = new[keep]
     return bank | counters
 
 
@@ -90,25 +98,26 @@ def class_slots(key, filled, size, n):
 
 def pool_slots(key, bank, draws, n):
     """n of the recent samples of any class without replacement, `draws` times: [draws, n] indices for `take_pool`, and validity."""
-    size = bank["pool"].shape[0]
-    if size:
-        return _without_replacement(key, jnp.broadcast_to(bank["pool_filled"], draws), size, n)
+    per_class, pool = sizes(bank)
+    if pool:
+        return _without_replacement(key, jnp.broadcast_to(bank["pool_filled"], draws), pool, n)
     ends = jnp.cumsum(bank["filled"])  # the i-th of all samples lies in the class whose range holds i
-    index, valid = _without_replacement(key, jnp.broadcast_to(ends[-1], draws), bank["images"].shape[0] * bank["images"].shape[1], n)
+    index, valid = _without_replacement(key, jnp.broadcast_to(ends[-1], draws), ends.shape[0] * per_class, n)
     label = jnp.minimum(jnp.searchsorted(ends, index, side="right"), ends.shape[0] - 1)
-    return label * bank["images"].shape[1] + index - (ends - bank["filled"])[label], valid
+    return label * per_class + index - (ends - bank["filled"])[label], valid
 
 
 def take_class(bank, labels, slots):
     """Samples [..., n, H, W, ch] of the class queues `labels` [...] at `slots` [..., n]."""
-    return bank["images"][labels[..., None], slots]
+    return jax.tree.map(lambda a: a[labels[..., None], slots], bank["images"])
 
 
 def take_pool(bank, slots):
     """Samples [..., n, H, W, ch] at `slots` [..., n] of `pool_slots`."""
-    if bank["pool"].shape[0]:
-        return bank["pool"][slots]
-    return bank["images"][slots // bank["images"].shape[1], slots % bank["images"].shape[1]]
+    per_class, pool = sizes(bank)
+    if pool:
+        return jax.tree.map(lambda a: a[slots], bank["pool"])
+    return jax.tree.map(lambda a: a[slots // per_class, slots % per_class], bank["images"])
 
 
 def draw(bank, seed, step, c: DriftConfig):
@@ -117,7 +126,7 @@ def draw(bank, seed, step, c: DriftConfig):
     rounds = jnp.stack([jax.random.permutation(jax.random.fold_in(key("labels"), r), c.n_classes) for r in range(-(-c.n_c // c.n_classes))])
     labels = rounds.reshape(-1)[: c.n_c].astype(jnp.int32)
     alpha = sample_alpha(key("alpha"), (c.n_c,), c.alpha_min, c.alpha_max, c.alpha_power, c.no_cfg_frac)
-    slots, valid = class_slots(key("positives"), bank["filled"][labels], bank["images"].shape[1], c.n_pos)
+    slots, valid = class_slots(key("positives"), bank["filled"][labels], sizes(bank)[0], c.n_pos)
     plan = {"labels": labels, "alpha": alpha, "slots": slots, "valid": valid, "unc": pool_slots(key("unconditional"), bank, c.n_c, c.n_unc)[0]}
     if c.class_dropout_prob:
         dropped = jax.random.uniform(key("class dropout"), (c.n_c,)) < c.class_dropout_prob
@@ -130,8 +139,8 @@ def gather(bank, plan) -> Batch:
     """The samples of a plan of `draw`, whose classes may be in groups [K, C]; NumPy for a bank in host memory, traced for one on the device."""
     labels, pos = plan["labels"], take_class(bank, plan["labels"], plan["slots"])
     if "dropped" in plan:
-        xp = np if isinstance(pos, np.ndarray) else jnp
-        dropped = plan["dropped"].reshape(*labels.shape, *(1,) * (pos.ndim - labels.ndim))
-        pos = xp.where(dropped, take_pool(bank, plan["any"]), pos)
-        labels = xp.where(plan["dropped"], bank["images"].shape[0], labels)
+        xp = np if isinstance(labels, np.ndarray) else jnp
+        choose = lambda a, b: xp.where(plan["dropped"].reshape(*labels.shape, *(1,) * (a.ndim - labels.ndim)), a, b)
+        pos = jax.tree.map(choose, take_pool(bank, plan["any"]), pos)
+        labels = xp.where(plan["dropped"], bank["filled"].shape[0], labels)
     return Batch(labels, plan["alpha"], pos, plan["valid"].astype("float32"), take_pool(bank, plan["unc"]))

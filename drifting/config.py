@@ -25,3 +25,5 @@ class DriftConfig:
     groups: int = 1  # K: the step goes through its classes in so many groups (accumulate.py) ...
     exact_scales: bool = False  # ... and pools its scalars over all of them
     monitor: str = ""  # feature set of the energy distance and the diversity; "" = the last one with one vector per image
+    sample_shape: tuple[int, ...] = ()  # of what is generated; () = that of the reals, where the bank holds samples and not their features
+    set_weight: Callable[[str], float] = lambda name: 1.0  # weight of the loss of a feature set, by its name

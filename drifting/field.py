@@ -19,12 +19,15 @@ A new field is one such function and one line in FIELDS. Options of all: V = att
 import jax
 import jax.numpy as jnp
 
+from drifting import tiled
 from drifting.kernel import MASKED, log_kernel, log_weight, perplexity
 from drifting.sinkhorn import sinkhorn_field
 
 
 def kernel_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit=1.0, *, kernel="laplace", normalize="both", attraction=1.0, repulsion=1.0):
     """Algorithm 2: the kernel (eq. 12) normalised over y and over x; over y alone, or not at all (Table 11)."""
+    if pos.shape[0] > tiled.TILE:
+        return tiled.kernel_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, kernel=kernel, normalize=normalize, attraction=attraction, repulsion=repulsion)
     y = jnp.concatenate([neg, pos])  # [M+P, D]
     weight = jnp.concatenate([weight_neg, weight_pos])  # [M+P]
     logit = log_kernel(x, y, kernel, tau, unit, self_neg)  # [N, M+P]

@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from drifting import tiled
 from drifting.field import FIELDS
 from drifting.kernel import distance
 
 
 def feature_scale(x, y, weight_y, self_neg):
     """S sqrt(D) (A.6): the mean distance from x [B,N,D] to y [B,Y,D], whose first self_neg are x, weighted by weight_y [B,Y]; one scalar over all B problems. And its weight."""
-    dist = distance(x, y, self_neg)  # [B, N, Y]
     weight = jnp.sum(weight_y) * x.shape[1]
+    if y.shape[1] - self_neg > tiled.TILE:
+        return tiled.sum_of_distances(x, y, weight_y, self_neg) / weight, weight
+    dist = distance(x, y, self_neg)  # [B, N, Y]
     return jnp.sum(dist * weight_y[:, None, :]) / weight, weight
 
 

@@ -3,12 +3,17 @@
 import jax
 import jax.numpy as jnp
 
+from drifting import tiled
 from drifting.kernel import distance
 
 
 def mean_distances(gen, pos, weight_pos):
-    """Means over the classes of features gen [C,N,D], pos [C,P,D] with weight_pos [C,P]: "xx" E||x-x'||, "yy" E||y-y'||, "xy" E||x-y||."""
-    gen, pos = jax.lax.stop_gradient((gen, pos))
+    """Means over the classes of features gen [C,N,D], pos [C,P,D] with weight_pos [C,P]: "xx" E||x-x'||, "yy" E||y-y'||, "xy" E||x-y||.
+
+    Of more than TILE positives, evenly spaced ones stand for all.
+    """
+    some = slice(None, None, -(-pos.shape[1] // tiled.TILE))
+    gen, pos, weight_pos = jax.lax.stop_gradient((gen, pos[:, some], weight_pos[:, some]))
     n, p, w = gen.shape[1], pos.shape[1], weight_pos
     mean = lambda dist, weight: jnp.mean(jnp.sum(dist * weight, (1, 2)) / jnp.maximum(jnp.sum(weight, (1, 2)), 1))  # every class counts the same
     return {

@@ -6,20 +6,23 @@ import optax
 
 from drifting.accumulate import in_groups, mean_over_groups
 from drifting.bank import Batch, draw, gather, push
+from drifting.cache import recall
 from drifting.config import DriftConfig
 from drifting.guidance import unconditional_weight
+from drifting.images import mirror, to_float
 from drifting.loss import drift_loss
 from drifting.measure import mean_distances, measure
 from drifting.place import Whole
 from drifting.state import TrainState, named_key, update_ema
 
 
-def train_step(state: TrainState, bank, fresh, *, generate, encode, optimizer, config: DriftConfig, place=Whole()):
+def train_step(state: TrainState, bank, fresh, *, generate, encode, optimizer, config: DriftConfig, place=Whole(), keep=lambda images: images):
     """Push the newest reals into the bank, draw a batch from it, and take one step. Pure; to be jitted with `state` and `bank` donated.
 
-    fresh: (images [S, ...], labels [S]), or None for a bank that already holds all data. The others as in `drift_step`. Returns (state, bank, metrics).
+    fresh: (images [S, ...], labels [S]), or None for a bank that already holds all data. keep: what the bank keeps of images, themselves or their features (cache.py).
+    The others as in `drift_step`. Returns (state, bank, metrics).
     """
-    bank = bank if fresh is None else push(bank, *fresh)
+    bank = bank if fresh is None else push(bank, keep(fresh[0]), fresh[1])
     plan = in_groups(draw(bank, state.seed, state.step, config), config.groups)
     batch = gather(bank, place.groups(plan))
     state, metrics = drift_step(state, batch, generate=generate, encode=encode, optimizer=optimizer, config=config, place=place)
@@ -39,7 +42,7 @@ def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, 
     key = lambda name: named_key(state.seed, name, state.step)
     coin = lambda name, count: jax.random.bernoulli(key(name), 0.5, (c.n_c, count))
     drawn = {
-        "noise": jax.random.normal(key("noise"), (c.n_c, n, *batch.pos.shape[3:])),
+        "noise": jax.random.normal(key("noise"), (c.n_c, n, *(c.sample_shape or batch.pos.shape[3:]))),
         "style": jax.random.randint(key("style"), (c.n_c, n, c.style_shape[0]), 0, max(c.style_shape[1], 1)),
         "mirror": jnp.concatenate([coin("flip positives", c.n_pos), coin("flip unconditional", c.n_unc)], 1),
     }
@@ -48,10 +51,9 @@ def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, 
         batch, drawn = place.classes(group)  # C classes
         per_sample = lambda a: place.flat(jnp.repeat(a[:, None], n, 1))
         x = generate(params, place.flat(drawn["noise"]), per_sample(batch.labels), per_sample(batch.alpha), place.flat(drawn["style"]))  # x = f(eps), [C N, H, W, ch]
-        real = to_float(jnp.concatenate([batch.pos, batch.unc], 1))
-        real = mirror(drawn["mirror"], real) if c.flip else real
-        phi_real = jax.lax.stop_gradient(encode(place.rows(flat(real))))
-        weight_unc = jnp.broadcast_to(unconditional_weight(batch.alpha, n, max(c.n_unc, 1))[:, None], batch.unc.shape[:2])
+        real = jax.tree.map(lambda pos, unc: jnp.concatenate([pos, unc], 1), batch.pos, batch.unc)  # [C, N_pos + N_unc, ...]
+        phi_real = jax.lax.stop_gradient(real_features(real, drawn["mirror"], encode, c, place))
+        weight_unc = jnp.broadcast_to(unconditional_weight(batch.alpha, n, max(c.n_unc, 1))[:, None], (len(batch.alpha), c.n_unc))
         return feature_loss(encode(x), phi_real, batch.weight_pos, weight_unc, c, place, pooled)
 
     groups = place.groups((batch, in_groups(drawn, c.groups)))
@@ -63,8 +65,16 @@ def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, 
     return state, {"loss": loss} | measure(info["sets"], info["distances"]) | norms | {"alpha_mean": jnp.mean(batch.alpha)}
 
 
+def real_features(real, mirrored, encode, c: DriftConfig, place):
+    """{name: [C N, T, D]} of the real samples [C, N, ...], or of what the bank kept in their place; with c.flip, of the mirrored ones where `mirrored` [C, N] says so."""
+    if isinstance(real, dict):
+        return recall(real, mirrored)
+    real = to_float(real)
+    return encode(place.rows(flat(mirror(real, mirrored) if c.flip else real)))
+
+
 def feature_loss(phi_gen, phi_real, weight_pos, weight_unc, c: DriftConfig, place, pooled=None):
-    """Sum of the drifting losses of all feature sets (A.5). One field per location: a set [C N, T, D] is C x T problems over the samples of a class.
+    """Weighted sum of the drifting losses of all feature sets (A.5). One field per location: a set [C N, T, D] is C x T problems over the samples of a class.
 
     Sets of the same shape are computed together, so that the program does not grow with their number.
     """
@@ -87,23 +97,13 @@ def feature_loss(phi_gen, phi_real, weight_pos, weight_unc, c: DriftConfig, plac
             return jnp.mean(loss), info
 
         loss, info = jax.vmap(one_set)(gen, real, pooled[len(infos)] if pooled else None)
-        total += jnp.sum(loss)
+        total += jnp.sum(loss * jnp.array([c.set_weight(k) for k in names]))
         infos.append(info)
     monitor = c.monitor or [k for k, f in phi_gen.items() if f.shape[1] == 1][-1]
     distances = mean_distances(place.classes(gen_of(monitor)[:, 0]), real_of(monitor)[:, 0, :n_pos], weight_pos)
     return total, {"sets": infos, "distances": distances}
 
 
-def to_float(images):
-    """uint8 [0, 255] -> float32 [-1, 1]; other dtypes (latents) become float32 as they are."""
-    return images.astype(jnp.float32) / 127.5 - 1 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
-
-
 def flat(a):
     """[C, N, ...] -> [C N, ...]"""
     return a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])
-
-
-def mirror(where, images):
-    """Flip the images of [C, N, H, W, ch] that `where` [C, N] names, left to right."""
-    return jnp.where(where[:, :, None, None, None], images[:, :, :, ::-1], images)

@@ -246,6 +246,65 @@ def join_where(name: str, path: str) -> str:
     return "+".join(f"{n}:{p}" if p else n for n, p in zip(names, paths))
 
 
+def options_of(e) -> dict[str, dict[str, Any]]:
+    """The options of `load_encoder` that the flags `encoder.*` choose. Where several encoders are joined by
+    "+", so are their values, in the same order; an empty one stands for the encoder's own."""
+    names = e.name.split("+")
+
+    def each(flag, parse):
+        given = e[flag].split("+") if e[flag] else []
+        if len(given) > len(names):
+            raise UserError(
+                f"--encoder.{flag} {e[flag]} is for {len(given)} encoders, but there is {e.name}: "
+                "give one for each name, joined by +"
+            )
+        try:
+            return {name: parse(value) for name, value in zip(names, given) if value}
+        except ValueError:
+            raise UserError(
+                f"--encoder.{flag} {e[flag]}: expected {PATTERNS[flag]} for each encoder, joined by +"
+            ) from None
+
+    words = lambda text: tuple(word.strip() for word in text.split(","))
+    positive = lambda word: int(word) if int(word) > 0 else int("not positive")
+    numbers = lambda text: () if text == "none" else tuple(map(positive, words(text)))
+    options = {
+        "names": each("layers", words),
+        "statistics": each("statistics", words),
+        "patch_sizes": each("patch_sizes", numbers),
+        "image_size": each("image_size", positive),
+    }
+    if e.bf16 != "auto":
+        options["bf16"] = e.bf16 == "on"
+    return options
+
+
+PATTERNS = {
+    "layers": "patterns such as layer3*,layer4*,!conv1",
+    "statistics": "some of map,mean,std",
+    "patch_sizes": "sizes such as 2,4, or none",
+    "image_size": "a side in pixels such as 224",
+}
+
+
+def set_weights(e) -> Callable[[str], float]:
+    """The weight of a feature set's loss, by the flag `encoder.weights`: one number, or one for each encoder.
+    Raises UserError for others."""
+    names = e.name.split("+")
+    try:
+        given = tuple(map(float, e.weights.split(",")))
+    except ValueError:
+        given = ()
+    if len(given) not in (1, len(names)) or not all(0 < w < np.inf for w in given):
+        raise UserError(
+            f"--encoder.weights {e.weights}: expected a number above 0, or one for each of the encoders "
+            f"{e.name}, separated by commas"
+        )
+    by_name = dict(zip(names, given * len(names) if len(given) == 1 else given))
+    metadata = {"encoders": names}
+    return lambda set_name: by_name[encoder_of(set_name, metadata)]
+
+
 OPTIONS = ("names", "statistics", "patch_sizes", "image_size", "bf16", "sha256")
 
 

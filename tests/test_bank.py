@@ -27,7 +27,7 @@ def fresh(rng, n, counter):
 
 def push_all(pool, pushes, host):
     """Push the same samples into a bank and into lists; both."""
-    rng, bank, counter = np.random.default_rng(0), banks.empty_bank(C, K, pool, SHAPE, np.uint8), 0
+    rng, bank, counter = np.random.default_rng(0), banks.empty_bank(C, K, pool, jax.ShapeDtypeStruct(SHAPE, np.uint8)), 0
     queues, recent = [collections.deque(maxlen=K) for _ in range(C)], collections.deque(maxlen=max(pool, 1))
     push, slots = jax.jit(banks.push), jax.jit(banks.push_slots)
     for n in pushes:

@@ -152,7 +152,7 @@ def test_only_parameters_and_scalars_travel(changes, fsdp):
     state, everywhere = train_drift.make_state(parts), sharding.replicated(parts.mesh)
     bank = jax.device_put(train_drift.fill_bank(parts)[0], everywhere)
     fresh = None if parts.whole_bank else jax.device_put((np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32)), everywhere)
-    compiled = train_drift.make_step(parts).lower(state, bank, fresh, {}).compile()
+    compiled = train_drift.make_step(parts).lower(state, bank, fresh, parts.encoder_params).compile()
     of_parameters = set()
     for leaf in jax.tree.leaves(state.params):
         for shape in (leaf.shape, leaf.shape[1:]):  # a layer of the scan

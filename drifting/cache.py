@@ -1,0 +1,23 @@
+"""Features of real samples, kept in the bank in the place of the samples: the encoder is frozen, so each real is encoded once, and a step encodes generated samples alone.
+
+A sample is kept as {name: [V, T, D]}, its feature sets (A.5) in V views: as it is and, where the step mirrors at random, mirrored.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from drifting.images import mirror, to_float
+
+
+def remember(images, *, encode, flip: bool):
+    """What the bank keeps of real samples [S, H, W, ch]: {name: [S, V, T, D]}. encode: as in `drift_step`. flip: whether the step mirrors."""
+    images = to_float(images)
+    views = [images, mirror(images, jnp.ones(images.shape[0], bool))] if flip else [images]
+    return jax.tree.map(lambda *view: jnp.stack(view, 1), *map(encode, views))
+
+
+def recall(kept, mirrored):
+    """Features {name: [C N, T, D]} of what the bank kept, {name: [C, N, V, T, D]}: of the mirrored view, where one is kept and `mirrored` [C, N] says so."""
+    view = mirrored.astype(jnp.int32)[:, :, None, None, None]
+    pick = lambda f: jnp.take_along_axis(f, view, 2)[:, :, 0] if f.shape[2] > 1 else f[:, :, 0]
+    return jax.tree.map(lambda f: pick(f).reshape(-1, *f.shape[3:]), kept)

@@ -1,0 +1,88 @@
+"""Features of reals kept in the bank: the same training as with features computed in each step. Real digits, a real (small) encoder."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from test_train import STREAM, everything_saved, parts_of, records, same_bits, train
+from weight_rule import draw_flax
+
+import train_drift
+from drifting import cache
+from drifting.images import mirror, to_float
+from models.encoders import mae_shapes, save_mae
+from models.mae import MAE
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """Flags of an MAE with drawn weights, for digits."""
+    model = MAE(in_channels=1, base_channels=8, patch_size=2, layers=(1, 1, 1, 1), input_patch_size=1, dropout_prob=0.0, use_bf16=False, num_classes=10)
+    params = {path: draw_flax("/".join(path), leaf.shape, 0) for path, leaf in flatten_dict(mae_shapes(model)).items()}
+    folder = tmp_path_factory.mktemp("mae")
+    save_mae(folder, model, unflatten_dict(params), {})
+    return {"encoder.name": "mae", "encoder.path": str(folder), "encoder.layers": "layer2,layer3", "encoder.statistics": "map,mean", "encoder.patch_sizes": "none",
+            "data.flip": True, "drift.n_unc": 4, "drift.alpha_max": 3.0, "max_steps": 6, "save_interval": 3}  # fmt: skip
+
+
+def test_a_view_of_each_image_is_recalled():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 1), np.uint8)
+    encode = lambda x: {"rows": x.sum((2, 3))[..., None] + x[:, :, 0, 0, None]}
+    kept = jax.vmap(lambda x: cache.remember(x, encode=encode, flip=True))(images)
+    mirrored = np.array([[0, 1, 1], [1, 0, 1]], bool)
+    expected = encode(mirror(to_float(images), mirrored).reshape(6, 4, 4, 1))
+    np.testing.assert_allclose(cache.recall(kept, mirrored)["rows"], expected["rows"], atol=1e-5)
+
+
+@pytest.mark.parametrize("bank", [pytest.param({"drift.n_pos": "all", "drift.bank_per_class": "all"}, marks=pytest.mark.slow), STREAM], ids=["whole bank", "stream"])
+def test_cached_features_give_the_same_losses(tmp_path, encoder, bank):
+    """To float32 rounding; and the run ends in the same bits when it was interrupted."""
+    off = train(tmp_path / "off", encoder | bank | {"encoder.cache": "off"})
+    on = train(tmp_path / "on", encoder | bank | {"encoder.cache": "on"})
+    for a, b in zip(off, on, strict=True):
+        for key in ("loss", "drift_rms_0.02", "energy_distance", "feature_scale", "perplexity"):
+            np.testing.assert_allclose(b[key], a[key], rtol=2e-4, err_msg=f"{key} of step {a['step']}")
+    for until in (3, 6):
+        train(tmp_path / "resumed", encoder | bank | {"encoder.cache": "on", "max_steps": until})
+    assert records(tmp_path / "resumed") == on
+    saved = [everything_saved(tmp_path / name, encoder | bank | {"encoder.cache": "on"})[0] for name in ("on", "resumed")]
+    same_bits(*saved)
+
+
+def test_cache_is_chosen_by_what_it_saves(encoder):
+    choice = lambda **changes: parts_of(encoder | STREAM | {k.replace("__", "."): v for k, v in changes.items()}).config.encoder.cache
+    assert choice() == "on"
+    assert choice(encoder__cache_budget_gb=1e-4) == "off"  # 10 x 16 + 40 samples of 2 views of 16 x 16 + 4 x 32 + 16 + 32 numbers: 0.69 MB
+    assert choice(drift__bank_push=48) == "off"  # 48 new images in two views, and 8 classes x 12 reals
+    assert choice(encoder__cache="off") == "off"
+    assert choice(encoder__name="none", encoder__path="", encoder__layers="", encoder__statistics="", encoder__patch_sizes="") == "off"
+    with pytest.raises(UserError, match="raw samples"):
+        choice(encoder__name="none", encoder__path="", encoder__layers="", encoder__statistics="", encoder__patch_sizes="", encoder__cache="on")
+    with pytest.raises(UserError, match="bank_placement host"):
+        choice(encoder__cache="on", drift__bank_placement="host")
+    parts = parts_of(encoder | STREAM)
+    assert not parts.bank_on_host and parts.bank_bytes == 200 * 2 * 4 * (16 * 16 + 4 * 32 + 16 + 32)
+
+
+@pytest.mark.slow
+def test_features_in_host_memory_give_the_same_run(tmp_path, encoder):
+    whole = encoder | {"drift.n_pos": 8, "drift.bank_per_class": "all", "encoder.cache": "on"}
+    device, host = (train(tmp_path / where, whole | {"drift.bank_placement": where}) for where in ("device", "host"))
+    for a, b in zip(device, host, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bank", [{"drift.n_pos": "all", "drift.bank_per_class": "all"}, STREAM], ids=["whole bank", "stream"])
+def test_devices_do_not_change_the_losses(tmp_path, encoder, bank):
+    one, eight = (train(tmp_path / str(n), encoder | bank | {"encoder.cache": "on"}, devices=n) for n in (1, 8))
+    for a, b in zip(one, eight, strict=True):
+        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-4)
+
+
+def test_features_in_a_checkpoint(encoder):
+    """Those of a stream are there, those of a whole data set are not: it is there to be encoded again."""
+    held = lambda bank: train_drift.checkpoint_shapes(parts_of(encoder | bank | {"encoder.cache": "on"}))["bank"]
+    assert set(held(STREAM)["images"]) == {"layer2", "layer2_mean", "layer3", "layer3_mean"}
+    assert "images" not in held({"drift.n_pos": "all", "drift.bank_per_class": "all"})

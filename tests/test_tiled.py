@@ -1,0 +1,53 @@
+"""The kernel field over tiles of positives: the same as all at once, in bounded memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_drift import GOLDEN, TAUS
+
+from drifting import tiled
+from drifting.field import kernel_field
+from drifting.loss import drift_loss
+
+
+@pytest.mark.parametrize("case", ["uncond", "collapsed"])
+def test_golden_loss_and_gradient(case, monkeypatch):
+    monkeypatch.setattr(tiled, "TILE", 5)
+    gold = {k.split("/")[1]: GOLDEN[k] for k in GOLDEN if k.startswith(case + "/")}
+    assert gold["pos"].shape[1] % 5 and gold["pos"].shape[1] > 5
+
+    def total(gen):
+        loss, info = drift_loss(gen, gold["pos"], gold["neg"], weight_neg=gold["weight_neg"], temperatures=TAUS)
+        return loss.sum(), (loss, info)
+
+    (_, (loss, info)), grad = jax.jit(jax.value_and_grad(total, has_aux=True))(gold["gen"])
+    found = {"loss": loss, "grad_gen": grad, "scale": info["scale"]} | {f"drift_sq_norm_{t}": info[f"drift_sq_norm_{t}"] for t in TAUS}
+    for name, value in found.items():
+        assert np.max(np.abs(value - gold[name])) <= 1e-4 * np.max(np.abs(gold[name])), name
+
+
+@pytest.mark.parametrize("tau", [0.3, 2.0])
+@pytest.mark.parametrize("options", [{}, {"kernel": "gaussian", "normalize": "y", "attraction": 1.5}], ids=["paper", "options"])
+def test_tiles_change_nothing_but_rounding(tau, options, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, pos, unc = (jnp.float32(rng.normal(size=(n, 5)) + 20) for n in (12, 100, 4))  # far from the origin
+    weight_pos, weight_neg = jnp.float32(rng.integers(0, 3, 100)), jnp.r_[jnp.ones(12), 0.5, 0, 1.5, 2]
+    args = (x, pos, jnp.concatenate([x, unc]), weight_pos, weight_neg, tau)
+    v, perplexity = kernel_field(*args, 12, **options)
+    monkeypatch.setattr(tiled, "TILE", 16)
+    v_tiled, perplexity_tiled = jax.jit(lambda *a: kernel_field(*a, 12, **options))(*args)
+    np.testing.assert_allclose(v_tiled, v, atol=2e-5 * float(jnp.abs(v).max()))
+    np.testing.assert_allclose(perplexity_tiled, perplexity, rtol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_positives():
+    """Beyond the positives themselves, their copy and their weights, a loss over 40 tiles takes what one over 4 does."""
+    def temporaries(tiles_of_positives):
+        shape = lambda n: jax.ShapeDtypeStruct((1, n, 4), jnp.float32)
+        step = jax.jit(jax.value_and_grad(lambda gen, pos: drift_loss(gen, pos, temperatures=TAUS)[0].sum()))
+        return step.lower(shape(64), shape(tiles_of_positives * tiled.TILE)).compile().memory_analysis().temp_size_in_bytes
+
+    few, many = temporaries(4), temporaries(40)
+    copies = 36 * tiled.TILE * 4 * 4 * 6
+    assert many - few < copies, (few, many)
