@@ -22,7 +22,7 @@ def encoder(tmp_path_factory):
     params = {path: draw_flax("/".join(path), leaf.shape, 0) for path, leaf in flatten_dict(mae_shapes(model)).items()}
     folder = tmp_path_factory.mktemp("mae")
     save_mae(folder, model, unflatten_dict(params), {})
-    return {"encoder.name": "mae", "encoder.path": str(folder), "encoder.layers": "layer2,layer3", "encoder.statistics": "map,mean", "encoder.patch_sizes": "none",
+    return {"encoder.name": "mae", "encoder.path": str(folder), "encoder.layers": "conv1,layer1", "encoder.statistics": "map,mean", "encoder.patch_sizes": "none",
             "data.flip": True, "drift.n_unc": 4, "drift.alpha_max": 3.0, "max_steps": 6, "save_interval": 3}  # fmt: skip
 
 
