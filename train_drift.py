@@ -127,7 +127,8 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
     sample = jax.ShapeDtypeStruct(dataset.shape, dataset.dtype)
     if encode:
         check_monitor(d.monitor, encode, encoder_params, dataset.shape)
-        features = jax.eval_shape(functools.partial(remember, encode=functools.partial(encode, encoder_params), flip=drift.flip), jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype))
+        kept = lambda params, images: remember(images, encode=functools.partial(encode, params), flip=drift.flip)
+        features = jax.eval_shape(kept, encoder_params, jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype))
         features = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), features)
         config = choose_cache(config, drift, banks.bank_bytes(n_classes, per_class, pool, features), mesh.size)
         sample = features if config.encoder.cache == "on" else sample

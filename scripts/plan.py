@@ -83,9 +83,10 @@ def inputs(parts, state):
     encoder = put(parts.encoder_params, everywhere)
     if parts.bank_on_host:
         s = lambda shape, dtype: jax.ShapeDtypeStruct((c.groups, c.n_c // c.groups, *shape), dtype)
-        batch = Batch(s((), jnp.int32), s((), jnp.float32), s((c.n_pos, *shape), dtype), s((c.n_pos,), jnp.float32), s((c.n_unc, *shape), dtype))
+        reals = lambda n: jax.tree.map(lambda a: s((n, *a.shape), a.dtype), parts.sample)
+        batch = Batch(s((), jnp.int32), s((), jnp.float32), reals(c.n_pos), s((c.n_pos,), jnp.float32), reals(c.n_unc))
         return state, put(batch, parts.layout.of_groups), encoder
-    bank = put(jax.eval_shape(lambda: train_drift.banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, shape, dtype)), everywhere)
+    bank = put(jax.eval_shape(lambda: train_drift.banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample)), everywhere)
     n = parts.config.drift.bank_push
     fresh = None if parts.whole_bank else put((jax.ShapeDtypeStruct((n, *shape), dtype), jax.ShapeDtypeStruct((n,), jnp.int32)), everywhere)
     return state, bank, fresh, encoder
