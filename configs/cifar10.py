@@ -6,10 +6,11 @@ Time      not measured yet
 Expected  FID 6.74 after 100k steps, what a public reproduction of the paper reports for DINOv2 features and these group sizes
 Measured  not measured yet
 
-Conditional on the class: --data.label_column label --drift.n_neg 64 --drift.n_pos 256.
+Conditional on the class: --recipe cifar10_conditional.
 """
 
 OVERRIDES = {
+    "dataset_name": "cifar10",
     "batch_size": 640,  # one group of 640: ten groups of 64 gave FID 10.23
     "max_steps": 100_000,
     "sample_interval": 2000,

@@ -34,6 +34,7 @@ from models import convnext, dinov2, resnet
 from models.features import feature_sets
 from models.mae import MAE, mae_params
 from models.runs import is_run, load_mae_run
+from utils import hub
 from utils.errors import UserError
 from utils.tensors import match, read_tensors
 
@@ -202,7 +203,8 @@ def pretrained(name: str, source: str, sha256: str) -> tuple[dict, str]:
     import huggingface_hub
 
     try:
-        path = huggingface_hub.hf_hub_download(repository, "model.safetensors")
+        with hub.one_voice():
+            path = huggingface_hub.hf_hub_download(repository, "model.safetensors")
     except Exception as error:  # the hub's client raises the errors of several network libraries
         raise UserError(
             f"cannot fetch {repository} ({type(error).__name__}): with no network, copy model.safetensors of "

@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from utils import hub
 from utils.errors import UserError
 from utils.tensors import expected_shapes, match, read_tensors, rename
 
@@ -213,7 +214,8 @@ def _find(where) -> pathlib.Path:
     import huggingface_hub
 
     try:
-        snapshot = huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, f"vae/{CONFIG}", f"vae/{WEIGHTS}"])
+        with hub.one_voice():
+            snapshot = huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, f"vae/{CONFIG}", f"vae/{WEIGHTS}"])
     except Exception as error:  # the hub's client raises the errors of several network libraries
         raise UserError(
             f"{where}: no such folder here, and no answer from the Hugging Face hub ({type(error).__name__}). Offline, copy {CONFIG} and {WEIGHTS} of "

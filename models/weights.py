@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Mapping
 
 import flax.linen as nn
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ from flax import serialization, traverse_util
 
 from models.dit import DiT, init_params
 from models.runs import is_run, load_run
+from utils import hub
 from utils.errors import UserError
 
 HUB_REPO = "Goodeat/drifting"
@@ -158,7 +158,8 @@ def find_artifact(where: str | pathlib.Path, kind: str) -> pathlib.Path:
 
     inside = f"models/{kind}/jax/{str(where).removeprefix('hf://')}"
     try:
-        snapshot = huggingface_hub.snapshot_download(HUB_REPO, allow_patterns=[f"{inside}/*"])
+        with hub.one_voice():
+            snapshot = huggingface_hub.snapshot_download(HUB_REPO, allow_patterns=[f"{inside}/*"])
     except Exception as error:  # the hub's client raises the errors of several network libraries
         raise UserError(
             f"{where}: no answer from the Hugging Face hub ({type(error).__name__}). Offline, copy the "
