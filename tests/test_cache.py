@@ -53,7 +53,7 @@ def test_cached_features_give_the_same_losses(tmp_path, encoder, bank):
 def test_cache_is_chosen_by_what_it_saves(encoder):
     choice = lambda **changes: parts_of(encoder | STREAM | {k.replace("__", "."): v for k, v in changes.items()}).config.encoder.cache
     assert choice() == "on"
-    assert choice(encoder__cache_budget_gb=1e-4) == "off"  # 10 x 16 + 40 samples of 2 views of 16 x 16 + 4 x 32 + 16 + 32 numbers: 0.69 MB
+    assert choice(encoder__cache_budget_gb=1e-4) == "off"  # 10 x 16 + 40 samples, 2 views of 2 x (64 x 8 + 8) numbers: 1.7 MB
     assert choice(drift__bank_push=48) == "off"  # 48 new images in two views, and 8 classes x 12 reals
     assert choice(encoder__cache="off") == "off"
     assert choice(encoder__name="none", encoder__path="", encoder__layers="", encoder__statistics="", encoder__patch_sizes="") == "off"
@@ -62,7 +62,7 @@ def test_cache_is_chosen_by_what_it_saves(encoder):
     with pytest.raises(UserError, match="bank_placement host"):
         choice(encoder__cache="on", drift__bank_placement="host")
     parts = parts_of(encoder | STREAM)
-    assert not parts.bank_on_host and parts.bank_bytes == 200 * 2 * 4 * (16 * 16 + 4 * 32 + 16 + 32)
+    assert not parts.bank_on_host and parts.bank_bytes == 200 * 2 * 4 * 2 * (64 * 8 + 8)
 
 
 @pytest.mark.slow
@@ -84,5 +84,5 @@ def test_devices_do_not_change_the_losses(tmp_path, encoder, bank):
 def test_features_in_a_checkpoint(encoder):
     """Those of a stream are there, those of a whole data set are not: it is there to be encoded again."""
     held = lambda bank: train_drift.checkpoint_shapes(parts_of(encoder | bank | {"encoder.cache": "on"}))["bank"]
-    assert set(held(STREAM)["images"]) == {"layer2", "layer2_mean", "layer3", "layer3_mean"}
+    assert set(held(STREAM)["images"]) == {"conv1", "conv1_mean", "layer1", "layer1_mean"}
     assert "images" not in held({"drift.n_pos": "all", "drift.bank_per_class": "all"})
