@@ -1,7 +1,10 @@
 """What a training step costs on the devices at hand: python benchmarks/step.py --recipe digits
 
 Compile time, step time, images/s, FLOPs, share of the measured matrix-multiply rate, memory; one JSON line at the end. The data are random, so no data source is needed.
-FLOPs are XLA's count for the same step with the layers unrolled (its count of a loop is that of one turn). The step and the matrix multiply are timed alternately.
+FLOPs are XLA's count for the same step with the layers unrolled (its count of a loop is that of one turn); `matmul_gflop_per_step` counts the matrix products of the traced
+program, loops included, and `mfu` is their share of the data sheet's bf16 rate. The step and the matrix multiply are timed alternately. `host_ms` is what a step takes of
+the Python thread; `data_wait_ms` is how long it waits for the next reals of the bank, read and shuffled by the real input pipeline (null where grain is not installed).
+Runs with jax, flax, optax, orbax, einops, absl and ml_collections alone (benchmarks/bare.py).
 """
 
 import dataclasses
@@ -12,6 +15,7 @@ import sys
 import tempfile
 import time
 
+import bare  # noqa: F401  before the rest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +24,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import train_drift
 from configs.default import Key
-from data import Dataset
+from data import Dataset, pipeline
 from models.encoders import save_mae
 from models.mae import MAE
+from models.standin import load_random
 from utils import config as config_lib, sharding
+from utils.cost import CHIPS, matmul_flops
 from utils.errors import UserError
 from utils.logging import setup_logging
 from utils.memory import keep_freed_memory
@@ -35,6 +41,7 @@ FLAGS = (
     Key("samples_per_class", 128, "samples per class of the stand-in data", "[1, inf)"),
     Key("size", 8, "side of the stand-in images", "[1, inf)"),
     Key("channels", 1, "their channels", "[1, inf)"),
+    Key("random_encoder", False, "random weights of the size that --encoder.name and --encoder.path say, which are not fetched"),
     Key("random_mae", "", "an MAE encoder with random weights: base width and residual blocks per stage, such as 32,2,2,2,2"),
 )
 
@@ -99,13 +106,15 @@ def main(flag_values):
         if flags.random_mae:
             random_mae(flags.random_mae, flags.channels, config.model.use_bf16, folder)
             config.encoder.name, config.encoder.path = "mae", folder
-        parts = train_drift.build(config, dataset, mesh)
+        parts = train_drift.build(config, dataset, mesh, **({"load_encoder": load_random} if flags.random_encoder else {}))
     state, (bank, _) = train_drift.make_state(parts), train_drift.fill_bank(parts)
     bank, frozen = jax.device_put((bank, parts.encoder_params), sharding.replicated(mesh))
-    fresh = None
-    if not parts.whole_bank:
-        n = config.drift.bank_push
-        fresh = jax.device_put((np.zeros((n, *shape), np.uint8), np.arange(n, dtype=np.int32) % flags.classes), sharding.replicated(mesh))
+    n, stream = config.drift.bank_push, None
+    reals = np.zeros((n, *shape), np.uint8), np.arange(n, dtype=np.int32) % flags.classes
+    if not parts.whole_bank and not hasattr(sys.modules["grain"], "missing"):
+        stream = pipeline.stream(dataset, 0, n, workers=config.data.workers)
+    next_reals = lambda: None if parts.whole_bank else jax.device_put(next(stream) if stream else reals, sharding.replicated(mesh))
+    fresh = next_reals()
 
     begin = time.perf_counter()
     lowered = program(parts, state, bank, fresh, frozen)
@@ -116,12 +125,19 @@ def main(flag_values):
     flops = program(unrolled, state, bank, fresh, frozen).cost_analysis()["flops"]
     memory = step.memory_analysis()
     device = mesh.devices.flat[0]
+    products = matmul_flops(train_drift.jit_step(parts).trace(state, bank, fresh, frozen).jaxpr)
+    chip = CHIPS.get(device.device_kind)
 
-    rates, times = [], []
+    rates, times, waits, hosts = [], [], [], []
     for _ in range(flags.rounds + 1):
-        begin = time.perf_counter()
+        begin, waited = time.perf_counter(), 0.0
         for _ in range(flags.steps):
+            before = time.perf_counter()
+            fresh = next_reals()
+            waited += time.perf_counter() - before
             state, bank, metrics = step(state, bank, fresh, frozen)
+        waits.append(waited / flags.steps)
+        hosts.append((time.perf_counter() - begin) / flags.steps - waits[-1])
         jax.block_until_ready((state, metrics))
         times.append((time.perf_counter() - begin) / flags.steps)
         rates.append(matmul_rate(jnp.bfloat16 if config.model.use_bf16 else jnp.float32))
@@ -130,6 +146,9 @@ def main(flag_values):
         "recipe": config.recipe, "device": device.device_kind, "devices": mesh.size, "jax": jax.__version__,
         "trace_s": round(trace_s, 2), "compile_s": round(compile_s, 2), "step_ms": round(1e3 * seconds, 2), "images_per_s": round(config.batch_size / seconds, 1),
         "gflop_per_step": round(flops / 1e9, 3), "matmul_gflop_per_s": round(rate / 1e9, 1), "share_of_matmul_rate": round(flops / seconds / rate / mesh.size, 3),
+        "matmul_gflop_per_step": round(products / 1e9, 3), "mfu": round(products / seconds / chip.flops / mesh.size, 3) if chip and config.model.use_bf16 else None,
+        "data_wait_ms": round(1e3 * float(np.median(waits[1:])), 3) if stream else None, "host_ms": round(1e3 * float(np.median(hosts[1:])), 3),
+        "accumulate": config.optim.accumulate, "attention": config.model.attention,
         "arguments_mb": round(memory.argument_size_in_bytes / 1e6, 1), "temporary_mb": round(memory.temp_size_in_bytes / 1e6, 1),
         "peak_mb": round(peak_bytes(device) / 1e6, 1),
     }))  # fmt: skip

@@ -49,7 +49,7 @@ def devices_of(target: str):
     kind, _, name = target.partition(":")
     if kind != "tpu" or not re.fullmatch(r"v\w+:\d+x\d+(x\d+)?", name):
         raise UserError(f"--target {target}: expected local, or tpu:VERSION:TOPOLOGY such as tpu:v6e:8x8 or tpu:v4:4x4x4")
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost"}  # no TPU is asked for its place
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # no TPU is asked for its place, or taken
     try:
         import libtpu  # noqa: F401
     except ImportError:

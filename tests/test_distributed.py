@@ -34,7 +34,7 @@ class Job:
 
     def __init__(self, folder, flags, ranks=2, devices=4, start=None, own=None):
         port, self.processes, self.paths = free_port(), {}, {}
-        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"}
         for rank in range(ranks) if start is None else start:
             self.paths[rank] = folder / f"log_{time.time_ns()}_{rank}"
             place = {"distributed.coordinator": f"localhost:{port}", "distributed.processes": ranks, "distributed.process": rank} if ranks > 1 else {}

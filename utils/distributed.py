@@ -152,16 +152,18 @@ def roll_call(coordinator: str, ranks: int, rank: int, timeout: float) -> list[s
     if rank == 0:
         return _receive(coordinator, int(port), ranks, timeout, deadline)
     me = f"{rank} {ranks} {socket.gethostname()}\n"
-    while time.monotonic() < deadline + 5:  # the first process says who is missing
-        with contextlib.suppress(OSError, ValueError):
+    answer = None
+    while answer is None and time.monotonic() < deadline + 5:  # the first process says who is missing
+        with contextlib.suppress(OSError, ValueError):  # not there yet, or not ours
             with socket.create_connection((host.strip("[]"), int(port)), timeout=5) as connection:
                 connection.settimeout(max(deadline + 10 - time.monotonic(), 1))
                 connection.sendall(me.encode())
                 answer = json.loads(connection.makefile().readline())
-            if "error" in answer:
-                raise UserError(answer["error"])
-            return answer["hosts"]
-        time.sleep(0.5)
+        time.sleep(0 if answer else 0.5)
+    if answer is not None and "error" in answer:
+        raise UserError(answer["error"])
+    if answer is not None:
+        return answer["hosts"]
     raise UserError(f"process 0 of {ranks} is missing: nothing answers at {coordinator} after {timeout} s (this is process {rank}, {socket.gethostname()}); start it, or "
                     "check the address and that the port is open")  # fmt: skip
 

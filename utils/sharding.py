@@ -40,7 +40,8 @@ def put(tree, where: NamedSharding):
 
     def one(a):
         a = np.asarray(a)
-        return jax.make_array_from_callback(a.shape, where, lambda index: a[index])
+        parts = [jax.device_put(a[index], device) for device, index in where.addressable_devices_indices_map(a.shape).items()]
+        return jax.make_array_from_single_device_arrays(a.shape, where, parts)
 
     return jax.tree.map(one, tree)
 

@@ -1,0 +1,82 @@
+"""What a run takes, known before it: FLOPs against closed forms and XLA's count, traffic in compiled text, encoders by their shapes, and the program itself."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+from conftest import ROOT
+from models import standin
+from utils.cost import collectives, matmul_flops, turns
+from utils.errors import UserError
+
+
+def test_flops_of_products_convolutions_and_loops():
+    a, b = jnp.ones((3, 8, 16)), jnp.ones((3, 16, 5))
+    product = lambda a, b: jnp.einsum("bij,bjk->bik", a, b)
+    assert matmul_flops(jax.make_jaxpr(product)(a, b)) == 2 * 3 * 8 * 16 * 5
+    assert matmul_flops(jax.make_jaxpr(jax.grad(lambda a, b: product(a, b).sum(), (0, 1)))(a, b)) == 2 * 2 * 3 * 8 * 16 * 5
+    w = jnp.ones((16, 16))
+    layers = lambda x: jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=7)[0]
+    assert matmul_flops(jax.make_jaxpr(jax.jit(layers))(jnp.ones((4, 16)))) == 7 * 2 * 4 * 16 * 16
+    again = jax.grad(lambda x: jax.checkpoint(lambda x: jnp.sin(x @ w) @ w)(x).sum())
+    assert matmul_flops(jax.make_jaxpr(again)(jnp.ones((4, 16)))) == 5 * 2 * 4 * 16 * 16  # two forward, one of them again, two back
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_flops_of_convolutions_as_xla_counts_them(stride):
+    """Forward and both gradients; XLA leaves out what falls on the padding, so the border is made thin."""
+    conv = lambda x, w: jax.lax.conv_general_dilated(x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")).sum()
+    x, w = jnp.ones((2, 65, 65, 8)), jnp.ones((3, 3, 8, 16))
+    for f in (conv, jax.grad(conv, 0), jax.grad(conv, 1)):
+        expected = jax.jit(f).lower(x, w).cost_analysis()["flops"]
+        assert matmul_flops(jax.make_jaxpr(f)(x, w)) == pytest.approx(expected, rel=0.1)
+
+
+def test_traffic_counts_the_turns_of_loops():
+    mesh = Mesh(np.array(jax.devices()), ("d",))
+    n, everywhere, spread = len(jax.devices()), NamedSharding(mesh, P()), NamedSharding(mesh, P("d"))
+
+    def f(x):
+        def turn(total, k):
+            y = jax.lax.with_sharding_constraint(x * (total.sum() + k), spread)
+            return jax.lax.with_sharding_constraint(y, everywhere), None
+
+        return jax.lax.scan(turn, x, jnp.arange(5.0))[0]
+
+    text = jax.jit(f, in_shardings=everywhere, out_shardings=everywhere).lower(jnp.ones((n * 32,))).compile().as_text()
+    found = collectives(text)
+    assert found["all-gather"] == (5, 5 * n * 32 * 4)
+    assert max(v for k, v in turns(text).items() if k != "_lines") == 5
+
+
+def test_encoders_by_their_shapes():
+    """The published MAE's tensors, by name and shape; random weights give finite features that differ between images."""
+    spec = json.loads((ROOT / "tests" / "golden" / "official_specs" / "mae_latent_640.json").read_text())
+    encode, shapes, _ = standin.load_shapes("mae:hf://mae_latent_640")
+    ours = {jax.tree_util.keystr(path, simple=True, separator="/"): a.shape for path, a in jax.tree_util.tree_leaves_with_path(shapes)}
+    assert ours == {k: tuple(v) for k, v in spec["tensors"].items() if k.startswith("encoder/")}
+    sets = jax.eval_shape(encode, shapes, jax.ShapeDtypeStruct((2, 32, 32, 4), jnp.float32))
+    assert sets["layer1"].shape == (2, 1024, 640)
+    with pytest.raises(UserError, match="size of this MAE"):
+        standin.load_shapes("mae:hf://mae_of_my_own")
+    encode, params, _ = standin.load_random("resnet18")
+    features = jax.jit(encode)(params, jax.random.normal(jax.random.key(0), (2, 32, 32, 3)))
+    assert all(np.isfinite(f).all() for f in features.values()) and not np.allclose(*features["layer4_mean"])
+
+
+def test_plan_for_the_devices_at_hand(tmp_path):
+    """Sizes as they are, and exit codes: 0 for what fits, 2 for a mistake."""
+    flags = ["--dataset_name", "digits", "--model.preset", "debug", "--mesh.devices", "1", "--drift.n_neg", "4", "--batch_size", "40", "--model.use_bf16", "0"]
+    program = [sys.executable, str(ROOT / "scripts" / "plan.py")]
+    done = subprocess.run([*program, *flags, "--json", str(tmp_path / "plan.json")], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("| target | chips | fits |"), done.stderr
+    (row,) = json.loads((tmp_path / "plan.json").read_text())
+    assert row["fits"] and row["optimizer_gib"] == pytest.approx(2 * row["parameters_gib"], rel=1e-3) and 0 < row["tflop"] < 1 and row["collective_gib"] == 0
+    done = subprocess.run([*program, *flags, "--target", "gpu:many"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr
