@@ -136,7 +136,7 @@ def load_reference(dataset_name: str, *, features: str = "", resize: str = "", i
     wanted = parse_metrics(metrics)
     if file:
         origin = file.provenance
-        at_hand = "split" in origin and origin["dataset_name"] == dataset_name
+        at_hand = "split" in origin and origin.get("dataset_name") == dataset_name
         return of_statistics(fid_stats, file, network, wanted, dataset_name, shape, (lambda: DatasetImages(load(origin["split"]))) if at_hand else None)
     if images:
         return of_images(fid_stats, images, network, wanted, batch_size, sharding)
@@ -218,6 +218,8 @@ def evaluate_command(flags, given):
                                   resize=flags.resize, split=flags.reference_split, metrics=flags.metrics,
                                   data_options=data_options(given, dataset_name, run) if dataset_name else None, batch_size=batch_size, sharding=sharding)  # fmt: skip
     out = pathlib.Path(flags.out).expanduser() if flags.out else folder if run else None
+    for place in filter(None, (out, flags.samples_npz and pathlib.Path(flags.samples_npz).expanduser().parent)):
+        make_folder(place)
     if run or on_hub or (folder / "metadata.json").is_file():
         row = score_generator(flags, run, folder, out, reference, batch_size, sharding)
     else:
@@ -295,6 +297,14 @@ def steps_of(folder: pathlib.Path) -> list[int]:
     if not steps:
         raise UserError(f"--all: no checkpoint in {folder}; give the folder of a run that has saved one")
     return steps
+
+
+def make_folder(place: pathlib.Path) -> None:
+    """Before the work, not after it."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out, --samples_npz: cannot write in {place} ({error.strerror}); give a folder that can be written") from None
 
 
 def define_flags(flag_values=None):

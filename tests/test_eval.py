@@ -424,6 +424,9 @@ MISTAKES = [
     (("--load_dir", "RUN", "--cfg_scale", "searching"), "expected a number from 1 on"),
     (("--load_dir", "RUN", "--samples_npz", "samples.png"), "ends in .npz"),
     (("--load_dir", "RUN", "--labels", "unifrom"), "expected uniform"),
+    (("--load_dir", "RUN", "--labels", "EMPTY"), "expected a list of integers"),
+    (("--load_dir", "RUN", "--out", "EMPTY"), "cannot write in"),
+    (("--load_dir", "EMPTY", "--dataset_name", "digits"), "not a zip file"),
     (("--load_dir", "IMAGES", "--dataset_name", "digits", "--cfg_scale", "2", "--ema", "raw"), "--ema, --cfg_scale"),
     (("--load_dir", "IMAGES"), "nothing to compare with"),
     (("--load_dir", "IMAGES", "--dataset_name", "digits"), "bring them to one size"),
@@ -438,7 +441,8 @@ def test_a_mistake_is_one_error(flags, words, run_folder, tmp_path, capsys, monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     np.savez(tmp_path / "images.npz", np.zeros((20, 16, 16, 3), np.uint8))
-    places = {"RUN": run_folder, "IMAGES": tmp_path / "images.npz", "ARTIFACT": GOLDEN / "pixel_tiny", "LATENTS": GOLDEN / "latent_tiny"}
+    (tmp_path / "empty.txt").touch()
+    places = {"RUN": run_folder, "EMPTY": tmp_path / "empty.txt", "IMAGES": tmp_path / "images.npz", "ARTIFACT": GOLDEN / "pixel_tiny", "LATENTS": GOLDEN / "latent_tiny"}
     with pytest.raises(UserError) as error:
         call(capsys, *(places.get(f, f) for f in flags))
     assert words in str(error.value) and "\n" not in str(error.value)

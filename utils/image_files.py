@@ -60,6 +60,8 @@ def read_npz(path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; give an .npz file, or a folder of images")
     try:
+        if not zipfile.is_zipfile(path):  # np.load would try to unpickle it, and say so
+            raise zipfile.BadZipFile("not a zip file")
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
