@@ -33,7 +33,7 @@ from utils.config import MAE_TRAINER
 from utils.errors import UserError
 
 TINY = {"dataset_name": "digits", "recipe": "none", "batch_size": 32, "max_steps": 60, "log_interval": 1, "save_interval": 20, "sample_interval": 0, "eval_interval": 0,
-        "mae.base_channels": 6, "mae.layers": "1,1,1,1", "mae.use_bf16": False, "mae.crop_area": 0.7, "mae.finetune_steps": 40, "mae.class_warmup": 10,
+        "mae.base_channels": 16, "mae.layers": "1,1,1,1", "mae.use_bf16": False, "mae.crop_area": 0.7, "mae.finetune_steps": 40, "mae.class_warmup": 10,
         "mae.class_weight": 0.5, "optim.warmup_steps": 5, "optim.ema": (0.9,), "mesh.devices": 1}  # fmt: skip
 TIMING = ("images_per_s", "seconds", "data_wait")
 
@@ -144,8 +144,8 @@ def test_classifier_learns_only_in_the_fine_tuning(run):
 # ---------------------------------------------------------------- the run
 
 def test_interrupted_run_ends_in_the_same_bits(run, tmp_path):
-    """Stopped after 15 and after 45 steps, the second time between two saves."""
-    for until in (15, 45, None):
+    """Stopped after 42 and after 53 steps."""
+    for until in (42, 53, None):
         train(tmp_path, until=until)
     (tree, metadata, step), (tree2, metadata2, _) = everything_saved(run), everything_saved(tmp_path)
     assert step == 60 and metadata["position"] == metadata2["position"] == 60 * 32
@@ -177,10 +177,10 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):
 
 
 def test_devices_do_not_change_the_losses(run, tmp_path):
-    many = train(tmp_path, until=6, devices=4, fsdp=2)
-    one = [r for r in records(run) if "loss" in r][:6]
-    for key in ("loss", "loss_cls", "grad_norm"):
-        np.testing.assert_allclose([r[key] for r in many], [r[key] for r in one], rtol=2e-3, err_msg=key)
+    many = train(tmp_path, {"max_steps": 2, "mae.finetune_steps": 0}, devices=4, fsdp=2)
+    for row, one in zip(many, records(run), strict=False):
+        for key in ("loss", "loss_cls"):
+            np.testing.assert_allclose(row[key], one[key], rtol=1e-4, err_msg=key)
 
 
 def test_learns_to_rebuild_and_to_classify(run):
@@ -209,7 +209,7 @@ def test_run_and_export_are_encoders(run):
     same_bits(params, exported_params)
     same_bits(params, everything_saved(run)[0]["ema_0.9"])
     sets = jax.eval_shape(encode, params, x)
-    assert sets["layer1"].shape == (4, 64, 6) and sets["layer4_mean"].shape == (4, 1, 48) and metadata["step"] == 60
+    assert sets["layer1"].shape == (4, 64, 16) and sets["layer4_mean"].shape == (4, 1, 128) and metadata["step"] == 60
     few = {"names": ("layer[34]",), "statistics": ("mean",), "patch_sizes": ()}
     ours, theirs = (jax.jit(load_encoder(where, **few)[0])(params, x) for where in (f"mae:{run}", run / "export"))
     same_bits(ours, theirs)
@@ -290,5 +290,5 @@ def test_a_mistake_is_one_line(words, text, tmp_path):
 
 
 def test_another_network_in_the_folder_is_refused(run):
-    with pytest.raises(UserError, match="mae.base_channels = 6, but mae.base_channels = 7"):
+    with pytest.raises(UserError, match="mae.base_channels = 16, but mae.base_channels = 7"):
         train(run, {"mae.base_channels": 7})
