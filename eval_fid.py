@@ -34,6 +34,7 @@ from metrics.collect import replicated
 from metrics.resize import MODES
 from metrics.statistics import read_statistics
 from metrics.table import METRICS
+from models.latents import latent_space_of
 from models.runs import describe_run, is_run, load_run
 from models.sampling import generate
 from models.weights import load_generator
@@ -43,6 +44,7 @@ from utils.errors import UserError
 from utils.image_files import batches, read_images, write_npz
 from utils.logging import setup_logging, without_warnings
 from utils.scores import append_row, draw_curves, parameters, show
+from utils.sharding import local_sharding
 
 log = logging.getLogger("eval")
 CLASSIFIER_LIMIT = 20_000  # training samples up to which a classifier on raw pixels, or a gallery of another split, is worth its time
@@ -62,6 +64,7 @@ FLAGS = (
     Key("out", "", "folder of fid.csv and the pictures; empty = the run folder, otherwise none are written"),
     Key("samples_npz", "", "also write the (last) samples here, as ADM's evaluation reads them: arr_0 images, arr_1 labels"),
     *DISTRIBUTED,
+    config_lib.KEYS["vae"],
 )
 OF_GENERATORS = ("step", "all", "ema", "cfg_scale", "num_samples", "labels", "samples_npz", "seed")
 
@@ -124,9 +127,11 @@ def data_options(given: dict, dataset_name: str, run=None):
 
 def load_reference(dataset_name: str, *, features: str = "", resize: str = "", inception_weights: str = "", fid_stats: str = "", split: str = "", metrics: str = "",
                    data_options=None, shape: tuple[int, ...] | None = None, batch_size: int = 256, sharding=None) -> Reference:  # fmt: skip
-    """The reference of a data set ("" = none), or of `fid_stats`. shape: of the samples, where it is known before the data set is read. The rest: as the flags."""
+    """The reference of a data set ("" = none; of latents: the images that they encode), or of `fid_stats`. shape: of the samples, where it is known before the data set is read. The rest: as the flags."""
     if not dataset_name and not fid_stats:
         raise UserError("nothing to compare with: give --fid_stats, or --dataset_name")
+    if dataset_name:
+        dataset_name, data_options = data.images_of(dataset_name, data_options)
     load = functools.cache(lambda split: data.load(dataset_name, split, data_options))
     file = read_statistics(fid_stats) if fid_stats and not pathlib.Path(fid_stats).expanduser().is_dir() else None
     images = read_images(fid_stats) if fid_stats and file is None else None
@@ -151,21 +156,23 @@ def load_reference(dataset_name: str, *, features: str = "", resize: str = "", i
 # ---------------------------------------------------------------- one evaluation
 
 def evaluate(model, params, reference: Reference, *, cfg_scale: float, seed: int, num_samples: int = 0, batch_size: int = 256, sharding=None,
-             labels: str = "", see: Callable = lambda images: None) -> dict:  # fmt: skip
+             labels: str = "", see: Callable = lambda images: None, space=None) -> dict:  # fmt: skip
     """Scores of one set of parameters, with their settings. The trainer calls it too.
 
     num_samples: 0 = the usual count. sharding: over this process's devices; it must divide batch_size. labels: as the flag. see(images): is shown every batch.
+    space: the VAE that decodes samples which are latents, see `models.latents`.
     Sample i depends on (seed, i) and its label alone: batches, devices and processes do not change it.
     """
     n = num_samples or usual_count(reference)
-    reference.check_shape(model.sample_shape)
+    reference.check_shape(space.image_shape(model.sample_shape) if space else model.sample_shape)
     check_count(n, reference.metrics)
     kind = label_kind(labels, reference)
     y = choose_labels(kind, reference, n, model.num_classes)
     mine = processes.share(n)
     batch_size = min(batch_size, round_up(len(mine), sharding.mesh.size if sharding else 1))
     reference.real  # read before the clock starts
-    clock = Clock(generate(model, params, y[mine.start : mine.stop], cfg_scale, seed, first=mine.start, batch_size=batch_size, sharding=sharding), see)
+    samples = generate(model, params, y[mine.start : mine.stop], cfg_scale, seed, first=mine.start, batch_size=batch_size, sharding=sharding)
+    clock = Clock(map(space.decode, samples) if space else samples, see)
     row = score(clock, reference, y, batch_size, sharding)
     log.info("%d samples: %s", n, clock.report(len(mine)))
     return row | {"labels": kind}
@@ -180,12 +187,6 @@ def sanity_check(model, params, reference: Reference, **settings) -> None:
     """All of an evaluation on a few samples, its scores thrown away: what cannot work fails now, not at the first evaluation."""
     with without_warnings("metrics", "evaluation"):  # of the few samples
         evaluate(model, params, reference, num_samples=32 * jax.process_count(), **settings)
-
-
-def local_sharding():
-    """Over all devices of this process."""
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
 
 
 # ---------------------------------------------------------------- the program
@@ -256,17 +257,19 @@ def score_generator(flags, run, folder, out, load_reference, batch_size, shardin
     alphas, interval = parse_alphas(flags.cfg_scale)
     if interval and "fid" not in (parse_metrics(flags.metrics) or METRICS):
         raise UserError("--cfg_scale search: it looks for the least Frechet distance; add fid to --metrics")
-    reference, row, drawn = None, {}, []
+    reference, space, row, drawn = None, None, {}, []
     for step in steps_of(folder) if flags.all else [flags.step or None]:
         model, metadata, params = open_generator(flags.load_dir, run and folder, step, flags.ema, sharding)
-        reference = reference or load_reference(shape=tuple(model.sample_shape))
+        space = space or latent_space_of(model, metadata, flags.vae, sharding)
+        reference = reference or load_reference(shape=space.image_shape(model.sample_shape) if space else tuple(model.sample_shape))
         n, network = flags.num_samples or usual_count(reference), reference.network
         settings = {"samples": "" if run and out == folder else flags.load_dir, "step": metadata.get("step", 0), "ema": str(metadata.get("ema", "")), "seed": flags.seed,
                     "num_samples": n, "features": network.name, "resize": network.facts["resize"], "weights": network.facts["weights"], "reference": reference.name,
                     "labels": label_kind(flags.labels, reference)}  # fmt: skip
         skips = (flags.all or interval) and not flags.samples_npz
         row, preview = score_alphas(
-            lambda alpha, see: evaluate(model, params(), reference, cfg_scale=alpha, seed=flags.seed, num_samples=n, batch_size=batch_size, sharding=sharding, labels=flags.labels, see=see),
+            lambda alpha, see: evaluate(model, params(), reference, cfg_scale=alpha, seed=flags.seed, num_samples=n, batch_size=batch_size, sharding=sharding, labels=flags.labels, see=see,
+                                        space=space),
             alphas, interval, settings, out and out / "fid.csv", reference.score_names(n) if skips else [], bool(flags.samples_npz))  # fmt: skip
         if preview and out and processes.is_first():
             title = f"step {row['step']}, {parameters(row)}, alpha {row['cfg_scale']:g}"
@@ -287,8 +290,6 @@ def open_generator(where: str, run_folder, step: int | None, ema: str, sharding)
     else:
         model, given, metadata = load_generator(where)
         read = lambda: given
-    if model.sample_shape[-1] not in (1, 3):
-        raise UserError(f"{where} generates latents of {list(model.sample_shape)}; scoring them needs a decoder, which eval_fid.py does not have")
     return model, metadata, functools.cache(lambda: jax.device_put(read(), replicated(sharding)))
 
 

@@ -28,6 +28,7 @@ from drifting.step import drift_step, train_step
 from models.build import build_generator, describe
 from models.dit import count_parameters, init_params
 from models.encoders import join_where, load_encoder, options_of, set_weights, split_where
+from models.latents import latent_dataset
 from models.sampling import generate
 from models.weights import load_generator
 from utils import config as config_lib, distributed, loop, processes, sharding
@@ -45,7 +46,7 @@ log = logging.getLogger("train")
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a run is made of. encode(encoder_params, images) -> {name: [B,T,D]}."""
+    """What a run is made of. dataset: as the generator sees it, of latents if it learns those. encode(encoder_params, images) -> {name: [B,T,D]}. space: the VAE, or None."""
 
     config: object
     dataset: data.Dataset
@@ -60,6 +61,12 @@ class Parts:
     per_class: int  # the bank's queues
     pool: int
     bank_on_host: bool
+    space: object = None
+
+    @property
+    def encodes(self) -> bool:
+        """Whether images become latents on their way to the bank."""
+        return self.config.model.use_stable_vae
 
     @property
     def whole_bank(self) -> bool:
@@ -98,11 +105,9 @@ class Parts:
 def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
     """All parts of a run, checked against the data and the devices; nothing is compiled or allocated, but for a trained encoder. load_encoder: in the place of that of models/."""
     d, n_classes = config.drift, dataset.n_classes
-    for name in NOT_YET:
-        if config_lib.flatten(config.to_dict())[name] != config_lib.KEYS[name].default:
-            raise UserError(f"--{name}: not supported yet; leave it out")
-    if dataset.dtype != "uint8" and (config.sample_interval or config.eval_interval):
-        raise UserError(f"{dataset.name} holds latents, which are not decoded for grids and scores: give --sample_interval 0 --eval_interval 0")
+    dataset, space = latent_dataset(config, dataset, sharding.local(mesh))
+    if d.bank_push % jax.process_count():
+        raise UserError(f"--drift.bank_push {d.bank_push} does not divide over {jax.process_count()} processes; give {-(-d.bank_push // jax.process_count()) * jax.process_count()}")
     if d.field not in FIELDS:
         raise UserError(f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS)} (known: {', '.join(FIELDS)})")
     if d.bank_per_class == "all" and dataset.counts is None:
@@ -136,7 +141,7 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
     waits = isinstance(sample, dict) and d.bank_per_class != "all"  # new features come from the device: on the host, each step would wait for them
     on_host = d.bank_placement == "host" or (d.bank_placement == "auto" and size > d.bank_budget_gb * 1e9 and not waits)
     schedule, optimizer = loop.build_optimizer(config.optim, config.max_steps)
-    return Parts(config, dataset, mesh, model, optimizer, schedule, drift, encode, encoder_params, sample, per_class, pool, on_host)
+    return Parts(config, dataset, mesh, model, optimizer, schedule, drift, encode, encoder_params, sample, per_class, pool, on_host, space)
 
 
 def classes_per_step(config, dataset, mesh) -> int:
@@ -282,6 +287,7 @@ class HostBank:
         self.draw = jax.jit(lambda counters, seed, step: banks.draw(shapes | counters, seed, step, parts.drift))
 
     def push(self, bank, images, labels):
+        images, labels = jax.device_get((images, labels))
         counters = {k: v for k, v in bank.items() if k not in ("images", "pool")}
         slots = self._on_cpu(self.push_slots, counters, np.asarray(labels, np.int32))
         return banks.push_host(bank, slots, images, labels)
@@ -312,6 +318,27 @@ def keep_on_one_device(parts: Parts, at_once: int):
     return keep
 
 
+def reals(parts: Parts, position: int):
+    """Endless batches (samples [S,H,W,C], labels [S]) of `drift.bank_push` reals, from sample `position` of the stream on.
+
+    NumPy arrays; or arrays on every device, where several processes read a part each, or where images are encoded on the way. The batches are the same.
+    """
+    c, rank, ranks = parts.config, jax.process_index(), jax.process_count()
+    mine = c.drift.bank_push // ranks
+    share = sharding.Shares(parts.mesh, mine, *encoding(parts)) if ranks > 1 or parts.encodes else None
+    for images, labels in pipeline.stream(parts.dataset, c.seed, mine, position, rank, ranks, c.data.workers):
+        index = (position + rank + ranks * np.arange(mine)).astype(np.uint32)
+        yield share((images, labels, index))[:2] if share else (images, labels)
+        position += c.drift.bank_push
+
+
+def encoding(parts: Parts):
+    """What `sharding.Shares` does to a batch (images, labels, index in the stream), and the parameters for it."""
+    if not parts.encodes:
+        return ()
+    return lambda params, rows: (parts.space.draw(params, rows[0], rows[2], parts.config.seed, parts.config.data.flip), *rows[1:]), jax.device_get(parts.space.params)
+
+
 def fill_bank(parts: Parts):
     """The bank before the first step, as NumPy arrays, and how many samples of the stream it took.
 
@@ -320,6 +347,7 @@ def fill_bank(parts: Parts):
     dataset, bank = parts.dataset, banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample)
     if parts.whole_bank:
         images, labels = pipeline.everything(dataset)
+        images = parts.space.encode(images, parts.config.seed, parts.config.data.flip) if parts.encodes else images
         bank["filled"][:] = np.bincount(labels, minlength=dataset.n_classes)
         bank["next"][:] = bank["filled"] % parts.per_class
         slots = np.zeros_like(labels)
@@ -335,7 +363,8 @@ def fill_bank(parts: Parts):
     keep = keep_on_one_device(parts, parts.config.drift.bank_push)
     host, position = HostBank(parts), 0
     needed = min(parts.drift.n_pos, parts.per_class)
-    for images, labels in pipeline.stream(dataset, parts.config.seed, parts.config.drift.bank_push, workers=parts.config.data.workers):
+    for images, labels in reals(parts, 0):
+        images, labels = jax.device_get((images, labels))
         bank = host.push(bank, keep(images), labels)
         position += len(labels)
         of_any_class = bank["pool_filled"] if parts.pool else bank["filled"].sum()
@@ -351,9 +380,8 @@ def fill_bank(parts: Parts):
 # ---------------------------------------------------------------- the run
 
 # What a run may change when it goes on: not the data, the seed, the networks, the bank or the averages that its checkpoints hold.
-FIXED = ("dataset_name", "seed", "optim.ema", "model.", "drift.bank_", "encoder.")
+FIXED = ("dataset_name", "seed", "optim.ema", "model.", "drift.bank_", "encoder.", "data.stream")
 FREE = ("model.preset", "model.unroll", "model.remat", "model.attention", "model.use_bf16", "model.attn_fp32", "drift.bank_placement", "drift.bank_budget_gb")
-NOT_YET = ("model.use_stable_vae",)
 
 
 def check_same_run(before, config, where):
@@ -386,6 +414,9 @@ def restore(parts: Parts, checkpoints: Checkpoints):
     """(state, bank, position in the stream) of the newest readable checkpoint, on this mesh."""
     tree, metadata, _ = checkpoints.restore(checkpoint_shapes(parts))
     check_same_run(metadata["config"], parts.config, checkpoints.folder.parent)
+    before, now = ((d or {}).get("vae_weights") for d in (metadata["dataset"].get("latents"), parts.dataset.latents))
+    if before != now:
+        raise UserError(f"{checkpoints.folder.parent} holds a run on latents of a VAE with the checksum {before}, now {now}; give its VAE with --vae, or another --save_dir")
     ema = {name.removeprefix("ema_"): item for name, item in tree.items() if name.startswith("ema_")}
     state, bank = TrainState(tree["state"]["step"], tree["state"]["seed"], tree["params"], tree["opt_state"], ema), tree["bank"]
     if parts.cached and parts.whole_bank:
@@ -437,7 +468,7 @@ def next_fresh(parts: Parts, stream):
     if stream is None:
         return None
     fresh = next(stream)
-    return fresh if parts.bank_on_host else sharding.put(fresh, sharding.replicated(parts.mesh))
+    return fresh if parts.bank_on_host or isinstance(fresh[0], jax.Array) else sharding.put(fresh, sharding.replicated(parts.mesh))
 
 
 def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: int):
@@ -448,6 +479,7 @@ def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: in
     if not processes.is_first():
         return grid
     samples = generate(parts.model, params, np.repeat(classes, 8), 1.0, parts.config.seed, **parts.sampling)
+    samples = map(parts.space.decode, samples) if parts.space else samples
     save_grid(grid, np.concatenate(list(samples)), columns=8, row_labels=[parts.dataset.class_names[k] for k in classes])
     rows = [{"step": row["step"]} | scores(row) for row in read_rows(folder / "fid.csv") if row["cfg_scale"] == 1]
     save_curves(folder / "curves.png", read_metrics(folder / "metrics.jsonl") + rows, collapse_ratio=parts.config.collapse_ratio)
@@ -457,7 +489,8 @@ def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: in
 def load_reference(parts: Parts):
     """What evaluations while training are held against; it depends on the configuration alone."""
     c = parts.config
-    return eval_fid.load_reference(c.dataset_name, features=c.features, inception_weights=c.inception_weights, fid_stats=c.fid_stats, data_options=c.data, shape=parts.dataset.shape,
+    return eval_fid.load_reference(c.dataset_name, features=c.features, inception_weights=c.inception_weights, fid_stats=c.fid_stats, data_options=c.data,
+                                   shape=parts.space.image_shape(parts.dataset.shape) if parts.space else parts.dataset.shape,
                                    **parts.sampling)  # fmt: skip
 
 
@@ -465,7 +498,8 @@ def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, refe
     """One row of fid.csv, by the first EMA; of fewer samples than a published figure, and named so."""
     settings = {"step": step, "ema": parts.first_ema, "cfg_scale": 1.0, "seed": parts.config.seed}
     params = sharding.local_copy(parts.mesh, state.ema[parts.first_ema])
-    row = settings | eval_fid.evaluate(parts.model, params, reference, cfg_scale=1.0, seed=parts.config.seed, num_samples=eval_count(parts, reference), **parts.sampling)
+    row = settings | eval_fid.evaluate(parts.model, params, reference, cfg_scale=1.0, seed=parts.config.seed, num_samples=eval_count(parts, reference),
+                                       space=parts.space, **parts.sampling)  # fmt: skip
     if processes.is_first():
         append_row(folder / "fid.csv", row)
     log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in scores(row).items()))
@@ -522,7 +556,7 @@ class DriftJob(loop.Job):
 
     def prepare(self, step):
         parts, c = self.parts, self.config
-        self.stream = None if parts.whole_bank else pipeline.stream(parts.dataset, c.seed, c.drift.bank_push, self.position, workers=c.data.workers)
+        self.stream = None if parts.whole_bank else reals(parts, self.position)
         self.encoder_params = sharding.put(parts.encoder_params, sharding.replicated(parts.mesh))
         self.reference = load_reference(parts) if c.eval_interval else None
         self.step_fn, self.collapse = make_step(parts, step), CollapseWatch(c.collapse_ratio, c.stop_on_collapse)
@@ -538,7 +572,7 @@ class DriftJob(loop.Job):
     def after_first_step(self):
         if self.reference:
             params = sharding.local_copy(self.parts.mesh, self.state.ema[self.parts.first_ema])
-            eval_fid.sanity_check(self.parts.model, params, self.reference, cfg_scale=1.0, seed=self.config.seed, **self.parts.sampling)
+            eval_fid.sanity_check(self.parts.model, params, self.reference, cfg_scale=1.0, seed=self.config.seed, space=self.parts.space, **self.parts.sampling)
 
     def learning_rate(self, step):
         return float(self.parts.schedule(step - 1))
@@ -558,7 +592,8 @@ class DriftJob(loop.Job):
 
 def describe_run(parts: Parts, position: int) -> dict:
     """What a checkpoint says of itself: enough to sample from it, and to resume the stream."""
-    dataset = {"name": parts.dataset.name, "class_names": parts.dataset.class_names, "shape": parts.dataset.shape, "dtype": parts.dataset.dtype}
+    dataset = {"name": parts.dataset.name, "class_names": parts.dataset.class_names, "shape": parts.dataset.shape, "dtype": parts.dataset.dtype,
+               "latents": parts.dataset.latents}  # fmt: skip
     return {"generator": describe(parts.model), "dataset": dataset, "ema": [str(d) for d in parts.config.optim.ema], "position": position, "config": parts.config.to_dict()}
 
 

@@ -36,6 +36,7 @@ TABLE = (
     Key("features", "", "network of the scores: inception, dinov2[:SOURCE], pixels; empty = by the data set"),
     Key("inception_weights", "", "file of the Inception weights; empty = the standard public one, fetched once"),
     Key("fid_stats", "", "the reals to measure against: statistics or images (.npz), or a folder; empty = the data set"),
+    Key("vae", "", "folder or hub id of the VAE of latents; empty = the one they were made with, or stabilityai/sd-vae-ft-ema"),
     Key("dry_run", False, "print the configuration, the sizes and the steps, then stop"),
     Key("stop_on_collapse", False, "stop, not only warn, when the generated samples of a class are alike"),
     Key("collapse_ratio", 0.1, "generated / real pairwise distance that counts as collapse", "[0, 1)"),
@@ -62,7 +63,7 @@ TABLE = (
     Key("model.class_dropout_prob", 0.0, "share of labels replaced by a null class", "[0, 1)"),
     Key("model.attention", "xla", "attention kernel; cudnn needs a GPU and use_bf16", ("xla", "cudnn")),
     Key("model.unroll", 1, "blocks in one turn of the loop over depth; more run faster on a CPU and compile slower", "[1, inf)"),
-    Key("model.use_stable_vae", False, "generate latents of the Stable Diffusion VAE"),
+    Key("model.use_stable_vae", False, "learn latents: images are encoded by --vae as they come"),
 
     Key("drift.field", "kernel", "drifting field: a name in drifting/field.py"),
     Key("drift.temperatures", (0.02, 0.05, 0.2), "tau of the kernel, for features of scale 1", "(0, inf)"),
@@ -100,6 +101,8 @@ TABLE = (
     Key("data.label_column", "", "column of the labels; empty = found; none = without labels, one class"),
     Key("data.max_corrupt", 0.01, "share of images that may be unreadable and are skipped; more stop the run", "[0, 1]"),
     Key("data.flip", False, "mirror images at random"),
+    Key("data.streaming", False, "read parquet files of the Hugging Face hub as they are needed, without a copy"),
+    Key("data.stream_window", 8192, "samples that streaming shuffles at a time; up to two such windows are in memory", "[1, inf)"),
     Key("data.workers", 0, "processes that read; 0 = threads of this one", "[0, inf)"),
 
     Key("optim.learning_rate", 2e-4, "AdamW, after the warm-up", "(0, inf)"),

@@ -1,7 +1,6 @@
 """Data sets behind one contract: `data.load(name)`. A new source is one file with a `load(name, split, options)` and one line in SOURCES or SCHEMES."""
 
 import dataclasses
-import difflib
 import importlib
 import logging
 import types
@@ -12,6 +11,7 @@ import numpy as np
 
 from configs.default import TABLE
 from utils.errors import UserError
+from utils.words import near
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ class Dataset:
     shape: (H, W, C) of a sample. dtype: "uint8" (pixels, [0, 255]) or "float32" (scaled latents).
     class_names: one per class, in label order; a set without labels has one class. counts: samples per class, None where they are not known without reading everything.
     augment: (sample, generator) -> sample, applied to each sample drawn, or None. max_corrupt: share of samples that may be unreadable.
+    latents: of a set of latents, what they encode: `dataset`, its `split` and `data` options, `image_shape`, and the `vae` with its `vae_weights`; None for pixels.
+    order: (source, seed, first position, ranks) -> samples by position, of a set that is read in an order of its own; None = any order will do.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Dataset:
     counts: tuple[int, ...] | None = None
     augment: Callable[[dict, np.random.Generator], dict] | None = None
     max_corrupt: float = 0.0
+    latents: dict | None = None
+    order: Callable | None = None
 
     @property
     def n_classes(self) -> int:
@@ -61,18 +65,29 @@ def load(name: str, split: str = "train", options: Mapping | None = None, facts_
     facts_only: nothing is read where the facts are known without; the source of such a data set cannot be indexed.
     Raises UserError for an unknown name, a missing split or column, and a set that cannot be reached.
     """
-    scheme, colon, place = name.partition(":")
-    if colon and scheme in SCHEMES and place:
-        module = importlib.import_module(SCHEMES[scheme])
-    elif name in SOURCES:
-        module = importlib.import_module(SOURCES[name])
-    else:
-        raise UserError(f"--dataset_name {name}: unknown data set{near(name, SOURCES)} (known: {', '.join(SOURCES)}, {EXAMPLES})")
+    module = _module(name)
     defaults = {key.name.removeprefix("data."): key.default for key in TABLE if key.name.startswith("data.")}
     options = types.SimpleNamespace(**defaults | dict(options or {}))
+    if options.streaming and module.__name__ != "data.huggingface":
+        raise UserError(f"--data.streaming 1: {name} is read where it lies; streaming is for the Hugging Face hub and parquet files, leave it out")
     if facts_only and hasattr(module, "facts") and (known := module.facts(name, split, options)):
         return known
     return module.load(name, split, options)
+
+
+def images_of(name: str, options: Mapping | None = None) -> tuple[str, Mapping | None]:
+    """(name, options) of the data set whose images the latents of `name` encode; any other set is its own."""
+    module = _module(name)
+    return module.origin(name) if hasattr(module, "origin") else (name, options)
+
+
+def _module(name: str):
+    scheme, colon, place = name.partition(":")
+    if colon and scheme in SCHEMES and place:
+        return importlib.import_module(SCHEMES[scheme])
+    if name in SOURCES:
+        return importlib.import_module(SOURCES[name])
+    raise UserError(f"--dataset_name {name}: unknown data set{near(name, SOURCES)} (known: {', '.join(SOURCES)}, {EXAMPLES})")
 
 
 def choose_split(name: str, names: Iterable[str], split: str, known: Mapping[str, str] | None = None) -> tuple[str, str]:
@@ -95,9 +110,3 @@ def choose_split(name: str, names: Iterable[str], split: str, known: Mapping[str
         log.warning("%s has no held-out split (%s): the training split stands in for it", name, ", ".join(HELD_OUT))
         return choose_split(name, names, "train", known)[0], "train"
     raise UserError(f"--data.split {split}: {name} has no such split{near(split, names)} (it has {', '.join(names)})")
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """", did you mean 'x'?" for the closest of `names`, or nothing."""
-    found = difflib.get_close_matches(name, list(names), 1)
-    return f", did you mean {found[0]!r}?" if found else ""

@@ -13,7 +13,7 @@ import urllib.parse
 
 import numpy as np
 
-from data import Dataset, choose_split, near
+from data import Dataset, choose_split, near, streaming
 from data.images import make_source
 from utils.errors import UserError
 
@@ -58,16 +58,21 @@ class Rows:
 
     def __call__(self, index):
         row = self.table[index]
-        content, name = row[self.image], f"{self.base} sample {index}"
-        if isinstance(content, dict):
-            path = content.get("path")
-            name = f"{name} ({path})" if path else name
-            content = content["bytes"] if content.get("bytes") is not None else pathlib.Path(path).read_bytes()
-        elif isinstance(content, list):
-            content = np.asarray(content, np.uint8)
+        content, name = content_of(row[self.image], f"{self.base} sample {index}")
         if not self.label:
             return content, 0, name
         return content, self.index_of[row[self.label]] if self.index_of else row[self.label], name
+
+
+def content_of(value, name: str):
+    """(what `data.images.decode` takes, name for messages) of the value of an image column."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        name = f"{name} ({path})" if path else name
+        value = value["bytes"] if value.get("bytes") is not None else pathlib.Path(path).read_bytes()
+    elif isinstance(value, list):
+        value = np.asarray(value, np.uint8)
+    return value, name
 
 
 class NotRead:
@@ -97,20 +102,28 @@ def load(name: str, split: str, options) -> Dataset:
     """A split, labels as the data set has them (class labels, integers, or texts in sorted order)."""
     known = KNOWN.get(name)
     place = (options.dir or known.repo) if known else name.partition(":")[2]
+    if options.streaming:
+        return streaming.load(name, *_parquet(name, place, known), split, options, known)
     tables = _tables(name, place, known)
     own, split = choose_split(name, tables, split, known and {"train": known.train[0], "test": known.test[0]})
     table = tables[own]
+    image, label = choose_columns(name, table, options, known)
+    index_of, class_names, counts = _labels(name, table, label, split)
+    read = Rows(_undecoded(table.select_columns([image] + [label] * bool(label)), image), image, label, index_of, name)
+    size = options.image_size or (known.size if known else 0)
+    source = make_source(read, len(table), size, options.channels or (known.channels if known else 0), name)
+    return Dataset(name, split, source, source.shape, "uint8", class_names, counts, max_corrupt=options.max_corrupt)
+
+
+def choose_columns(name: str, table, options, known: Known | None) -> tuple[str, str]:
+    """The columns of images and labels, "" for no labels. table: with `column_names` and `features`."""
     image = options.image_column or (known.image if known else _find_image(name, table))
     label = options.label_column or (known.label if known else _find_label(name, table))
     label = "" if label == "none" else label
     for flag, column in (("image_column", image), ("label_column", label)):
         if column and column not in table.column_names:
             raise UserError(f"{name} has no column {column!r}{near(column, table.column_names)} (it has {', '.join(table.column_names)}); name one with --data.{flag}")
-    index_of, class_names, counts = _labels(name, table, label, split)
-    read = Rows(_undecoded(table.select_columns([image] + [label] * bool(label)), image), image, label, index_of, name)
-    size = options.image_size or (known.size if known else 0)
-    source = make_source(read, len(table), size, options.channels or (known.channels if known else 0), name)
-    return Dataset(name, split, source, source.shape, "uint8", class_names, counts, max_corrupt=options.max_corrupt)
+    return image, label
 
 
 def _undecoded(table, image: str):
@@ -125,10 +138,7 @@ def _tables(name: str, place: str, known: Known | None) -> dict:
     """{split: table} of a local place or of the hub."""
     import datasets
 
-    path = pathlib.Path(place).expanduser()
-    local = path.exists() or place.startswith(("/", ".", "~"))
-    if local and not path.exists():
-        raise UserError(f"--dataset_name {name}: {path} does not exist; give hf:owner/name, or the path of a parquet or arrow file or of a folder of them")
+    path, local = _path(name, place)
     try:
         if path.is_file():
             kind = {".parquet": "parquet", ".arrow": "arrow"}.get(path.suffix)
@@ -146,6 +156,37 @@ def _tables(name: str, place: str, known: Known | None) -> dict:
         raise
     except Exception as error:  # the errors of several libraries
         raise UserError(_explain(name, place, local, known, error)) from error
+
+
+def _path(name: str, place: str) -> tuple[pathlib.Path, bool]:
+    """The path that a place may be, and whether it is one."""
+    path = pathlib.Path(place).expanduser()
+    local = path.exists() or place.startswith(("/", ".", "~"))
+    if local and not path.exists():
+        raise UserError(f"--dataset_name {name}: {path} does not exist; give hf:owner/name, or the path of a parquet or arrow file or of a folder of them")
+    return path, local
+
+
+def _parquet(name: str, place: str, known: Known | None):
+    """({split: parquet files}, features or None) of a local place or of the hub; no data is read."""
+    import datasets
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    path, local = _path(name, place)
+    if path.is_file() and path.suffix == ".parquet":
+        return {"train": [str(path)]}, None
+    kind = path.suffix or "file" if path.is_file() else "save_to_disk" if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file() else ""
+    if not kind:
+        try:
+            if not local:
+                _offline_without_network(datasets)
+            builder = datasets.load_dataset_builder(str(path) if local else place)
+        except Exception as error:  # the errors of several libraries
+            raise UserError(_explain(name, place, local, known, error)) from error
+        kind = type(builder).__module__.rpartition(".")[2]
+        if isinstance(builder, Parquet):
+            return {str(split): list(files) for split, files in builder.config.data_files.items()}, builder.info.features
+    raise UserError(f"--data.streaming 1: {name} holds {kind} data, and only parquet is streamed; leave it out")
 
 
 def _offline_without_network(datasets):

@@ -96,19 +96,21 @@ class Images:
         return {"image": image, "label": np.int32(label)}
 
 
-def make_source(read, n: int, size: int, channels: int, what: str) -> Images:
-    """Images with their shape found: size and channels as asked for, where 0 = as stored in the first images (spread over the set) that can be read.
+def make_source(read, n: int, size: int, channels: int, what: str, probed: int = PROBED) -> Images:
+    """Images with their shape found: size and channels as asked for, where 0 = as stored in `probed` images, spread over the set, that can be read.
 
     Raises UserError when there are none, or when they differ in size and none was asked for.
     """
     if channels not in (0, 1, 3):
         raise UserError(f"--data.channels {channels}: expected 1 (grey), 3 (colour), or 0 (as stored)")
     sizes, colour, problem = set(), False, "the set is empty"
-    for index in sorted({i * n // PROBED for i in range(PROBED)} if n else ()):
+    for index in sorted({i * n // probed for i in range(probed)} if n else ()):
         name = f"sample {index}"
         try:
             content, _, name = read(index)
             image = open_image(content)
+        except UserError:
+            raise
         except Exception as error:
             problem = f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
             continue

@@ -53,9 +53,16 @@ class Readable:
         return None
 
 
-def ordered(dataset, seed: int):
-    """The endless shuffled order, as a Grain data set: element i depends on (seed, i) alone; n successive ones from a multiple of n are each sample once."""
-    samples = grain.MapDataset.source(Readable(dataset)).seed(seed).shuffle().repeat()
+def ordered(dataset, seed: int, start: int = 0, ranks: int = 1):
+    """The endless shuffled order, as a Grain data set: element i depends on (seed, i) alone; n successive ones from a multiple of n are each sample once.
+
+    start, ranks: every ranks-th element from `start` on will be taken, for a data set that reads ahead.
+    """
+    source = Readable(dataset)
+    if dataset.order:
+        samples = grain.MapDataset.source(dataset.order(source, seed, start, ranks)).seed(seed)
+    else:
+        samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     return samples.random_map(dataset.augment) if dataset.augment else samples
 
 
@@ -63,9 +70,12 @@ def stream(dataset, seed: int, batch_size: int, position: int = 0, rank: int = 0
     """Batches (images [S,H,W,C], labels [S]) of the shuffled, repeated data set, from global sample `position` on.
 
     The order depends on `seed` alone, so a resumed run continues with the very next sample. Rank r of R takes the samples r, r + R, ... of the order, so together
-    they take each once, also after R has changed. workers: processes that read and decode, 0 = threads of this one; the batches are the same.
+    they take each once, also after R has changed. workers: processes that read and decode, 0 = threads of this one; the batches are the same. A data set with an
+    order of its own is read once, so by threads, as many as `workers` if they are more than four.
     """
-    return _batches(ordered(dataset, seed)[position + rank :: ranks].batch(batch_size), workers)
+    start = position + rank
+    batches = ordered(dataset, seed, start, ranks)[start::ranks].batch(batch_size)
+    return _batches(batches, 0, max(4, workers)) if dataset.order else _batches(batches, workers)
 
 
 def in_order(dataset, batch_size: int, position: int, workers: int):
@@ -73,7 +83,7 @@ def in_order(dataset, batch_size: int, position: int, workers: int):
     return _batches(grain.MapDataset.source(Readable(dataset))[position:].batch(batch_size), workers)
 
 
-def _batches(batches, workers):
+def _batches(batches, workers, threads=4):
     """The batches as (images, labels), read ahead."""
     if workers:
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
@@ -81,7 +91,7 @@ def _batches(batches, workers):
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4))
     else:
-        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=64))
+        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=64))
     iterator = iter(batches)
     atexit.register(iterator.close)  # without it, processes and threads complain about the end of the program
     try:

@@ -200,6 +200,18 @@ def load_vae(where: str | pathlib.Path) -> tuple[VAE, dict]:
     return VAE(network, float(facts.get("scaling_factor", 0.18215)), float(facts.get("shift_factor") or 0.0)), params
 
 
+def vae_facts(where: str | pathlib.Path, fetch: bool = True) -> tuple[int, int]:
+    """(pixels per latent along a side, latent channels) of a VAE, by its config.json. fetch: False takes those of Stable Diffusion, 8 and 4, for one on the hub."""
+    if not fetch and not pathlib.Path(where).expanduser().exists() and _is_hub_id(where):
+        return 8, 4
+    network, _ = _network(_find(where) / CONFIG)
+    return 2 ** (len(network.widths) - 1), network.latent_channels
+
+
+def _is_hub_id(where) -> bool:
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(where).removeprefix("hf://")))
+
+
 def _find(where) -> pathlib.Path:
     """The folder that `where` means, from the hub if need be."""
     folder = pathlib.Path(where).expanduser()
@@ -209,7 +221,7 @@ def _find(where) -> pathlib.Path:
     if folder.exists():
         raise UserError(f"{where} has no {CONFIG}: give a folder with {CONFIG} and {WEIGHTS}, as diffusers writes it")
     name = str(where).removeprefix("hf://")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not _is_hub_id(where):
         raise UserError(f"{where} is neither a folder nor a hub id: give a folder with {CONFIG} and {WEIGHTS}, or an id such as stabilityai/sd-vae-ft-ema")
     import huggingface_hub
 
@@ -244,8 +256,3 @@ def _network(file: pathlib.Path) -> tuple[Network, dict]:
         widths=tuple(widths), layers=facts.get("layers_per_block", 1), groups=facts.get("norm_num_groups", 32),
         attention=facts.get("mid_block_add_attention", True), quant_conv=facts.get("use_quant_conv", True), post_quant_conv=facts.get("use_post_quant_conv", True),
     ), facts  # fmt: skip
-
-
-def sample_latents(mean: np.ndarray, logvar: np.ndarray, noise: np.ndarray):
-    """z ~ N(mean, exp(logvar)), by standard normal noise of the same shape."""
-    return mean + jnp.exp(0.5 * logvar) * noise

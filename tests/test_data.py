@@ -159,7 +159,7 @@ def test_trains_from_the_command_line(kind, workers, tmp_path, caches):
     flags = SMALL | {"dataset_name": name, "save_dir": tmp_path / "run", "data.workers": workers}
     env = os.environ | {"XLA_FLAGS": "", "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(ROOT / "train_drift.py"), *(f"--{k}={v}" for k, v in flags.items())]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3] and all(np.isfinite(line["loss"]) for line in lines)
@@ -296,7 +296,7 @@ def test_labels_of_every_kind(tmp_path, caches, caplog):
     assert data.load(numbers, options={"label_column": "kind"}).counts == (1, 1, 2)
     none = data.load(numbers)
     assert none.class_names == ("all",) and none.counts == (4,) and none.source[3]["label"] == 0
-    assert "no column 'kindd', did you mean 'kind'" in message(data.load, numbers, options={"label_column": "kindd"})
+    assert "no column 'kindd'; did you mean kind?" in message(data.load, numbers, options={"label_column": "kindd"})
     assert "no column 'img'" in message(data.load, numbers, options={"image_column": "img"})
     labels = datasets.ClassLabel(names=["x", "y"])
     both = parquet(tmp_path / "both", {"pic": images, "coarse": [0, 1, 0, 1], "fine": [1, 1, 0, 0]}, datasets.Features({"pic": image, "coarse": labels, "fine": labels}))
@@ -336,7 +336,7 @@ def test_hub_errors_say_what_to_do(tmp_path, monkeypatch):
     failing(OSError(28, "No space left on device"))
     assert "disk is full" in message(data.load, "mnist")
     assert "does not exist" in message(data.load, "hf:/no/such/place")
-    assert "did you mean 'cifar10'" in message(data.load, "cifar1")
+    assert "did you mean cifar10 or cifar100?" in message(data.load, "cifar1")
     assert "hf:owner/name" in message(data.load, "zzz:thing")
 
 
@@ -357,7 +357,7 @@ def test_tfds_without_tensorflow(tmp_path, caplog):
     np.testing.assert_array_equal(again[3]["image"], dataset.source[3]["image"])
     assert "tensorflow" not in sys.modules
     assert data.load("tfds:odd", options=options | {"label_column": "none"}).class_names == ("all",)
-    assert "no feature 'labels', did you mean 'label'" in message(data.load, "tfds:odd", options=options | {"label_column": "labels"})
+    assert "no feature 'labels'; did you mean label?" in message(data.load, "tfds:odd", options=options | {"label_column": "labels"})
     assert "tfds build nothere" in message(data.load, "tfds:nothere", options=options)
     first = sorted(as_tfrecord(folder).glob("*.tfrecord-*"))[0]
     content = first.read_bytes()

@@ -4,17 +4,26 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import data
+import eval_fid
+import train_drift
 from conftest import ROOT
 from data import pipeline
+from models.latents import latent_space_of, load_latent_space
+from models.runs import load_run
+from models.sampling import generate
 from models.vae import load_vae
+from test_train import TINY, STREAM, records, same_bits
 from test_vae import spec_of, tensors_of, write
+from utils import config as config_lib, sharding
 from utils.errors import UserError
+from utils.scores import read_rows
 
 N, SIDE = 10, 16
 
@@ -36,7 +45,7 @@ def place(tmp_path_factory):
 def cache(place, out, **flags):
     flags = {"dataset_name": f"folder:{place / 'images'}", "vae": place / "vae", "out": place / out, "encode_batch_size": 4} | flags
     command = [sys.executable, str(ROOT / "scripts" / "cache_latents.py"), *(f"--{k}={v}" for k, v in flags.items())]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""}, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""}, timeout=300)
 
 
 def test_cached_latents(place):
@@ -62,6 +71,24 @@ def test_cached_latents(place):
     np.testing.assert_allclose(draws[0].std() ** 2, (mean.var() + (std**2).mean()), rtol=0.1)
 
 
+def test_a_killed_process_goes_on(place):
+    """SIGKILL while it encodes, then the same command: the bytes of one that was not killed."""
+    flags = {"encode_batch_size": 1, "data.image_size": 8}
+    assert cache(place, "alive", **flags).returncode == 0
+    command = ["--" + k + f"={v}" for k, v in ({"dataset_name": f"folder:{place / 'images'}", "vae": place / "vae", "out": place / "dead"} | flags).items()]
+    process = subprocess.Popen([sys.executable, str(ROOT / "scripts" / "cache_latents.py"), *command], env=os.environ | {"XLA_FLAGS": ""}, stderr=subprocess.DEVNULL)
+    done = place / "dead" / "done.json"
+    while not done.exists() or not 0 < json.loads(done.read_text())["samples"]:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert 0 < json.loads(done.read_text())["samples"] < N
+    assert cache(place, "dead", **flags).returncode == 0
+    for name in ("latents.npy", "labels.npy", "meta.json", "done.json"):
+        assert (place / "dead" / name).read_bytes() == (place / "alive" / name).read_bytes()
+
+
 def test_goes_on_after_a_kill(place):
     """What a kill leaves is as done.json says: later rows may be anything. The result is the same to the byte, and is refused before."""
     assert cache(place, "whole", moments=0, flips=1).returncode == 0
@@ -82,3 +109,72 @@ def test_goes_on_after_a_kill(place):
     assert other.returncode == 2 and "holds latents with moments" in other.stderr and "Traceback" not in other.stderr
     with pytest.raises(UserError, match="holds no latents"):
         data.load(f"latents:{place}")
+
+
+def run(place, folder, **changes):
+    """A few steps of a tiny generator, the images encoded as they come."""
+    config = config_lib.resolve(TINY | STREAM | {"dataset_name": f"folder:{place / 'images'}", "save_dir": str(place / folder), "model.use_stable_vae": True, "vae": str(place / "vae"),
+                                "batch_size": 8, "drift.n_pos": 2, "drift.n_unc": 2, "drift.bank_push": 4, "drift.bank_per_class": 4, "drift.bank_global": 8, "max_steps": 4,
+                                "sample_interval": 4, "eval_interval": 4, "save_interval": 2, "features": "pixels", "data.flip": True} | changes)  # fmt: skip
+    parts = train_drift.build(config, data.load(config.dataset_name, options=config.data), sharding.make_mesh(2, 1))
+    train_drift.train(parts, train_drift.open_run(config))
+    return parts
+
+
+def test_encoded_as_they_come(place):
+    """The bank holds draws from the encoder's distribution of its images, mirrored or not; a resumed run is the same to the bit; grids and scores are of decoded images."""
+    parts = run(place, "run")
+    bank, position = train_drift.fill_bank(parts)
+    images, labels = pipeline.everything(data.load(f"folder:{place / 'images'}"))
+    vae, params = load_vae(place / "vae")
+    candidates = [vae.encode(params, view.astype(np.float32) / 127.5 - 1) for view in (images, images[:, :, ::-1])]
+    mean, logvar = (0.18215 * np.concatenate([c[0] for c in candidates]), np.concatenate([c[1] for c in candidates]))
+    noise = (bank["pool"][:, None] - mean) / (0.18215 * np.exp(0.5 * logvar))  # [G, 2 S, 8, 8, 4]
+    rms = np.sqrt(np.mean(noise**2, (2, 3, 4))).min(1)
+    assert position >= 8 and np.abs(rms - 1).max() < 0.3  # of 256 normal values each
+    assert len(set(np.sqrt(np.mean(noise**2, (2, 3, 4))).argmin(1) // N)) == 2  # both views occur
+
+    run(place, "resumed", max_steps=2, sample_interval=0, eval_interval=0)
+    run(place, "resumed", sample_interval=0, eval_interval=0)
+    assert records(place / "run")[2:] == records(place / "resumed")[2:]
+    (model, params, metadata), (_, again, _) = load_run(place / "run"), load_run(place / "resumed")
+    same_bits(params, again)
+    assert model.sample_shape == (8, 8, 4) and list((place / "run" / "samples").glob("*.png"))
+    assert read_rows(place / "run" / "fid.csv")[0]["reference"] == f"folder:{place / 'images'}:test"
+
+    space = latent_space_of(model, metadata, "", sharding.local_sharding())
+    (z,) = generate(model, params, [0, 1, 0], 1.0, 0, batch_size=3)
+    expected = vae.decode(load_vae(place / "vae")[1], z / 0.18215)
+    np.testing.assert_allclose(space.decode(z), expected, atol=1e-3 * np.abs(expected).max())
+    tensors = tensors_of(spec_of("vae_tiny"))
+    write(place / "other_vae", spec_of("vae_tiny")["config"], tensors | {"quant_conv.bias": tensors["quant_conv.bias"] + 1})
+    with pytest.raises(UserError, match="holds a run on latents of a VAE with the checksum"):
+        run(place, "run", vae=str(place / "other_vae"), max_steps=6)
+    with pytest.raises(UserError, match="its weights have the checksum"):
+        load_latent_space(str(place / "other_vae"), sharding.local_sharding(), metadata["dataset"]["latents"])
+
+
+def test_reference_of_cached_latents_is_their_images(place):
+    assert cache(place, "referenced", **{"data.image_size": 8}).returncode == 0
+    name = f"latents:{place / 'referenced'}"
+    assert data.load(name).shape == (4, 4, 4)
+    reference = eval_fid.load_reference(name, features="pixels", split="train")
+    assert reference.name == f"folder:{place / 'images'}:train" and reference.real.count == N and reference.gallery[1](0).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("flags, words", [
+    ({"dataset_name": "digits", "vae": "x/y"}, "learnt in pixels"),
+    ({"dataset_name": "digits", "model.use_stable_vae": True, "vae": "VAE"}, "--data.channels 3"),
+    ({"dataset_name": "digits", "model.use_stable_vae": True, "vae": "/no/such"}, "neither a folder nor a hub id"),
+    ({"model.use_stable_vae": True, "vae": "VAE", "data.image_size": 15}, "give --data.image_size 16"),
+    ({"model.use_stable_vae": True, "vae": "VAE", "drift.bank_per_class": "all", "data.flip": True}, "encodes each image once"),
+    ({"dataset_name": "digits", "encoder.name": "none", "sample_interval": 1, "model.use_stable_vae": True, "vae": "EMPTY"}, "has no config.json"),
+])  # fmt: skip
+def test_mistakes_are_one_line(place, flags, words):
+    (place / "empty").mkdir(exist_ok=True)
+    flags = {"dataset_name": f"folder:{place / 'images'}"} | flags
+    flags["vae"] = {"VAE": str(place / "vae"), "EMPTY": str(place / "empty")}.get(flags["vae"], flags["vae"])
+    with pytest.raises(UserError, match=words) as caught:
+        config = config_lib.resolve(TINY | flags)
+        train_drift.build(config, data.load(config.dataset_name, options=config.data), sharding.make_mesh(1, 1))
+    assert "\n" not in str(caught.value)

@@ -74,7 +74,7 @@ def test_grid_sweep_comparison_files(run, tmp_path):
 @pytest.mark.parametrize("given, word", [
     ({"load_dir": ""}, "load_dir"), ({"load_dir": "nowhere"}, "nowhere"), ({"classes": "11"}, "labels 0 to 9, and 10"), ({"classes": "a"}, "comma"),
     ({"num_samples": 3, "out": "x.gif"}, "npz"), ({"out": "x.npz"}, "png"), ({"num_samples": 3, "cfg_scale": "1,2"}, "grid"),
-    ({"load_dir": GOLDEN / "latent_tiny"}, "4 channels"), ({"load_dir": GOLDEN / "pixel_tiny", "ema": "raw"}, "--ema"), ({"ema": "0.5"}, "0.99"),
+    ({"load_dir": GOLDEN / "latent_tiny", "latents": 1}, "samples.npz"), ({"load_dir": GOLDEN / "latent_tiny", "vae": "/no/vae"}, "--vae names another place"), ({"load_dir": GOLDEN / "pixel_tiny", "ema": "raw"}, "--ema"), ({"ema": "0.5"}, "0.99"),
 ])  # fmt: skip
 def test_mistakes(run, given, word):
     with pytest.raises(UserError, match=word):

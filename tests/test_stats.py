@@ -163,7 +163,7 @@ def test_program_and_its_use(tmp_path, caplog):
 @pytest.mark.parametrize("flags, words", [
     (("--images", "nowhere.npz", "--features", "pixels"), "does not exist"),
     (("--images", "x.npz", "--dataset_name", "digits"), "give one of them"),
-    (("--dataset_name", "digit"), "did you mean 'digits'"),
+    (("--dataset_name", "digit"), "did you mean digits"),
 ], ids=["no file", "two sources", "typo"])  # fmt: skip
 def test_a_mistake_is_one_line(flags, words):
     done = compute(*flags)

@@ -51,6 +51,11 @@ def local(mesh: Mesh) -> NamedSharding:
     return NamedSharding(Mesh(np.array(mesh.local_devices), ("samples",)), P("samples"))
 
 
+def local_sharding() -> NamedSharding:
+    """The same without a mesh at hand: over all devices of this process."""
+    return local(make_mesh(0, 1))
+
+
 def local_copy(mesh: Mesh, tree):
     """The whole arrays on every device of this process, for work that it does alone. All processes must call it."""
     if jax.process_count() == 1:
@@ -116,6 +121,37 @@ def layout(mesh: Mesh, classes: int, rows: int) -> Layout | None:
         if classes % i == 0 and rows % j == 0:
             return candidate
     return None
+
+
+class Shares:
+    """Joins n rows that each process has read by itself: row j of process r of R becomes row j R + r of arrays that every device holds.
+
+    each: (params, rows) -> rows, run before that on the devices, which have the rows divided among them. Raises UserError when the processes have unlike numbers of devices.
+    """
+
+    def __init__(self, mesh: Mesh, n: int, each=lambda params, rows: rows, params=None):
+        self.mesh, self.params = mesh, put(params, replicated(mesh))
+        self.devices = mesh.local_devices
+        self.block = -(-n // len(self.devices))  # rows per device; the last are filled up
+        ranks, seen = mesh.size // len(self.devices), {}
+        order = np.zeros(n * ranks, np.int32)
+        for i, device in enumerate(mesh.devices.flat):
+            k = seen[device.process_index] = seen.get(device.process_index, -1) + 1
+            for j in range(k * self.block, min((k + 1) * self.block, n)):
+                order[j * ranks + sorted({d.process_index for d in mesh.devices.flat}).index(device.process_index)] = i * self.block + j - k * self.block
+        if len(set(seen.values())) > 1:
+            raise UserError("the processes have unlike numbers of devices; start each with as many")
+        self._pick = np.minimum(np.arange(self.block * len(self.devices)), n - 1)
+        self._join = jax.jit(lambda params, rows: jax.tree.map(lambda a: a[order], each(params, rows)), out_shardings=replicated(mesh))
+
+    def __call__(self, rows):
+        """A tree of NumPy arrays [n, ...] -> arrays [n R, ...], without waiting for the devices."""
+        return self._join(self.params, jax.tree.map(self._spread, rows))
+
+    def _spread(self, a):
+        blocks = a[self._pick].reshape(len(self.devices), self.block, *a.shape[1:])
+        placed = [jax.device_put(block, device) for block, device in zip(blocks, self.devices)]
+        return jax.make_array_from_single_device_arrays((self.block * self.mesh.size, *a.shape[1:]), batch_sharding(self.mesh), placed)
 
 
 def gather(mesh: Mesh, params):
