@@ -157,14 +157,17 @@ class RowGroups:
 
     def _start(self, piece: int):
         if piece not in self.held:
-            self.held[piece] = self.pool.submit(self._read, piece)
+            try:
+                self.held[piece] = self.pool.submit(self._read, piece)
+            except RuntimeError as error:  # the pool is gone
+                raise UserError(f"{self.name}: nothing is read any more, the program ends") from error
         self.held.move_to_end(piece)
         return self.held[piece]
 
     def _let_go(self):
         spare = [piece for piece in self.held if piece not in self.wanted]
         for piece in spare[: max(0, len(spare) - SPARE)]:
-            self.held.pop(piece).cancel()
+            del self.held[piece]  # not cancelled: somebody may be waiting for it
 
     def _read(self, piece: int):
         import fsspec

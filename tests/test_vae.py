@@ -59,6 +59,17 @@ def test_reproduces_diffusers(name, n, tmp_path):
     assert vae.scaling_factor == 0.18215 and vae.reduction == 2 ** (len(spec["config"]["block_out_channels"]) - 1)
 
 
+def test_reads_what_diffusers_writes():
+    """A folder of its `save_pretrained`, of random weights, as it is, and what its own loader then gave (the versions are in io.npz)."""
+    folder = GOLDEN / "vae_diffusers"
+    vae, params = load_vae(folder)
+    with np.load(folder / "io.npz") as io:
+        mean, logvar = vae.encode(params, nhwc(io["images_nchw"]))
+        assert_close(mean, io["latent_mean_nchw"])
+        assert_close(logvar, io["latent_logvar_nchw"])
+        assert_close(vae.decode(params, nhwc(io["z_nchw"])), io["decoded_nchw"])
+
+
 def test_older_names_half_precision_and_a_subfolder(tiny, tmp_path):
     """The published files of Stable Diffusion 1: query, key, value, proj_attn, also as 1x1 convolutions, also in float16; in a pipeline's subfolder `vae`."""
     config, tensors = tiny
