@@ -134,15 +134,15 @@ def latent_dataset(config, dataset, sharding):
         raise UserError(f"--model.use_stable_vae 1: {dataset.name} holds latents already; leave it out")
     if encode and config.drift.bank_per_class == "all" and config.data.flip:
         raise UserError("--drift.bank_per_class all with --model.use_stable_vae 1 encodes each image once, so --data.flip would be decided for good: give --data.flip 0, or latents of scripts/cache_latents.py")
-    space, facts = None, dataset.latents
+    space, facts, where = None, dataset.latents, config.vae or DEFAULT
+    shape = latent_shape(where, dataset.shape, fetch=False) if encode else dataset.shape  # what cannot work is said before anything is fetched
     if not config.dry_run and (encode or draws):
         try:
             space = load_latent_space(config.vae, sharding, facts)
         except UserError as error:
             raise UserError(f"{error}{'' if encode else ', and --sample_interval 0 --eval_interval 0 do without'}") from None
     if encode:
-        where = config.vae or DEFAULT
-        shape = latent_shape(where, dataset.shape, fetch=not config.dry_run)
+        shape = shape if config.dry_run else latent_shape(where, dataset.shape)
         facts = {"dataset": dataset.name, "split": dataset.split, "data": config.data.to_dict(), "image_shape": list(dataset.shape)} | (space.facts if space else {"vae": where})
         dataset = dataclasses.replace(dataset, shape=shape, dtype="float32", latents=facts)
     return dataset, space

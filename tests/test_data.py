@@ -270,7 +270,7 @@ def test_folder_splits(tmp_path, caplog):
     (tmp_path / "test").mkdir()  # without classes, as ImageNet's
     held_out = data.load(f"folder:{tmp_path}", "test")
     assert held_out.split == "test" and len(held_out.source) == 6 and len(data.load(f"folder:{tmp_path}").source) == 12
-    assert "'val'" in message(data.load, f"folder:{tmp_path}", "vall")
+    assert "did you mean val?" in message(data.load, f"folder:{tmp_path}", "vall")
     (tmp_path / "train" / "dog").mkdir()
     assert "dog has no images" in message(data.load, f"folder:{tmp_path}")
     (tmp_path / "train" / "dog").rmdir()
