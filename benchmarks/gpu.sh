@@ -8,7 +8,7 @@ python=${PYTHON:-python3}
 export XLA_PYTHON_CLIENT_MEM_FRACTION=.95 JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 deadline=$(($(date +%s) + 24 * 60))
 ablation=(--recipe none --size 32 --channels 4 --classes 1000 --samples_per_class 128 --sample_interval 0 --eval_interval 0
-  --random_encoder 1 --encoder.name mae --encoder.path hf://mae_latent_256 --rounds 3 --steps 3)
+  --random_encoder 1 --encoder.name mae --encoder.path hf://mae_latent_ablation_256 --rounds 3 --steps 3)
 
 try() { # a run that does not fit, or fails, leaves a line too
   local left=$((deadline - $(date +%s)))

@@ -81,6 +81,16 @@ def matmul_rate(dtype) -> float:
     return 5 * 2 * n**3 / (time.perf_counter() - begin)
 
 
+def full_bank(parts):
+    """A bank whose every place holds noise."""
+    bank = train_drift.banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.dataset.shape, parts.dataset.dtype)
+    random = np.random.default_rng(0)
+    for samples, filled in (("images", "filled"), ("pool", "pool_filled")):
+        bank[samples] = random.integers(0, 256, bank[samples].shape, np.uint8)
+        bank[filled][...] = bank[samples].shape[-len(parts.dataset.shape) - 1]
+    return bank
+
+
 def program(parts, state, bank, fresh, frozen):
     return train_drift.make_step(parts).lower(state, bank, fresh, frozen)
 
@@ -107,7 +117,7 @@ def main(flag_values):
             random_mae(flags.random_mae, flags.channels, config.model.use_bf16, folder)
             config.encoder.name, config.encoder.path = "mae", folder
         parts = train_drift.build(config, dataset, mesh, **({"load_encoder": load_random} if flags.random_encoder else {}))
-    state, (bank, _) = train_drift.make_state(parts), train_drift.fill_bank(parts)
+    state, bank = train_drift.make_state(parts), full_bank(parts)
     bank, frozen = jax.device_put((bank, parts.encoder_params), sharding.replicated(mesh))
     n, stream = config.drift.bank_push, None
     reals = np.zeros((n, *shape), np.uint8), np.arange(n, dtype=np.int32) % flags.classes

@@ -15,7 +15,7 @@ from utils.errors import UserError
 from utils.tensors import expected_shapes
 
 MAES = {  # the published configurations (tests/golden/official_specs)
-    "mae_latent_256": {"in_channels": 4, "base_channels": 256, "input_patch_size": 1},
+    "mae_latent_ablation_256": {"in_channels": 4, "base_channels": 256, "input_patch_size": 1},
     "mae_latent_640": {"in_channels": 4, "base_channels": 640, "input_patch_size": 1},
     "mae_pixel_640": {"in_channels": 3, "base_channels": 640, "input_patch_size": 8},
 }

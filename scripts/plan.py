@@ -1,6 +1,6 @@
 """Will it fit, how fast will it be, how long will it take? Compiles the real train step for devices that need not be there.
 
-    python scripts/plan.py --recipe imagenet256_latent --stand_in latents --target tpu:v6e:8x8,tpu:v5e:16x16
+    python scripts/plan.py --recipe imagenet256_B --stand_in latents --target tpu:v6e:8x8,tpu:v5e:16x16
     python scripts/plan.py --dataset_name digits                     for the devices of this machine
 
 TPU targets take libtpu (pip install -r requirements-plan.txt), no TPU: tpu:VERSION:TOPOLOGY with v4, v5e, v5p or v6e, as Google Cloud names them. Nothing is read, fetched or
@@ -116,10 +116,11 @@ def plan(flags, config, target: str) -> dict:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        if os.environ.get("DUMP"): print(str(error)[:6000], file=sys.stderr)
-        used = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG])", str(error))
-        needed = float(used[1]) * {"K": 2**-20, "M": 2**-10, "G": 1}[used[2]] if used else math.nan
-        return out | {"compile_s": time.perf_counter() - begin, "needed_gib": needed, "fits": False}
+        found = re.search(r"HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM|Used ([\d.]+)([KMG]) of", str(error))
+        gib = lambda number, unit: float(number) * {"K": 2**-20, "M": 2**-10, "G": 1}[unit]
+        held = sum(out[f"{name}_gib"] for name in ("parameters", "optimizer", "ema", "encoder", "bank"))
+        size = {"temporary_gib": gib(found[1], found[2]), "needed_gib": gib(found[1], found[2]) + held} if found and found[1] else {"needed_gib": gib(found[3], found[4])} if found else {}
+        return out | size | {"compile_s": time.perf_counter() - begin, "fits": False}
     memory, text = compiled.memory_analysis(), compiled.as_text()
     cost = compiled.cost_analysis() or {}
     arguments_bytes, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
@@ -165,6 +166,7 @@ def main(flag_values):
     flags, config = config_lib.all_flags(flag_values), config_lib.resolve(flag_values)
     with config.unlocked():
         config.sample_interval = config.eval_interval = 0  # nothing is decoded or scored here
+        config.model.use_stable_vae &= flags.stand_in != "latents"
     rows = []
     for target in flags.target.split(","):
         rows.append(plan(flags, config, target))

@@ -122,20 +122,24 @@ def test_the_roll_names_who_is_missing():
 
 
 def test_strangers_at_the_port_are_ignored():
+    """A port scan, and a process that came, died and was started again."""
     port, host = free_port(), socket.gethostname()
     result = []
-    thread = threading.Thread(target=lambda: result.append(distributed.roll_call(f"localhost:{port}", 2, 0, 30)))
+    thread = threading.Thread(target=lambda: result.append(distributed.roll_call(f"localhost:{port}", 3, 0, 30)))
     thread.start()
     while True:
         try:
             with socket.create_connection(("localhost", port)) as stranger:
                 stranger.sendall(b"GET / HTTP/1.1\r\n")
+            with socket.create_connection(("localhost", port)) as dead:
+                dead.sendall(b"1 3 old\n")
+                time.sleep(0.2)
             break
         except OSError:
             time.sleep(0.05)
-    assert distributed.roll_call(f"localhost:{port}", 2, 1, 30) == [host] * 2
+    assert call_roll(port, 3, (1, 2), timeout=30) == {0: [host] * 3, 1: [host] * 3}
     thread.join(30)
-    assert result == [[host] * 2]
+    assert result == [[host] * 3]
 
 
 # ---------------------------------------------------------------- the same run

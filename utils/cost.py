@@ -19,11 +19,11 @@ class Chip:
 
 
 GIB = 2**30
-CHIPS = {  # by jax's device_kind; the makers' data sheets (Google Cloud's pages of each TPU version; NVIDIA's of H100 SXM, H200, A100, dense)
+CHIPS = {  # by jax's device_kind; memory of v6e: what its compiler calls available; the rest: the makers' data sheets (Google Cloud's pages of each TPU version; NVIDIA's of H100 SXM, H200, A100, dense)
     "TPU v4": Chip(275e12, 32 * GIB, 1228e9, 300e9),
     "TPU v5 lite": Chip(197e12, 16 * GIB, 819e9, 200e9),
     "TPU v5": Chip(459e12, 95 * GIB, 2765e9, 600e9),
-    "TPU v6 lite": Chip(918e12, 32 * GIB, 1640e9, 448e9),
+    "TPU v6 lite": Chip(918e12, 31.24 * GIB, 1640e9, 448e9),
     "NVIDIA A100-SXM4-80GB": Chip(312e12, 80e9, 2039e9, 300e9),
     "NVIDIA H100 80GB HBM3": Chip(989e12, 80e9, 3350e9, 450e9),
     "NVIDIA H200": Chip(989e12, 141e9, 4800e9, 450e9),

@@ -105,9 +105,9 @@ def find(options, env: Mapping[str, str] = os.environ):
     if options.processes == 1:
         return None
     coordinator = options.coordinator or env.get("JAX_COORDINATOR_ADDRESS", "")
-    ranks = options.processes or int(env.get("JAX_NUM_PROCESSES", 0))
-    rank = options.process if options.process >= 0 else int(env.get("JAX_PROCESS_ID", -1))
-    local = [int(i) for i in env["JAX_LOCAL_DEVICE_IDS"].split(",")] if env.get("JAX_LOCAL_DEVICE_IDS") else None
+    ranks = options.processes or _numbers(env, "JAX_NUM_PROCESSES", "0")[0]
+    rank = options.process if options.process >= 0 else _numbers(env, "JAX_PROCESS_ID", "-1")[0]
+    local = _numbers(env, "JAX_LOCAL_DEVICE_IDS", "") or None
     if (coordinator or ranks or rank >= 0) and not (coordinator and ranks and rank >= 0):
         if not _in_cluster(env):
             raise UserError(f"a job of several processes needs --distributed.coordinator HOST:PORT (given {coordinator or 'nothing'}), --distributed.processes N "
@@ -132,6 +132,13 @@ def find(options, env: Mapping[str, str] = os.environ):
     if not 0 <= rank < ranks:
         raise UserError(f"--distributed.process {rank}: expected 0 to {ranks - 1}, as there are {ranks} processes")
     return None if ranks == 1 else (coordinator, ranks, rank, local)
+
+
+def _numbers(env, name: str, default: str) -> list[int]:
+    try:
+        return [int(word) for word in (env.get(name) or default).split(",") if word]
+    except ValueError:
+        raise UserError(f"{name}={env[name]}: expected a number, or for JAX_LOCAL_DEVICE_IDS several with commas") from None
 
 
 def _in_cluster(env) -> bool:
@@ -169,7 +176,7 @@ def roll_call(coordinator: str, ranks: int, rank: int, timeout: float) -> list[s
 
 
 def _receive(coordinator, port, ranks, timeout, deadline) -> list[str]:
-    there, connections, error = {0: socket.gethostname()}, [], ""
+    there, connections, error = {0: socket.gethostname()}, {}, ""
     dual = socket.has_dualstack_ipv6()
     try:
         server = socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual, backlog=ranks)
@@ -192,14 +199,18 @@ def _receive(coordinator, port, ranks, timeout, deadline) -> list[str]:
             except (ValueError, OSError):  # not one of ours: a port scan, or what is left of an earlier run
                 continue
             else:
-                connections.append(connection)
+                if r in connections and _hung_up(connections[r]):
+                    connections.pop(r).close()  # it was started again while the others wait
+                    there.pop(r)
+                taken = there.get(r)
+                connections[r if taken is None else -len(connections)] = connection
                 if int(count) != ranks or not 0 < r < ranks:
                     error = f"a process of {name} calls itself {r} of {count}, in a job of {ranks} processes; give all of them the same --distributed.processes, and indices from 0"
-                elif r in there:
-                    error = f"two processes are number {r} of {ranks}: on {there[r]} and on {name}; give each a --distributed.process of its own"
+                elif taken is not None:
+                    error = f"two processes are number {r} of {ranks}: on {taken} and on {name}; give each a --distributed.process of its own"
                 there[r] = name
         answer = {"error": error} if error else {"hosts": [there[r] for r in range(ranks)]}
-        for connection in connections:
+        for connection in connections.values():
             with contextlib.suppress(OSError):
                 connection.sendall((json.dumps(answer) + "\n").encode())
                 connection.settimeout(5)
@@ -208,6 +219,20 @@ def _receive(coordinator, port, ranks, timeout, deadline) -> list[str]:
     if error:
         raise UserError(error)
     return answer["hosts"]
+
+
+def _hung_up(connection) -> bool:
+    """Whether the other side is gone."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            connection.settimeout(5)
 
 
 # ---------------------------------------------------------------- on the way
@@ -219,9 +244,9 @@ def agree(what: str, facts: Mapping[str, object]) -> None:
     mine = json.dumps(facts, sort_keys=True, default=str).encode()
     all_facts = [json.loads(bytes(part)) for part in processes.gather(np.frombuffer(mine, np.uint8))]
     for rank, theirs in enumerate(all_facts):
-        for key in all_facts[0]:
-            if theirs[key] != all_facts[0][key]:
-                raise UserError(f"{what}: {key} is {theirs[key]} in process {rank} and {all_facts[0][key]} in process 0; all processes of a job need the same code, flags, data and run folder")
+        for key in all_facts[0] | theirs:
+            if (here := theirs.get(key, "absent")) != (first := all_facts[0].get(key, "absent")):
+                raise UserError(f"{what}: {key} is {here} in process {rank} and {first} in process 0; all processes of a job need the same code, flags, data and run folder")
 
 
 def agree_on_folder(folder: pathlib.Path) -> None:
