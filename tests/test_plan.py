@@ -24,7 +24,7 @@ def test_flops_of_products_convolutions_and_loops():
     w = jnp.ones((16, 16))
     layers = lambda x: jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=7)[0]
     assert matmul_flops(jax.make_jaxpr(jax.jit(layers))(jnp.ones((4, 16)))) == 7 * 2 * 4 * 16 * 16
-    again = jax.grad(lambda x: jax.checkpoint(lambda x: jnp.sin(x @ w) @ w)(x).sum())
+    again = jax.value_and_grad(lambda x: jax.checkpoint(lambda x: jnp.sin(x @ w) @ w)(x).sum())
     assert matmul_flops(jax.make_jaxpr(again)(jnp.ones((4, 16)))) == 5 * 2 * 4 * 16 * 16  # two forward, one of them again, two back
 
 

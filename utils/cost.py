@@ -6,6 +6,7 @@ import math
 import re
 
 import jax
+from jax.interpreters import partial_eval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,12 @@ def matmul_flops(jaxpr) -> float:
     A scan counts as often as it turns, which XLA's own count does not do, and recomputation counts as it is traced. Element-wise work is left out: it is bound by memory.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum(_flops_of(eqn) for eqn in jaxpr.eqns)
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # what nobody uses the compiler leaves out
+    return _flops(jaxpr)
+
+
+def _flops(jaxpr) -> float:
+    return sum(_flops_of(eqn) for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns)
 
 
 def _flops_of(eqn) -> float:
@@ -52,8 +58,8 @@ def _flops_of(eqn) -> float:
         useful = math.prod(params["lhs_dilation"])  # the zeros between inputs, in the gradient of a strided convolution, are no work
         return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) / kernel[spec[0]] / useful
     if name == "cond":
-        return max(matmul_flops(branch) for branch in params["branches"])
-    inner = sum(matmul_flops(value) for value in params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr"))
+        return max(_flops(branch) for branch in params["branches"])
+    inner = sum(_flops(value) for value in params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr"))
     return inner * params["length"] if name == "scan" else inner
 
 
