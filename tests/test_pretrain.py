@@ -224,6 +224,8 @@ def test_run_and_export_are_encoders(run):
 def test_a_run_of_the_other_kind_is_refused(run):
     with pytest.raises(UserError, match="run of an encoder"):
         load_run(run)
+    with pytest.raises(UserError, match="run of pretrain_mae.py"):
+        config_lib.from_json(run / "config.json")
     assert load_mae_run(run, ema="raw")[2]["ema"] == "raw"
     with pytest.raises(UserError, match="0.9"):
         load_mae_run(run, ema="0.5")

@@ -318,8 +318,11 @@ def from_dict(values: Mapping[str, Any], source: str = "config", schema: Schema 
     Raises:
         UserError: an unknown key or a bad value; `source` says where.
     """
-    schema = schema or TRAINER
-    flat = _checked(flatten(values), schema.keys, source)
+    schema, flat = schema or TRAINER, flatten(values)
+    if flat and flat.keys() <= (MAE_KEYS if schema is TRAINER else KEYS).keys() and not flat.keys() <= schema.keys.keys():
+        made, wanted = ("pretrain_mae.py", "train_drift.py") if schema is TRAINER else ("train_drift.py", "pretrain_mae.py")
+        raise UserError(f"{source} is of a run of {made}, but one of {wanted} is needed here: give another folder")
+    flat = _checked(flat, schema.keys, source)
     missing = [name for name in schema.keys if name not in flat]
     if missing:
         log.warning("%s lacks %s: using the defaults", source, ", ".join(missing))
