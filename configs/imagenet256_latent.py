@@ -10,4 +10,4 @@ Measured  not measured yet
 
 from configs import imagenet256_B
 
-OVERRIDES = imagenet256_B.OVERRIDES | {"model.use_stable_vae": False, "sample_interval": 0}  # grids of latents take a VAE
+OVERRIDES = imagenet256_B.OVERRIDES | {"model.use_stable_vae": False}
