@@ -81,10 +81,8 @@ def load_random(where: str, **options):
 
     def draw(path, a):
         name = jax.tree_util.keystr(path).lower()
-        if any(word in name for word in ("scale", "gamma", "var", "norm']['weight")) or name.endswith("lambda1']"):
-            return jnp.ones(a.shape, a.dtype)
-        if len(a.shape) < 2 or "bias" in name or "mean" in name:
-            return jnp.zeros(a.shape, a.dtype)
+        if len(a.shape) < 2:
+            return (jnp.zeros if name.endswith(("bias']", "mean']")) else jnp.ones)(a.shape, a.dtype)
         return jax.random.normal(jax.random.key(0), a.shape, a.dtype) * float(np.prod(a.shape[:-1])) ** -0.5
 
     params: Any = jax.tree_util.tree_map_with_path(draw, shapes)

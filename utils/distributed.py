@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 SHARED = 60  # seconds after which a file must be seen by all; file systems on a network remember for a while that it was not there
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as gone
+GONE = "heartbeat|unhealthy|task is set to ERROR|coordination service|[Cc]onnection (closed|reset)"  # what JAX says of another process
 LAST_WORDS = """
 import sys
 text = sys.stdin.read()
@@ -63,6 +65,10 @@ def job(options):
         log.info("%d processes: %s", ranks, ", ".join(f"{r} {host} ({n[0]} devices)" for r, (host, n) in enumerate(zip(hosts, counts))))
         yield
     except Exception as error:
+        if re.search(GONE, str(error)):  # whatever waited for the other is not what went wrong
+            sys.stderr.write(f"{' '.join(str(error).split())[:500]}\n")
+            sys.stderr.flush()
+            os._exit(1)
         said()
         _leave(error, f"process {rank} of {ranks}")
     finally:
