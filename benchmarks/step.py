@@ -83,11 +83,11 @@ def matmul_rate(dtype) -> float:
 
 def full_bank(parts):
     """A bank whose every place holds noise."""
-    bank = train_drift.banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.dataset.shape, parts.dataset.dtype)
-    random = np.random.default_rng(0)
-    for samples, filled in (("images", "filled"), ("pool", "pool_filled")):
-        bank[samples] = random.integers(0, 256, bank[samples].shape, np.uint8)
-        bank[filled][...] = bank[samples].shape[-len(parts.dataset.shape) - 1]
+    bank, random = train_drift.banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample), np.random.default_rng(0)
+    noise = lambda a: random.integers(0, 256, a.shape, np.uint8).astype(a.dtype)
+    per_class, pool = train_drift.banks.sizes(bank)
+    bank["images"], bank["pool"] = jax.tree.map(noise, (bank["images"], bank["pool"]))
+    bank["filled"][:], bank["pool_filled"][...] = per_class, pool
     return bank
 
 
