@@ -439,7 +439,7 @@ def report(parts: Parts) -> str:
         "steps": f"{c.max_steps:,}",
         "devices": f"{parts.mesh.size} x {parts.mesh.devices.flat[0].device_kind}, mesh data {parts.mesh.shape['data']} x fsdp {parts.mesh.shape['fsdp']}",
         "per device": f"parameters {mb(shapes.params)}, optimiser {mb(shapes.opt_state)}, {len(shapes.ema)} EMA {mb(shapes.ema)}",
-        "bank": f"{parts.bank_bytes / 1e6:.1f} MB of {'features' if parts.cached else 'samples'} {'in host memory' if parts.bank_on_host else 'on each device'}",
+        "bank": f"{parts.bank_bytes / 1e6:.1f} MB of {'features' if parts.cached else 'samples'}{'' if parts.encode else ' (of features, if they are kept, which takes the encoder to know)'} {'in host memory' if parts.bank_on_host else 'on each device'}",
     }
     return "\n".join(f"{name:12}{text}" for name, text in rows.items())
 

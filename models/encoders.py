@@ -260,6 +260,10 @@ def options_of(e) -> dict[str, dict[str, Any]]:
                 f"--encoder.{flag} {e[flag]} is for {len(given)} encoders, but there is {e.name}: "
                 "give one for each name, joined by +"
             )
+        if any(value and name == "none" for name, value in zip(names, given)):
+            raise UserError(
+                f"--encoder.{flag} {e[flag]}: the raw sample (none) has nothing to choose; leave its place empty"
+            )
         try:
             return {name: parse(value) for name, value in zip(names, given) if value}
         except ValueError:

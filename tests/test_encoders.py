@@ -18,8 +18,9 @@ from weight_rule import draw
 from models import encoders
 from models.convnext import ConvNextV2
 from models.dinov2 import Dinov2, cubic_matrix, resize_positions
-from models.encoders import encoder_of, join_where, load_encoder, split_where
+from models.encoders import encoder_of, join_where, load_encoder, options_of, set_weights, split_where
 from models.resnet import RESNETS, ResNet
+from utils import config as config_lib
 from utils.errors import UserError
 from utils.tensors import expected_shapes, match, read_tensors, rename, strip_prefix
 
@@ -445,3 +446,30 @@ def test_wrong_calls(tiny):
     encode, params, _ = load_encoder(where, image_size=28, names=("layer7",))
     with pytest.raises(UserError, match="layer7.*layer1, layer2"):
         encode(params, jnp.zeros((1, 28, 28, 3)))
+
+
+# Flags.
+
+
+def flags(**changes):
+    return config_lib.resolve({"recipe": "none"} | {f"encoder.{k}": v for k, v in changes.items()}).encoder
+
+
+def test_options_by_flags():
+    assert options_of(flags(name="dinov2")) == {"names": {}, "statistics": {}, "patch_sizes": {}, "image_size": {}}
+    chosen = options_of(flags(name="none+mae+dinov2", layers="+layer3*,!conv1+cls", statistics="+map,mean", patch_sizes="+none", image_size="++98", bf16="on"))
+    assert chosen["names"] == {"mae": ("layer3*", "!conv1"), "dinov2": ("cls",)} and chosen["statistics"] == {"mae": ("map", "mean")}
+    assert chosen["patch_sizes"] == {"mae": ()} and chosen["image_size"] == {"dinov2": 98} and chosen["bf16"] is True
+    wrong = [({"layers": "a+b"}, "for 2 encoders"), ({"patch_sizes": "2,x"}, "sizes such as 2,4"), ({"image_size": "0"}, "a side in pixels"), ({"name": "none", "layers": "x"}, "nothing to choose")]
+    for changes, words in wrong:
+        with pytest.raises(UserError, match=words):
+            options_of(flags(**{"name": "mae"} | changes))
+
+
+def test_weights_by_flags():
+    weight = set_weights(flags(name="none+mae+dinov2", weights="1,0.5,2"))
+    assert [weight(name) for name in ("global", "mae/layer1", "dinov2/cls")] == [1, 0.5, 2]
+    assert set_weights(flags(name="none+mae", weights="1,3"))("layer1_mean") == 3 and set_weights(flags(name="mae", weights="2"))("norm_x") == 2
+    for given in ("1,2", "0", "x", "nan", ""):
+        with pytest.raises(UserError, match="--encoder.weights"):
+            set_weights(flags(name="mae", weights=given))
