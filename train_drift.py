@@ -27,8 +27,8 @@ from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step, train_step
 from models.build import build_generator, describe
 from models.dit import count_parameters, init_params
-from models.encoders import join_where, load_encoder, options_of, set_weights, split_where
-from models.latents import latent_dataset
+from models.encoders import join_where, load_encoder, options_of, set_weights, split_where, takes_pixels
+from models.latents import latent_dataset, load_latent_space
 from models.sampling import generate
 from models.weights import load_generator
 from utils import config as config_lib, distributed, loop, processes, sharding
@@ -124,7 +124,11 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
         if n > held:
             raise UserError(f"{flag} {n}: the bank holds {held} samples of any class to draw it from; give less, or a larger --drift.bank_global")
     model = build_generator(config.model, dataset.shape, n_classes)
-    encode, encoder_params = build_encoder(config.encoder, config.dry_run, load_encoder)
+    decode = None
+    if dataset.latents and not config.dry_run and takes_pixels(config.encoder.name):  # of the encoder, through the VAE's decoder; gradients reach the latents
+        space = space or load_latent_space(config.vae, sharding.local(mesh), dataset.latents)
+        decode = (lambda params, z: space.vae.decode(params, space.vae.unscale(z)), jax.device_get(space.params))
+    encode, encoder_params = build_encoder(config.encoder, config.dry_run, functools.partial(load_encoder, decode=decode))
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), field=d.field, monitor=d.monitor,
                         groups=config.optim.accumulate, exact_scales=d.exact_scales, set_weight=set_weights(config.encoder), sample_shape=tuple(dataset.shape),

@@ -248,6 +248,12 @@ def join_where(name: str, path: str) -> str:
     return "+".join(f"{n}:{p}" if p else n for n, p in zip(names, paths))
 
 
+def takes_pixels(name: str) -> bool:
+    """Whether one of the encoders that are joined by "+" takes images alone, so that latents are decoded for
+    it. An MAE is of what it was trained on."""
+    return any(part in ENCODERS.keys() - {"none", "mae"} for part in name.split("+"))
+
+
 def options_of(e) -> dict[str, dict[str, Any]]:
     """The options of `load_encoder` that the flags `encoder.*` choose. Where several encoders are joined by
     "+", so are their values, in the same order; an empty one stands for the encoder's own."""
