@@ -238,7 +238,7 @@ def test_latents_are_trained_on_as_they_are(tmp_path):
     folder.mkdir()
     np.save(folder / "latents.npy", latents)
     np.save(folder / "labels.npy", np.arange(24, dtype=np.int32) % 3)
-    (folder / "meta.json").write_text(json.dumps({"split": "train", "flips": 1, "class_names": ["a", "b", "c"], "shape": [8, 8, 4], "moments": True}))
+    (folder / "meta.json").write_text(json.dumps({"images": {"dataset": "digits", "data": {}, "split": "train"}, "flips": 1, "class_names": ["a", "b", "c"], "shape": [8, 8, 4], "moments": True}))
     (folder / "done.json").write_text(json.dumps({"samples": 24}))
     rows = train(tmp_path / "run", {"dataset_name": f"latents:{folder}", "max_steps": 2, "mae.finetune_steps": 1, "batch_size": 8, "sample_interval": 2, "eval_interval": 2})
     assert np.isfinite(rows[-1]["held_out_loss_rec"]) and (tmp_path / "run" / "samples" / "step_00000002.png").exists()
