@@ -27,7 +27,7 @@ from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step, train_step
 from models.build import build_generator, describe
 from models.dit import count_parameters, init_params
-from models.encoders import join_where, load_encoder, options_of, set_weights, split_where, takes_pixels
+from models.encoders import join_where, load_encoder, only_used, options_of, set_weights, split_where, takes_pixels
 from models.latents import latent_dataset, load_latent_space
 from models.sampling import generate
 from models.weights import load_generator
@@ -173,7 +173,7 @@ def build_encoder(e, names_only=False, load_encoder=load_encoder):
         split_where(where)
         return None, {}
     encode, params, _ = load_encoder(where, **options)
-    return encode, params
+    return encode, only_used(params)
 
 
 def choose_cache(config, drift, size, devices):

@@ -100,6 +100,13 @@ def load_mae(source: str, bf16: bool | None, sha256: str) -> Part:
     return Part(maps, params, model.in_channels, None, ("*",), ("map", "mean", "std"), (2, 4), metadata)
 
 
+def only_used(params: Any) -> Any:
+    """The parameters that features depend on: an MAE's decoder, half of it, need not be on every device."""
+    if {"encoder", "decoder", "fc"} <= set(params):
+        return {"encoder": params["encoder"]}
+    return {k: only_used(v) if k == "mae" else v for k, v in params.items()}
+
+
 def save_mae(folder: str | Path, model: MAE, params: Any, metadata: dict) -> None:
     """Writes an MAE in the published format, which `load_encoder(folder)` and the paper's own code read.
     metadata: anything for JSON, such as `step` and `ema_decay`."""

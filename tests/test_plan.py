@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from conftest import ROOT
-from models import standin
+from models import encoders, standin
 from utils.cost import collectives, matmul_flops, turns
 from utils.errors import UserError
 
@@ -61,6 +61,9 @@ def test_encoders_by_their_shapes():
     encode, shapes, _ = standin.load_shapes("mae:hf://mae_latent_640")
     ours = {jax.tree_util.keystr(path, simple=True, separator="/"): a.shape for path, a in jax.tree_util.tree_leaves_with_path(shapes)}
     assert ours == {k: tuple(v) for k, v in spec["tensors"].items() if k.startswith("encoder/")}
+    both = {"mae": {"encoder": 1, "decoder": 2, "fc": 3}, "dinov2": {"a": {"b": 4}}}
+    both |= {"decode": {"encoder": 5, "decoder": 6}}
+    assert encoders.only_used(both) == both | {"mae": {"encoder": 1}} and encoders.only_used(both["mae"]) == {"encoder": 1}
     sets = jax.eval_shape(encode, shapes, jax.ShapeDtypeStruct((2, 32, 32, 4), jnp.float32))
     assert sets["layer1"].shape == (2, 1024, 640)
     with pytest.raises(UserError, match="size of this MAE"):
