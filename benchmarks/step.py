@@ -1,6 +1,10 @@
-"""What a training step costs on the devices at hand: python benchmarks/step.py --recipe digits
+"""What a training step costs on the devices at hand.
 
-Compile time, step time, images/s, FLOPs, share of the measured matrix-multiply rate, memory; one JSON line at the end. The data are random, so no data source is needed.
+    python benchmarks/step.py --recipe digits          any recipe, with any flag of train_drift.py over it
+    python benchmarks/step.py --setting encoder        a small DiT in a random MAE's features, 32x32x3
+    python benchmarks/step.py --setting pixels         a DiT of 9M parameters in raw pixels, 32x32x1
+
+Compile time, step time, images/s, FLOPs, share of the measured matrix-multiply rate, memory; one JSON line at the end. Data and the weights of --random_mae are random.
 FLOPs are XLA's count for the same step with the layers unrolled (its count of a loop is that of one turn); `matmul_gflop_per_step` counts the matrix products of the traced
 program, loops included, and `mfu` is their share of the data sheet's bf16 rate. The step and the matrix multiply are timed alternately. `host_ms` is what a step takes of
 the Python thread; `data_wait_ms` is how long it waits for the next reals of the bank, read and shuffled by the real input pipeline (null where grain is not installed).
@@ -25,7 +29,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import train_drift
 from configs.default import Key
 from data import Dataset, pipeline
-from models.encoders import save_mae
+from models.encoders import mae_fields
 from models.mae import MAE
 from models.standin import load_random
 from utils import config as config_lib, sharding
@@ -34,7 +38,20 @@ from utils.errors import UserError
 from utils.logging import setup_logging
 from utils.memory import keep_freed_memory
 
+SETTINGS = {
+    "encoder": {  # 4 classes x (8 generated, 8 positive, 4 unconditional); MAE of base width 32, two blocks a stage, all feature sets of A.5
+        "recipe": "none", "size": 32, "channels": 3, "random_mae": "32,2,2,2,2", "batch_size": 32, "drift.n_neg": 8, "drift.n_pos": 8, "drift.n_unc": 4,
+        "drift.bank_per_class": 16, "drift.bank_global": 64, "drift.bank_push": 8, "model.hidden_size": 128, "model.depth": 4, "model.num_heads": 4, "model.patch_size": 4,
+        "model.n_cls_tokens": 4, "model.noise_coords": 8, "model.noise_classes": 64, "model.use_bf16": False,
+    },
+    "pixels": {  # 10 classes x (32 generated, 32 positive)
+        "recipe": "none", "size": 32, "channels": 1, "batch_size": 320, "drift.n_neg": 32, "drift.n_pos": 32, "drift.n_unc": 0, "drift.alpha_max": 1.0,
+        "drift.bank_per_class": 64, "drift.bank_global": 0, "drift.bank_push": 8, "model.hidden_size": 256, "model.depth": 6, "model.num_heads": 8, "model.patch_size": 4,
+        "model.n_cls_tokens": 8, "model.use_bf16": False,
+    },
+}  # fmt: skip
 FLAGS = (
+    Key("setting", "", f"one of {', '.join(SETTINGS)}: its values hold where no flag is given"),
     Key("rounds", 5, "rounds of timing; the median is reported", "[1, inf)"),
     Key("steps", 10, "steps in a round", "[1, inf)"),
     Key("classes", 10, "classes of the stand-in data", "[1, inf)"),
@@ -42,7 +59,7 @@ FLAGS = (
     Key("size", 8, "side of the stand-in images", "[1, inf)"),
     Key("channels", 1, "their channels", "[1, inf)"),
     Key("random_encoder", False, "random weights of the size that --encoder.name and --encoder.path say, which are not fetched"),
-    Key("random_mae", "", "an MAE encoder with random weights: base width and residual blocks per stage, such as 32,2,2,2,2"),
+    Key("random_mae", "", "an MAE encoder by its base width and residual blocks a stage, such as 32,2,2,2,2"),
 )
 
 
@@ -60,12 +77,12 @@ class Noise:
         return {"image": np.roll(self.image, index), "label": index % self.classes}
 
 
-def random_mae(text: str, channels: int, bf16: bool, folder: str) -> None:
-    """Writes an encoder of that architecture with random weights, in the published format, to `folder`."""
+def describe_mae(text: str, channels: int, folder: str) -> None:
+    """Writes the description of an MAE of that width and these blocks to `folder`."""
     width, *layers = (int(n) for n in text.split(","))
-    model = MAE(channels, width, 2, tuple(layers), 1, 0.0, bf16, 1000)
-    images, mask = jnp.zeros((1, 32, 32, channels)), jnp.zeros((1, 32, 32, 1))
-    save_mae(folder, model, jax.jit(model.init, static_argnums=3)(jax.random.key(0), images, mask, False)["params"], {})
+    model = MAE(channels, width, 2, tuple(layers), 1, 0.0, False, 1000)
+    facts = {"model_config": {name: getattr(model, name) for name in mae_fields()}}
+    (pathlib.Path(folder) / "metadata.json").write_text(json.dumps(facts))
 
 
 def matmul_rate(dtype) -> float:
@@ -101,9 +118,20 @@ def peak_bytes(device) -> int:
     return stats["peak_bytes_in_use"] if stats else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def chosen(flag_values):
+    """(the benchmark's own flags, the configuration), by the setting and the command line over it."""
+    flags, given = config_lib.all_flags(flag_values), config_lib.given_flags(flag_values)
+    if flags.setting and flags.setting not in SETTINGS:
+        raise UserError(f"--setting {flags.setting}: expected one of {', '.join(SETTINGS)}")
+    values = SETTINGS.get(flags.setting, {}) | given
+    with flags.unlocked():
+        flags.update({name: value for name, value in values.items() if name not in config_lib.KEYS})
+    return flags, config_lib.resolve({name: value for name, value in values.items() if name in config_lib.KEYS})
+
+
 def main(flag_values):
     setup_logging()
-    flags, config = config_lib.all_flags(flag_values), config_lib.resolve(flag_values)
+    flags, config = chosen(flag_values)
     shape = (flags["size"], flags["size"], flags.channels)
     counts = (flags.samples_per_class,) * flags.classes
     dataset = Dataset("noise", "train", Noise(sum(counts), flags.classes, shape), shape, "uint8", tuple(map(str, range(flags.classes))), counts)
@@ -114,9 +142,9 @@ def main(flag_values):
         keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder, config.unlocked():
         if flags.random_mae:
-            random_mae(flags.random_mae, flags.channels, config.model.use_bf16, folder)
+            describe_mae(flags.random_mae, flags.channels, folder)
             config.encoder.name, config.encoder.path = "mae", folder
-        parts = train_drift.build(config, dataset, mesh, **({"load_encoder": load_random} if flags.random_encoder else {}))
+        parts = train_drift.build(config, dataset, mesh, **({"load_encoder": load_random} if flags.random_encoder or flags.random_mae else {}))
     state, bank = train_drift.make_state(parts), full_bank(parts)
     bank, frozen = jax.device_put((bank, parts.encoder_params), sharding.replicated(mesh))
     n, stream = config.drift.bank_push, None
@@ -153,7 +181,7 @@ def main(flag_values):
         rates.append(matmul_rate(jnp.bfloat16 if config.model.use_bf16 else jnp.float32))
     seconds, rate = float(np.median(times[1:])), float(np.median(rates[1:]))
     print(json.dumps({
-        "recipe": config.recipe, "device": device.device_kind, "devices": mesh.size, "jax": jax.__version__,
+        "recipe": flags.setting or config.recipe, "device": device.device_kind, "devices": mesh.size, "jax": jax.__version__,
         "trace_s": round(trace_s, 2), "compile_s": round(compile_s, 2), "step_ms": round(1e3 * seconds, 2), "images_per_s": round(config.batch_size / seconds, 1),
         "gflop_per_step": round(flops / 1e9, 3), "matmul_gflop_per_s": round(rate / 1e9, 1), "share_of_matmul_rate": round(flops / seconds / rate / mesh.size, 3),
         "matmul_gflop_per_step": round(products / 1e9, 3), "mfu": round(products / seconds / chip.flops / mesh.size, 3) if chip and config.model.use_bf16 else None,

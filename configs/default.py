@@ -58,7 +58,7 @@ TABLE = (
     Key("model.use_rmsnorm", True, "RMSNorm rather than LayerNorm"),
     Key("model.use_bf16", True, "compute networks in bfloat16 (parameters and drift stay float32)"),
     Key("model.attn_fp32", True, "compute attention weights in float32"),
-    Key("model.remat", False, "recompute activations in the backward pass: less memory, more time"),
+    Key("model.remat", False, "recompute whole blocks in the backward pass, not only their element-wise work: less memory, more time"),
     Key("model.zero_init_output", False, "start the output layer at zero, which is a collapsed generator"),
     Key("model.class_dropout_prob", 0.0, "share of labels replaced by a null class", "[0, 1)"),
     Key("model.attention", "xla", "attention kernel; cudnn needs a GPU and use_bf16", ("xla", "cudnn")),

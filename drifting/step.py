@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from drifting.accumulate import in_groups, mean_over_groups
@@ -76,28 +77,25 @@ def real_features(real, mirrored, encode, c: DriftConfig, place):
 def feature_loss(phi_gen, phi_real, weight_pos, weight_unc, c: DriftConfig, place, pooled=None):
     """Weighted sum of the drifting losses of all feature sets (A.5). One field per location: a set [C N, T, D] is C x T problems over the samples of a class.
 
-    Sets of the same shape are computed together, so that the program does not grow with their number.
+    Sets of the same D are computed together, so that the program does not grow with their number.
     """
     n_c, n_pos = weight_pos.shape
     per_class = lambda f: jnp.moveaxis(f, 2, 1)  # [C, N, T, D] -> [C, T, N, D]
     gen_of = lambda k: per_class(place.split(phi_gen[k], n_c))
     real_of = lambda k: per_class(place.classes(phi_real[k].reshape(n_c, -1, *phi_real[k].shape[1:])))
-    shapes = {}
+    widths = {}
     for name, f in phi_gen.items():
-        shapes.setdefault(f.shape, []).append(name)
+        widths.setdefault(f.shape[2], []).append(name)
 
     total, infos = 0.0, []
-    for (_, t, d), names in shapes.items():
-        gen, real = (jnp.stack([of(k) for k in names]).reshape(len(names), n_c * t, -1, d) for of in (gen_of, real_of))
-        each_t = lambda w: jnp.repeat(w, t, axis=0)
-
-        def one_set(gen, real, pooled):
-            loss, info = drift_loss(gen, real[:, :n_pos], real[:, n_pos:], weight_pos=each_t(weight_pos), weight_neg=each_t(weight_unc),
-                                    temperatures=c.temperatures, field=c.field, share=place.classes, pooled=pooled)
-            return jnp.mean(loss), info
-
-        loss, info = jax.vmap(one_set)(gen, real, pooled[len(infos)] if pooled else None)
-        total += jnp.sum(loss * jnp.array([c.set_weight(k) for k in names]))
+    for names in widths.values():
+        t = [phi_gen[k].shape[1] for k in names]
+        gen, real = (flat(jnp.concatenate([of(k) for k in names], 1)) for of in (gen_of, real_of))  # [C sum(T), N, D]
+        of_each = lambda values: np.tile(np.repeat(values, t), n_c)  # values of the sets -> [C sum(T)]
+        weights = {"weight_pos": jnp.repeat(weight_pos, sum(t), 0), "weight_neg": jnp.repeat(weight_unc, sum(t), 0)}
+        loss, info = drift_loss(gen, real[:, :n_pos], real[:, n_pos:], **weights, temperatures=c.temperatures, field=c.field, share=place.classes,
+                                set_of=of_each(np.arange(len(t))), pooled=pooled[len(infos)] if pooled else None)
+        total += jnp.sum(loss * of_each([c.set_weight(k) for k in names] / (n_c * np.array(t))))  # of each set the mean over its problems
         infos.append(info)
     monitor = c.monitor or [k for k, f in phi_gen.items() if f.shape[1] == 1][-1]
     distances = mean_distances(place.classes(gen_of(monitor)[:, 0]), real_of(monitor)[:, 0, :n_pos], weight_pos)

@@ -50,10 +50,10 @@ def kernel_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, *, ke
 
 
 def sum_of_distances(x, y, weight_y, self_neg):
-    """sum_{x,y} w_y ||x - y|| over x [B,N,D] and y [B,Y,D], whose first self_neg are x."""
+    """[B]: sum_{x,y} w_y ||x - y|| over x [B,N,D] and y [B,Y,D], whose first self_neg are x."""
     def of_problem(x, y, weight):
         add = lambda total, tile: (total + jnp.sum(distance(x, tile[0]) * tile[1]), None)
         itself = jnp.sum(distance(x, y[:self_neg], self_neg) * weight[:self_neg]) if self_neg else 0.0
         return jax.lax.scan(add, itself, tiles(y[self_neg:], weight[self_neg:]))[0]
 
-    return jnp.sum(jax.vmap(of_problem)(x, y, weight_y))
+    return jax.vmap(of_problem)(x, y, weight_y)

@@ -69,7 +69,7 @@ class DiT(nn.Module):
     use_rmsnorm     RMSNorm with a learned scale, or else LayerNorm without parameters
     use_bf16        matmuls in bfloat16; parameters, norms and the output stay float32
     attn_fp32       queries, keys and values enter the attention in float32
-    remat           recompute each block in the backward pass instead of keeping its activations
+    remat           keep only the input of each block for the backward pass, not also its matrix products
     zero_init_output
                     start from a zero output layer. All samples then coincide, which is an equilibrium of
                     the drifting loss: training may never leave it
@@ -160,9 +160,8 @@ class DiT(nn.Module):
         # adaLN reads silu(cond) everywhere; the in-context tokens read cond itself.
         cond = nn.silu(cond)
         rotation = _rope_rotation(x.shape[1], width // self.num_heads) if self.use_rope else None
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         blocks = nn.scan(
-            block,
+            rematerialised(Block, self.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast),
@@ -368,7 +367,13 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-# What every generator shares: checks, initial parameters, style draws.
+# What every generator shares: what the backward pass keeps, checks, initial parameters, style draws.
+
+
+def rematerialised(block: type[nn.Module], everything: bool) -> type[nn.Module]:
+    """`block` with its element-wise work computed again in the backward pass, which is cheaper than keeping it in memory; with `everything`, its matrix products too."""
+    policy = None if everything else jax.checkpoint_policies.dots_saveable
+    return nn.remat(block, prevent_cse=False, policy=policy)  # within a scan, nothing could be merged with the forward pass
 
 
 def check_dit(model: DiT) -> None:

@@ -11,12 +11,22 @@ from utils.errors import UserError
 STATISTICS = ("map", "mean", "std")
 
 
-def pool(x: Float[Array, "B H W C"], size: tuple[int, int], statistic: str) -> Float[Array, "B T C"]:
-    """Mean, or std = sqrt(var + 1e-6), over windows of `size`, which divides H x W; T windows."""
-    b, height, width, c = x.shape
-    x = x.reshape(b, height // size[0], size[0], width // size[1], size[1], c)
-    out = jnp.mean(x, (2, 4)) if statistic == "mean" else jnp.sqrt(jnp.var(x, (2, 4)) + 1e-6)
-    return out.reshape(b, -1, c)
+def merge(mean: Float[Array, "B H W C"], var, size: tuple[int, int]):
+    """Mean and variance over windows of `size`, which divides H x W, of cells with the given ones: the mean of the variances plus the variance of the means."""
+    b, height, width, c = mean.shape
+    cells = lambda a: a.reshape(b, height // size[0], size[0], width // size[1], size[1], c)
+    out = jnp.mean(cells(mean), (2, 4), keepdims=True)
+    spread = jnp.mean((cells(mean) - out) ** 2, (2, 4))
+    return out[:, :, 0, :, 0], spread if var is None else spread + jnp.mean(cells(var), (2, 4))
+
+
+def window_moments(x: Float[Array, "B H W C"], windows: set[tuple[int, int]]) -> dict[tuple[int, int], tuple]:
+    """{window: (mean, var)}, each of a larger window from those of the largest that divides it, so that x itself is read once."""
+    moments = {(1, 1): (x, None)}
+    for h, w in sorted(windows - {(1, 1)}):
+        p, q = max((p, q) for p, q in moments if h % p == 0 and w % q == 0)
+        moments[h, w] = merge(*moments[p, q], (h // p, w // q))
+    return moments
 
 
 def feature_sets(
@@ -48,10 +58,17 @@ def feature_sets(
         size = x.shape[1:3]
         if "map" in statistics:
             out[name] = x.reshape(x.shape[0], -1, x.shape[-1])
-        pooled = [s for s in ("mean", "std") if s in statistics]
-        out |= {f"{name}_{s}": pool(x, size, s) for s in pooled}
         patches = [p for p in patch_sizes if size[0] % p == 0 and size[1] % p == 0]
-        out |= {f"{name}_{s}_{p}": pool(x, (p, p), s) for s in pooled for p in patches}
+        moments = window_moments(x, {size, *((p, p) for p in patches)})
+
+        def pooled(statistic, window):
+            mean, var = moments[window]
+            var = jnp.zeros_like(mean) if var is None else var
+            return (mean if statistic == "mean" else jnp.sqrt(var + 1e-6)).reshape(x.shape[0], -1, x.shape[-1])
+
+        chosen = [s for s in ("mean", "std") if s in statistics]
+        out |= {f"{name}_{s}": pooled(s, size) for s in chosen}
+        out |= {f"{name}_{s}_{p}": pooled(s, (p, p)) for s in chosen for p in patches}
     for pattern in dropped:
         matched = fnmatch.filter(out, pattern)
         if not matched:

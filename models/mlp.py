@@ -17,6 +17,7 @@ from models.dit import (
     check_positive,
     modulate,
     normalisation,
+    rematerialised,
 )
 from utils.errors import UserError
 
@@ -87,7 +88,7 @@ class MLPGenerator(nn.Module):
             noise.reshape(-1, features)
         )  # [B, hidden]
         blocks = nn.scan(
-            nn.remat(MLPBlock, prevent_cse=False) if self.remat else MLPBlock,
+            rematerialised(MLPBlock, self.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,

@@ -1,0 +1,157 @@
+"""A step in groups of classes, and on meshes with fewer classes than devices: the numbers are those of one device and one group."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import data
+import train_drift
+from drifting.accumulate import in_groups, mean_over_groups
+from drifting.loss import drift_loss
+from test_train import TINY, collectives
+from utils import config as config_lib
+from utils import sharding
+from utils.errors import UserError
+
+WIDE = TINY | {"model.hidden_size": 64, "model.depth": 1, "drift.n_unc": 4, "drift.alpha_max": 3.0}  # wide enough for parameters to be sharded
+FEW = {"batch_size": 16, "drift.n_neg": 8}  # two classes of eight
+EXACT = {"drift.exact_scales": True}
+
+
+def parts_of(changes, devices, fsdp):
+    config = config_lib.resolve(WIDE | {"mesh.devices": devices, "mesh.fsdp": fsdp} | changes)
+    return train_drift.build(config, data.load("digits"), sharding.make_mesh(devices, fsdp))
+
+
+def begin(parts):
+    """(state, bank, step) on the mesh."""
+    bank = train_drift.fill_bank(parts)[0]
+    bank = bank if parts.bank_on_host else jax.device_put(bank, sharding.replicated(parts.mesh))
+    return train_drift.make_state(parts), bank, train_drift.make_step(parts)
+
+
+@functools.cache
+def curve(changes, devices, fsdp, steps):
+    """The metrics of the first steps."""
+    state, bank, step = begin(parts_of(dict(changes), devices, fsdp))
+    rows = []
+    for _ in range(steps):
+        state, bank, metrics = step(state, bank, None, {})
+        rows.append({k: float(v) for k, v in metrics.items()})
+    return rows
+
+
+def check_same(changes, devices, fsdp, reference, steps):
+    ours, expected = curve(tuple(changes.items()), devices, fsdp, steps), curve(tuple(reference.items()), 1, 1, steps)
+    for key in ("loss", "drift_rms_0.02", "energy_distance", "feature_scale", "grad_norm"):
+        np.testing.assert_allclose([r[key] for r in ours], [r[key] for r in expected], rtol=1e-4, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize("changes, devices, fsdp, reference", [
+    ({"optim.accumulate": 4} | EXACT, 1, 1, {}),
+    ({"optim.accumulate": 2} | EXACT, 8, 2, {}),
+    (FEW, 8, 1, FEW),  # rows over all devices
+    (FEW, 8, 2, FEW),  # classes over fsdp, rows over data
+], ids=["groups", "groups on a mesh", "rows", "classes and rows"])  # fmt: skip
+def test_the_numbers_are_those_of_one_device_and_one_group(changes, devices, fsdp, reference):
+    check_same(changes, devices, fsdp, reference, 3)
+
+
+MATRIX = [(k, devices, fsdp) for k in (1, 2, 4) for devices, fsdp in ((1, 1), (2, 1), (2, 2), (8, 1), (8, 2), (8, 4)) if (k, devices) != (1, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k, devices, fsdp", MATRIX)
+def test_matrix_of_meshes_and_groups(k, devices, fsdp):
+    """20 steps on 1, 2 and 8 devices, fsdp 1, 2 and 4, in 1, 2 and 4 groups."""
+    groups = {"optim.accumulate": k, "model.depth": 2} | EXACT
+    check_same(groups, devices, fsdp, {"model.depth": 2}, 20)
+
+
+def test_rows_send_features_alone():
+    """Two classes on eight devices: what travels beside parameters is feature vectors without gradient, once, and sums over samples; no images."""
+    changes = FEW | {"model.depth": 1}
+    parts = parts_of(changes, 8, 1)
+    assert parts.layout.row_axes == ("data", "fsdp")
+    state, bank, step = begin(parts)
+    compiled = step.lower(state, bank, None, {}).compile()
+    shapes_of_parameters = {s for leaf in jax.tree.leaves(state.params) for s in (leaf.shape, leaf.shape[1:])}
+    n_c, n, reals, d = 2, 8, parts.drift.n_pos + parts.drift.n_unc, 64
+    moved = 0
+    for operation, shapes in collectives(compiled.as_text()):
+        for shape in shapes:
+            if shape in shapes_of_parameters or np.prod(shape) <= 3 * n_c * (n + reals):  # a parameter, or a number per temperature and sample
+                continue
+            assert operation == "all-gather" and d in shape, f"{operation} of {shape}"
+            moved += int(np.prod(shape))
+    assert 0 < moved <= n_c * (n + reals) * d, "each vector is gathered at most once"
+
+
+def test_groups_take_less_memory():
+    """Temporary memory of the compiled step, in samples wide enough to matter, falls with the number of groups."""
+    used = []
+    for k in (1, 4):
+        parts = parts_of({"optim.accumulate": k, "batch_size": 8 * 32, "drift.n_neg": 32, "drift.bank_per_class": 16, "drift.n_pos": 8, "drift.bank_push": 8}, 1, 1)
+        state, bank, step = begin(parts)
+        fresh = (np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32))
+        used.append(step.lower(state, bank, fresh, {}).compile().memory_analysis().temp_size_in_bytes)
+    assert used[1] < 0.5 * used[0], used
+
+
+def test_groups_on_a_host_bank():
+    stream = {"optim.accumulate": 2, "drift.n_pos": 8, "drift.bank_per_class": 16, "drift.bank_global": 40, "drift.bank_push": 8}
+    losses = []
+    for placement in ("device", "host"):
+        state, bank, step = begin(parts_of(stream | {"drift.bank_placement": placement}, 2, 1))
+        labels = np.arange(8, dtype=np.int32)
+        _, _, metrics = step(state, bank, (np.ones((8, 8, 8, 1), np.uint8), labels), {})
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_groups_of_problems_against_all_at_once():
+    """exact: loss and gradient over groups of unlike scale are those of all problems together; without it, the mean over the groups of their own."""
+    rng = np.random.default_rng(0)
+    scale = np.array([1, 1, 5, 5.0])[:, None, None]  # the groups differ
+    gen, pos = ((rng.normal(size=(4, k, 5)) * scale).astype(np.float32) for k in (6, 7))
+
+    def loss_fn(shift, group, pooled):
+        gen, pos = group
+        loss, info = drift_loss(gen + shift, pos, temperatures=(0.05, 0.2), set_of=np.zeros(len(gen), int), pooled=pooled[0] if pooled else None)
+        return jnp.mean(loss), {"sets": [info]}
+
+    whole, grouped = (jax.tree.map(jnp.asarray, in_groups((gen, pos), k)) for k in (1, 2))
+    shift = jnp.full(5, 0.3)
+    run = lambda groups, exact: jax.jit(lambda shift: mean_over_groups(loss_fn, shift, groups, exact))(shift)
+    (loss, _), grad = run(whole, False)
+    (exact_loss, info), exact_grad = run(grouped, True)
+    np.testing.assert_allclose(exact_loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(exact_grad, grad, rtol=1e-4, atol=1e-6)
+    (own_loss, _), own_grad = run(grouped, False)
+    alone = [run(jax.tree.map(lambda a: a[i : i + 1], grouped), False) for i in (0, 1)]
+    np.testing.assert_allclose(own_loss, np.mean([a[0][0] for a in alone]), rtol=1e-5)
+    np.testing.assert_allclose(own_grad, np.mean([a[1] for a in alone], 0), rtol=1e-4, atol=1e-6)
+    assert np.abs(own_grad - grad).max() > 0.01 * np.abs(grad).max(), "the groups are unlike enough to tell"
+
+
+@pytest.mark.parametrize("changes, words", [({"optim.accumulate": 3}, "--optim.accumulate 3: it must divide the 8 classes"), ({"batch_size": 14, "drift.n_neg": 7}, "--drift.n_neg 8")])
+def test_what_does_not_divide(changes, words):
+    with pytest.raises(UserError, match=words):
+        parts_of(changes, 8, 1)
+
+
+def test_many_classes_stay_whole():
+    """Ten classes on eight devices have their rows spread; where classes divide, they are not."""
+    mesh = sharding.make_mesh(8, 2)
+    axes = lambda classes, rows: (found := sharding.layout(mesh, classes, rows)) and (found.class_axes, found.row_axes)
+    assert axes(16, 3) == (("data", "fsdp"), ())
+    assert axes(4, 6) == (("data",), ("fsdp",))
+    assert axes(10, 4) == (("fsdp",), ("data",))
+    assert axes(1, 640) == ((), ("data", "fsdp"))
+    assert axes(3, 7) is None
+    layout = sharding.layout(mesh, 4, 6)
+    x = jnp.arange(4 * 6 * 2).reshape(4, 6, 2)
+    np.testing.assert_array_equal(jax.jit(lambda x: layout.split(layout.flat(x), 4))(x), x)
