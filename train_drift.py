@@ -162,7 +162,9 @@ def classes_per_step(config, dataset, mesh) -> int:
     if not sharding.layout(mesh, n_c // groups, n_neg):
         fewer = [k for k in range(1, devices) if (n_c // groups) % k == 0 and k % config.mesh.fsdp == 0]
         hint = f", or --mesh.devices {fewer[-1]}" if fewer else ""
-        raise UserError(f"--batch_size {config.batch_size} = {n_c} classes of {n_neg}{f' in {groups} groups' if groups > 1 else ''}: neither classes nor generated samples per class divide over {devices} devices; give --batch_size {near}, --drift.n_neg {-(-n_neg // devices) * devices}{hint}")
+        rows = -(-n_neg // devices) * devices
+        raise UserError(f"--batch_size {config.batch_size} = {n_c} classes of {n_neg}{f' in {groups} groups' if groups > 1 else ''}: neither the classes{' of a group' if groups > 1 else ''} nor the generated samples "
+                        f"of a class divide over {devices} devices; give --drift.n_neg {rows} --batch_size {n_c * rows}, {f'or --batch_size {near}' if groups == 1 else 'or fewer groups'}{hint}")
     return n_c
 
 
@@ -439,7 +441,7 @@ def report(parts: Parts) -> str:
     rows = {
         "data": f"{parts.dataset.name}: {len(parts.dataset.source):,} samples of {parts.dataset.shape}, {parts.dataset.n_classes} classes",
         "generator": f"{c.model.name}, {count_parameters(shapes.params):,} parameters",
-        "step": f"{parts.drift.n_c} classes x ({parts.drift.n_neg} generated, {parts.drift.n_pos} positive, {parts.drift.n_unc} unconditional)",
+        "step": f"{parts.drift.n_c} classes x ({parts.drift.n_neg} generated, {parts.drift.n_pos} positive, {parts.drift.n_unc} unconditional){f' in {parts.drift.groups} groups' if parts.drift.groups > 1 else ''}; {parts.layout}",
         "steps": f"{c.max_steps:,}",
         "devices": f"{parts.mesh.size} x {parts.mesh.devices.flat[0].device_kind}, mesh data {parts.mesh.shape['data']} x fsdp {parts.mesh.shape['fsdp']}",
         "per device": f"parameters {mb(shapes.params)}, optimiser {mb(shapes.opt_state)}, {len(shapes.ema)} EMA {mb(shapes.ema)}",

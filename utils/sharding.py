@@ -81,6 +81,10 @@ class Layout:
     class_axes: tuple[str, ...]
     row_axes: tuple[str, ...]
 
+    def __str__(self):
+        places = {"classes": self.class_axes, "rows of each class": self.row_axes}
+        return ", ".join(f"{name} over {' x '.join(axes)}" for name, axes in places.items() if axes)
+
     def _put(self, tree, *spec):
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, P(*spec)))
 
