@@ -84,7 +84,7 @@ def test_rows_send_features_alone():
     """Two classes on eight devices: what travels beside parameters is feature vectors without gradient, and sums over samples; no images."""
     changes = FEW | {"model.depth": 1}
     parts = parts_of(changes, 8, 1)
-    assert parts.layout.row_axes == ("data", "fsdp")
+    assert parts.layout.row_axes == ("data",)
     state, bank, step = begin(parts)
     compiled = step.lower(state, bank, None, {}).compile()
     shapes_of_parameters = {s for leaf in jax.tree.leaves(state.params) for s in (leaf.shape, leaf.shape[1:])}

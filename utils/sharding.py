@@ -83,7 +83,7 @@ class Layout:
 
     def __str__(self):
         places = {"classes": self.class_axes, "rows of each class": self.row_axes}
-        return ", ".join(f"{name} over {' x '.join(axes)}" for name, axes in places.items() if axes)
+        return ", ".join(f"{name} over {' x '.join(axes)}" for name, axes in places.items() if axes) or "all on one device"
 
     def _put(self, tree, *spec):
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, P(*spec)))
@@ -120,7 +120,7 @@ class Layout:
 def layout(mesh: Mesh, classes: int, rows: int) -> Layout | None:
     """Classes over all devices if they divide, or else over one axis of the mesh, or none, and the rows (generated samples of a class) over the rest; None if neither divides."""
     for class_axes, row_axes in ((("data", "fsdp"), ()), (("data",), ("fsdp",)), (("fsdp",), ("data",)), ((), ("data", "fsdp"))):
-        candidate = Layout(mesh, class_axes, row_axes)
+        candidate = Layout(mesh, *(tuple(name for name in axes if mesh.shape[name] > 1) for axes in (class_axes, row_axes)))
         i, j = candidate._ways()
         if classes % i == 0 and rows % j == 0:
             return candidate
