@@ -80,26 +80,6 @@ def test_a_checkpoint_moves_between_meshes_and_groups(tmp_path):
     np.testing.assert_allclose([r["loss"] for r in moved], [r["loss"] for r in straight], rtol=1e-4)
 
 
-def test_rows_send_features_alone():
-    """Two classes on eight devices: what travels beside parameters is feature vectors without gradient, and sums over samples; no images."""
-    changes = FEW | {"model.depth": 1}
-    parts = parts_of(changes, 8, 1)
-    assert parts.layout.row_axes == ("data",)
-    state, bank, step = begin(parts)
-    compiled = step.lower(state, bank, None, {}).compile()
-    shapes_of_parameters = {s for leaf in jax.tree.leaves(state.params) for s in (leaf.shape, leaf.shape[1:])}
-    n_c, n, reals, d = 2, 8, parts.drift.n_pos + parts.drift.n_unc, 64
-    moved = 0
-    for operation, shapes in collectives(compiled.as_text()):
-        for shape in shapes:
-            if shape in shapes_of_parameters or np.prod(shape) <= 3 * n_c * (n + reals):  # a parameter, or a number per temperature and sample
-                continue
-            assert operation == "all-gather" and d in shape, f"{operation} of {shape}"
-            moved += int(np.prod(shape))
-    padded = -(-n_c * reals // 8) * 8  # the reals, shared out evenly
-    assert 0 < moved <= (n_c * 2 * n + padded) * d, "each vector is gathered once; those of the monitored set, generated, once more"
-
-
 def test_groups_take_less_memory():
     """Temporary memory of the compiled step, in samples wide enough to matter, falls with the number of groups."""
     used = []
