@@ -53,7 +53,7 @@ def check_same(changes, devices, fsdp, reference, steps):
 @pytest.mark.parametrize("changes, devices, fsdp, reference", [
     ({"optim.accumulate": 4} | EXACT, 1, 1, {}),
     ({"optim.accumulate": 2} | EXACT, 8, 2, {}),
-    (FEW, 8, 1, FEW),  # rows over all devices
+    pytest.param(FEW, 8, 1, FEW, marks=pytest.mark.slow),  # rows over all devices
     (FEW, 8, 2, FEW),  # classes over fsdp, rows over data
 ], ids=["groups", "groups on a mesh", "rows", "classes and rows"])  # fmt: skip
 def test_the_numbers_are_those_of_one_device_and_one_group(changes, devices, fsdp, reference):
