@@ -27,7 +27,7 @@ from utils.logging import setup_logging
 SIZES = {  # encoder: (samples of the recipe that takes it, resized where the encoder has a size of its own)
     "dinov2:small": (32, 32, 3), "dinov2:base": (32, 32, 3), "dinov2:large": (32, 32, 3),
     "resnet18": (32, 32, 3), "resnet50": (32, 32, 3),
-    "mae:hf://mae_latent_256": (32, 32, 4), "mae:hf://mae_latent_640": (32, 32, 4),
+    "mae:hf://mae_latent_ablation_256": (32, 32, 4), "mae:hf://mae_latent_640": (32, 32, 4),
     "mae:hf://mae_pixel_640": (256, 256, 3), "convnextv2:base": (256, 256, 3), "convnextv2:tiny": (256, 256, 3),
 }  # fmt: skip
 FLAGS = (

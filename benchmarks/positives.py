@@ -3,6 +3,8 @@
 x: held-out digits, blurred towards the mean of their class by half, in the place of generated ones; positives: random training digits of the class, n at a time, or all.
 For each n, over many draws: the variance of the field, E||V_n - E V_n||^2 / ||V_all||^2, its bias, ||E V_n - V_all||^2 / ||V_all||^2, and the cosine between V_n and V_all,
 of the loss's own sum over temperatures. Means over the classes. One JSON line each.
+
+With --memory 1 instead: temporary memory of the compiled loss and its gradient for 640 generated samples of 384 features against up to 50,000 positives, in tiles and at once.
 """
 
 import json
@@ -18,6 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import data
 from configs.default import Key
 from data import pipeline
+from drifting import tiled
 from drifting.images import to_float
 from drifting.loss import drift_loss
 from utils import config as config_lib
@@ -26,14 +29,27 @@ from utils.logging import setup_logging
 FLAGS = (
     Key("draws", 64, "draws of positives", "[2, inf)"),
     Key("seed", 0, "of the draws", "[0, inf)"),
+    Key("memory", False, "temporary memory of many positives instead"),
 )
 COUNTS = (8, 16, 32, 64)
+
+
+def memory(temperatures):
+    shape = lambda n: jax.ShapeDtypeStruct((1, n, 384), jnp.float32)
+    usual = tiled.TILE
+    for n_pos, tile in ((640, usual), (10_000, usual), (50_000, usual), (10_000, 50_000), (50_000, 50_000)):
+        tiled.TILE = tile
+        step = jax.jit(jax.value_and_grad(lambda gen, pos: drift_loss(gen, pos, temperatures=temperatures)[0].sum()))
+        size = step.lower(shape(640), shape(n_pos)).compile().memory_analysis().temp_size_in_bytes
+        print(json.dumps({"n_pos": n_pos, "in_tiles": n_pos > tile, "temporary_mb": round(size / 1e6, 1), "positives_mb": round(n_pos * 384 * 4 / 1e6, 1)}), flush=True)
 
 
 def main(flag_values):
     setup_logging()
     flags = config_lib.all_flags(flag_values)
     temperatures = tuple(flags.drift.temperatures)
+    if flags.memory:
+        return memory(temperatures)
     (train, labels), (test, test_labels) = (pipeline.everything(data.load("digits", split)) for split in ("train", "test"))
     vectors = lambda images: np.asarray(to_float(images)).reshape(len(images), -1)
 
