@@ -144,8 +144,8 @@ def test_classifier_learns_only_in_the_fine_tuning(run):
 # ---------------------------------------------------------------- the run
 
 def test_interrupted_run_ends_in_the_same_bits(run, tmp_path):
-    """Stopped after 42 and after 53 steps."""
-    for until in (42, 53, None):
+    """Stopped after 42 steps, between two saves."""
+    for until in (42, None):
         train(tmp_path, until=until)
     (tree, metadata, step), (tree2, metadata2, _) = everything_saved(run), everything_saved(tmp_path)
     assert step == 60 and metadata["position"] == metadata2["position"] == 60 * 32
@@ -176,6 +176,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):
     assert records(straight) == records(killed)
 
 
+@pytest.mark.slow
 def test_devices_do_not_change_the_losses(run, tmp_path):
     many = train(tmp_path, {"max_steps": 2, "mae.finetune_steps": 0}, devices=4, fsdp=2)
     for row, one in zip(many, records(run), strict=False):
@@ -231,6 +232,7 @@ def test_a_run_of_the_other_kind_is_refused(run):
         load_mae_run(run, ema="0.5")
 
 
+@pytest.mark.slow
 def test_latents_are_trained_on_as_they_are(tmp_path):
     """Float samples of four channels: cropped, rebuilt, drawn in false colours."""
     latents = np.random.default_rng(0).normal(size=(1, 24, 8, 8, 8)).astype(np.float16)

@@ -2,9 +2,9 @@
 
 Command   python pretrain_mae.py --dataset_name digits
 Hardware  two CPU cores
-Time      not measured yet
-Expected  not measured yet
-Measured  not measured yet
+Time      not measured on a quiet machine
+Expected  held-out reconstruction loss 0.170, accuracy of the classifier 0.90 on whole held-out digits
+Measured  one seed, docs/benchmarks.md
 """
 
 OVERRIDES = {
