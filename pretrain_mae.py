@@ -18,7 +18,7 @@ import data
 from configs.default import DISTRIBUTED
 from data import pipeline
 from drifting.state import TrainState, init_state, named_key
-from drifting.step import to_float
+from drifting.images import to_float
 from models.encoders import mae_fields, save_mae
 from models.mae import MAE, mae_params, random_mask, reconstruction_loss, unpatchify
 from models.mae_step import MAEConfig, mae_step

@@ -7,6 +7,7 @@
 import copy
 import dataclasses
 import functools
+import inspect
 import logging
 import pathlib
 
@@ -23,6 +24,7 @@ from drifting.accumulate import in_groups
 from drifting.cache import remember
 from drifting.config import DriftConfig
 from drifting.field import FIELDS
+from drifting.learned import init_field_state
 from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step, train_step
 from models.build import build_generator, describe
@@ -108,8 +110,7 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
     dataset, space = latent_dataset(config, dataset, sharding.local(mesh))
     if d.bank_push % jax.process_count():
         raise UserError(f"--drift.bank_push {d.bank_push} does not divide over {jax.process_count()} processes; give {-(-d.bank_push // jax.process_count()) * jax.process_count()}")
-    if d.field not in FIELDS:
-        raise UserError(f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS)} (known: {', '.join(FIELDS)})")
+    field = field_settings(d)
     if d.bank_per_class == "all" and dataset.counts is None:
         raise UserError(f"--drift.bank_per_class all: the samples per class of {dataset.name} are not known without reading it; give a number, such as 128")
     n_c = classes_per_step(config, dataset, mesh)
@@ -130,7 +131,7 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
         decode = (lambda params, z: space.vae.decode(params, space.vae.unscale(z)), jax.device_get(space.params))
     encode, encoder_params = build_encoder(config.encoder, config.dry_run, functools.partial(load_encoder, decode=decode))
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
-                        alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), field=d.field, monitor=d.monitor,
+                        alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), monitor=d.monitor, **field,
                         groups=config.optim.accumulate, exact_scales=d.exact_scales, set_weight=set_weights(config.encoder), sample_shape=tuple(dataset.shape),
                         style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
     sample = jax.ShapeDtypeStruct(dataset.shape, dataset.dtype)
@@ -146,6 +147,26 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
     on_host = d.bank_placement == "host" or (d.bank_placement == "auto" and size > d.bank_budget_gb * 1e9 and not waits)
     schedule, optimizer = loop.build_optimizer(config.optim, config.max_steps)
     return Parts(config, dataset, mesh, model, optimizer, schedule, drift, encode, encoder_params, sample, per_class, pool, on_host, space)
+
+
+def field_settings(d) -> dict:
+    """What --drift.* say of the field, as arguments of DriftConfig; flags that the field has no use for are refused."""
+    if d.field not in FIELDS:
+        raise UserError(f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS)} (known: {', '.join(FIELDS)})")
+    takes = inspect.signature(FIELDS[d.field]).parameters
+    options = {k: d[k] for k in ("kernel", "normalize", "iterations", "attraction", "repulsion")}
+    of_learned = {k: d[k] for k in ("field_width", "field_projection", "field_lr", "field_ema")}
+    for k, value in (options | of_learned).items():
+        if value != config_lib.KEYS[f"drift.{k}"].default and k not in takes and not (k in of_learned and d.field == "learned"):
+            raise UserError(f"--drift.{k} {value}: the {d.field} field has no use for it; leave it out")
+    if d.field == "uncoupled" and d.normalize == "none":
+        raise UserError("--drift.normalize none: the uncoupled field is one whose rows sum to 1; give both or y, or --drift.field kernel")
+    if d.iterations % 0.5:
+        raise UserError(f"--drift.iterations {d.iterations}: expected a multiple of 0.5, half an iteration being one of the two updates")
+    auto = d.field == "sinkhorn"
+    return {"field": d.field, "field_options": {k: v for k, v in options.items() if k in takes}, "field_lr": d.field_lr,
+            "second_batch": d.negatives == "second" or d.negatives == "auto" and auto,
+            "guidance": "field" if d.guidance == "field" or d.guidance == "auto" and auto else "negatives"}  # fmt: skip
 
 
 def classes_per_step(config, dataset, mesh) -> int:
@@ -212,12 +233,18 @@ def check_monitor(name, encode, params, shape):
 
 def make_state(parts: Parts) -> TrainState:
     """The state before the first step, on the mesh; it depends on the seed, and on the weights of --init_from, alone."""
-    def init(params):
-        params = params or init_params(parts.model, named_key(parts.config.seed, "init"))
-        return init_state(params, parts.optimizer, parts.config.optim.ema, parts.config.seed)
-
     given = given_params(parts) if parts.config.init_from else None
-    return jax.jit(init, out_shardings=sharding.state_shardings(parts.mesh, jax.eval_shape(init, given)))(given)
+    return jax.jit(functools.partial(new_state, parts), out_shardings=jax.tree.map(lambda a: a.sharding, state_shapes(parts)))(given)
+
+
+def new_state(parts: Parts, params=None) -> TrainState:
+    c = parts.config
+    params = params or init_params(parts.model, named_key(c.seed, "init"))
+    field = None
+    if c.drift.field == "learned" and parts.encode:  # a dry run has no encoder, and so does not know its sizes
+        sets = jax.eval_shape(parts.encode, parts.encoder_params, jax.ShapeDtypeStruct((1, *parts.dataset.shape), np.float32))
+        field = init_field_state(named_key(c.seed, "field"), [f.shape[2] for f in sets.values()], c.drift.field_width, c.drift.field_projection, c.drift.field_ema)
+    return init_state(params, parts.optimizer, c.optim.ema, c.seed, field)
 
 
 def given_params(parts: Parts):
@@ -235,8 +262,10 @@ def given_params(parts: Parts):
 
 def state_shapes(parts: Parts):
     """`make_state` without computing it: shapes and shardings."""
-    state = jax.eval_shape(lambda: init_state(init_params(parts.model, jax.random.key(0)), parts.optimizer, parts.config.optim.ema, 0))
-    return sharding.shapes(state, sharding.state_shardings(parts.mesh, state))
+    state = jax.eval_shape(functools.partial(new_state, parts))
+    where = sharding.state_shardings(parts.mesh, state)
+    where = where.replace(field=jax.tree.map(lambda _: sharding.replicated(parts.mesh), state.field))  # small
+    return sharding.shapes(state, where)
 
 
 def jit_step(parts: Parts):
@@ -386,12 +415,13 @@ def fill_bank(parts: Parts):
 # ---------------------------------------------------------------- the run
 
 # What a run may change when it goes on: not the data, the seed, the networks, the bank or the averages that its checkpoints hold.
-FIXED = ("dataset_name", "seed", "optim.ema", "model.", "drift.bank_", "encoder.", "data.stream")
-FREE = ("model.preset", "model.unroll", "model.remat", "model.attention", "model.use_bf16", "model.attn_fp32", "drift.bank_placement", "drift.bank_budget_gb")
+FIXED = ("dataset_name", "seed", "optim.ema", "model.", "drift.bank_", "encoder.", "data.stream", "drift.field_")
+FREE = ("model.preset", "model.unroll", "model.remat", "model.attention", "model.use_bf16", "model.attn_fp32", "drift.bank_placement", "drift.bank_budget_gb", "drift.field_lr")
 
 
 def check_same_run(before, config, where):
-    loop.check_same_run(before, config, where, FIXED, FREE)
+    learned = "learned" in (config_lib.flatten(before)["drift.field"], config.drift.field)  # its parameters are in the checkpoint
+    loop.check_same_run(before, config, where, FIXED + (("drift.field",) if learned else ()), FREE)
 
 
 def open_run(config) -> pathlib.Path:
@@ -405,8 +435,9 @@ def open_run(config) -> pathlib.Path:
 def checkpoint_tree(parts: Parts, state: TrainState, bank):
     """What a checkpoint holds, by separately readable items. The features of a bank that holds the whole data set are left out: `restore` computes them again."""
     ema = {f"ema_{decay}": tree for decay, tree in state.ema.items()}
+    field = {"field": state.field} if state.field else {}
     bank = {k: v for k, v in bank.items() if k not in ("images", "pool") or not (parts.cached and parts.whole_bank)}
-    return {"state": {"step": state.step, "seed": state.seed}, "params": state.params, "opt_state": state.opt_state, "bank": bank} | ema
+    return {"state": {"step": state.step, "seed": state.seed}, "params": state.params, "opt_state": state.opt_state, "bank": bank} | ema | field
 
 
 def checkpoint_shapes(parts: Parts):
@@ -424,7 +455,7 @@ def restore(parts: Parts, checkpoints: Checkpoints):
     if before != now:
         raise UserError(f"{checkpoints.folder.parent} holds a run on latents of a VAE with the checksum {before}, now {now}; give its VAE with --vae, or another --save_dir")
     ema = {name.removeprefix("ema_"): item for name, item in tree.items() if name.startswith("ema_")}
-    state, bank = TrainState(tree["state"]["step"], tree["state"]["seed"], tree["params"], tree["opt_state"], ema), tree["bank"]
+    state, bank = TrainState(tree["state"]["step"], tree["state"]["seed"], tree["params"], tree["opt_state"], ema, tree.get("field")), tree["bank"]
     if parts.cached and parts.whole_bank:
         bank = place_bank(parts, fill_bank(parts)[0])
     return state, bank, metadata["position"]
@@ -445,9 +476,17 @@ def report(parts: Parts) -> str:
         "steps": f"{c.max_steps:,}",
         "devices": f"{parts.mesh.size} x {parts.mesh.devices.flat[0].device_kind}, mesh data {parts.mesh.shape['data']} x fsdp {parts.mesh.shape['fsdp']}",
         "per device": f"parameters {mb(shapes.params)}, optimiser {mb(shapes.opt_state)}, {len(shapes.ema)} EMA {mb(shapes.ema)}",
+        "field": describe_field(parts, shapes),
         "bank": f"{parts.bank_bytes / 1e6:.1f} MB of {'features' if parts.cached else 'samples'}{'' if parts.encode else ' (of features, if they are kept, which takes the encoder to know)'} {'in host memory' if parts.bank_on_host else 'on each device'}",
     }
     return "\n".join(f"{name:12}{text}" for name, text in rows.items())
+
+
+def describe_field(parts: Parts, shapes) -> str:
+    d = parts.drift
+    options = ", ".join(f"{k} {v}" for k, v in d.field_options.items() if v != inspect.signature(FIELDS[d.field]).parameters[k].default)
+    learned = f"{count_parameters(shapes.field['params']):,} parameters of its own" if shapes.field else ""
+    return ", ".join(filter(None, (d.field, options, learned, "a second generated batch" if d.second_batch else "")))
 
 
 class CollapseWatch:

@@ -21,3 +21,12 @@ def recall(kept, mirrored):
     view = mirrored.astype(jnp.int32)[:, :, None, None, None]
     pick = lambda f: jnp.take_along_axis(f, view, 2)[:, :, 0] if f.shape[2] > 1 else f[:, :, 0]
     return jax.tree.map(lambda f: pick(f).reshape(-1, *f.shape[3:]), kept)
+
+
+def real_features(real, mirrored, encode, flip: bool, place):
+    """{name: [C N, T, D]} of the real samples [C, N, ...], or of what the bank kept in their place; with flip, of the mirrored ones where `mirrored` [C, N] says so."""
+    if isinstance(real, dict):
+        return recall(real, mirrored)
+    real = to_float(real)
+    real = mirror(real, mirrored) if flip else real
+    return encode(place.rows(real.reshape(-1, *real.shape[2:])))

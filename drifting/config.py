@@ -20,6 +20,10 @@ class DriftConfig:
     temperatures: tuple[float, ...]  # tau
     field: str | Callable  # a name in drifting.field.FIELDS, or a function
     style_shape: tuple[int, int]  # codebooks and their sizes (A.2); (0, 0) for none
+    field_options: dict = dataclasses.field(default_factory=dict)  # of that function: kernel, normalize, iterations, ...
+    field_lr: float = 1e-3  # learning rate of a learned field
+    second_batch: bool = False  # the negatives are a second generated batch, without gradients, instead of the samples themselves
+    guidance: str = "negatives"  # the unconditional reals join the negatives; or "field": V += (alpha - 1) V_{p,unc}
     class_dropout_prob: float = 0.0  # with this probability a class is replaced by the null class, whose positives are of any class
     flip: bool = False  # mirror real images at random
     groups: int = 1  # K: the step goes through its classes in so many groups (accumulate.py) ...

@@ -16,12 +16,16 @@ A field is a function of ONE problem: generated x, positives y+ ~ p (data), nega
 A new field is one such function and one line in FIELDS. Options of all: V = attraction V+ - repulsion V-; other factors than 1 break the antisymmetry (Table 1).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from drifting import tiled
-from drifting.kernel import MASKED, log_kernel, log_weight, perplexity
+from drifting.kernel import MASKED, log_kernel, perplexity
+from drifting.learned import learned_field
 from drifting.sinkhorn import sinkhorn_field
+from drifting.uncoupled import uncoupled_field
 
 
 def kernel_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit=1.0, *, kernel="laplace", normalize="both", attraction=1.0, repulsion=1.0):
@@ -44,17 +48,10 @@ def kernel_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit=1.0, *
     return v, perplexity(a_pos)
 
 
-def uncoupled_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit=1.0, *, kernel="laplace", normalize="both", attraction=1.0, repulsion=1.0):
-    """Attraction and repulsion each by its own kernel, with rows that sum to 1: V = W+ y+ - W- y-, W = A / sum_y(A), A = sqrt(softmax over y * softmax over x) or softmax over y."""
-    def pull(y, weight, self_neg):
-        logit = log_kernel(x, y, kernel, tau, unit, self_neg)
-        if normalize == "both":  # in logarithms, log A = (2 logit - LSE_y - LSE_x) / 2, and LSE_y does not outlive the division by the row's sum
-            logit -= jax.nn.logsumexp(logit, axis=0, keepdims=True) / 2
-        w = jax.nn.softmax(logit + log_weight(weight), axis=1)
-        return jnp.matmul(w, y, precision=jax.lax.Precision.HIGHEST) - x, w
-
-    (v_pos, share), (v_neg, _) = pull(pos, weight_pos, 0), pull(neg, weight_neg, self_neg)
-    return attraction * v_pos - repulsion * v_neg, perplexity(share)
+FIELDS = {"kernel": kernel_field, "uncoupled": uncoupled_field, "sinkhorn": sinkhorn_field, "learned": learned_field}
 
 
-FIELDS = {"kernel": kernel_field, "uncoupled": uncoupled_field, "sinkhorn": sinkhorn_field}
+def make_field(field, options, state=None):
+    """`field`, a name in FIELDS or a function, closed over its options and, if it learns, over the average of its parameters in `state` (drifting/learned.py)."""
+    parameters = {"params": next(iter(state["ema"].values()))} if state else {}
+    return functools.partial(FIELDS[field] if isinstance(field, str) else field, **options, **parameters)

@@ -11,3 +11,8 @@ def to_float(images):
 def mirror(images, where):
     """images [..., H, W, ch] with those that `where` [...] names flipped left to right."""
     return jnp.where(where[..., None, None, None], images[..., ::-1, :], images)
+
+
+def flat(a):
+    """[C, N, ...] -> [C N, ...]"""
+    return a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])

@@ -62,33 +62,36 @@ def denoising_loss(params, noise, y: Float[Array, "B P D"], weight: Float[Array,
     return jnp.sum(jnp.mean((s - (y - x)) ** 2, -1) * weight) / jnp.maximum(jnp.sum(weight), 1)
 
 
-def field_loss(params, key, real: dict[str, Float[Array, "C T P D"]], weight: Float[Array, "C P"], temperatures):
-    """Mean denoising loss over feature sets and temperatures, at one location of every set, drawn at random."""
-    p, groups = weight.shape[1], {}
-    for i, (name, y) in enumerate(sorted(real.items())):
-        y = jax.lax.stop_gradient(y)[:, jax.random.randint(jax.random.fold_in(key, i), (), 0, y.shape[1])]  # [C, P, D]
-        pairs = weight[:, :, None] * weight[:, None, :] * (1 - jnp.eye(p))
+def field_loss(params, key, phi: dict[str, Float[Array, "CR T D"]], weight: Float[Array, "C P"], temperatures, share=lambda y: y):
+    """Mean denoising loss over feature sets and temperatures, at one location of every set, drawn at random.
+
+    phi: features of R >= P reals of each of C classes, of which the first P are the sets. share: as in `drift_loss`.
+    """
+    (n_c, p), groups = weight.shape, {}
+    pairs = weight[:, :, None] * weight[:, None, :] * (1 - jnp.eye(p))
+    for i, (_, y) in enumerate(sorted(phi.items())):
+        location = jax.random.randint(jax.random.fold_in(key, i), (), 0, y.shape[1])
+        y = share(jax.lax.stop_gradient(y)[:, location].reshape(n_c, -1, y.shape[2]))[:, :p]  # [C, P, D]
         scale = jnp.sum(distance(y, y, p) * pairs) / jnp.maximum(jnp.sum(pairs), 1) / jnp.sqrt(y.shape[2])
         groups.setdefault(y.shape[2], []).append(y / jnp.maximum(scale, 1e-3))
 
     losses = []
     for d, sets in groups.items():
-        noise = jax.random.normal(jax.random.fold_in(key, -d), (len(sets), *sets[0].shape))
+        noise = jax.random.normal(jax.random.fold_in(key, len(phi) + d), (len(sets), *sets[0].shape))
         of_set = jax.vmap(functools.partial(denoising_loss, params[str(d)]), (0, 0, None, None))
         of_tau = jax.vmap(of_set, (None, None, None, 0))
         losses.append(of_tau(noise, jnp.stack(sets), weight, jnp.asarray(temperatures)).reshape(-1))
     return jnp.mean(jnp.concatenate(losses))
 
 
-def init_field_state(key, dims, width, projection, optimizer, ema_decay):
+def init_field_state(key, dims, width, projection, ema_decay):
     """{"params", "opt_state", "ema": {decay: params}} before the first step; the average is what the drift is computed with."""
     params = init_field(key, dims, width, projection)
-    return {"params": params, "opt_state": optimizer.init(params), "ema": {str(ema_decay): params}}
+    return {"params": params, "opt_state": optax.adam(0.0).init(params), "ema": {str(ema_decay): jax.tree.map(jnp.copy, params)}}
 
 
-def train_field(state, key, real, weight, temperatures, optimizer):
-    """One step of the field on real features {name: [C, T, P, D]} with weights [C, P]. Returns (state, metrics)."""
-    loss, grads = jax.value_and_grad(field_loss)(state["params"], key, real, weight, temperatures)
-    updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+def update_field(state, grads, learning_rate):
+    """The state after one step of Adam."""
+    updates, opt_state = optax.adam(learning_rate).update(grads, state["opt_state"])
     params = optax.apply_updates(state["params"], updates)
-    return {"params": params, "opt_state": opt_state, "ema": update_ema(state["ema"], params)}, {"field_loss": loss, "field_grad_norm": optax.tree.norm(grads)}
+    return {"params": params, "opt_state": opt_state, "ema": update_ema(state["ema"], params)}

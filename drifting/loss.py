@@ -74,6 +74,7 @@ def drift_loss(gen: Float[Array, "B N D"], pos: Float[Array, "B P D"], neg: Floa
     sq_norm = jnp.stack([pooled.get(k, own[k]) for k in own if k.startswith("drift_sq_norm")])  # [tau, sets]
     v = jnp.sum(v / jnp.sqrt(jnp.maximum(sq_norm, 1e-8))[:, ids, None, None], 0)
 
-    loss = jnp.mean((gen / scale - (x / scale + v)) ** 2, axis=(1, 2))  # x is stopgrad(gen): eq. 6
+    target = jax.lax.stop_gradient(x / scale + v)  # eq. 6; a learned field has parameters, which this loss must not reach
+    loss = jnp.mean((gen / scale - target) ** 2, axis=(1, 2))
     info = own | pooled | {"perplexity": mean(jnp.mean(perplexity, 2))[jnp.argmin(tau)]}
     return loss, {k: v[0] for k, v in info.items()} if set_of is None else info

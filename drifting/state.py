@@ -10,19 +10,20 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32, steps taken. seed: uint32, the root of all randomness. ema: {"0.999": params, ...}, float32 averages of the parameters."""
+    """step: int32, steps taken. seed: uint32, the root of all randomness. ema: {"0.999": params, ...}, float32 averages of the parameters. field: of a learned field, or None."""
 
     step: jax.Array
     seed: jax.Array
     params: Any
     opt_state: Any
     ema: dict[str, Any]
+    field: Any = None
 
 
-def init_state(params, optimizer, ema_decays, seed) -> TrainState:
-    """State before the first step. ema_decays: decays in (0, 1), all kept at once (A.8); the averages start at the parameters."""
+def init_state(params, optimizer, ema_decays, seed, field=None) -> TrainState:
+    """State before the first step. ema_decays: decays in (0, 1), all kept at once (A.8); the averages start at the parameters. field: of `learned.init_field_state`."""
     ema = {str(decay): jax.tree.map(jnp.copy, params) for decay in ema_decays}
-    return TrainState(jnp.int32(0), jnp.uint32(seed), params, optimizer.init(params), ema)
+    return TrainState(jnp.int32(0), jnp.uint32(seed), params, optimizer.init(params), ema, field)
 
 
 def named_key(seed, name: str, step=0):

@@ -7,10 +7,12 @@ import optax
 
 from drifting.accumulate import in_groups, mean_over_groups
 from drifting.bank import Batch, draw, gather, push
-from drifting.cache import recall
+from drifting.cache import real_features
 from drifting.config import DriftConfig
+from drifting.field import make_field
 from drifting.guidance import unconditional_weight
-from drifting.images import mirror, to_float
+from drifting.images import flat
+from drifting.learned import field_loss, update_field
 from drifting.loss import drift_loss
 from drifting.measure import mean_distances, measure
 from drifting.place import Whole
@@ -42,46 +44,53 @@ def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, 
     c, n = config, config.n_neg
     key = lambda name: named_key(state.seed, name, state.step)
     coin = lambda name, count: jax.random.bernoulli(key(name), 0.5, (c.n_c, count))
-    drawn = {
-        "noise": jax.random.normal(key("noise"), (c.n_c, n, *(c.sample_shape or batch.pos.shape[3:]))),
-        "style": jax.random.randint(key("style"), (c.n_c, n, c.style_shape[0]), 0, max(c.style_shape[1], 1)),
-        "mirror": jnp.concatenate([coin("flip positives", c.n_pos), coin("flip unconditional", c.n_unc)], 1),
-    }
+    drawn = {"mirror": jnp.concatenate([coin("flip positives", c.n_pos), coin("flip unconditional", c.n_unc)], 1)}
+    for second in ("", " second")[: 1 + c.second_batch]:
+        drawn["noise" + second] = jax.random.normal(key("noise" + second), (c.n_c, n, *(c.sample_shape or batch.pos.shape[3:])))
+        drawn["style" + second] = jax.random.randint(key("style" + second), (c.n_c, n, c.style_shape[0]), 0, max(c.style_shape[1], 1))
+    field = make_field(c.field, c.field_options, state.field)
 
-    def loss_fn(params, group, pooled):
+    def loss_fn(trained, group, pooled):
+        params, field_params = trained
         batch, drawn = place.classes(group)  # C classes
         per_sample = lambda a: place.flat(jnp.repeat(a[:, None], n, 1))
-        x = generate(params, place.flat(drawn["noise"]), per_sample(batch.labels), per_sample(batch.alpha), place.flat(drawn["style"]))  # x = f(eps), [C N, H, W, ch]
+
+        def phi_gen(second=""):
+            noise, style = place.flat(drawn["noise" + second]), place.flat(drawn["style" + second])
+            return encode(generate(params, noise, per_sample(batch.labels), per_sample(batch.alpha), style))  # of x = f(eps), [C N, H, W, ch]
+
+        phi_second = jax.lax.stop_gradient(phi_gen(" second")) if c.second_batch else None
         real = jax.tree.map(lambda pos, unc: jnp.concatenate([pos, unc], 1), batch.pos, batch.unc)  # [C, N_pos + N_unc, ...]
-        phi_real = jax.lax.stop_gradient(real_features(real, drawn["mirror"], encode, c, place))
-        weight_unc = jnp.broadcast_to(unconditional_weight(batch.alpha, n, max(c.n_unc, 1))[:, None], (len(batch.alpha), c.n_unc))
-        return feature_loss(encode(x), phi_real, batch.weight_pos, weight_unc, c, place, pooled)
+        phi_real = jax.lax.stop_gradient(real_features(real, drawn["mirror"], encode, c.flip, place))
+        others = n + c.second_batch  # of a second batch, none is the sample itself
+        weight_unc = jnp.broadcast_to(unconditional_weight(batch.alpha, others, max(c.n_unc, 1))[:, None], (len(batch.alpha), c.n_unc))
+        loss, info = feature_loss(phi_gen(), phi_real, batch.weight_pos, weight_unc, c, place, pooled, phi_second, field)
+        if field_params:  # a second problem beside the first: neither loss reaches the parameters of the other
+            info["field"] = field_loss(field_params, key("field"), phi_real, batch.weight_pos, c.temperatures, place.classes)
+            loss += info["field"]
+        return loss, info
 
     groups = place.groups((batch, in_groups(drawn, c.groups)))
-    (loss, info), grads = mean_over_groups(loss_fn, state.params, groups, c.exact_scales)
+    trained = (state.params, state.field and state.field["params"])
+    (loss, info), (grads, field_grads) = mean_over_groups(loss_fn, trained, groups, c.exact_scales)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates), "param_norm": optax.tree.norm(params)}
+    if state.field:
+        state = state.replace(field=update_field(state.field, field_grads, c.field_lr))
+        loss, norms = loss - info["field"], norms | {"field_loss": info["field"], "field_grad_norm": optax.tree.norm(field_grads)}
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=update_ema(state.ema, params))
     return state, {"loss": loss} | measure(info["sets"], info["distances"]) | norms | {"alpha_mean": jnp.mean(batch.alpha)}
 
 
-def real_features(real, mirrored, encode, c: DriftConfig, place):
-    """{name: [C N, T, D]} of the real samples [C, N, ...], or of what the bank kept in their place; with c.flip, of the mirrored ones where `mirrored` [C, N] says so."""
-    if isinstance(real, dict):
-        return recall(real, mirrored)
-    real = to_float(real)
-    return encode(place.rows(flat(mirror(real, mirrored) if c.flip else real)))
-
-
-def feature_loss(phi_gen, phi_real, weight_pos, weight_unc, c: DriftConfig, place, pooled=None):
+def feature_loss(phi_gen, phi_real, weight_pos, weight_unc, c: DriftConfig, place, pooled=None, phi_second=None, field=None):
     """Weighted sum of the drifting losses of all feature sets (A.5). One field per location: a set [C N, T, D] is C x T problems over the samples of a class.
 
-    Sets of the same D are computed together, so that the program does not grow with their number.
+    phi_second: of a second generated batch, which then repels. field: in the place of c.field. Sets of one D are computed together: the program does not grow with their number.
     """
     n_c, n_pos = weight_pos.shape
     per_class = lambda f: jnp.moveaxis(f, 2, 1)  # [C, N, T, D] -> [C, T, N, D]
-    gen_of = lambda k: per_class(place.split(phi_gen[k], n_c))
+    gen_of = lambda k, phi=phi_gen: per_class(place.split(phi[k], n_c))
     real_of = lambda k: per_class(place.classes(phi_real[k].reshape(n_c, -1, *phi_real[k].shape[1:])))
     widths = {}
     for name, f in phi_gen.items():
@@ -91,17 +100,13 @@ def feature_loss(phi_gen, phi_real, weight_pos, weight_unc, c: DriftConfig, plac
     for names in widths.values():
         t = [phi_gen[k].shape[1] for k in names]
         gen, real = (flat(jnp.concatenate([of(k) for k in names], 1)) for of in (gen_of, real_of))  # [C sum(T), N, D]
+        second = phi_second and flat(jnp.concatenate([gen_of(k, phi_second) for k in names], 1))
         of_each = lambda values: np.tile(np.repeat(values, t), n_c)  # values of the sets -> [C sum(T)]
         weights = {"weight_pos": jnp.repeat(weight_pos, sum(t), 0), "weight_neg": jnp.repeat(weight_unc, sum(t), 0)}
-        loss, info = drift_loss(gen, real[:, :n_pos], real[:, n_pos:], **weights, temperatures=c.temperatures, field=c.field, share=place.classes,
-                                set_of=of_each(np.arange(len(t))), pooled=pooled[len(infos)] if pooled else None)
+        loss, info = drift_loss(gen, real[:, :n_pos], real[:, n_pos:], **weights, temperatures=c.temperatures, field=field or c.field, guidance=c.guidance, share=place.classes,
+                                second=second, set_of=of_each(np.arange(len(t))), pooled=pooled[len(infos)] if pooled else None)
         total += jnp.sum(loss * of_each([c.set_weight(k) for k in names] / (n_c * np.array(t))))  # of each set the mean over its problems
         infos.append(info)
     monitor = c.monitor or [k for k, f in phi_gen.items() if f.shape[1] == 1][-1]
     distances = mean_distances(place.classes(gen_of(monitor)[:, 0]), real_of(monitor)[:, 0, :n_pos], weight_pos)
     return total, {"sets": infos, "distances": distances}
-
-
-def flat(a):
-    """[C, N, ...] -> [C N, ...]"""
-    return a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])

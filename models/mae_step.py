@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from drifting.state import TrainState, named_key, update_ema
-from drifting.step import to_float
+from drifting.images import to_float
 from models.mae import MAE, random_mask, reconstruction_loss
 
 ASPECT = 4 / 3  # a crop is at most so many times wider or higher than its image: arXiv 1409.4842, Sec. 6

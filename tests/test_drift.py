@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drifting.field import FIELDS, kernel_field
+from drifting.field import kernel_field
 from drifting.guidance import sample_alpha, unconditional_weight
 from drifting.loss import drift_loss
 
@@ -68,45 +68,15 @@ def test_field_agrees_with_loops(tau, self_neg):
     np.testing.assert_allclose(perplexity, expected_perplexity, rtol=1e-5)
 
 
-def _sets(n=6, p=8, m=8, d=5, seed=0):
-    rng = np.random.default_rng(seed)
-    return (jnp.float32(rng.normal(size=s)) for s in ((n, d), (p, d), (m, d)))
-
-
-@pytest.mark.parametrize("field", FIELDS)
-def test_antisymmetry(field):
-    """V_{p,q} = -V_{q,p} (eq. 3): the same set on both sides gives 0, swapping the sides changes the sign."""
-    x, pos, neg = _sets()
-    one, v_of = jnp.ones(8), FIELDS[field]
-    v, _ = v_of(x, pos, neg, one, one, 1.0, 0)
-    swapped, _ = v_of(x, neg, pos, one, one, 1.0, 0)
-    same, _ = v_of(x, pos, pos, one, one, 1.0, 0)
-    size = float(jnp.abs(v).max())
-    assert size > 0.01
-    np.testing.assert_allclose(swapped, -v, atol=1e-5 * size)
-    assert jnp.abs(same).max() <= 1e-6 * size
-
-
-@pytest.mark.parametrize("field", FIELDS)
-def test_order_and_absent_samples_do_not_matter(field):
-    x, pos, neg = _sets()
-    one, v_of = jnp.ones(8), FIELDS[field]
-    v, _ = v_of(x, pos, neg, one, one, 1.0, 0)
-    order = jnp.array([3, 1, 0, 2, 7, 6, 5, 4])
-    np.testing.assert_allclose(v_of(x, pos[order], neg[order[::-1]], one, one, 1.0, 0)[0], v, atol=1e-5)
-    pos2, neg2 = jnp.concatenate([pos, pos[:3] + 0.1]), jnp.concatenate([neg[:2] - 0.1, neg])
-    padded, _ = v_of(x, pos2, neg2, jnp.r_[one, jnp.zeros(3)], jnp.r_[jnp.zeros(2), one], 1.0, 0)
-    np.testing.assert_allclose(padded, v, atol=1e-5)
-
-
 def test_absent_positives_do_not_change_the_loss():
     """Padding a class with samples of weight 0 is what `n_pos = all` does for classes of different sizes."""
     rng = np.random.default_rng(1)
     gen, pos = rng.normal(size=(2, 6, 5)).astype(np.float32), rng.normal(size=(2, 7, 5)).astype(np.float32)
-    loss, info = drift_loss(gen, pos, temperatures=TAUS)
+    of = jax.jit(lambda pos, weight: drift_loss(gen, pos, weight_pos=weight, temperatures=TAUS))
+    loss, info = of(pos, np.ones((2, 7)))
     padded = np.concatenate([pos, np.full((2, 3, 5), 0.3, np.float32)], 1)
     weight = np.concatenate([np.ones((2, 7)), np.zeros((2, 3))], 1)
-    loss2, info2 = drift_loss(gen, padded, weight_pos=weight, temperatures=TAUS)
+    loss2, info2 = of(padded, weight)
     np.testing.assert_allclose(loss2, loss, rtol=1e-4)
     for k in info:
         np.testing.assert_allclose(info2[k], info[k], rtol=1e-4)
@@ -123,7 +93,7 @@ def test_collapsed_samples_get_one_drift():
 def test_gradient_stops_at_the_reals():
     rng = np.random.default_rng(1)
     gen, pos, neg = (jnp.float32(rng.normal(size=(2, k, 5))) for k in (6, 7, 3))
-    grads = jax.grad(lambda p, n: drift_loss(gen, p, n, temperatures=TAUS)[0].sum(), argnums=(0, 1))(pos, neg)
+    grads = jax.jit(jax.grad(lambda p, n: drift_loss(gen, p, n, temperatures=TAUS)[0].sum(), argnums=(0, 1)))(pos, neg)
     assert all((g == 0).all() for g in grads)
 
 

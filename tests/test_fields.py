@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drifting.field import FIELDS
+from drifting.field import FIELDS, make_field
 from drifting.kernel import log_kernel, log_weight
+from drifting.learned import denoising_loss, field_loss, init_field, init_field_state, update_field
 from drifting.loss import drift_loss
 from drifting.sinkhorn import log_plan
 
@@ -23,7 +24,8 @@ def field(name, **options):
 VARIANTS = {"kernel": {}, "kernel, gaussian": {"kernel": "gaussian"}, "kernel, over y": {"normalize": "y"}, "kernel, unnormalised": {"normalize": "none"},
             "uncoupled": {}, "uncoupled, gaussian, over y": {"kernel": "gaussian", "normalize": "y"},
             "sinkhorn": {}, "sinkhorn, gaussian": {"kernel": "gaussian"}, "sinkhorn, 0": {"iterations": 0.0}, "sinkhorn, half": {"iterations": 0.5},
-            "sinkhorn, 3 and a half": {"iterations": 3.5}}  # fmt: skip
+            "sinkhorn, 3 and a half": {"iterations": 3.5},
+            "learned": {"params": init_field(jax.random.key(1), [5], 16, True)}, "learned, without projection": {"params": init_field(jax.random.key(2), [5], 16, False)}}  # fmt: skip
 V_OF = {name: field(name.split(",")[0], **options) for name, options in VARIANTS.items()}
 
 
@@ -81,7 +83,30 @@ def naive_sinkhorn(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, ker
     return pull(pos, weight_pos, 0) - pull(neg, weight_neg, self_neg)
 
 
-NAIVE = {"kernel": naive_kernel, "uncoupled": naive_uncoupled, "sinkhorn": naive_sinkhorn}
+def naive_learned(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, params):
+    """The MLP on the whole concatenation [g(x), g(y), g(y) - g(x), r, log tau], its weights for g(y) - g(x) being 0: what they would add lies in those of g(x) and g(y)."""
+    p, d = jax.tree.map(np.float64, params["5"]), x.shape[1]
+    first = np.concatenate([p["pair"]["x"]["w"], p["pair"]["y"]["w"], np.zeros_like(p["pair"]["x"]["w"]), p["pair"]["r"][None], p["pair"]["tau"][None]])
+    bias, slope = p["pair"]["x"]["b"] + p["pair"]["y"]["b"], np.exp(p["slope"][0] + p["slope"][1] * np.log(tau))
+    g = lambda a: a + np.maximum(a @ p["g"]["in"]["w"] + p["g"]["in"]["b"], 0) @ p["g"]["out"]["w"] + p["g"]["out"]["b"] if p["g"] else a
+    scale = unit / np.sqrt(d)
+
+    def pull(y, w, self_neg):
+        s = np.zeros_like(x)
+        for i, g_x in enumerate(map(g, x / scale)):
+            a, moves = np.zeros(len(y)), []
+            for j, g_y in enumerate(map(g, y / scale)):
+                r = np.linalg.norm(g_y - g_x) / np.sqrt(d)
+                hidden = np.maximum(np.concatenate([g_x, g_y, g_y - g_x, [r, np.log(tau)]]) @ first + bias, 0)
+                a[j] = 0 if i == j < self_neg else w[j] * np.exp(hidden @ p["out"] - slope * r)
+                moves.append(g_y - g_x)
+            s[i] = a / a.sum() @ np.array(moves)
+        return s
+
+    return scale * (pull(pos, weight_pos, 0) - pull(neg, weight_neg, self_neg))
+
+
+NAIVE = {"kernel": naive_kernel, "uncoupled": naive_uncoupled, "sinkhorn": naive_sinkhorn, "learned": naive_learned}
 
 
 @pytest.mark.parametrize("self_neg", [0, 6])
@@ -127,34 +152,31 @@ def test_order_and_absent_samples_do_not_matter(variant):
     order, of_x = jnp.array([3, 1, 0, 2, 7, 6, 5, 4]), jnp.array([5, 0, 4, 2, 1, 3])
     np.testing.assert_allclose(v_of(x, pos[order], neg[order[::-1]], one, one, 1.0)[0], v, atol=1e-5)
     np.testing.assert_allclose(v_of(x[of_x], pos, neg, one, one, 1.0)[0], v[of_x], atol=1e-5)
-    far = jnp.full((3, 5), 0.1)  # among the others: it would pull hard if it were there
-    padded = v_of(x, jnp.r_[pos, far], jnp.r_[far, neg], jnp.r_[one, jnp.zeros(3)], jnp.r_[jnp.zeros(3), one], 1.0)
+    near = jnp.full((3, 5), 0.1)  # among the others: they would pull hard if they were there
+    padded = v_of(x, jnp.r_[pos, near], jnp.r_[near, neg], jnp.r_[one, jnp.zeros(3)], jnp.r_[jnp.zeros(3), one], 1.0)
     np.testing.assert_allclose(padded[0], v, atol=1e-5)
     np.testing.assert_allclose(padded[1], perplexity, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["kernel", "uncoupled", "sinkhorn"])
-def test_a_doubled_weight_is_a_sample_given_twice(name):
-    """The kernel field is left out of the exact part: its softmax over y counts samples, not weights (A.6)."""
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.startswith("kernel")])
+def test_a_doubled_weight_is_a_sample_given_twice(variant):
+    """Not so in the kernel field, whose softmax over y counts samples and not weights (A.6)."""
     x, pos, neg = sets()
-    one, v_of = jnp.ones(8), functools.partial(FIELDS[name], self_neg=0, unit=1.0)
-    v, _ = v_of(x, pos, neg, one.at[2].set(2), one, 1.0)
-    twice, _ = v_of(x, jnp.r_[pos, pos[2:3]], neg, jnp.ones(9), one, 1.0)
-    size = float(jnp.abs(v).max())
-    tolerance = 0.1 if name == "kernel" else 1e-5
-    np.testing.assert_allclose(twice, v, atol=tolerance * size)
+    one, v_of = jnp.ones(8), functools.partial(V_OF[variant], self_neg=0, unit=1.0)
+    v, _ = v_of(x, jnp.r_[pos, pos[2:5]], neg, jnp.r_[jnp.array([1, 1, 2, 1, 1, 1, 1, 1.0]), jnp.zeros(3)], one, 1.0)
+    twice, _ = v_of(x, jnp.r_[pos, pos[2:5]], neg, jnp.r_[one, 1, 0, 0], one, 1.0)
+    np.testing.assert_allclose(twice, v, atol=1e-5)
 
 
-def test_factors_scale_attraction_and_repulsion():
-    """Table 1: 1.5 V+ - V- is V with half of the attraction added, and V+ alone takes no notice of where the negatives are."""
+@pytest.mark.parametrize("variant", ["kernel", "uncoupled", "sinkhorn", "learned"])
+def test_factors_scale_attraction_and_repulsion(variant):
+    """Table 1: 1.5 V+ - V- is V with half of the attraction added, and V+ alone takes no notice of the negatives' places but for the kernel field's W."""
     x, pos, neg = sets()
-    one = jnp.ones(8)
-    for name in FIELDS:
-        of = lambda **factors: FIELDS[name](x, pos, neg, one, one, 1.0, 0, **factors)[0]
-        v, plus, minus = of(), of(repulsion=0.0), of(attraction=0.0)
-        np.testing.assert_allclose(plus + minus, v, atol=1e-5)
-        np.testing.assert_allclose(of(attraction=1.5), v + 0.5 * plus, atol=1e-5)
-        assert jnp.abs(plus).max() > 0.01 and jnp.abs(minus).max() > 0.01
+    of = jax.jit(lambda a, r: FIELDS[variant](x, pos, neg, jnp.ones(8), jnp.ones(8), 1.0, 0, attraction=a, repulsion=r, **VARIANTS[variant])[0])
+    v, plus, minus = of(1.0, 1.0), of(1.0, 0.0), of(0.0, 1.0)
+    np.testing.assert_allclose(plus + minus, v, atol=1e-5)
+    np.testing.assert_allclose(of(1.5, 1.0), v + 0.5 * plus, atol=1e-5)
+    assert jnp.abs(plus).max() > 0.01 and jnp.abs(minus).max() > 0.01
 
 
 def test_gaussian_field_is_the_difference_of_smoothed_scores():
@@ -162,8 +184,8 @@ def test_gaussian_field_is_the_difference_of_smoothed_scores():
     x, pos, neg = sets()
     tau, unit = 0.3, 2.0
     log_smoothed = lambda x, y: jax.nn.logsumexp(-jnp.sum((x - y) ** 2, 1) / (2 * tau * unit**2))
-    score = jax.vmap(jax.grad(log_smoothed), (0, None))
-    v, _ = FIELDS["uncoupled"](x, pos, neg, jnp.ones(8), jnp.ones(8), tau, 0, unit, kernel="gaussian", normalize="y")
+    score = jax.jit(jax.vmap(jax.grad(log_smoothed), (0, None)))
+    v, _ = V_OF["uncoupled, gaussian, over y"](x, pos, neg, jnp.ones(8), jnp.ones(8), tau, self_neg=0, unit=unit)
     np.testing.assert_allclose(v, tau * unit**2 * (score(x, pos) - score(x, neg)), atol=1e-5)
 
 
@@ -212,12 +234,11 @@ def test_sinkhorn_field_vanishes_in_expectation(tau):
     draws, n, p, d = 4000, 8, 12, 3
     x = jax.random.normal(jax.random.key(1), (n, d))
     pos, neg = jax.random.normal(jax.random.key(2), (2, draws, p, d))
-    v = jax.vmap(lambda a, b: FIELDS["sinkhorn"](x, a, b, jnp.ones(p), jnp.ones(p), tau, 0, 2.3)[0])
-    v = np.asarray(jax.jit(v)(pos, neg), np.float64).reshape(draws, -1)
+    fields = jax.jit(jax.vmap(lambda a, b: FIELDS["sinkhorn"](x, a, b, jnp.ones(p), jnp.ones(p), tau, 0, 2.3)[0]))
+    v, shifted = (np.asarray(fields(pos + shift, neg), np.float64).reshape(draws, -1) for shift in (0, 0.2))
     standard_error = v.std(0) / np.sqrt(draws)
     assert np.abs(v.mean(0) / standard_error).max() < 4
-    shifted = np.asarray(jax.jit(jax.vmap(lambda a, b: FIELDS["sinkhorn"](x, a, b, jnp.ones(p), jnp.ones(p), tau, 0, 2.3)[0]))(pos + 0.2, neg), np.float64)
-    assert np.abs(shifted.reshape(draws, -1).mean(0) / standard_error).max() > 8, "the test sees a shift of a fifth of a standard deviation"
+    assert np.abs(shifted.mean(0) / standard_error).max() > 8, "a shift by a fifth of a standard deviation is seen"
 
 
 @pytest.mark.parametrize("kernel", ["laplace", "gaussian"])
@@ -246,27 +267,27 @@ def test_sinkhorn_is_stable_at_low_temperature(kernel):
 
 # ---------------------------------------------------------------- in the loss
 
-@pytest.mark.parametrize("guidance", ["negatives", "field"])
-@pytest.mark.parametrize("name", FIELDS)
-def test_the_loss_with_a_second_batch(name, guidance):
-    """Its value is mean ||V~||^2, its gradient 2 V~ / (N D S): through the generated samples, and nothing else."""
+@pytest.mark.parametrize("variant, guidance", [("kernel", "field"), ("uncoupled", "negatives"), ("sinkhorn", "field"), ("sinkhorn", "negatives"), ("learned", "negatives")])
+def test_the_loss_with_a_second_batch(variant, guidance):
+    """Its value is mean ||V~||^2, its gradient -2 V~ / (N D S): through the generated samples, and nothing else."""
     rng = np.random.default_rng(1)
     gen, pos, neg, second = (jnp.float32(rng.normal(size=(2, k, 5))) for k in (6, 7, 3, 6))
 
     @jax.jit
-    def both(gen, pos, neg, second):
-        def total(gen, pos, neg, second):
-            loss, info = drift_loss(gen, pos, neg, weight_neg=jnp.full((2, 3), 0.5), second=second, temperatures=TAUS, field=name, guidance=guidance)
+    def both(gen, pos, neg, second, options):
+        def total(gen, pos, neg, second, options):
+            loss, info = drift_loss(gen, pos, neg, weight_neg=jnp.full((2, 3), 0.5), second=second, temperatures=TAUS, field=make_field(variant, options), guidance=guidance)
             return loss.sum(), (loss, info)
 
-        return jax.value_and_grad(total, argnums=(0, 1, 2, 3), has_aux=True)(gen, pos, neg, second)
+        return jax.value_and_grad(total, argnums=(0, 1, 2, 3, 4), has_aux=True)(gen, pos, neg, second, options)
 
-    (_, (loss, info)), grads = both(gen, pos, neg, second)
+    options = VARIANTS[variant]  # the parameters of the learned field
+    (_, (loss, info)), grads = both(gen, pos, neg, second, options)
     assert (loss > 0).all() and jnp.isfinite(grads[0]).all() and jnp.abs(grads[0]).max() > 0
-    assert all((g == 0).all() for g in grads[1:])
+    assert all((g == 0).all() for g in jax.tree.leaves(grads[1:]))
     scale = info["scale"] / jnp.sqrt(5)
     np.testing.assert_allclose(jnp.mean((grads[0] * 30 * scale / 2) ** 2, (1, 2)), loss, rtol=1e-4)
-    moved = both(gen, pos, neg, second + 1)[0][1][0]
+    moved = both(gen, pos, neg, second + 1, options)[0][1][0]
     assert not np.allclose(moved, loss, rtol=1e-3), "the second batch repels"
 
 
@@ -274,12 +295,44 @@ def test_guidance_on_the_field():
     """V_{p,q'} + w V_{p,unc}: for one temperature the direction of the gradient is that sum; alpha = 1 takes the unconditional reals out."""
     rng = np.random.default_rng(1)
     gen, pos, neg, second = (jnp.float32(rng.normal(size=(1, k, 5))) for k in (6, 7, 3, 6))
-    of = lambda weight: jax.grad(lambda g: drift_loss(g, pos, neg, weight_neg=jnp.full((1, 3), weight), second=second, temperatures=(0.2,), field="sinkhorn", guidance="field")[0].sum())
-    gradient = of(1.0)(gen)[0]  # w = 3 / 6
-    y, w = jnp.concatenate([second, neg, pos], 1), np.ones(16)
-    unit = np.average(np.linalg.norm(np.asarray(gen)[0, :, None] - np.asarray(y)[0], axis=-1), axis=1, weights=w).mean()
-    v_of = lambda q, m: FIELDS["sinkhorn"](gen[0], pos[0], q, jnp.ones(7), jnp.ones(m), 0.2, 0, unit)[0]
-    v = v_of(second[0], 6) + 0.5 * v_of(neg[0], 3)
-    np.testing.assert_allclose(-gradient / jnp.linalg.norm(gradient), v / jnp.linalg.norm(v), atol=1e-5)
-    without = jax.grad(lambda g: drift_loss(g, pos, second=second, temperatures=(0.2,), field="sinkhorn")[0].sum())(gen)
-    np.testing.assert_allclose(of(0.0)(gen), without, atol=1e-5 * jnp.abs(without).max())
+    guided = jax.jit(jax.grad(lambda g, weight: drift_loss(g, pos, neg, weight_neg=jnp.full((1, 3), weight), second=second, temperatures=(0.2,), field="sinkhorn", guidance="field")[0].sum()))
+    gradient = guided(gen, 1.0)[0]  # w = 3 / 6
+    y = np.concatenate([second, neg, pos], 1)[0]
+    unit = np.linalg.norm(np.asarray(gen)[0, :, None] - y, axis=-1).mean()
+    v_of = lambda q: naive_sinkhorn(*map(np.float64, (gen[0], pos[0], q, np.ones(7), np.ones(len(q)), 0.2)), 0, unit)
+    v = v_of(second[0]) + 0.5 * v_of(neg[0])
+    np.testing.assert_allclose(-gradient / jnp.linalg.norm(gradient), v / np.linalg.norm(v), atol=1e-4)
+    unguided = jax.jit(jax.grad(lambda g: drift_loss(g, pos, neg, weight_neg=jnp.zeros((1, 3)), second=second, temperatures=(0.2,), field="sinkhorn")[0].sum()))(gen)
+    np.testing.assert_allclose(guided(gen, 0.0), unguided, atol=1e-4 * jnp.abs(unguided).max())
+
+
+# ---------------------------------------------------------------- the learned field
+
+def test_the_learned_field_receives_gradients():
+    """Every parameter array, from the denoising loss: in the form known publicly they were given to the drifting loss, which does not reach them."""
+    for projection in (True, False):
+        state = init_field_state(jax.random.key(0), [3], 8, projection, 0.9)
+        real = {"a": jax.random.normal(jax.random.key(1), (2 * 8, 4, 3))}  # 2 classes of 6 positives and 2 unconditional
+        grads = jax.jit(jax.grad(lambda p: field_loss(p, jax.random.key(2), real, jnp.ones((2, 6)), (0.1, 0.5))))(state["params"])
+        for path, g in jax.tree.leaves_with_path(grads):
+            assert jnp.abs(g).max() > 0, path
+        new = jax.jit(update_field)(state, grads, 1e-2)
+        moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), new["params"], state["params"])
+        assert min(jax.tree.leaves(moved)) > 1e-3
+        jax.tree.map(lambda e, p, q: np.testing.assert_allclose(e, 0.9 * p + 0.1 * q, atol=1e-6), new["ema"]["0.9"], state["params"], new["params"])
+
+
+def test_denoising_leaves_the_sample_out():
+    """The gradient with respect to y_i's own place in the set is that of the target alone, and a sample of weight 0 changes nothing."""
+    params = init_field(jax.random.key(0), [3], 8, True)["3"]
+    y, noise, weight = jax.random.normal(jax.random.key(1), (1, 6, 3)), jax.random.normal(jax.random.key(2), (1, 6, 3)), jnp.ones((1, 6))
+    loss = jax.jit(denoising_loss)
+    full = loss(params, noise, y, weight, 0.3)
+    by_hand = []
+    for i in range(6):
+        x, rest = np.asarray(y[0, i] + 0.3 * noise[0, i])[None], np.delete(np.asarray(y[0]), i, 0)
+        s = naive_learned(np.float64(x), np.float64(rest), np.float64(x), np.ones(5), np.ones(1), 0.3, 0, np.sqrt(3), {"5": params})  # S(x, {x}) = 0
+        by_hand.append(np.mean((s[0] - (np.asarray(y[0, i]) - x[0])) ** 2))
+    np.testing.assert_allclose(full, np.mean(by_hand), rtol=1e-4)
+    absent = weight.at[0, 5].set(0)
+    np.testing.assert_allclose(loss(params, noise, y.at[0, 5].add(3), absent, 0.3), loss(params, noise, y, absent, 0.3), rtol=1e-5)
