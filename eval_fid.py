@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 import data
+from baselines import flow
 from configs.default import DISTRIBUTED, Key
 from data import pipeline
 from evaluation.labels import choose_labels, label_kind
@@ -55,6 +56,7 @@ FLAGS = (
     Key("all", False, "score every checkpoint of the run that fid.csv does not have yet"),
     Key("ema", "", "parameters: a decay that the run keeps, raw, or empty for the run's first decay"),
     Key("cfg_scale", "1.0", "guidance scale alpha: one, a comma list, or search:LOW,HIGH"),
+    Key("denoise_timesteps", 0, "Euler steps of a flow; 0 = those of its training", "[0, inf)"),
     Key("num_samples", 0, "samples to generate; 0 = 50,000, in pixels as many as the held-out split has", "[0, inf)"),
     Key("metrics", "", f"of {', '.join(METRICS)}, separated by commas; empty = the usual ones"),
     Key("resize", "", f"how Inception's input is resized: {', '.join(MODES)}; empty = tf, the standard"),
@@ -260,12 +262,13 @@ def score_generator(flags, run, folder, out, load_reference, batch_size, shardin
     reference, space, row, drawn = None, None, {}, []
     for step in steps_of(folder) if flags.all else [flags.step or None]:
         model, metadata, params = open_generator(flags.load_dir, run and folder, step, flags.ema, sharding)
+        model = flow.with_steps(model, flags.denoise_timesteps)
         space = space or latent_space_of(model, metadata, flags.vae, sharding)
         reference = reference or load_reference(shape=space.image_shape(model.sample_shape) if space else tuple(model.sample_shape))
         n, network = flags.num_samples or usual_count(reference), reference.network
         settings = {"samples": "" if run and out == folder else flags.load_dir, "step": metadata.get("step", 0), "ema": str(metadata.get("ema", "")), "seed": flags.seed,
                     "num_samples": n, "features": network.name, "resize": network.facts["resize"], "weights": network.facts["weights"], "reference": reference.name,
-                    "labels": label_kind(flags.labels, reference)}  # fmt: skip
+                    "labels": label_kind(flags.labels, reference)} | flow.settings(model)  # fmt: skip
         skips = (flags.all or interval) and not flags.samples_npz
         row, preview = score_alphas(
             lambda alpha, see: evaluate(model, params(), reference, cfg_scale=alpha, seed=flags.seed, num_samples=n, batch_size=batch_size, sharding=sharding, labels=flags.labels, see=see,

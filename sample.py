@@ -12,6 +12,7 @@ import pathlib
 
 import numpy as np
 
+from baselines.flow import with_steps
 from configs.default import Key
 from models.latents import latent_space_of
 from models.sampling import generate
@@ -27,6 +28,7 @@ FLAGS = (
     Key("step", 0, "checkpoint of the run; 0 = the newest", "[0, inf)"),
     Key("ema", "", "parameters: a decay that the run keeps, raw, or empty for the run's first decay"),
     Key("cfg_scale", (1.0,), "guidance scales alpha; several make a sweep, one row of the grid each", "[1, inf)"),
+    Key("denoise_timesteps", 0, "Euler steps of a flow; 0 = those of its training", "[0, inf)"),
     Key("classes", "", "labels to draw, separated by commas; empty = all"),
     Key("per_class", 10, "samples of each class in a grid", "[1, inf)"),
     Key("compare", False, "grid with real held-out samples beside it; needs a run, whose data set is at hand"),
@@ -104,6 +106,7 @@ def main(flag_values):
     setup_logging()
     flags = config_lib.all_flags(flag_values)
     model, params, metadata = load(flags.load_dir, flags.step, flags.ema)
+    model = with_steps(model, flags.denoise_timesteps)
     classes = parse_classes(flags.classes, model.num_classes, model.null_class)
     names = [*(metadata.get("dataset", {}).get("class_names") or map(str, range(model.num_classes))), "no class"]
     space = None

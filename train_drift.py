@@ -17,6 +17,7 @@ import optax
 
 import data
 import eval_fid
+from baselines import flow
 from data import pipeline
 from configs.default import DISTRIBUTED
 from drifting import bank as banks
@@ -56,7 +57,7 @@ class Parts:
     model: object
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    drift: DriftConfig
+    drift: DriftConfig | None
     encode: object
     encoder_params: object
     sample: object  # shape and dtype of what the bank keeps of a real: its image, or a tree of its features
@@ -64,6 +65,7 @@ class Parts:
     pool: int
     bank_on_host: bool
     space: object = None
+    baseline: flow.FlowConfig | None = None  # of --objective flow
 
     @property
     def encodes(self) -> bool:
@@ -72,7 +74,13 @@ class Parts:
 
     @property
     def whole_bank(self) -> bool:
-        return self.config.drift.bank_per_class == "all"
+        """Whether the bank holds all data, so that nothing is streamed."""
+        return self.config.drift.bank_per_class == "all" and self.per_class > 0
+
+    @property
+    def push(self) -> int:
+        """New reals per step, of a stream."""
+        return self.baseline.batch_size if self.baseline else self.config.drift.bank_push
 
     @property
     def layout(self) -> sharding.Layout:
@@ -113,6 +121,8 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
     field = field_settings(d)
     if d.bank_per_class == "all" and dataset.counts is None:
         raise UserError(f"--drift.bank_per_class all: the samples per class of {dataset.name} are not known without reading it; give a number, such as 128")
+    if config.objective == "flow":
+        return build_flow(config, dataset, space, mesh)
     n_c = classes_per_step(config, dataset, mesh)
     per_class = max(dataset.counts) if d.bank_per_class == "all" else d.bank_per_class
     pool = 0 if d.bank_per_class == "all" else d.bank_global
@@ -167,6 +177,20 @@ def field_settings(d) -> dict:
     return {"field": d.field, "field_options": {k: v for k, v in options.items() if k in takes}, "field_lr": d.field_lr,
             "second_batch": d.negatives == "second" or d.negatives == "auto" and auto,
             "guidance": "field" if d.guidance == "field" or d.guidance == "auto" and auto else "negatives"}  # fmt: skip
+
+
+def build_flow(config, dataset, space, mesh) -> Parts:
+    """The parts of the baseline. The bank holds all data, if it is to and fits on the device; otherwise nothing, and each step takes a batch of the stream."""
+    if config.batch_size % mesh.size:
+        raise UserError(f"--batch_size {config.batch_size} does not divide over {mesh.size} devices; give --batch_size {-(-config.batch_size // mesh.size) * mesh.size}")
+    d, whole, sample = config.drift, max(dataset.counts or [0]), jax.ShapeDtypeStruct(dataset.shape, dataset.dtype)
+    on_device = d.bank_placement == "device" or (d.bank_placement == "auto" and banks.bank_bytes(dataset.n_classes, whole, 0, sample) <= d.bank_budget_gb * 1e9)
+    per_class = whole if d.bank_per_class == "all" and on_device else 0
+    model = flow.Flow(build_generator(config.model, dataset.shape, dataset.n_classes), config.denoise_timesteps)
+    settings = flow.FlowConfig(batch_size=config.batch_size, n_classes=dataset.n_classes, class_dropout_prob=config.model.class_dropout_prob,
+                               t_sampler=config.flow.t_sampler, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
+    schedule, optimizer = loop.build_optimizer(config.optim, config.max_steps)
+    return Parts(config, dataset, mesh, model, optimizer, schedule, None, None, {}, sample, per_class, 0, False, space, settings)
 
 
 def classes_per_step(config, dataset, mesh) -> int:
@@ -270,6 +294,9 @@ def state_shapes(parts: Parts):
 
 def jit_step(parts: Parts):
     """The program of a step, state and bank donated: (state, bank, fresh, encoder_params) -> (state, bank, metrics), or, with the bank in host memory, (state, batch, encoder_params) -> (state, metrics)."""
+    if parts.baseline:
+        return jit_flow_step(parts)
+
     def generate(params, noise, labels, alpha, style):
         params = sharding.gather(parts.mesh, params)  # fsdp: weights travel, samples stay
         return parts.model.apply({"params": params}, noise, labels, alpha, style)
@@ -288,6 +315,17 @@ def jit_step(parts: Parts):
         return drift_step(state, batch, encode=functools.partial(parts.encode, encoder_params), **networks)
 
     return jax.jit(step_on_batch, donate_argnums=(0,), out_shardings=(shardings, sharding.replicated(parts.mesh)))
+
+
+def jit_flow_step(parts: Parts):
+    """The same of --objective flow."""
+    def velocity(params, *inputs):
+        return parts.model.velocity(sharding.gather(parts.mesh, params), *inputs)
+
+    place = lambda tree: jax.lax.with_sharding_constraint(tree, sharding.batch_sharding(parts.mesh))
+    step = functools.partial(flow.train_step, velocity=velocity, optimizer=parts.optimizer, config=parts.baseline, place=place)
+    shardings, everywhere = jax.tree.map(lambda a: a.sharding, state_shapes(parts)), sharding.replicated(parts.mesh)
+    return jax.jit(lambda state, bank, fresh, encoder_params: step(state, bank, fresh), donate_argnums=(0, 1), out_shardings=(shardings, everywhere, everywhere))
 
 
 def make_step(parts: Parts, first_step: int = 0):
@@ -354,17 +392,17 @@ def keep_on_one_device(parts: Parts, at_once: int):
 
 
 def reals(parts: Parts, position: int):
-    """Endless batches (samples [S,H,W,C], labels [S]) of `drift.bank_push` reals, from sample `position` of the stream on.
+    """Endless batches (samples [S,H,W,C], labels [S]) of `parts.push` reals, from sample `position` of the stream on.
 
     NumPy arrays; or arrays on every device, where several processes read a part each, or where images are encoded on the way. The batches are the same.
     """
     c, rank, ranks = parts.config, jax.process_index(), jax.process_count()
-    mine = c.drift.bank_push // ranks
+    mine = parts.push // ranks
     share = sharding.Shares(parts.mesh, mine, *encoding(parts)) if ranks > 1 or parts.encodes else None
     for images, labels in pipeline.stream(parts.dataset, c.seed, mine, position, rank, ranks, c.data.workers):
         index = (position + rank + ranks * np.arange(mine)).astype(np.uint32)
         yield share((images, labels, index))[:2] if share else (images, labels)
-        position += c.drift.bank_push
+        position += parts.push
 
 
 def encoding(parts: Parts):
@@ -395,6 +433,8 @@ def fill_bank(parts: Parts):
             for kept, new in zip(jax.tree.leaves(bank["images"]), jax.tree.leaves(keep(images[some]))):
                 kept[labels[some], slots[some]] = new
         return bank, 0
+    if parts.baseline:
+        return bank, 0
     keep = keep_on_one_device(parts, parts.config.drift.bank_push)
     host, position = HostBank(parts), 0
     needed = min(parts.drift.n_pos, parts.per_class)
@@ -415,7 +455,7 @@ def fill_bank(parts: Parts):
 # ---------------------------------------------------------------- the run
 
 # What a run may change when it goes on: not the data, the seed, the networks, the bank or the averages that its checkpoints hold.
-FIXED = ("dataset_name", "seed", "optim.ema", "model.", "drift.bank_", "encoder.", "data.stream", "drift.field_")
+FIXED = ("dataset_name", "seed", "objective", "optim.ema", "model.", "drift.bank_", "encoder.", "data.stream", "drift.field_")
 FREE = ("model.preset", "model.unroll", "model.remat", "model.attention", "model.use_bf16", "model.attn_fp32", "drift.bank_placement", "drift.bank_budget_gb", "drift.field_lr")
 
 
@@ -472,7 +512,7 @@ def report(parts: Parts) -> str:
     rows = {
         "data": f"{parts.dataset.name}: {len(parts.dataset.source):,} samples of {parts.dataset.shape}, {parts.dataset.n_classes} classes",
         "generator": f"{c.model.name}, {count_parameters(shapes.params):,} parameters",
-        "step": f"{parts.drift.n_c} classes x ({parts.drift.n_neg} generated, {parts.drift.n_pos} positive, {parts.drift.n_unc} unconditional){f' in {parts.drift.groups} groups' if parts.drift.groups > 1 else ''}; {parts.layout}",
+        "step": f"{c.batch_size} samples of a rectified flow" if parts.baseline else f"{parts.drift.n_c} classes x ({parts.drift.n_neg} generated, {parts.drift.n_pos} positive, {parts.drift.n_unc} unconditional){f' in {parts.drift.groups} groups' if parts.drift.groups > 1 else ''}; {parts.layout}",
         "steps": f"{c.max_steps:,}",
         "devices": f"{parts.mesh.size} x {parts.mesh.devices.flat[0].device_kind}, mesh data {parts.mesh.shape['data']} x fsdp {parts.mesh.shape['fsdp']}",
         "per device": f"parameters {mb(shapes.params)}, optimiser {mb(shapes.opt_state)}, {len(shapes.ema)} EMA {mb(shapes.ema)}",
@@ -541,7 +581,7 @@ def load_reference(parts: Parts):
 
 def score(parts: Parts, folder: pathlib.Path, state: TrainState, step: int, reference):
     """One row of fid.csv, by the first EMA; of fewer samples than a published figure, and named so."""
-    settings = {"step": step, "ema": parts.first_ema, "cfg_scale": 1.0, "seed": parts.config.seed}
+    settings = {"step": step, "ema": parts.first_ema, "cfg_scale": 1.0, "seed": parts.config.seed} | flow.settings(parts.model)
     params = sharding.local_copy(parts.mesh, state.ema[parts.first_ema])
     row = settings | eval_fid.evaluate(parts.model, params, reference, cfg_scale=1.0, seed=parts.config.seed, num_samples=eval_count(parts, reference),
                                        space=parts.space, **parts.sampling)  # fmt: skip
@@ -611,7 +651,7 @@ class DriftJob(loop.Job):
 
     def advance(self, fresh):
         self.state, self.bank, metrics = self.step_fn(self.state, self.bank, fresh, self.encoder_params)
-        self.position += 0 if fresh is None else self.config.drift.bank_push
+        self.position += 0 if fresh is None else self.parts.push
         return metrics
 
     def after_first_step(self):
@@ -623,7 +663,8 @@ class DriftJob(loop.Job):
         return float(self.parts.schedule(step - 1))
 
     def after_log(self, step, values):
-        self.collapse.check(step, values["diversity"])
+        if not self.parts.baseline:
+            self.collapse.check(step, values["diversity"])
 
     def evaluate(self, step, run):
         score(self.parts, self.folder, self.state, step, self.reference)

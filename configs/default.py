@@ -37,6 +37,8 @@ TABLE = (
     Key("inception_weights", "", "file of the Inception weights; empty = the standard public one, fetched once"),
     Key("fid_stats", "", "the reals to measure against: statistics or images (.npz), or a folder; empty = the data set"),
     Key("vae", "", "folder or hub id of the VAE of latents; empty = the one they were made with, or stabilityai/sd-vae-ft-ema"),
+    Key("objective", "drift", "what is learned: one pass by drifting, or a rectified flow, the baseline", ("drift", "flow")),
+    Key("denoise_timesteps", 32, "objective flow: Euler steps of a sample", "[1, inf)"),
     Key("dry_run", False, "print the configuration, the sizes and the steps, then stop"),
     Key("stop_on_collapse", False, "stop, not only warn, when the generated samples of a class are alike"),
     Key("collapse_ratio", 0.1, "generated / real pairwise distance that counts as collapse", "[0, 1)"),
@@ -92,6 +94,8 @@ TABLE = (
     Key("drift.bank_placement", "auto", "auto = by bank_budget_gb", ("auto", "device", "host")),
     Key("drift.bank_budget_gb", 4.0, "largest bank that auto puts on a device, in GB", "(0, inf)"),
     Key("drift.monitor", "", "feature set of the energy distance and the diversity; empty = chosen"),
+
+    Key("flow.t_sampler", "log-normal", "objective flow: times; log-normal = sigmoid of a normal", ("log-normal", "uniform")),
 
     Key("encoder.name", "none", "feature encoder, or several joined by +; none = raw samples"),
     Key("encoder.path", "", "its weights: a folder or hf://name; for several, in the order of the names, separated by commas"),

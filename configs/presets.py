@@ -18,3 +18,9 @@ PRESETS = {
     "xlarge": _size(1152, 28, 16),
 }
 PRESETS |= {"big": PRESETS["base"], "semilarge": _size(1024, 22, 16)}  # names and sizes that users of jax-flow know
+
+# What an objective takes otherwise than drifting does, as `--objective`. It goes over the recipe, never over a flag that was given.
+OBJECTIVES = {
+    "drift": {},
+    "flow": {"model.noise_classes": 0, "model.noise_coords": 1, "model.class_dropout_prob": 0.1},  # no second noise; guidance needs a null class
+}

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from baselines.flow import Flow
 from models.dit import DiT
 from models.mlp import MLPGenerator
 from utils.errors import UserError
@@ -23,10 +24,14 @@ def build_generator(config, sample_shape: tuple[int, ...], n_classes: int):
 
 def describe(model) -> dict:
     """JSON facts from which `from_description` makes the same generator."""
+    if isinstance(model, Flow):
+        return {"name": "flow", "steps": model.steps, "network": describe(model.network)}
     name = next(name for name, kind in GENERATORS.items() if type(model) is kind)
     return {"name": name} | {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in ("parent", "name")}
 
 
 def from_description(facts: dict):
     """The generator that `describe` described."""
+    if facts["name"] == "flow":
+        return Flow(from_description(facts["network"]), facts["steps"])
     return GENERATORS[facts["name"]](**{k: v for k, v in facts.items() if k != "name"})

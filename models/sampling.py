@@ -29,6 +29,8 @@ def generate(model, params, labels, cfg_scale, seed: int, *, first: int = 0, bat
     """
     labels = np.asarray(labels, np.int32)
     scales = np.broadcast_to(np.asarray(cfg_scale, np.float32), labels.shape)
+    if hasattr(model, "check_guidance"):
+        model.check_guidance(scales)
     put = functools.partial(jax.device_put, device=sharding)
     for start in range(0, len(labels), batch_size):
         n = min(batch_size, len(labels) - start)

@@ -79,7 +79,7 @@ def test_precedence_per_key(low, high, recipe_folder, monkeypatch):
     monkeypatch.setattr(config_lib, "validate", lambda config: None)  # each key alone
     checked = 0
     for key in TABLE:
-        if key.name in ("recipe", "model.preset"):
+        if key.name in ("recipe", "objective", "model.preset"):
             continue
         if "preset" in (low, high) and not key.name.startswith("model."):
             continue
@@ -99,7 +99,18 @@ def test_precedence_per_key(low, high, recipe_folder, monkeypatch):
             assert all(resolved[other.name] == other.default for other in others)
         checked += 1
     assert checked == (sum(key.name.startswith("model.") for key in TABLE) - 1 if "preset" in (low, high)
-                       else len(TABLE) - 2)
+                       else len(TABLE) - 3)
+
+
+def test_objective_goes_over_the_recipe_and_under_flags(recipe_folder):
+    recipe_folder("trial", {"model.noise_classes": 8, "model.class_dropout_prob": 0.3})
+    given = {"recipe": "trial", "objective": "flow"}
+    flow = config_lib.resolve(given)
+    assert (flow.model.noise_classes, flow.model.class_dropout_prob) == (0, 0.1)
+    assert config_lib.resolve(given | {"model.class_dropout_prob": 0.0}).model.class_dropout_prob == 0
+    assert config_lib.resolve({"recipe": "trial"}).model.noise_classes == 8
+    saved = config_lib.resolve(given | {"model.class_dropout_prob": 0.2})
+    assert config_lib.resolve({"objective": "flow"}, saved).model.class_dropout_prob == 0.2, "a run goes on with its own settings"
 
 
 def test_flag_beats_preset_beats_recipe_on_the_real_tables():

@@ -1,8 +1,8 @@
 """From the command line to one locked configuration.
 
-Per key, a later level goes over an earlier one: default < recipe < preset < command line. All keys, defaults
-and help texts are rows of `configs.default.TABLE`; anything not in it is an error. Nothing here imports jax,
-so `--help` is fast.
+Per key, a later level goes over an earlier one: default < recipe < objective < preset < command line. All keys,
+defaults and help texts are rows of `configs.default.TABLE`; anything not in it is an error. Nothing here imports
+jax, so `--help` is fast.
 
     if __name__ == "__main__":
         config_lib.define_flags()
@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 import configs
 from configs.default import MAE_TABLE, TABLE, Key
-from configs.presets import PRESETS
+from configs.presets import OBJECTIVES, PRESETS
 from utils.errors import UserError
 from utils.words import near
 
@@ -162,6 +162,9 @@ def _levels(given: Given, saved: ConfigDict | None, schema: Schema) -> list[tupl
         levels.append((f"recipe {recipe}", _checked(module.OVERRIDES, keys, f"recipe {recipe}")))
 
     changes = [values for _, values in levels[1 if saved is None else 2:]] + [given]
+    objective = next((values["objective"] for values in reversed(changes) if "objective" in values), "")
+    if objective and (saved is None or objective != saved.get("objective")):
+        levels.append((f"objective {objective}", OBJECTIVES[objective]))
     preset = next((values["model.preset"] for values in reversed(changes) if "model.preset" in values), "")
     if preset:
         sizes = PRESETS[_choose("model.preset", preset, PRESETS)]
@@ -243,7 +246,7 @@ def validate(config: ConfigDict) -> None:
         UserError: names the flags, their values, and what would fit.
     """
     model, drift = config.model, config.drift
-    check(config.batch_size % drift.n_neg == 0,
+    check(config.objective == "flow" or config.batch_size % drift.n_neg == 0,
           f"--batch_size={config.batch_size} must be classes per step x --drift.n_neg={drift.n_neg}, e.g. "
           f"{max(1, config.batch_size // drift.n_neg) * drift.n_neg}")
     check(drift.alpha_min <= drift.alpha_max,
@@ -269,6 +272,9 @@ def validate(config: ConfigDict) -> None:
         size = config.data.image_size
         check(model.use_stable_vae or size % model.patch_size == 0,
               f"--data.image_size={size} must be a multiple of --model.patch_size={model.patch_size}")
+    check(config.objective == "drift" or model.noise_classes == 0,
+          f"--model.noise_classes={model.noise_classes}: style embeddings are noise of a one-pass generator; "
+          "give 0 with --objective flow")
     check(model.attention != "cudnn" or model.use_bf16,
           "--model.attention=cudnn needs --model.use_bf16; or choose --model.attention=xla")
 

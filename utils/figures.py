@@ -136,9 +136,10 @@ def save_curves(
     series = {key: xy for key, xy in series.items() if len(xy[0])}
     starting = lambda *prefixes: sorted((k for k in series if k.startswith(prefixes)), key=_natural)
     known = lambda *names: [name for name in names if name in series]
+    drifts = starting("drift_rms_")
     panels = [  # title, keys, logarithmic
-        ("loss (nearly constant by construction)", known("loss"), False),
-        ("drift before normalisation, RMS", starting("drift_rms_"), True),
+        ("loss (nearly constant by construction)" if drifts else "loss", known("loss"), False),
+        ("drift before normalisation, RMS", drifts, True),
         ("energy distance, 0 when equal", known("energy_distance"), True),
         ("diversity, generated / real", known("diversity"), False),
         ("evaluation, distances", starting("fd_", "fid", "kid"), True),

@@ -86,7 +86,7 @@ def check_same_run(before, config, where, fixed: tuple[str, ...], free: tuple[st
     """
     before, now = config_lib.flatten(before), config_lib.flatten(config.to_dict())
     changed = {k: (before[k], v) for k, v in now.items() if k in before and (tuple(before[k]) if isinstance(before[k], list) else before[k]) != v}
-    for k, (old, new) in changed.items():
+    for k, (old, new) in sorted(changed.items(), key=lambda item: "." in item[0]):  # the whole before its parts
         if k.startswith(fixed) and k not in free:
             raise UserError(f"{where} holds a run with {k} = {old}, but {k} = {new} was asked for; give another --save_dir, or --{k} {old}")
     for k in changed.keys() - {"save_dir", "load_dir", "init_from", "dry_run", "recipe"}:

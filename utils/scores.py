@@ -6,7 +6,7 @@ import pathlib
 from utils.figures import save_panels
 from utils.logging import replacing
 
-SETTINGS = ("samples", "step", "ema", "cfg_scale", "seed", "num_samples", "features", "resize", "weights", "reference", "labels")
+SETTINGS = ("samples", "step", "ema", "cfg_scale", "seed", "num_samples", "features", "resize", "weights", "reference", "labels", "denoise_timesteps")
 TEXTS = ("samples", "ema", "features", "resize", "weights", "reference", "labels")  # even where they look like numbers
 DISTANCES = ("fid", "fd_")  # how names of Frechet distances start
 SCORES = (*DISTANCES, "kid", "kd_", "is", "precision", "recall", "density", "coverage", "class_agreement")

@@ -1,0 +1,1 @@
+"""Other methods under the flags of the trainer, to compare with."""

@@ -1,0 +1,179 @@
+"""The rectified-flow baseline: closed forms of velocity, loss and guidance, and exact runs of the trainer with it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+import eval_fid
+import sample
+from baselines.flow import Flow, draw, flow_loss, sample_t, with_steps
+from models.build import describe, from_description
+from models.mlp import MLPGenerator
+from models.runs import load_run
+from models.sampling import generate
+from test_train import everything_saved, parts_of, records, same_bits, train
+from utils import config as config_lib
+from utils.errors import UserError
+from utils.scores import read_rows
+
+FLOW = {"objective": "flow", "model.noise_classes": 0, "model.noise_coords": 1, "batch_size": 40}
+STREAM = {"drift.bank_per_class": 16, "drift.n_pos": 8}
+
+
+class Oracle:
+    """A network that is a function v(x, t, labels); label 1 is the null class."""
+
+    noise_classes, noise_coords, num_classes, null_class = 0, 1, 1, True
+
+    def __init__(self, v):
+        self.v = v
+
+    def apply(self, variables, x, labels, cfg_scale, style_indices):
+        return self.v(x, cfg_scale[:, None] / 1000, labels[:, None])
+
+
+def euler(v, steps, x_0, scale=1.0):
+    n = len(x_0)
+    return Flow(Oracle(v), steps).apply({"params": {}}, x_0, jnp.zeros(n, int), jnp.full(n, scale), None)
+
+
+X_0 = jax.random.normal(jax.random.key(0), (50, 2))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_a_point_mass_is_reached_in_any_number_of_steps(steps):
+    """Its velocity is (c - x) / (1 - t): the paths are straight."""
+    c = jnp.array([1.0, -2.0])
+    np.testing.assert_allclose(euler(lambda x, t, y: (c - x) / (1 - t), steps, X_0), jnp.broadcast_to(c, X_0.shape), atol=1e-5)
+
+
+MEAN, STD = jnp.array([1.0, -2.0]), 0.5
+
+
+def gaussian_velocity(x, t, y=None):
+    """E[x_1 - x_0 | x_t = x] for x_1 ~ N(MEAN, STD^2): the slope is Cov(x_1 - x_0, x_t) / Var(x_t)."""
+    slope = (t * STD**2 - (1 - t)) / (t**2 * STD**2 + (1 - t) ** 2)
+    return MEAN + slope * (x - t * MEAN)
+
+
+def test_a_gaussian_is_reached_with_an_error_of_first_order():
+    """The flow from N(0, 1) to N(MEAN, STD^2) is x -> MEAN + STD x; Euler's error halves when the steps double."""
+    error = [float(jnp.abs(euler(gaussian_velocity, n, X_0) - (MEAN + STD * X_0)).max()) for n in (64, 128, 256)]
+    assert error[2] < 0.01 and all(1.9 < a / b < 2.1 for a, b in zip(error, error[1:]))
+
+
+def test_loss_is_least_at_the_conditional_mean():
+    """There it is the mean conditional variance of x_1 - x_0, integrated over t by a sum; a velocity wrong by d costs d^2 more."""
+    n = 200_000
+    keys = jax.random.split(jax.random.key(1), 3)
+    x_0, x_1 = jax.random.normal(keys[0], (n, 2)), MEAN + STD * jax.random.normal(keys[1], (n, 2))
+    t = sample_t(keys[2], n, "uniform")
+    grid = (np.arange(10_000) + 0.5) / 10_000
+    variance = 1 + STD**2 - (grid * STD**2 - (1 - grid)) ** 2 / (grid**2 * STD**2 + (1 - grid) ** 2)
+    best = flow_loss(lambda x, t: gaussian_velocity(x, t[:, None]), x_0, x_1, t)
+    np.testing.assert_allclose(best, variance.mean(), rtol=0.01)
+    np.testing.assert_allclose(flow_loss(lambda x, t: gaussian_velocity(x, t[:, None]) + 0.3, x_0, x_1, t) - best, 0.09, atol=0.006)
+
+
+def test_times_have_their_density():
+    """log-normal: logit(t) is a standard normal."""
+    t = np.asarray(sample_t(jax.random.key(0), 100_000, "log-normal"))
+    logit = np.log(t / (1 - t))
+    assert abs(logit.mean()) < 0.01 and abs(logit.std() - 1) < 0.01
+    t = np.asarray(sample_t(jax.random.key(0), 100_000, "uniform"))
+    assert abs(t.mean() - 0.5) < 0.005 and abs(t.std() - 12**-0.5) < 0.005
+
+
+def test_guidance_goes_beyond_the_null_class():
+    """Constant velocities a for the label and b for none: x_1 = x_0 + b + s (a - b), sample by sample."""
+    a, b = jnp.array([1.0, 0.0]), jnp.array([0.0, 3.0])
+    v = lambda x, t, y: jnp.where(y == 0, a, b) + 0 * x
+    for scale in (1.0, 2.5):
+        np.testing.assert_allclose(euler(v, 3, X_0, scale), X_0 + b + scale * (a - b), atol=1e-5)
+    mixed = Flow(Oracle(v), 3).apply({"params": {}}, X_0[:2], jnp.zeros(2, int), jnp.array([1.0, 2.5]), None)
+    np.testing.assert_allclose(mixed, X_0[:2] + b + jnp.array([[1.0], [2.5]]) * (a - b), atol=1e-5)
+
+
+def test_draws_of_a_whole_bank():
+    """Every sample is as likely, empty slots never come, and a sample keeps its label."""
+    bank = {"images": jnp.arange(12).reshape(3, 4), "filled": jnp.array([4, 0, 2])}
+    images, labels = draw(bank, jax.random.uniform(jax.random.key(0), (60_000,)))
+    found, count = np.unique(images, return_counts=True)
+    assert found.tolist() == [0, 1, 2, 3, 8, 9] and np.abs(count - 10_000).max() < 500
+    assert (labels == images // 4).all()
+
+
+@pytest.mark.parametrize("changes", [pytest.param(FLOW, marks=pytest.mark.slow), FLOW | STREAM], ids=["whole bank", "stream"])
+def test_resumed_ends_in_the_same_bits(tmp_path, changes):
+    train(tmp_path / "straight", changes | {"max_steps": 8})
+    train(tmp_path / "twice", changes | {"max_steps": 4})
+    train(tmp_path / "twice", changes | {"max_steps": 8})
+    (tree, metadata, _), (tree2, metadata2, _) = (everything_saved(tmp_path / name, changes) for name in ("straight", "twice"))
+    same_bits(tree, tree2)
+    assert metadata["position"] == metadata2["position"] == (8 * 40 if changes != FLOW else 0)
+    assert records(tmp_path / "straight") == records(tmp_path / "twice") and len(records(tmp_path / "twice")) == 8
+
+
+@pytest.mark.slow
+def test_devices_do_not_change_the_losses(tmp_path):
+    wide = FLOW | {"model.hidden_size": 64, "max_steps": 6}
+    one, eight = train(tmp_path / "1", wide), train(tmp_path / "8", wide, devices=8, fsdp=4)
+    for key in ("loss", "grad_norm"):
+        np.testing.assert_allclose([r[key] for r in eight], [r[key] for r in one], rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flow")
+    train(folder, FLOW | {"max_steps": 8, "model.class_dropout_prob": 0.2, "eval_interval": 8, "sample_interval": 8, "denoise_timesteps": 2})
+    return folder
+
+
+def program(module, given, groups, flag_rows):
+    values = config_lib.define_flags(groups, flag_rows, flags.FlagValues())
+    module.main(config_lib.parse(["program", *(f"--{k}={v}" for k, v in given.items())], values))
+
+
+def test_samples_do_not_depend_on_the_batch(run):
+    model, params, metadata = load_run(run)
+    assert isinstance(model, Flow) and model.steps == 2 and metadata["config"]["objective"] == "flow"
+    labels = np.arange(20) % 10
+    for scale in (1.0, 3.0):
+        whole = np.concatenate(list(generate(model, params, labels, scale, 3, batch_size=20)))
+        parts = np.concatenate(list(generate(model, params, labels, scale, 3, batch_size=7)))
+        np.testing.assert_allclose(parts, whole, atol=1e-5)
+    mixed = next(generate(model, params, labels, np.where(np.arange(20) < 10, 1.0, 3.0), 3, batch_size=20))
+    np.testing.assert_allclose(mixed[10:], whole[10:], atol=1e-5)
+    alone = next(generate(model, params, labels, 1.0, 3, batch_size=20))
+    np.testing.assert_allclose(mixed[:10], alone[:10], atol=1e-5)
+    more = next(generate(with_steps(model, 9), params, labels, 1.0, 3, batch_size=20))
+    assert np.abs(more - alone).max() > 1e-3
+
+
+def test_sampling_and_evaluation_take_the_steps(run, tmp_path):
+    (row,) = read_rows(run / "fid.csv")
+    assert row["denoise_timesteps"] == 2
+    program(sample, {"load_dir": run, "num_samples": 5, "denoise_timesteps": 4, "cfg_scale": 2, "out": tmp_path / "x.npz"}, ("load_dir", "seed"), sample.FLAGS)
+    assert np.load(tmp_path / "x.npz")["arr_0"].shape == (5, 8, 8, 1)
+    groups = ("load_dir", "seed", "dataset_name", "features", "inception_weights", "fid_stats")
+    for steps in (2, 4):
+        program(eval_fid, {"load_dir": run, "num_samples": 40, "denoise_timesteps": steps}, groups, eval_fid.FLAGS)
+    rows = read_rows(run / "fid.csv")
+    assert [r["denoise_timesteps"] for r in rows] == [2, 2, 4] and rows[1]["fd_pixels"] != rows[2]["fd_pixels"]
+
+
+def test_mistakes(run, tmp_path):
+    with pytest.raises(UserError, match="noise_classes"):
+        parts_of(FLOW | {"model.noise_classes": 4})
+    with pytest.raises(UserError, match="divide over 8 devices; give --batch_size 24"):
+        parts_of(FLOW | {"batch_size": 20}, devices=8)
+    with pytest.raises(UserError, match="one pass"):
+        with_steps(MLPGenerator(4, 2, 0, 1, (2,), 4, 1, 2.0, False), 3)
+    model, params, _ = load_run(run)
+    without = from_description(describe(model) | {"network": describe(model.network) | {"null_class": False}})
+    with pytest.raises(UserError, match="--cfg_scale 2.*class_dropout_prob"):
+        next(generate(without, params, [0], 2.0, 0))
+    with pytest.raises(UserError, match="objective = flow"):
+        train(run, {"max_steps": 9, "model.noise_classes": 0, "model.noise_coords": 1, "model.class_dropout_prob": 0.2})
