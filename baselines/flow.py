@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from drifting.images import mirror, to_float
 from drifting.state import TrainState, named_key, update_ema
-from drifting.step import mirror, to_float
 from utils.errors import UserError
 
 TIME_SCALE = 1000.0  # the sinusoids of the conditioning turn by 1 at most per unit of what enters them
@@ -47,7 +47,7 @@ def train_step(state: TrainState, bank, fresh, *, velocity, optimizer, config: F
     images, labels = place(fresh if fresh is not None else draw(bank, place(jax.random.uniform(key("data"), (c.batch_size,)))))
     x_1 = to_float(images)
     if c.flip:
-        x_1 = mirror(key("flip"), x_1[None])[0]
+        x_1 = mirror(x_1, jax.random.bernoulli(key("flip"), 0.5, (len(x_1),)))
     x_0 = place(jax.random.normal(key("noise"), x_1.shape))
     t = sample_t(key("t"), len(x_1), c.t_sampler)
     labels = jnp.where(jax.random.uniform(key("class dropout"), labels.shape) < c.class_dropout_prob, c.n_classes, labels)

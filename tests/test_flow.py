@@ -19,7 +19,7 @@ from utils.errors import UserError
 from utils.scores import read_rows
 
 FLOW = {"objective": "flow", "model.noise_classes": 0, "model.noise_coords": 1, "batch_size": 40}
-STREAM = {"drift.bank_per_class": 16, "drift.n_pos": 8}
+STREAM = {"drift.bank_per_class": 16, "drift.n_pos": 8, "data.flip": True}
 
 
 class Oracle:
