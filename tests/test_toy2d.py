@@ -6,6 +6,7 @@ import pytest
 
 from data import toy2d as toys
 from metrics.sliced_wasserstein import sliced_wasserstein
+from scripts import toy2d
 
 
 @pytest.mark.parametrize("toy", toys.TOYS)
@@ -28,3 +29,45 @@ def test_sliced_wasserstein_has_its_closed_forms():
     assert abs(sliced_wasserstein(a, b) - np.abs(np.sort(a, 0) - np.sort(b, 0)).mean()) < 1e-12
     with pytest.raises(ValueError, match="one shape"):
         sliced_wasserstein(x, x[:9])
+
+
+def lab(given):
+    return toy2d.Lab("bimodal", toy2d.resolve({"max_steps": 400, "drift.n_neg": 128} | given))
+
+
+def shares(laboratory, init):
+    """Share of the generated samples on each mode after training."""
+    run = toy2d.train(laboratory, init, seed=0)
+    return toy2d.measure("bimodal", laboratory.samples(run["state"].params, 10), 0)["shares"]
+
+
+def test_from_one_mode_to_both():
+    """From samples collapsed on one mode, both hold half of the samples within five points."""
+    assert np.abs(np.array(shares(lab({}), "collapsed")) - 0.5).max() < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [{}, {"drift.field": "sinkhorn", "drift.temperatures": (0.2,)}], ids=["kernel", "sinkhorn"])
+def test_both_modes_from_every_start(given):
+    laboratory = lab(given)
+    for init in toy2d.INITS:
+        assert np.abs(np.array(shares(laboratory, init)) - 0.5).max() < 0.05, init
+
+
+@pytest.mark.slow
+def test_attraction_alone_collapses():
+    """V+ without V- (Table 1): from every start the samples contract to a point, or to one in each mode, across which the real ones are 0.2 wide; the far ones end between the modes."""
+    laboratory, ends = lab({"drift.repulsion": 0.0}), {}
+    for init in toy2d.INITS:
+        ends[init] = np.asarray(laboratory.samples(toy2d.train(laboratory, init, seed=0)["state"].params, 10))
+        assert ends[init][:, 1].std() < 0.02, init
+    assert (toys.mode_of("bimodal", ends["far"]) == -1).all()
+
+
+def test_the_field_that_is_shown():
+    """What the arrows show, read off the gradient, points to the data from far away."""
+    laboratory = lab({"drift.n_neg": 16})
+    x, v = map(np.asarray, laboratory.field(laboratory.start("far", 0)))
+    assert x.shape == v.shape == (16, 2)
+    towards = -x / np.linalg.norm(x, axis=1, keepdims=True)
+    assert ((v * towards).sum(1) > 0).all()
