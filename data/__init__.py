@@ -1,4 +1,5 @@
-"""Data sets behind one contract: `data.load(name)`. A new source is one file with a `load(name, split, options)` and one line in SOURCES or SCHEMES."""
+"""Data sets behind one contract: `data.load(name)`. A new source is one file with a `load(name, split, options)`, the options that it has
+no use for in WITHOUT, and one line in SOURCES or SCHEMES."""
 
 import dataclasses
 import importlib
@@ -70,9 +71,19 @@ def load(name: str, split: str = "train", options: Mapping | None = None, facts_
     options = types.SimpleNamespace(**defaults | dict(options or {}))
     if options.streaming and module.__name__ != "data.huggingface":
         raise UserError(f"--data.streaming 1: {name} is read where it lies; streaming is for the Hugging Face hub and parquet files, leave it out")
+    for key in getattr(module, "WITHOUT", ()):
+        if getattr(options, key) != defaults[key]:
+            raise UserError(f"--data.{key} {getattr(options, key)}: {name} has no use for it; leave it out")
     if facts_only and hasattr(module, "facts") and (known := module.facts(name, split, options)):
         return known
     return module.load(name, split, options)
+
+
+def one_class(name: str, options) -> bool:
+    """Whether --data.label_column none asks for a set without labels, of a source without columns."""
+    if options.label_column not in ("", "none"):
+        raise UserError(f"--data.label_column {options.label_column}: {name} has no columns; give none for one class, or leave it out")
+    return options.label_column == "none"
 
 
 def images_of(name: str, options: Mapping | None = None) -> tuple[str, Mapping | None]:

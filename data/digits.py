@@ -5,8 +5,11 @@ Split for comparability: train_test_split(test_size=0.3, random_state=0, stratif
 
 import numpy as np
 
-from data import Dataset
+from data import Dataset, one_class
 from utils.errors import UserError
+
+
+WITHOUT = ("dir", "image_size", "channels", "image_column")
 
 
 class Arrays:
@@ -34,4 +37,7 @@ def load(name: str, split: str, options) -> Dataset:
     labels = digits.target.astype(np.int32)
     train_x, test_x, train_y, test_y = train_test_split(images, labels, test_size=0.3, random_state=0, stratify=labels)
     x, y = (train_x, train_y) if split == "train" else (test_x, test_y)
-    return Dataset(name, split, Arrays(x, y), (8, 8, 1), "uint8", tuple(str(k) for k in range(10)), tuple(np.bincount(y, minlength=10).tolist()))
+    names = tuple(str(k) for k in range(10))
+    if one_class(name, options):
+        y, names = np.zeros_like(y), ("all",)
+    return Dataset(name, split, Arrays(x, y), (8, 8, 1), "uint8", names, tuple(np.bincount(y, minlength=len(names)).tolist()))

@@ -9,12 +9,13 @@ import pathlib
 
 import numpy as np
 
-from data import HELD_OUT, Dataset, near
+from data import HELD_OUT, Dataset, near, one_class
 from data.images import make_source
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
+WITHOUT = ("dir", "image_column")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -34,7 +35,7 @@ def load(name: str, split: str, options) -> Dataset:
     if not root.is_dir():
         raise UserError(f"--dataset_name {name}: {root} is not a folder; give folder:/path, which holds a folder of images per class")
     folder, split = _split_folder(name, root, split)
-    classes = _subfolders(folder)
+    classes = [] if one_class(name, options) else _subfolders(folder)
     files = [images_under(folder / c) for c in classes]
     empty = [c for c, found in zip(classes, files) if not found]
     if classes and len(empty) < len(classes):

@@ -6,15 +6,13 @@ A local place is a folder of parquet, arrow or image files as the hub has them, 
 import dataclasses
 import errno
 import logging
-import os
 import pathlib
-import socket
-import urllib.parse
 
 import numpy as np
 
 from data import Dataset, choose_split, near, streaming
 from data.images import make_source
+from utils import hub
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -101,6 +99,8 @@ def facts(name: str, split: str, options) -> Dataset | None:
 def load(name: str, split: str, options) -> Dataset:
     """A split, labels as the data set has them (class labels, integers, or texts in sorted order)."""
     known = KNOWN.get(name)
+    if options.dir and not known:
+        raise UserError(f"--data.dir {options.dir}: it is for short names such as cifar10; {name} says its place itself, leave it out")
     place = (options.dir or known.repo) if known else name.partition(":")[2]
     if options.streaming:
         return streaming.load(name, *_parquet(name, place, known), split, options, known)
@@ -190,15 +190,11 @@ def _parquet(name: str, place: str, known: Known | None):
 
 
 def _offline_without_network(datasets):
-    """Lets the libraries use their cache at once where the hub's name has no address; they would try for half a minute."""
-    import huggingface_hub.constants as hub
+    """Lets the libraries use their cache at once where the hub is out of reach; they would try for half a minute."""
+    import huggingface_hub.constants
 
-    if any(os.environ.get(f"{scheme}_proxy") or os.environ.get(f"{scheme.upper()}_PROXY") for scheme in ("http", "https", "all")):
-        return  # names are resolved by the proxy
-    try:
-        socket.getaddrinfo(urllib.parse.urlsplit(hub.ENDPOINT).hostname, 443)
-    except OSError:
-        hub.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    if hub.out_of_reach():
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 
 def _explain(name: str, place: str, local: bool, known: Known | None, error: Exception) -> str:

@@ -87,13 +87,14 @@ class Images:
             if self.only_grey and image.mode not in GREY_MODES:
                 raise UserError(f"{name} is of colour ({image.mode}), but the images looked at first are grey: give --data.channels 3, or 1 to turn it to grey")
             image = decode(image, self.shape[-1], self.size)
+            label = np.int32(label)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # Pillow raises a dozen types for broken files
             raise Corrupt(f"{name} ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
         if image.shape != self.shape:
             raise UserError(f"{name} is {image.shape[1]}x{image.shape[0]}, but others are {self.shape[1]}x{self.shape[0]}: give --data.image_size")
-        return {"image": image, "label": np.int32(label)}
+        return {"image": image, "label": label}
 
 
 def make_source(read, n: int, size: int, channels: int, what: str, probed: int = PROBED) -> Images:

@@ -14,6 +14,7 @@ import numpy as np
 from data import Dataset
 from utils.errors import UserError
 
+WITHOUT = ("dir", "image_size", "channels", "image_column", "label_column")  # all decided when the images were encoded
 META, LATENTS, LABELS, DONE = "meta.json", "latents.npy", "labels.npy", "done.json"
 
 

@@ -19,11 +19,11 @@ class Readable:
     """The samples of a data set; where one is unreadable, the next one stands in for it, so that positions in the stream mean the same with and without.
 
     Unreadable samples are named in the log, once each; they are `bad`. Raises UserError when they are more than the data set's max_corrupt of the samples read so
-    far, by this process.
+    far, by this process; and for a label that is no class: not every source can tell without reading everything.
     """
 
     def __init__(self, dataset):
-        self.source, self.name, self.max_corrupt = dataset.source, dataset.name, dataset.max_corrupt
+        self.source, self.name, self.max_corrupt, self.n_classes = dataset.source, dataset.name, dataset.max_corrupt, dataset.n_classes
         self.bad, self.reads = {}, 0
 
     def __len__(self):
@@ -41,7 +41,10 @@ class Readable:
         """The sample, or None if it cannot be read."""
         self.reads = reads = self.reads + 1
         try:
-            return self.source[index]
+            sample = self.source[index]
+            if not 0 <= sample["label"] < self.n_classes:
+                raise UserError(f"{self.name}: sample {index} has the label {sample['label']}, expected 0 to {self.n_classes - 1}; this split may have none (--data.split)")
+            return sample
         except Corrupt as error:
             if index not in self.bad:
                 self.bad[index] = str(error)

@@ -191,8 +191,11 @@ def read_footer(file: str) -> Footer:
     import fsspec
     import pyarrow.parquet as parquet
 
-    with fsspec.open(file) as stream:
-        return Footer(file, parquet.read_metadata(stream))
+    try:
+        with fsspec.open(file) as stream:
+            return Footer(file, parquet.read_metadata(stream))
+    except Exception as error:  # of the network, or of a damaged file
+        raise UserError(f"{file} cannot be read as parquet ({type(error).__name__}: {' '.join(str(error).split())[:120]}); get it again") from error
 
 
 class Schema(NamedTuple):

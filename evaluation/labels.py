@@ -20,6 +20,8 @@ def label_kind(kind: str, reference: Reference) -> str:
 def choose_labels(kind: str, reference: Reference, n: int, n_classes: int) -> np.ndarray:
     """labels [n] of a `label_kind`. Those of a reference or a file are repeated if they are fewer; uniform are 0, 1, ..., in turn. Warns of missing classes.
 
+    Of a reference, what is left of n after whole copies is drawn at random, always the same: many sets are sorted by class, and their first samples are of a few.
+
     Raises UserError for a file that holds no integers, labels that the generator does not know, and a reference without labels.
     """
     if kind == "uniform":
@@ -32,7 +34,10 @@ def choose_labels(kind: str, reference: Reference, n: int, n_classes: int) -> np
         given = read_labels(kind)
     if given.min() < 0 or given.max() >= n_classes:
         raise UserError(f"--labels {kind}: labels {given.min()} to {given.max()}, but the generator knows 0 to {n_classes - 1}")
-    labels = given[np.arange(n) % len(given)].astype(np.int32)
+    index = np.arange(n) % len(given)
+    if kind == "reference" and (rest := n % len(given)):
+        index[-rest:] = np.random.default_rng(0).permutation(len(given))[:rest]
+    labels = given[index].astype(np.int32)
     missing = n_classes - len(np.unique(labels))
     if missing:
         log.warning("%d of %d classes are not among the labels of the %d samples: the scores are those of a part of the data", missing, n_classes, n)

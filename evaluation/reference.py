@@ -131,10 +131,10 @@ def of_statistics(path: str, statistics: Statistics, network: Network, wanted: t
 
 def parse_metrics(text: str) -> tuple[str, ...]:
     """The names in a comma list; () for none."""
-    names = tuple(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text else ()
     for name in names:
         if name not in METRICS:
-            raise UserError(f"--metrics {name}: unknown metric{near(name, METRICS)} (known: {', '.join(METRICS)})")
+            raise UserError(f"--metrics {text}: unknown metric {name!r}{near(name, METRICS)} (known: {', '.join(METRICS)})")
     return names
 
 

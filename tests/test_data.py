@@ -1,10 +1,12 @@
 """Data sources: the same pixels whatever the source, odd images, labels, and what is said when something is wrong."""
 
+import dataclasses
 import importlib
 import io
 import json
 import os
 import pickle
+import resource
 import struct
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from PIL import Image
 import data
 import train_drift
 from conftest import ROOT
-from data import pipeline
+from data import pipeline, tfds
 from data.images import Corrupt, center_crop, decode, open_image, to_mode
 from utils import config as config_lib, sharding
 from utils.errors import UserError
@@ -152,11 +154,11 @@ SMALL = {"model.preset": "debug", "model.patch_size": 4, "batch_size": 12, "drif
 
 
 @pytest.mark.parametrize("kind, workers", [
-    ("folder", 1), *(pytest.param(kind, 0, marks=pytest.mark.slow) for kind in ("hf imagefolder", "hf parquet", "hf arrow", "tfds array_record", "tfds tfrecord"))])  # fmt: skip
+    ("folder", 1), ("streaming", 0), *(pytest.param(kind, 0, marks=pytest.mark.slow) for kind in ("hf imagefolder", "hf parquet", "hf arrow", "tfds array_record", "tfds tfrecord"))])  # fmt: skip
 def test_trains_from_the_command_line(kind, workers, tmp_path, caches):
     """The debug preset: bank, steps, checkpoint, scores, grid; from images of another size."""
-    name = write(kind, tmp_path / "set", pictures(side=2 * SIDE))
-    flags = SMALL | {"dataset_name": name, "save_dir": tmp_path / "run", "data.workers": workers}
+    name = write("hf parquet" if kind == "streaming" else kind, tmp_path / "set", pictures(side=2 * SIDE))
+    flags = SMALL | {"dataset_name": name, "save_dir": tmp_path / "run", "data.workers": workers, "data.streaming": kind == "streaming"}
     env = os.environ | {"XLA_FLAGS": "", "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(ROOT / "train_drift.py"), *(f"--{k}={v}" for k, v in flags.items())]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
@@ -348,6 +350,46 @@ def test_facts_of_short_names_need_no_network():
     assert data.load("cifar10", "test", {"image_size": 16}, facts_only=True).shape == (16, 16, 3)
 
 
+class Relabelled:
+    def __init__(self, source, label):
+        self.source, self.label = source, label
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        return self.source[index] | {"label": self.label}
+
+
+def test_many_record_files(tmp_path):
+    """More files than a process may have open."""
+    record = lambda i: struct.pack("<QI", 8, 0) + struct.pack("<Q", i) + bytes(4)
+    files = [tmp_path / f"{k}" for k in range(60)]
+    for k, file in enumerate(files):
+        file.write_bytes(record(2 * k) + record(2 * k + 1))
+    records, limit = tfds.TFRecords(list(map(str, files))), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, limit[1]))
+    try:
+        assert [struct.unpack("<Q", records[i])[0] for i in range(len(records))] == list(range(120))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def test_options_without_a_use_are_refused(tmp_path):
+    places = {"digits": ("image_size", "channels", "dir", "image_column", "label_column"), "folder:/set": ("dir", "image_column"), "hf:/set": ("dir",)}
+    for name, flags in places.items():
+        for flag in flags:
+            value = 7 if flag in ("image_size", "channels") else "x"
+            assert f"--data.{flag} {value}: " in message(data.load, name, options={flag: value})
+    assert "has no columns" in message(data.load, write("folder", tmp_path / "set", pictures()), options={"label_column": "x"})
+
+
+def test_one_class_of_every_source(tmp_path, caches):
+    for name in ("digits", write("folder", tmp_path / "set", pictures())):
+        dataset = data.load(name, options={"label_column": "none"})
+        assert dataset.class_names == ("all",) and dataset.counts == (len(dataset.source),) and not pipeline.everything(dataset)[1].any()
+
+
 def test_tfds_without_tensorflow(tmp_path, caplog):
     """A name under --data.dir; pickled for worker processes; damaged and missing files; columns."""
     folder = prepare_tfds(tmp_path / "odd", pictures())
@@ -355,6 +397,8 @@ def test_tfds_without_tensorflow(tmp_path, caplog):
     dataset = data.load("tfds:odd", options=options)
     again = pickle.loads(pickle.dumps(dataset.source))
     np.testing.assert_array_equal(again[3]["image"], dataset.source[3]["image"])
+    negative = dataclasses.replace(dataset, source=Relabelled(dataset.source, -1))
+    assert "sample 0 has the label -1, expected 0 to 2" in message(pipeline.everything, negative)
     assert "tensorflow" not in sys.modules
     assert data.load("tfds:odd", options=options | {"label_column": "none"}).class_names == ("all",)
     assert "no feature 'labels'; did you mean label?" in message(data.load, "tfds:odd", options=options | {"label_column": "labels"})
@@ -400,7 +444,7 @@ class Numbers:
 
 
 def numbers(n):
-    return data.Dataset("numbers", "train", Numbers(n), (1, 1, 1), "uint8", ("all",))
+    return data.Dataset("numbers", "train", Numbers(n), (1, 1, 1), "uint8", tuple(map(str, range(n))))
 
 
 def take(stream, batches):

@@ -226,7 +226,10 @@ def test_labels(tmp_path, caplog):
     reference = eval_fid.load_reference("digits")
     assert label_kind("", reference) == "reference"
     labels = choose_labels("reference", reference, 1000, 10)
-    assert np.array_equal(labels, np.resize(reference.labels, 1000))
+    assert np.array_equal(labels[:540], reference.labels) and np.isin(labels[540:], reference.labels).all()
+    by_class = dataclasses.replace(reference, read=lambda: (None, np.sort(reference.labels)))  # as folders and many files are
+    counts = np.bincount(choose_labels("reference", by_class, 270, 10), minlength=10)
+    assert counts.min() > 10 and (counts <= np.bincount(reference.labels)).all()
     assert np.array_equal(choose_labels("uniform", reference, 25, 10), np.arange(25) % 10)
     np.save(tmp_path / "y.npy", np.array([1, 2, 2]))
     (tmp_path / "y.txt").write_text("1\n2\n2\n")
@@ -331,9 +334,9 @@ def test_published_artifact(tmp_path, capsys):
     """By what its own samples give: the distance of moments in float64, the rows apart from those of others, the first samples as pictures."""
     real = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
     np.savez(tmp_path / "real.npz", real, np.arange(50) % 10)
-    last = call(capsys, "--load_dir", GOLDEN / "pixel_tiny", "--fid_stats", tmp_path / "real.npz", "--num_samples", "60", "--cfg_scale", "1.5", "--out", tmp_path / "out")
+    last = call(capsys, "--load_dir", GOLDEN / "pixel_tiny", "--fid_stats", tmp_path / "real.npz", "--num_samples", "100", "--cfg_scale", "1.5", "--out", tmp_path / "out")
     model, params, _ = load_generator(GOLDEN / "pixel_tiny")
-    x = np.clip(np.concatenate(list(generate(model, params, np.arange(60) % 50 % 10, 1.5, 0))), -1, 1).reshape(60, -1).astype(np.float64)
+    x = np.clip(np.concatenate(list(generate(model, params, np.arange(100) % 10, 1.5, 0))), -1, 1).reshape(100, -1).astype(np.float64)
     expected = frechet_distance(*moments(x), *moments(real.reshape(50, -1) / 127.5 - 1))
     assert last["fd_pixels"] == pytest.approx(expected, rel=1e-6) and last["labels"] == "reference"
     assert [r["samples"] for r in rows_of(tmp_path / "out")] == [str(GOLDEN / "pixel_tiny")]
@@ -411,6 +414,8 @@ MISTAKES = [
     (("--load_dir", "RUN", "--features", "inception", "--inception_weights", "none.pth"), "no Inception weights"),
     (("--load_dir", "RUN", "--features", "inception", "--resize", "lanczos"), "tf, pytorch, clean"),
     (("--load_dir", "RUN", "--metrics", "fids"), "unknown metric"),
+    (("--load_dir", "RUN", "--metrics", ","), "unknown metric"),
+    (("--load_dir", "RUN", "--data.image_size", "7"), "has no use for it"),
     (("--load_dir", "RUN", "--metrics", "inception_score"), "it needs logits"),
     (("--load_dir", "RUN", "--cfg_scale", "0.5"), "expected a number from 1 on"),
     (("--load_dir", "RUN", "--ema", "0.5"), "keeps"),
@@ -432,7 +437,7 @@ MISTAKES = [
     (("--load_dir", "IMAGES", "--dataset_name", "digits"), "bring them to one size"),
     (("--load_dir", "ARTIFACT", "--fid_stats", "IMAGES", "--all", "1"), "one set of parameters"),
     (("--load_dir", "ARTIFACT", "--dataset_name", "digits"), "bring them to one size"),
-    (("--load_dir", "LATENTS", "--fid_stats", "IMAGES"), "needs a decoder"),
+    (("--load_dir", "LATENTS", "--fid_stats", "IMAGES", "--vae", "nowhere"), "neither a folder nor a hub id"),
 ]
 
 

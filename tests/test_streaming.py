@@ -173,8 +173,21 @@ def test_labels_and_mistakes(name, tmp_path, monkeypatch):
     first = sorted((tmp_path / "int").glob("*.parquet"))[0]
     first.write_bytes(first.read_bytes()[:1000])
     assert "the same command goes on" in message(lambda: [0 for _ in zip(pipeline.stream(dataset, 0, 10), range(N // 10))])
+    assert f"{first} cannot be read as parquet" in message(data.load, f"hf:{tmp_path / 'int'}", options=OPTIONS)
     first.unlink()
     assert "the same command goes on" in message(lambda: [0 for _ in zip(pipeline.stream(dataset, 1, 10), range(N // 10))])
+
+
+@pytest.mark.parametrize("label", [-1, None])
+def test_samples_without_a_class_are_refused(label, tmp_path):
+    """As the test split of ImageNet has them: the bank would take -1 for its last class."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    table = datasets.Dataset.from_dict({"image": [{"bytes": png(i), "path": None} for i in range(40)], "label": [label] * 40}, features=features)
+    table = table.cast_column("label", datasets.ClassLabel(num_classes=2))
+    table.to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    dataset = data.load(f"hf:{tmp_path}", options=OPTIONS)
+    words = "has the label -1, expected 0 to 1" if label else "unreadable images among"
+    assert words in message(lambda: next(pipeline.stream(dataset, 0, 10)))
 
 
 def test_unreadable_images_are_skipped_in_place(tmp_path, monkeypatch):
