@@ -8,7 +8,7 @@ from PIL import Image
 
 import sample
 import train_drift
-from configs.default import Key
+from configs.default import DISTRIBUTED, Key
 from models.runs import load_run
 from models.sampling import generate
 from models.weights import load_generator, save_generator
@@ -96,7 +96,7 @@ def test_a_run_goes_on_with_its_own_settings(run, tmp_path):
     from absl import flags
 
     def command(*words):
-        train_drift.main(config_lib.parse(["train_drift.py", *words], config_lib.define_flags(flag_values=flags.FlagValues())))
+        train_drift.main(config_lib.parse(["train_drift.py", *words], config_lib.define_flags(extra=DISTRIBUTED, flag_values=flags.FlagValues())))
 
     command(f"--load_dir={run}", f"--save_dir={tmp_path / 'b'}", "--mesh.devices=1", "--max_steps=10", *(f"--{k}={v}" for k, v in TINY.items() if k != "max_steps"), "--model.class_dropout_prob=0.2")
     assert [r["step"] for r in records(tmp_path / "b")] == [9, 10]
