@@ -16,12 +16,10 @@ def distance(x: Float[Array, "*B N D"], y: Float[Array, "*B M D"], shared: int =
     centre = jnp.mean(y, -2, keepdims=True)  # a common offset would cancel away the digits that matter
     x, y = x - centre, y - centre
     dot = jnp.einsum("...nd,...md->...nm", x, y, precision=jax.lax.Precision.HIGHEST)
-    y_sq = jnp.sum(y * y, -1)
-    if shared:
-        x_sq = jnp.sum(jnp.where(jnp.eye(*dot.shape[-2:], dtype=bool), dot, 0), -1)  # the diagonal, in a form that compilers split by rows
-        y_sq = jnp.concatenate([x_sq, y_sq[..., shared:]], -1)
-    else:
-        x_sq = jnp.sum(x * x, -1)
+    x_sq, y_sq = jnp.sum(x * x, -1), jnp.sum(y * y, -1)
+    if shared:  # no slice or concatenation: compilers split this by rows of x, and leave y whole
+        diagonal = jnp.where(jnp.eye(*dot.shape[-2:], dtype=bool), dot, 0)
+        x_sq, y_sq = jnp.sum(diagonal, -1), jnp.where(jnp.arange(y.shape[-2]) < shared, jnp.sum(diagonal, -2), y_sq)
     return jnp.sqrt(jnp.maximum(x_sq[..., :, None] + y_sq[..., None, :] - 2 * dot, 1e-8))
 
 

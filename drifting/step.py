@@ -60,7 +60,7 @@ def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, 
             return encode(generate(params, noise, per_sample(batch.labels), per_sample(batch.alpha), style))  # of x = f(eps), [C N, H, W, ch]
 
         phi_second = jax.lax.stop_gradient(phi_gen(" second")) if c.second_batch else None
-        real = jax.tree.map(lambda pos, unc: jnp.concatenate([pos, unc], 1), batch.pos, batch.unc)  # [C, N_pos + N_unc, ...]
+        real = place.classes(jax.tree.map(lambda pos, unc: jnp.concatenate([pos, unc], 1), batch.pos, batch.unc))  # [C, N_pos + N_unc, ...]
         phi_real = jax.lax.stop_gradient(real_features(real, drawn["mirror"], encode, c.flip, place))
         others = n + c.second_batch  # of a second batch, none is the sample itself
         weight_unc = jnp.broadcast_to(unconditional_weight(batch.alpha, others, max(c.n_unc, 1))[:, None], (len(batch.alpha), c.n_unc))

@@ -1,5 +1,6 @@
 """A step in groups of classes, and on meshes with fewer classes than devices: the numbers are those of one device and one group."""
 
+import dataclasses
 import functools
 
 import jax
@@ -78,6 +79,27 @@ def test_a_checkpoint_moves_between_meshes_and_groups(tmp_path):
     for until, k, devices, fsdp in ((5, 4, 1, 1), (10, 1, 8, 4), (15, 2, 2, 2), (20, 2, 8, 2)):
         moved = train(tmp_path / "moving", wide | {"optim.accumulate": k, "max_steps": until}, devices=devices, fsdp=fsdp)
     np.testing.assert_allclose([r["loss"] for r in moved], [r["loss"] for r in straight], rtol=1e-4)
+
+
+def test_rows_send_features_alone():
+    """Two classes on eight devices: what travels beside parameters is feature vectors without gradient, and sums over samples; no images."""
+    parts, d = parts_of(FEW | {"model.depth": 1, "model.hidden_size": 48, "drift.n_pos": 8, "drift.temperatures": (0.05,)}, 8, 1), 23
+    assert parts.layout.row_axes == ("data",)
+    project = np.random.default_rng(0).normal(size=(64, d)).astype(np.float32)
+    parts = dataclasses.replace(parts, encode=lambda params, x: {"global": x.reshape(-1, 1, 64) @ project})  # unlike images in their shape
+    state, bank, step = begin(parts)
+    compiled = step.lower(state, bank, None, {}).compile()
+    wide = lambda shape: tuple(sorted(n for n in shape if n != 1))
+    shapes_of_parameters = {wide(leaf.shape) for leaf in jax.tree.leaves(state.params)}
+    n_c, n, reals = 2, 8, parts.drift.n_pos + parts.drift.n_unc
+    moved = 0
+    for operation, shapes in collectives(compiled.as_text()):
+        for shape in shapes:
+            if wide(shape) in shapes_of_parameters or np.prod(shape) <= n_c * (n + reals):  # a parameter, or a number for each sample
+                continue
+            assert operation == "all-gather" and d in shape, f"{operation} of {shape}"
+            moved += int(np.prod(shape))
+    assert moved == n_c * (2 * n + reals) * d, "each vector is gathered once; those of the monitored set, generated, once more"
 
 
 def test_groups_take_less_memory():
