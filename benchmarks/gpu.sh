@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The ablation of the paper at its real sizes on one GPU of 80 GB or more, with a random MAE-256: step time, images/s, MFU and peak memory for accumulation and both attention kernels.
-# Needs no data, no weights and no network; under 25 minutes. Each line of the results is one JSON object: benchmarks/gpu.sh results.jsonl
+# Needs no data, no weights and no network; stops after 25 minutes. Each line of the results is one JSON object: benchmarks/gpu.sh results.jsonl
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 out=${1:-gpu.jsonl}
