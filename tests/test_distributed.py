@@ -137,9 +137,13 @@ def test_strangers_at_the_port_are_ignored():
             break
         except OSError:
             time.sleep(0.05)
-    assert call_roll(port, 3, (1, 2), timeout=30) == {0: [host] * 3, 1: [host] * 3}
-    thread.join(30)
-    assert result == [[host] * 3]
+    threads = [thread] + [threading.Thread(target=lambda rank=rank: result.append(distributed.roll_call(f"localhost:{port}", 3, rank, 30))) for rank in (2, 1)]
+    for t in threads[1:]:  # the dead one does not complete the roll
+        t.start()
+        time.sleep(0.5)
+    for t in threads:
+        t.join(60)
+    assert result == [[host] * 3] * 3
 
 
 # ---------------------------------------------------------------- the same run

@@ -183,6 +183,13 @@ def roll_call(coordinator: str, ranks: int, rank: int, timeout: float) -> list[s
 
 def _receive(coordinator, port, ranks, timeout, deadline) -> list[str]:
     there, connections, error = {0: socket.gethostname()}, {}, ""
+
+    def drop_the_dead():
+        """Who has ended while the others wait is not there: it may be started again."""
+        for r in [r for r, connection in connections.items() if _hung_up(connection)]:
+            connections.pop(r).close()
+            there.pop(r, None)
+
     dual = socket.has_dualstack_ipv6()
     try:
         server = socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual, backlog=ranks)
@@ -199,15 +206,14 @@ def _receive(coordinator, port, ranks, timeout, deadline) -> list[str]:
             except TimeoutError:
                 if time.monotonic() < deadline:
                     continue
+                drop_the_dead()
                 missing = [str(r) for r in range(ranks) if r not in there]
                 error = (f"{'process' if len(missing) == 1 else 'processes'} {', '.join(missing)} of {ranks} {'is' if len(missing) == 1 else 'are'} missing: nothing heard at "
                          f"{coordinator} after {timeout} s; there are {', '.join(f'{r} ({there[r]})' for r in sorted(there))}. Start all, or raise --distributed.timeout")  # fmt: skip
             except (ValueError, OSError):  # not one of ours: a port scan, or what is left of an earlier run
                 continue
             else:
-                if r in connections and _hung_up(connections[r]):
-                    connections.pop(r).close()  # it was started again while the others wait
-                    there.pop(r)
+                drop_the_dead()
                 taken = there.get(r)
                 connections[r if taken is None else -len(connections)] = connection
                 if int(count) != ranks or not 0 < r < ranks:
