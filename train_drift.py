@@ -4,8 +4,6 @@
     python train_drift.py --dataset_name digits --dry_run  what would be run, and what it takes
 """
 
-import copy
-import dataclasses
 import functools
 import inspect
 import logging
@@ -13,27 +11,22 @@ import pathlib
 
 import jax
 import numpy as np
-import optax
 
 import data
 import eval_fid
 from baselines import flow
-from data import pipeline
 from configs.default import DISTRIBUTED
 from drifting import bank as banks
-from drifting.accumulate import in_groups
-from drifting.cache import remember
-from drifting.config import DriftConfig
 from drifting.field import FIELDS
 from drifting.learned import init_field_state
 from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step, train_step
-from models.build import build_generator, describe
+from models.build import describe
 from models.dit import count_parameters, init_params
-from models.encoders import join_where, load_encoder, only_used, options_of, set_weights, split_where, takes_pixels
-from models.latents import latent_dataset, load_latent_space
 from models.sampling import generate
 from models.weights import load_generator
+from training.parts import Parts, build
+from training.reals import HostBank, fill_bank, next_fresh, place_bank, reals
 from utils import config as config_lib, distributed, loop, processes, sharding
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
@@ -45,215 +38,7 @@ from utils.scores import append_row, read_rows, scores
 log = logging.getLogger("train")
 
 
-# ---------------------------------------------------------------- config -> parts
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """What a run is made of. dataset: as the generator sees it, of latents if it learns those. encode(encoder_params, images) -> {name: [B,T,D]}. space: the VAE, or None."""
-
-    config: object
-    dataset: data.Dataset
-    mesh: jax.sharding.Mesh
-    model: object
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    drift: DriftConfig | None
-    encode: object
-    encoder_params: object
-    sample: object  # shape and dtype of what the bank keeps of a real: its image, or a tree of its features
-    per_class: int  # the bank's queues
-    pool: int
-    bank_on_host: bool
-    space: object = None
-    baseline: flow.FlowConfig | None = None  # of --objective flow
-
-    @property
-    def encodes(self) -> bool:
-        """Whether images become latents on their way to the bank."""
-        return self.config.model.use_stable_vae
-
-    @property
-    def whole_bank(self) -> bool:
-        """Whether the bank holds all data, so that nothing is streamed."""
-        return self.config.drift.bank_per_class == "all" and self.per_class > 0
-
-    @property
-    def push(self) -> int:
-        """New reals per step, of a stream."""
-        return self.baseline.batch_size if self.baseline else self.config.drift.bank_push
-
-    @property
-    def layout(self) -> sharding.Layout:
-        """Where the samples of a step are."""
-        return sharding.layout(self.mesh, self.drift.n_c // self.drift.groups, self.drift.n_neg)
-
-    @property
-    def bank_bytes(self) -> int:
-        return banks.bank_bytes(self.dataset.n_classes, self.per_class, self.pool, self.sample)
-
-    @property
-    def cached(self) -> bool:
-        """Whether the bank keeps features."""
-        return isinstance(self.sample, dict)
-
-    def keep(self, encoder_params, images):
-        """What the bank keeps of real images."""
-        return remember(images, encode=functools.partial(self.encode, encoder_params), flip=self.drift.flip) if self.cached else images
-
-    @property
-    def first_ema(self) -> str:
-        """The average that samples and scores are made with. A dict that went through jit is sorted, so its first key would not do."""
-        return str(self.config.optim.ema[0])
-
-    @property
-    def sampling(self) -> dict:
-        """How the devices of a process share the samples of `models.sampling.generate`."""
-        where = sharding.local(self.mesh)
-        return {"batch_size": -(-256 // where.mesh.size) * where.mesh.size, "sharding": where}
-
-
-def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
-    """All parts of a run, checked against the data and the devices; nothing is compiled or allocated, but for a trained encoder. load_encoder: in the place of that of models/."""
-    d, n_classes = config.drift, dataset.n_classes
-    dataset, space = latent_dataset(config, dataset, sharding.local(mesh))
-    if d.bank_push % jax.process_count():
-        raise UserError(f"--drift.bank_push {d.bank_push} does not divide over {jax.process_count()} processes; give {-(-d.bank_push // jax.process_count()) * jax.process_count()}")
-    field = field_settings(d)
-    if d.bank_per_class == "all" and dataset.counts is None:
-        raise UserError(f"--drift.bank_per_class all: the samples per class of {dataset.name} are not known without reading it; give a number, such as 128")
-    if config.objective == "flow":
-        return build_flow(config, dataset, space, mesh)
-    n_c = classes_per_step(config, dataset, mesh)
-    per_class = max(dataset.counts) if d.bank_per_class == "all" else d.bank_per_class
-    pool = 0 if d.bank_per_class == "all" else d.bank_global
-    n_pos = per_class if d.n_pos == "all" else d.n_pos
-    if d.n_pos != "all" and dataset.counts:
-        pipeline.check_counts(dataset, dataset.counts, n_pos, "--drift.n_pos")
-    drawn = {"--drift.n_unc": d.n_unc} | ({"--drift.n_pos, with --model.class_dropout_prob,": n_pos} if config.model.class_dropout_prob and d.n_pos != "all" else {})
-    held = pool or (sum(dataset.counts) if dataset.counts else n_classes * per_class)
-    for flag, n in drawn.items():
-        if n > held:
-            raise UserError(f"{flag} {n}: the bank holds {held} samples of any class to draw it from; give less, or a larger --drift.bank_global")
-    model = build_generator(config.model, dataset.shape, n_classes)
-    decode = None
-    if dataset.latents and not config.dry_run and takes_pixels(config.encoder.name):  # of the encoder, through the VAE's decoder; gradients reach the latents
-        space = space or load_latent_space(config.vae, sharding.local(mesh), dataset.latents)
-        decode = (lambda params, z: space.vae.decode(params, space.vae.unscale(z)), jax.device_get(space.params))
-    encode, encoder_params = build_encoder(config.encoder, config.dry_run, functools.partial(load_encoder, decode=decode))
-    drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
-                        alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), monitor=d.monitor, **field,
-                        groups=config.optim.accumulate, exact_scales=d.exact_scales, set_weight=set_weights(config.encoder), sample_shape=tuple(dataset.shape),
-                        style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
-    sample = jax.ShapeDtypeStruct(dataset.shape, dataset.dtype)
-    if encode:
-        check_monitor(d.monitor, encode, encoder_params, dataset.shape)
-        kept = lambda params, images: remember(images, encode=functools.partial(encode, params), flip=drift.flip)
-        features = jax.eval_shape(kept, encoder_params, jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype))
-        features = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), features)
-        config = choose_cache(config, drift, banks.bank_bytes(n_classes, per_class, pool, features), mesh.size)
-        sample = features if config.encoder.cache == "on" else sample
-    size = banks.bank_bytes(n_classes, per_class, pool, sample)
-    waits = isinstance(sample, dict) and d.bank_per_class != "all"  # new features come from the device: on the host, each step would wait for them
-    on_host = d.bank_placement == "host" or (d.bank_placement == "auto" and size > d.bank_budget_gb * 1e9 and not waits)
-    schedule, optimizer = loop.build_optimizer(config.optim, config.max_steps)
-    return Parts(config, dataset, mesh, model, optimizer, schedule, drift, encode, encoder_params, sample, per_class, pool, on_host, space)
-
-
-def field_settings(d) -> dict:
-    """What --drift.* say of the field, as arguments of DriftConfig; flags that the field has no use for are refused."""
-    if d.field not in FIELDS:
-        raise UserError(f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS)} (known: {', '.join(FIELDS)})")
-    takes = inspect.signature(FIELDS[d.field]).parameters
-    options = {k: d[k] for k in ("kernel", "normalize", "iterations", "attraction", "repulsion")}
-    of_learned = {k: d[k] for k in ("field_width", "field_projection", "field_lr", "field_ema")}
-    for k, value in (options | of_learned).items():
-        if value != config_lib.KEYS[f"drift.{k}"].default and k not in takes and not (k in of_learned and d.field == "learned"):
-            raise UserError(f"--drift.{k} {value}: the {d.field} field has no use for it; leave it out")
-    if d.field == "uncoupled" and d.normalize == "none":
-        raise UserError("--drift.normalize none: the uncoupled field is one whose rows sum to 1; give both or y, or --drift.field kernel")
-    if d.iterations % 0.5:
-        raise UserError(f"--drift.iterations {d.iterations}: expected a multiple of 0.5, half an iteration being one of the two updates")
-    auto = d.field == "sinkhorn"
-    return {"field": d.field, "field_options": {k: v for k, v in options.items() if k in takes}, "field_lr": d.field_lr,
-            "second_batch": d.negatives == "second" or d.negatives == "auto" and auto,
-            "guidance": "field" if d.guidance == "field" or d.guidance == "auto" and auto else "negatives"}  # fmt: skip
-
-
-def build_flow(config, dataset, space, mesh) -> Parts:
-    """The parts of the baseline. The bank holds all data, if it is to and fits on the device; otherwise nothing, and each step takes a batch of the stream."""
-    if config.batch_size % mesh.size:
-        raise UserError(f"--batch_size {config.batch_size} does not divide over {mesh.size} devices; give --batch_size {-(-config.batch_size // mesh.size) * mesh.size}")
-    d, whole, sample = config.drift, max(dataset.counts or [0]), jax.ShapeDtypeStruct(dataset.shape, dataset.dtype)
-    on_device = d.bank_placement == "device" or (d.bank_placement == "auto" and banks.bank_bytes(dataset.n_classes, whole, 0, sample) <= d.bank_budget_gb * 1e9)
-    per_class = whole if d.bank_per_class == "all" and on_device else 0
-    model = flow.Flow(build_generator(config.model, dataset.shape, dataset.n_classes), config.denoise_timesteps)
-    settings = flow.FlowConfig(batch_size=config.batch_size, n_classes=dataset.n_classes, class_dropout_prob=config.model.class_dropout_prob,
-                               t_sampler=config.flow.t_sampler, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
-    schedule, optimizer = loop.build_optimizer(config.optim, config.max_steps)
-    return Parts(config, dataset, mesh, model, optimizer, schedule, None, None, {}, sample, per_class, 0, False, space, settings)
-
-
-def classes_per_step(config, dataset, mesh) -> int:
-    """N_c, which must go round the classes evenly and divide over the devices."""
-    n_neg, n_classes, devices = config.drift.n_neg, dataset.n_classes, mesh.size
-    n_c = config.batch_size // n_neg
-    fits = [k for k in range(1, max(n_c, n_classes, devices) * devices + 1) if k % devices == 0 and (k <= n_classes or k % n_classes == 0)]
-    near = min(fits, key=lambda k: abs(k - n_c)) * n_neg
-    if n_c > n_classes and n_c % n_classes:
-        raise UserError(f"--batch_size {config.batch_size} / --drift.n_neg {n_neg} = {n_c} classes per step, but {dataset.name} has {n_classes} classes; give --batch_size {near}")
-    groups = config.optim.accumulate
-    if n_c % groups:
-        raise UserError(f"--optim.accumulate {groups}: it must divide the {n_c} classes of a step (--batch_size {config.batch_size} / --drift.n_neg {n_neg}); give {', '.join(str(k) for k in range(1, n_c + 1) if n_c % k == 0)}")
-    if not sharding.layout(mesh, n_c // groups, n_neg):
-        fewer = [k for k in range(1, devices) if (n_c // groups) % k == 0 and k % config.mesh.fsdp == 0]
-        hint = f", or --mesh.devices {fewer[-1]}" if fewer else ""
-        rows = -(-n_neg // devices) * devices
-        raise UserError(f"--batch_size {config.batch_size} = {n_c} classes of {n_neg}{f' in {groups} groups' if groups > 1 else ''}: neither the classes{' of a group' if groups > 1 else ''} nor the generated samples "
-                        f"of a class divide over {devices} devices; give --drift.n_neg {rows} --batch_size {n_c * rows}, {f'or --batch_size {near}' if groups == 1 else 'or fewer groups'}{hint}")
-    return n_c
-
-
-def build_encoder(e, names_only=False, load_encoder=load_encoder):
-    """(encode, params) of the frozen feature encoder; `none` compares raw samples. names_only: only the flags are checked; nothing is read or fetched."""
-    where, options = join_where(e.name, e.path), options_of(e)
-    if names_only and e.name != "none":
-        split_where(where)
-        return None, {}
-    encode, params, _ = load_encoder(where, **options)
-    return encode, only_used(params)
-
-
-def choose_cache(config, drift, size, devices):
-    """The configuration with encoder.cache on or off: whether the bank keeps features, `size` bytes in all, in the place of images. The choice is part of the run."""
-    e, d = config.encoder, config.drift
-    pushed, drawn = d.bank_push * (1 + drift.flip), drift.n_c * (drift.n_pos + drift.n_unc) // devices
-    reasons = {
-        "raw samples have no features to keep": e.name == "none",
-        "with --drift.bank_placement host each step would wait for the features of its new samples": d.bank_placement == "host" and d.bank_per_class != "all",
-    }
-    not_worth = {
-        f"{size / 1e9:.1f} GB of features are over --encoder.cache_budget_gb {e.cache_budget_gb:g}": size > e.cache_budget_gb * 1e9,
-        f"the {pushed} new images of a step are no fewer than the {drawn} reals that a device encodes": d.bank_per_class != "all" and pushed >= drawn,
-    }
-    senseless = [reason for reason, holds in reasons.items() if holds]
-    if e.cache == "on" and senseless:
-        raise UserError(f"--encoder.cache on: {senseless[0]}; leave it out")
-    config = copy.deepcopy(config)
-    if e.cache == "auto":
-        off = senseless + [reason for reason, holds in not_worth.items() if holds]
-        config.encoder.cache = "off" if off else "on"
-        if off and e.name != "none":
-            log.info("features of reals are computed in each step: %s", off[0])
-    return config
-
-
-def check_monitor(name, encode, params, shape):
-    """The feature set of the energy distance must be there, with one vector per image."""
-    sets = jax.eval_shape(encode, params, jax.ShapeDtypeStruct((1, *shape), np.float32))
-    vectors = [k for k, f in sets.items() if f.shape[1] == 1]
-    if not vectors or name and name not in vectors:
-        raise UserError(f"--drift.monitor {name or '(empty)'}: expected a feature set with one vector per image; this encoder has {', '.join(vectors) or 'none, add the raw sample with --encoder.name none+...'}")
-
+# ---------------------------------------------------------------- parts -> state, step
 
 def make_state(parts: Parts) -> TrainState:
     """The state before the first step, on the mesh; it depends on the seed, and on the weights of --init_from, alone."""
@@ -343,115 +128,6 @@ def make_step(parts: Parts, first_step: int = 0):
     return step
 
 
-# ---------------------------------------------------------------- the bank
-
-class HostBank:
-    """Pushes and draws in host memory, by the same programs as on the device, run on the CPU: the batches are the same to the bit."""
-
-    def __init__(self, parts: Parts, first_step: int = 0):
-        try:
-            self.cpu = jax.local_devices(backend="cpu")[0]
-        except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
-            self.cpu = jax.local_devices()[0]
-        self.step, self.groups = first_step, parts.drift.groups
-        self.seed = np.uint32(parts.config.seed)
-        shapes = {"images": jax.ShapeDtypeStruct((parts.dataset.n_classes, parts.per_class), np.uint8), "pool": jax.ShapeDtypeStruct((parts.pool,), np.uint8)}
-        self.push_slots = jax.jit(lambda counters, labels: banks.push_slots(shapes | counters, labels))
-        self.draw = jax.jit(lambda counters, seed, step: banks.draw(shapes | counters, seed, step, parts.drift))
-
-    def push(self, bank, images, labels):
-        images, labels = jax.device_get((images, labels))
-        counters = {k: v for k, v in bank.items() if k not in ("images", "pool")}
-        slots = self._on_cpu(self.push_slots, counters, np.asarray(labels, np.int32))
-        return banks.push_host(bank, slots, images, labels)
-
-    def __call__(self, bank, fresh):
-        bank = bank if fresh is None else self.push(bank, *fresh)
-        counters = {k: v for k, v in bank.items() if k not in ("images", "pool")}
-        plan = self._on_cpu(self.draw, counters, self.seed, np.int32(self.step))
-        self.step += 1
-        return bank, banks.gather(bank, in_groups(plan, self.groups))
-
-    def _on_cpu(self, function, *args):
-        with jax.default_device(self.cpu), jax.transfer_guard("allow"):
-            return jax.device_get(function(*args))
-
-
-def keep_on_one_device(parts: Parts, at_once: int):
-    """keep(images [S, ...]) -> what the bank keeps of S <= at_once images, NumPy. One device computes it, so that the number of devices changes no bit."""
-    if not parts.cached:
-        return lambda images: images
-    device = jax.local_devices()[0]
-    params, jitted = jax.device_put(parts.encoder_params, device), jax.jit(parts.keep)
-
-    def keep(images):
-        padded = np.concatenate([images, np.zeros((at_once - len(images), *images.shape[1:]), images.dtype)])
-        return jax.tree.map(lambda a: a[: len(images)], jax.device_get(jitted(params, jax.device_put(padded, device))))
-
-    return keep
-
-
-def reals(parts: Parts, position: int):
-    """Endless batches (samples [S,H,W,C], labels [S]) of `parts.push` reals, from sample `position` of the stream on.
-
-    NumPy arrays; or arrays on every device, where several processes read a part each, or where images are encoded on the way. The batches are the same.
-    """
-    c, rank, ranks = parts.config, jax.process_index(), jax.process_count()
-    mine = parts.push // ranks
-    share = sharding.Shares(parts.mesh, mine, *encoding(parts)) if ranks > 1 or parts.encodes else None
-    for images, labels in pipeline.stream(parts.dataset, c.seed, mine, position, rank, ranks, c.data.workers):
-        index = (position + rank + ranks * np.arange(mine)).astype(np.uint32)
-        yield share((images, labels, index))[:2] if share else (images, labels)
-        position += parts.push
-
-
-def encoding(parts: Parts):
-    """What `sharding.Shares` does to a batch (images, labels, index in the stream), and the parameters for it."""
-    if not parts.encodes:
-        return ()
-    return lambda params, rows: (parts.space.draw(params, rows[0], rows[2], parts.config.seed, parts.config.data.flip), *rows[1:]), jax.device_get(parts.space.params)
-
-
-def fill_bank(parts: Parts):
-    """The bank before the first step, as NumPy arrays, and how many samples of the stream it took.
-
-    A whole bank holds the data set in its order. Another takes the stream until every class, and the pool, hold what a step draws from them.
-    """
-    dataset, bank = parts.dataset, banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample)
-    if parts.whole_bank:
-        images, labels = pipeline.everything(dataset)
-        images = parts.space.encode(images, parts.config.seed, parts.config.data.flip) if parts.encodes else images
-        bank["filled"][:] = np.bincount(labels, minlength=dataset.n_classes)
-        bank["next"][:] = bank["filled"] % parts.per_class
-        slots = np.zeros_like(labels)
-        for k in range(dataset.n_classes):
-            slots[labels == k] = np.arange(bank["filled"][k])
-        at_once = 128
-        keep = keep_on_one_device(parts, at_once)
-        for start in range(0, len(images), at_once):
-            some = slice(start, start + at_once)
-            for kept, new in zip(jax.tree.leaves(bank["images"]), jax.tree.leaves(keep(images[some]))):
-                kept[labels[some], slots[some]] = new
-        return bank, 0
-    if parts.baseline:
-        return bank, 0
-    keep = keep_on_one_device(parts, parts.config.drift.bank_push)
-    host, position = HostBank(parts), 0
-    needed = min(parts.drift.n_pos, parts.per_class)
-    for images, labels in reals(parts, 0):
-        images, labels = jax.device_get((images, labels))
-        bank = host.push(bank, keep(images), labels)
-        position += len(labels)
-        of_any_class = bank["pool_filled"] if parts.pool else bank["filled"].sum()
-        enough = bank["filled"].min() >= needed and of_any_class >= min(parts.pool or of_any_class + 1, max(parts.drift.n_unc, parts.drift.n_pos))
-        if enough and (parts.config.drift.n_pos != "all" or position >= len(dataset.source)):
-            return bank, position
-        if position > len(dataset.source) + len(labels):  # every sample was seen
-            if parts.config.drift.n_pos == "all" and bank["filled"].min() > 0:
-                return bank, position
-            pipeline.check_counts(dataset, bank["filled"], needed if parts.config.drift.n_pos != "all" else 1, "--drift.n_pos")
-
-
 # ---------------------------------------------------------------- the run
 
 # What a run may change when it goes on: not the data, the seed, the networks, the bank or the averages that its checkpoints hold.
@@ -501,11 +177,6 @@ def restore(parts: Parts, checkpoints: Checkpoints):
     return state, bank, metadata["position"]
 
 
-def place_bank(parts: Parts, bank):
-    """A bank of NumPy arrays, where the steps want it."""
-    return bank if parts.bank_on_host else sharding.put(bank, sharding.replicated(parts.mesh))
-
-
 def report(parts: Parts) -> str:
     """What the run takes, known before it starts."""
     c, shapes, mb = parts.config, state_shapes(parts), loop.megabytes_per_device
@@ -546,14 +217,6 @@ class CollapseWatch:
             if self.stop:
                 raise UserError(message)
             log.warning(message)
-
-
-def next_fresh(parts: Parts, stream):
-    """The newest reals for the bank, where the step wants them; None for a bank that holds everything."""
-    if stream is None:
-        return None
-    fresh = next(stream)
-    return fresh if parts.bank_on_host or isinstance(fresh[0], jax.Array) else sharding.put(fresh, sharding.replicated(parts.mesh))
 
 
 def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: int):

@@ -37,6 +37,7 @@ from drifting.step import drift_step
 from metrics.sliced_wasserstein import sliced_wasserstein
 from models.build import build_generator
 from models.dit import init_params
+from training.parts import field_settings
 from utils import config as config_lib, loop
 from utils.errors import UserError
 from utils.figures import save_panels
@@ -67,7 +68,7 @@ class Lab:
         self.toy, self.config, d = toy, config, config.drift
         self.model = build_generator(config.model, (1, 1, 2), 1)
         self.drift = DriftConfig(n_classes=1, n_c=1, n_neg=d.n_neg, n_pos=d.n_neg, n_unc=0, alpha_min=1.0, alpha_max=1.0, alpha_power=3.0, no_cfg_frac=0.0,
-                                 temperatures=tuple(d.temperatures), style_shape=(1, 0), **train_drift.field_settings(d))  # fmt: skip
+                                 temperatures=tuple(d.temperatures), style_shape=(1, 0), **field_settings(d))  # fmt: skip
         _, self.optimizer = loop.build_optimizer(config.optim, config.max_steps)
         self.step = jax.jit(self._step, donate_argnums=0)
         self.field = jax.jit(self._field)

@@ -26,6 +26,7 @@ from models.encoders import load_encoder
 from models.mae import random_mask
 from models.mae_step import MAEConfig, class_weight, mae_step, random_resized_crop
 from models.runs import load_mae_run, load_run
+from training.parts import build_encoder
 from utils import config as config_lib
 from utils import sharding
 from utils.checkpoint import Checkpoints
@@ -218,7 +219,7 @@ def test_run_and_export_are_encoders(run):
     written = json.loads((run / "export" / "metadata.json").read_text())
     assert set(published) <= set(written) and set(published["model_config"]) == set(written["model_config"]) and facts["step"] == 60
     config = config_lib.resolve({"dataset_name": "digits", "encoder.name": "none+mae", "encoder.path": f",{run}"})
-    encode, params = train_drift.build_encoder(config.encoder)[:2]
+    encode, params = build_encoder(config.encoder)[:2]
     assert "global" in jax.eval_shape(encode, params, x)
 
 
