@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pathlib
+import struct
 import sys
 import tempfile
 import time
@@ -48,7 +49,8 @@ def sources(root, files):
     table.to_parquet(root / "parquet" / "train.parquet")
     table.save_to_disk(str(root / "arrow"))
     return {"folder": f"folder:{root / 'folder'}", "hf parquet": f"hf:{root / 'parquet'}", "hf arrow": f"hf:{root / 'arrow'}",
-            "tfds array_record": f"tfds:{tfds_folder(root / 'tfds', files)}"}  # fmt: skip
+            "tfds array_record": f"tfds:{tfds_folder(root / 'tfds', files)}",
+            "tfds tfrecord": f"tfds:{as_tfrecord(tfds_folder(root / 'tfrecord', files))}"}  # fmt: skip
 
 
 def latents_folder(root, n):
@@ -84,6 +86,25 @@ def tfds_folder(root, files):
     builder = Pictures(data_dir=root, file_format="array_record")
     builder.download_and_prepare()
     return builder.data_path
+
+
+def as_tfrecord(folder, shards=2):
+    """An array_record set turned into TFRecord files: length, checksum, data, checksum. The checksums are not looked at."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    (file,) = folder.glob("*.array_record-*")
+    source = ArrayRecordDataSource([str(file)])
+    records = [source[i] for i in range(len(source))]
+    file.unlink()
+    parts = [records[k * len(records) // shards : (k + 1) * len(records) // shards] for k in range(shards)]
+    for k, part in enumerate(parts):
+        content = b"".join(struct.pack("<QI", len(r), 0) + r + struct.pack("<I", 0) for r in part)
+        (folder / f"{file.name.split('.')[0]}.tfrecord-{k:05d}-of-{shards:05d}").write_bytes(content)
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    info["splits"][0]["shardLengths"] = [str(len(part)) for part in parts]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    return folder
 
 
 class Counting:

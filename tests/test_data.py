@@ -17,6 +17,7 @@ from PIL import Image
 
 import data
 import train_drift
+from benchmarks.data import as_tfrecord
 from conftest import ROOT
 from data import pipeline, tfds
 from data.images import Corrupt, center_crop, decode, open_image, to_mode
@@ -81,24 +82,6 @@ def prepare_tfds(root, files):
     builder = Odd(data_dir=root, file_format="array_record")
     builder.download_and_prepare()
     return builder.data_path
-
-
-def as_tfrecord(folder, shards=2):
-    """The same records as TFRecord files: length, checksum, data, checksum. The checksums are not looked at."""
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-    (file,) = folder.glob("*.array_record-*")
-    records = [ArrayRecordDataSource([str(file)])[i] for i in range(len(ArrayRecordDataSource([str(file)])))]
-    file.unlink()
-    parts = [records[k * len(records) // shards : (k + 1) * len(records) // shards] for k in range(shards)]
-    for k, part in enumerate(parts):
-        content = b"".join(struct.pack("<QI", len(r), 0) + r + struct.pack("<I", 0) for r in part)
-        (folder / f"odd-train.tfrecord-{k:05d}-of-{shards:05d}").write_bytes(content)
-    info = json.loads((folder / "dataset_info.json").read_text())
-    info["fileFormat"] = "tfrecord"
-    info["splits"][0]["shardLengths"] = [str(len(part)) for part in parts]
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    return folder
 
 
 def write(kind, root, files):

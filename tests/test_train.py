@@ -217,6 +217,17 @@ def test_run_folder_of_another_model(tmp_path):
     assert (tmp_path / "config.json").read_text() == before and Checkpoints(tmp_path / "checkpoints").steps() == [4]
 
 
+def test_two_programs_do_not_share_a_folder(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", f"import fcntl; f = open({str(tmp_path / '.lock')!r}, 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    other.stdout.readline()
+    with pytest.raises(UserError, match="another program is training there"):
+        train(tmp_path)
+    other.kill()
+    other.wait()
+    train(tmp_path, {"max_steps": 1})
+
+
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for where in (tmp_path / "file" / "run", "/proc/run"):

@@ -3,6 +3,8 @@
 A trainer is a `Job`; `train(job, folder)` drives it. The loop waits for the device only where it logs, evaluates, draws or saves.
 """
 
+import contextlib
+import fcntl
 import logging
 import pathlib
 import signal
@@ -106,6 +108,19 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
+@contextlib.contextmanager
+def alone_in(folder: pathlib.Path):
+    """Holds the run folder: the metrics and checkpoints of two programs would mix. The system lets go of it with the process, however that ends. Raises UserError."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not passed on to worker processes
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"{folder}: another program is training there; wait until it ends, or give another --save_dir") from None
+        except OSError as error:
+            log.warning("%s: the file system has no locks (%s): see that one program at a time trains there", folder, error.strerror)
+        yield
+
+
 def megabytes_per_device(tree) -> str:
     """Of arrays or shapes with shardings."""
     return f"{sum(np.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)) / 1e6:.1f} MB"
@@ -138,7 +153,8 @@ def agree(job: Job, checkpoints: Checkpoints):
 
 def train(job: Job, folder: pathlib.Path):
     """Resume or start, step, log, evaluate, draw, save, until max_steps or a signal."""
-    with StopSignal() as stop, Checkpoints(folder / "checkpoints", job.config.keep_checkpoints, job.config.keep_interval) as checkpoints:
+    lock = alone_in(folder) if processes.is_first() else contextlib.nullcontext()
+    with lock, StopSignal() as stop, Checkpoints(folder / "checkpoints", job.config.keep_checkpoints, job.config.keep_interval) as checkpoints:
         _train(job, folder, checkpoints, stop)
 
 
