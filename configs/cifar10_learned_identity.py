@@ -1,4 +1,4 @@
-"""CIFAR-10, the learned field without projection; otherwise the recipe cifar10, whose field is the kernel baseline.
+"""CIFAR-10, the learned field without projection; otherwise the recipe cifar10_learned.
 
 Command   python train_drift.py --dataset_name cifar10 --recipe cifar10_learned_identity --save_dir runs/cifar10_learned_identity
 Hardware  one GPU of 80 GB
@@ -7,10 +7,6 @@ Expected  not known
 Measured  not measured yet
 """
 
-from configs import cifar10
+from configs import cifar10_learned
 
-OVERRIDES = cifar10.OVERRIDES | {
-    "drift.field": "learned",
-    "drift.field_projection": False,
-    "drift.temperatures": (0.2, 0.5, 1.0),  # levels of noise
-}
+OVERRIDES = cifar10_learned.OVERRIDES | {"drift.field_projection": False}

@@ -287,11 +287,3 @@ def stop_after(step: int, requested: bool) -> bool:
     from jax.experimental.multihost_utils import reached_preemption_sync_point
 
     return reached_preemption_sync_point(step)
-
-
-def barrier(name: str) -> None:
-    """Returns when all processes have called it."""
-    if jax.process_count() > 1:
-        from jax.experimental.multihost_utils import sync_global_devices
-
-        sync_global_devices(name)
