@@ -269,6 +269,7 @@ def run(flag_values):
     folder = loop.run_folder(config_lib.all_flags(flag_values))
     saved = config_lib.from_json(folder / "config.json") if loop.has_run(folder) else None  # a run goes on with its own settings, and what the command line adds
     config = config_lib.resolve(flag_values, saved)
+    config_lib.check_use(config, flag_values)
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
     if jax.default_backend() == "cpu":
         keep_freed_memory()

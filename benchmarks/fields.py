@@ -1,13 +1,16 @@
 """Drifting fields compared: field x temperatures x set size x seed, at equal steps and at equal training time.
 
     python benchmarks/fields.py --fields kernel,sinkhorn --temperatures "0.05;0.02,0.05,0.2"     digits
+    python benchmarks/fields.py --times 9                                                          the time per step of all that OUT holds
     python benchmarks/fields.py --task toy:checkerboard --fields kernel,sinkhorn                   a 2-D distribution (scripts/toy2d.py)
 
 Each run is a line of OUT/rows.jsonl; the same command goes on where it was stopped, and --limit N does N runs. The table (OUT/TASK.md and .csv: mean and standard
-deviation over the seeds) and the figure (OUT/TASK.png) are drawn anew after each run. Equal time: what each setting has reached when the fastest one is through.
-The learning rate is constant after the warm-up, so that a run stopped early is what a shorter run would have been.
+deviation over the seeds, of all runs in OUT of that task and length) and the figure (OUT/TASK.png) are drawn anew after each run. Equal time: what each setting has reached
+when the fastest one is through. --times N trains nothing: the steps of all settings are timed in turn, in N rounds, and OUT/times.json takes the place of the times of the
+runs, which the machine's other work makes hard to compare. The learning rate is constant after the warm-up, so that a run stopped early is what a shorter run would have been.
 """
 
+import json
 import logging
 import pathlib
 import statistics
@@ -32,6 +35,7 @@ FLAGS = (
     Key("seeds", 3, "runs of each setting", "[1, inf)"),
     Key("max_steps", 800, "length of a run", "[8, inf)"),
     Key("limit", 0, "runs to do now; 0 = all", "[0, inf)"),
+    Key("times", 0, "digits: rounds in which the steps are timed, in the place of runs", "[0, inf)"),
     Key("out", "runs/fields", "folder of the rows, the table and the figure"),
 )
 SCORES = {"digits": ("fd_pixels", "precision", "recall", "diversity"), "toy": ("sliced_wasserstein", "modes", "worst_mode")}
@@ -50,11 +54,14 @@ def keys(flags) -> list[dict]:
             for seed in range(flags.seeds) for field in flags.fields.split(",") for temperatures in flags.temperatures.split(";") for size in numbers(flags.sizes, int)]  # fmt: skip
 
 
-def digits(key: dict, folder: pathlib.Path) -> dict:
+def digits_settings(key: dict) -> dict:
     steps = key["max_steps"]
-    return runs.train({"dataset_name": "digits", "seed": key["seed"], "drift.field": key["field"], "drift.temperatures": tuple(key["temperatures"]),
-                       "drift.n_neg": key["size"], "batch_size": 10 * key["size"], "max_steps": steps, "optim.schedule": "constant",
-                       "log_interval": max(steps // 16, 1), "eval_interval": max(steps // 8, 1)}, folder)  # fmt: skip
+    return {"dataset_name": "digits", "seed": key["seed"], "drift.field": key["field"], "drift.temperatures": tuple(key["temperatures"]), "drift.n_neg": key["size"],
+            "batch_size": 10 * key["size"], "max_steps": steps, "optim.schedule": "constant", "log_interval": max(steps // 16, 1), "eval_interval": max(steps // 8, 1)}  # fmt: skip
+
+
+def digits(key: dict, folder: pathlib.Path) -> dict:
+    return runs.train(digits_settings(key), folder)
 
 
 def toy(key: dict, folder: pathlib.Path) -> dict:
@@ -68,13 +75,20 @@ def settings_of(row: dict) -> tuple:
     return key["field"], ",".join(f"{t:g}" for t in key["temperatures"]), key["size"]
 
 
-def summary(rows: list[dict]) -> tuple[list[dict], dict]:
-    """The table's rows, one per setting, and the curves {setting: [[(seconds, score of each seed)]]} of the figure."""
+def name_of(settings: tuple) -> str:
+    """Settings in one word of times.json."""
+    return " ".join(map(str, settings))
+
+
+def summary(rows: list[dict], times: dict | None = None) -> tuple[list[dict], dict]:
+    """The table's rows, one per setting, and the rows by setting of the figure. times: milliseconds of a step by `name_of` its settings, where they were taken in turn."""
     names = SCORES[rows[0]["key"]["task"].partition(":")[0]]
     groups = {}
     for row in rows:
         groups.setdefault(settings_of(row), []).append(row)
     step_ms = {s: statistics.median(r["step_ms"] for r in group if r["step_ms"]) for s, group in groups.items() if any(r["step_ms"] for r in group)}
+    if times and all(name_of(s) in times for s in groups):
+        step_ms = {s: times[name_of(s)] for s in groups}
     last = rows[0]["key"]["max_steps"]
     budget = last * min(step_ms.values())
     table = []
@@ -108,16 +122,20 @@ def main(flag_values):
     do = toy if flags.task.startswith("toy:") else digits
     if do is digits and flags.task != "digits":
         raise UserError(f"--task {flags.task}: expected digits or toy:NAME")
-    wanted = keys(flags)
-    for key in [*rows.missing(wanted, flags.limit), None]:
+    times, of_task = rows.folder / "times.json", lambda: [row for row in rows.read() if (row["key"]["task"], row["key"]["max_steps"]) == (flags.task, flags.max_steps)]
+    if flags.times and (do is toy or not of_task()):
+        raise UserError(f"--times {flags.times}: times the steps of the runs on digits that --out {flags.out} holds; train some first")
+    if flags.times:
+        settings = {name_of(settings_of(row)): digits_settings(row["key"]) for row in of_task()}
+        times.write_text(json.dumps(runs.step_times(settings, flags.times)))
+    for key in [*([] if flags.times else rows.missing(keys(flags), flags.limit)), None]:
         if key:
             row = {"key": key} | do(key, rows.folder / "run")
             rows.add(row)
             log.info("%s: %s", key, row["failed"] or row["curve"][-1])
-        done = [row for row in rows.read() if row["key"] in wanted]
-        if done:
+        if done := of_task():
             name = flags.task.replace(":", "_")
-            table, groups = summary(done)
+            table, groups = summary(done, json.loads(times.read_text()) if times.exists() else None)
             text = runs.write_table(rows.folder, name, table)
             draw(rows.folder / f"{name}.png", groups, SCORES[flags.task.partition(":")[0]][0], f"{flags.task}, {flags.max_steps} steps")
     if done:

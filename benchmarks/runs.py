@@ -6,13 +6,18 @@ import logging
 import pathlib
 import shutil
 import statistics
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
 
 import data
 import train_drift
 from utils import config as config_lib, sharding
+from utils.cost import matmul_rate
 from utils.errors import UserError
 from utils.logging import read_metrics
+from utils.memory import keep_freed_memory
 from utils.scores import read_rows, scores
 
 log = logging.getLogger("benchmark")
@@ -44,8 +49,15 @@ class Rows:
         return left[:limit] if limit else left
 
 
-def train(settings: Mapping, folder: pathlib.Path) -> dict:
-    """Trains with `settings` (flags of train_drift.py) in `folder`, which is removed, and returns what a row holds.
+def build(config) -> train_drift.Parts:
+    """The parts of a run, as `train_drift.py` makes them."""
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+    return train_drift.build(config, data.load(config.dataset_name, config.data.split, config.data), sharding.make_mesh(config.mesh.devices, config.mesh.fsdp))
+
+
+def train(settings: Mapping, folder: pathlib.Path, then: Callable[[pathlib.Path], dict] = lambda folder: {}) -> dict:
+    """Trains with `settings` (flags of train_drift.py) in `folder`, which is removed, and returns what a row holds, with what `then` finds in the folder of a run that did not fail.
 
     step_ms: the median over the log lines, without the first. curve: per evaluation the step, the scores, and the diversity at the time. A run that leaves the
     numbers has the reason as `failed`, and the curve up to there.
@@ -54,9 +66,7 @@ def train(settings: Mapping, folder: pathlib.Path) -> dict:
     config = config_lib.resolve(settings | {"save_dir": str(folder), "sample_interval": 0, "save_interval": settings["max_steps"]})
     failed = ""
     try:
-        mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
-        parts = train_drift.build(config, data.load(config.dataset_name, config.data.split, config.data), mesh)
-        train_drift.train(parts, train_drift.open_run(config))
+        train_drift.train(build(config), train_drift.open_run(config))
     except UserError as error:
         if "not finite" not in str(error):
             raise
@@ -65,8 +75,31 @@ def train(settings: Mapping, folder: pathlib.Path) -> dict:
     seconds = [b["seconds"] / (b["step"] - a["step"]) for a, b in zip(lines, lines[1:])]
     diversity = {line["step"]: line.get("diversity") for line in lines}
     curve = [{"step": r["step"], "diversity": diversity.get(r["step"])} | scores(r) for r in read_rows(folder / "fid.csv")]
+    more = {} if failed else then(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    return {"step_ms": 1e3 * statistics.median(seconds) if seconds else None, "curve": curve, "failed": failed}
+    return {"step_ms": 1e3 * statistics.median(seconds) if seconds else None, "curve": curve, "failed": failed} | more
+
+
+def step_times(settings: Mapping[str, Mapping], rounds: int, steps: int = 10) -> dict[str, float]:
+    """Milliseconds of a training step by the name of its settings: the median over the rounds, in each of which all take `steps` steps in turn, so that the machine's moods hit all.
+
+    "GFLOP/s": float32 matrix products in the same rounds.
+    """
+    jobs, times = {}, {name: [] for name in [*settings, "GFLOP/s"]}
+    for name, values in settings.items():
+        jobs[name] = train_drift.DriftJob(build(config_lib.resolve(values | {"eval_interval": 0})), None)
+        jobs[name].start(None)
+        jobs[name].prepare(0)
+        jax.block_until_ready(jobs[name].advance(jobs[name].fetch()))  # compiles
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            begin = time.perf_counter()
+            for _ in range(steps):
+                metrics = job.advance(job.fetch())
+            jax.block_until_ready((job.state, metrics))
+            times[name].append(1e3 * (time.perf_counter() - begin) / steps)
+        times["GFLOP/s"].append(matmul_rate("float32") / 1e9)
+    return {name: round(statistics.median(found), 2) for name, found in times.items()}
 
 
 def at_time(curve: list[dict], score: str, steps: float) -> float | None:

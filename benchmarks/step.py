@@ -33,7 +33,7 @@ from models.encoders import mae_fields
 from models.mae import MAE
 from models.standin import load_random
 from utils import config as config_lib, sharding
-from utils.cost import CHIPS, matmul_flops
+from utils.cost import CHIPS, matmul_flops, matmul_rate
 from utils.errors import UserError
 from utils.logging import setup_logging
 from utils.memory import keep_freed_memory
@@ -83,19 +83,6 @@ def describe_mae(text: str, channels: int, folder: str) -> None:
     model = MAE(channels, width, 2, tuple(layers), 1, 0.0, False, 1000)
     facts = {"model_config": {name: getattr(model, name) for name in mae_fields()}}
     (pathlib.Path(folder) / "metadata.json").write_text(json.dumps(facts))
-
-
-def matmul_rate(dtype) -> float:
-    """FLOP/s of a square matrix product that fills the devices' units."""
-    n = 8192 if jax.default_backend() != "cpu" else 1536
-    a = jnp.ones((n, n), dtype)
-    multiply = jax.jit(lambda a: a @ a)
-    multiply(a).block_until_ready()
-    begin = time.perf_counter()
-    for _ in range(5):
-        b = multiply(a)
-    b.block_until_ready()
-    return 5 * 2 * n**3 / (time.perf_counter() - begin)
 
 
 def full_bank(parts):

@@ -24,3 +24,9 @@ OBJECTIVES = {
     "drift": {},
     "flow": {"model.noise_classes": 0, "model.noise_coords": 1, "model.class_dropout_prob": 0.1},  # no second noise; guidance needs a null class
 }
+
+# Flags, and beginnings of flags, that an objective has no use for, and what of these it uses all the same.
+WITHOUT_USE = {
+    "drift": (("flow.", "denoise_timesteps"), ()),
+    "flow": (("drift.", "encoder.", "stop_on_collapse", "collapse_ratio"), ("drift.bank_per_class", "drift.bank_placement", "drift.bank_budget_gb")),
+}

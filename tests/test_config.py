@@ -113,6 +113,14 @@ def test_objective_goes_over_the_recipe_and_under_flags(recipe_folder):
     assert config_lib.resolve({"objective": "flow"}, saved).model.class_dropout_prob == 0.2, "a run goes on with its own settings"
 
 
+def test_flags_that_the_objective_has_no_use_for_are_refused():
+    check = lambda *words: config_lib.check_use(resolve(*words), parse(*words))
+    check("--objective=flow", "--denoise_timesteps=4", "--drift.bank_per_class=all")
+    check("--drift.field=sinkhorn", "--stop_on_collapse")
+    assert error_of(check, "--objective=flow", "--drift.n_pos=8", "--drift.field=kernel").startswith("--drift.field, --drift.n_pos: --objective flow has no use for them")
+    assert error_of(check, "--denoise_timesteps=4").startswith("--denoise_timesteps: --objective drift has no use for it")
+
+
 def test_flag_beats_preset_beats_recipe_on_the_real_tables():
     config = resolve("--dataset_name", "digits", "--model.depth", "3", "--model.preset", "tiny")
     assert config.model.depth == 3  # given before the preset, and kept

@@ -265,6 +265,14 @@ def test_sinkhorn_is_stable_at_low_temperature(kernel):
     np.testing.assert_allclose(v, expected, atol=2e-3 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("guidance, plans", [("negatives", 2), ("field", 3)])
+def test_transport_to_the_data_is_computed_once(guidance, plans):
+    """With guidance on the field T_{q->p} stands in V_{p,q} and in V_{p,unc}; the compiled program has one loop for it, and one for each of the others."""
+    loss = lambda gen, pos, unc, second: drift_loss(gen, pos, unc, field="sinkhorn", second=second, guidance=guidance)[0].sum()
+    sets = [jnp.zeros((1, k, 3)) for k in (4, 5, 2, 6)]
+    assert jax.jit(jax.grad(loss)).lower(*sets).compile().as_text().count(" while(") == plans
+
+
 # ---------------------------------------------------------------- in the loss
 
 @pytest.mark.parametrize("variant, guidance", [("kernel", "field"), ("uncoupled", "negatives"), ("sinkhorn", "field"), ("sinkhorn", "negatives"), ("learned", "negatives")])

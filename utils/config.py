@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 import configs
 from configs.default import MAE_TABLE, TABLE, Key
-from configs.presets import OBJECTIVES, PRESETS
+from configs.presets import OBJECTIVES, PRESETS, WITHOUT_USE
 from utils.errors import UserError
 from utils.words import near
 
@@ -188,6 +188,15 @@ def resolve(given: Given, saved: ConfigDict | None = None, schema: Schema | None
     for _, values in _levels(given, saved, schema):
         merged |= values
     return _build(merged, schema)
+
+
+def check_use(config: ConfigDict, given: flags.FlagValues) -> None:
+    """Raises UserError if the command line has flags that the objective has no use for."""
+    without, used = WITHOUT_USE[config.objective]
+    senseless = [name for name in given_flags(given) if name.startswith(without) and name not in used]
+    check(not senseless,
+          f"{', '.join(f'--{name}' for name in senseless)}: --objective {config.objective} has no use for "
+          f"{'it; leave it' if len(senseless) == 1 else 'them; leave them'} out")
 
 
 def explain(config: ConfigDict, given: Given, saved: ConfigDict | None = None, schema: Schema | None = None) -> str:

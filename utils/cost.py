@@ -4,8 +4,10 @@ import collections
 import dataclasses
 import math
 import re
+import time
 
 import jax
+import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
 
@@ -29,6 +31,19 @@ CHIPS = {  # by jax's device_kind; memory of v6e: what its compiler calls availa
     "NVIDIA H100 80GB HBM3": Chip(989e12, 80e9, 3350e9, 450e9),
     "NVIDIA H200": Chip(989e12, 141e9, 4800e9, 450e9),
 }
+
+
+def matmul_rate(dtype) -> float:
+    """FLOP/s of a square matrix product that fills the devices' units."""
+    n = 8192 if jax.default_backend() != "cpu" else 1536
+    a = jnp.ones((n, n), dtype)
+    multiply = jax.jit(lambda a: a @ a)
+    multiply(a).block_until_ready()
+    begin = time.perf_counter()
+    for _ in range(5):
+        b = multiply(a)
+    b.block_until_ready()
+    return 5 * 2 * n**3 / (time.perf_counter() - begin)
 
 
 # ---------------------------------------------------------------- FLOPs, from the traced program
