@@ -93,7 +93,7 @@ TABLE = (
     Key("drift.bank_push", 64, "new reals per step", "[1, inf)"),
     Key("drift.bank_placement", "auto", "auto = by bank_budget_gb", ("auto", "device", "host")),
     Key("drift.bank_budget_gb", 4.0, "largest bank that auto puts on a device, in GB", "(0, inf)"),
-    Key("drift.monitor", "", "feature set of the energy distance and the diversity; empty = chosen"),
+    Key("drift.monitor", "", "feature set of the energy distance and the diversity; empty = the last with one vector per image, rather no _std"),
 
     Key("flow.t_sampler", "log-normal", "objective flow: times; log-normal = sigmoid of a normal", ("log-normal", "uniform")),
 

@@ -95,6 +95,11 @@ def test_cache_is_chosen_by_what_it_saves(encoder):
     assert not parts.bank_on_host and parts.bank_bytes == 200 * 2 * 4 * (64 * 8 + 8)
 
 
+def test_what_is_watched_is_no_spread(encoder):
+    """Of a map of one location the spreads are the same for all images."""
+    assert parts_of(encoder | STREAM | {"encoder.statistics": "mean,std"}).drift.monitor == "conv1_mean"
+
+
 @pytest.mark.slow
 def test_features_in_host_memory_give_the_same_run(tmp_path, encoder):
     whole = encoder | {"drift.n_pos": 8, "drift.bank_per_class": "all", "encoder.cache": "on"}

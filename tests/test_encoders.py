@@ -390,7 +390,7 @@ def test_a_pth_with_code_is_not_run(tmp_path):
 
     path = tmp_path / "weights.pth"
     path.write_bytes(pickle.dumps({"layer1.0.conv1.weight": Attack()}))
-    refused(f"resnet18:{path}", "mkdir", "not run")
+    refused(f"resnet18:{path}", str(path), "mkdir", "not run")
     assert not witness.exists()
 
 

@@ -119,13 +119,13 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
         space = space or load_latent_space(config.vae, sharding.local(mesh), dataset.latents)
         decode = (lambda params, z: space.vae.decode(params, space.vae.unscale(z)), jax.device_get(space.params))
     encode, encoder_params = build_encoder(config.encoder, config.dry_run, functools.partial(load_encoder, decode=decode))
+    monitor = choose_monitor(d.monitor, encode, encoder_params, dataset.shape) if encode else d.monitor
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
-                        alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), monitor=d.monitor, **field,
+                        alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), monitor=monitor, **field,
                         groups=config.optim.accumulate, exact_scales=d.exact_scales, set_weight=set_weights(config.encoder), sample_shape=tuple(dataset.shape),
                         style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
     sample = jax.ShapeDtypeStruct(dataset.shape, dataset.dtype)
     if encode:
-        check_monitor(d.monitor, encode, encoder_params, dataset.shape)
         kept = lambda params, images: remember(images, encode=functools.partial(encode, params), flip=drift.flip)
         features = jax.eval_shape(kept, encoder_params, jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype))
         features = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), features)
@@ -226,9 +226,10 @@ def choose_cache(config, drift, size, devices):
     return config
 
 
-def check_monitor(name, encode, params, shape):
-    """The feature set of the energy distance must be there, with one vector per image."""
+def choose_monitor(name, encode, params, shape):
+    """The feature set of the energy distance and the diversity: `name`, or the last one with one vector per image, rather not a spread: of a small map it may be the same for all images."""
     sets = jax.eval_shape(encode, params, jax.ShapeDtypeStruct((1, *shape), np.float32))
     vectors = [k for k, f in sets.items() if f.shape[1] == 1]
     if not vectors or name and name not in vectors:
         raise UserError(f"--drift.monitor {name or '(empty)'}: expected a feature set with one vector per image; this encoder has {', '.join(vectors) or 'none, add the raw sample with --encoder.name none+...'}")
+    return name or ([k for k in vectors if not k.endswith("_std")] or vectors)[-1]

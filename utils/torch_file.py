@@ -47,6 +47,9 @@ def read_torch_file(path: str | Path) -> Any:
             with open(path, "rb") as file:
                 tree, storages = _read_legacy(file)
         return _to_arrays(tree, storages)
+    except _NoTensor as error:
+        raise UserError(f"{path} asks for {error}, which is no tensor; it was not run. Save a plain state "
+                        "dict, or as .safetensors") from None
     except (UserError, OSError):
         raise
     except Exception as error:  # a damaged pickle can fail in any way
@@ -89,6 +92,10 @@ def _read_legacy(file: BinaryIO):
             raise ValueError(f"storage {key} is cut off")
         storages[key] = np.frombuffer(data, dtype)
     return tree, storages
+
+
+class _NoTensor(Exception):
+    """A name that the file asks for and that no state dict needs."""
 
 
 class _Global:
@@ -143,8 +150,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in GLOBALS:
-            raise UserError(f"the weights file asks for {module}.{name}, which is no tensor; it was not run. "
-                            "Save a plain state dict, or as .safetensors")
+            raise _NoTensor(f"{module}.{name}")
         return GLOBALS[module, name]
 
     def persistent_load(self, pid):
