@@ -4,7 +4,8 @@ x: held-out digits, blurred towards the mean of their class by half, in the plac
 For each n, over many draws: the variance of the field, E||V_n - E V_n||^2 / ||V_all||^2, its bias, ||E V_n - V_all||^2 / ||V_all||^2, and the cosine between V_n and V_all,
 of the loss's own sum over temperatures. Means over the classes. One JSON line each.
 
-With --memory 1 instead: temporary memory of the compiled loss and its gradient for 640 generated samples of 384 features against up to 50,000 positives, in tiles and at once.
+With --memory 1 instead: temporary memory of the compiled loss and its gradient for 640 generated samples of 384 features against up to 50,000 positives, in tiles and at once
+(--drift.field names another field, which takes them at once).
 """
 
 import json
@@ -34,14 +35,15 @@ FLAGS = (
 COUNTS = (8, 16, 32, 64)
 
 
-def memory(temperatures):
+def memory(temperatures, field):
     shape = lambda n: jax.ShapeDtypeStruct((1, n, 384), jnp.float32)
     usual = tiled.TILE
-    for n_pos, tile in ((640, usual), (10_000, usual), (50_000, usual), (10_000, 50_000), (50_000, 50_000)):
+    sizes = ((640, usual), (10_000, usual), (50_000, usual))
+    for n_pos, tile in (*sizes, (10_000, 50_000), (50_000, 50_000)) if field == "kernel" else sizes:
         tiled.TILE = tile
-        step = jax.jit(jax.value_and_grad(lambda gen, pos: drift_loss(gen, pos, temperatures=temperatures)[0].sum()))
+        step = jax.jit(jax.value_and_grad(lambda gen, pos: drift_loss(gen, pos, temperatures=temperatures, field=field)[0].sum()))
         size = step.lower(shape(640), shape(n_pos)).compile().memory_analysis().temp_size_in_bytes
-        print(json.dumps({"n_pos": n_pos, "in_tiles": n_pos > tile, "temporary_mb": round(size / 1e6, 1), "positives_mb": round(n_pos * 384 * 4 / 1e6, 1)}), flush=True)
+        print(json.dumps({"field": field, "n_pos": n_pos, "in_tiles": field == "kernel" and n_pos > tile, "temporary_mb": round(size / 1e6, 1), "positives_mb": round(n_pos * 384 * 4 / 1e6, 1)}), flush=True)
 
 
 def main(flag_values):
@@ -49,7 +51,7 @@ def main(flag_values):
     flags = config_lib.all_flags(flag_values)
     temperatures = tuple(flags.drift.temperatures)
     if flags.memory:
-        return memory(temperatures)
+        return memory(temperatures, flags.drift.field)
     (train, labels), (test, test_labels) = (pipeline.everything(data.load("digits", split)) for split in ("train", "test"))
     vectors = lambda images: np.asarray(to_float(images)).reshape(len(images), -1)
 

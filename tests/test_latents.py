@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,10 +17,12 @@ import eval_fid
 import train_drift
 from conftest import ROOT
 from data import pipeline
+from models.encoders import load_encoder
 from models.latents import latent_space_of, load_latent_space
 from models.runs import load_run
 from models.sampling import generate
 from models.vae import load_vae
+from test_encoders import tiny  # noqa: F401, a fixture
 from test_train import TINY, STREAM, records, same_bits
 from test_vae import spec_of, tensors_of, write
 from utils import config as config_lib, sharding
@@ -154,6 +157,34 @@ def test_encoded_as_they_come(place):
         run(place, "run", vae=str(place / "other_vae"), max_steps=6)
     with pytest.raises(UserError, match="its weights have the checksum"):
         load_latent_space(str(place / "other_vae"), sharding.local_sharding(), metadata["dataset"]["latents"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", [False, True], ids=["encoded as they come", "cached latents"])
+def test_a_generator_of_latents_learns_from_an_encoder_of_pixels(place, tiny, cached):  # noqa: F811
+    """Generated latents go through the VAE's decoder to the encoder, and the gradient comes back the same way: there is no other feature set that could move the generator."""
+    encoder, path = tiny("resnet18").split(":")
+    flags = {"encoder.name": encoder, "encoder.path": path, "encoder.image_size": "32", "encoder.layers": "layer[34]", "encoder.statistics": "mean,std", "encoder.patch_sizes": "none",
+             "optim.weight_decay": 0.0, "eval_interval": 0, "data.flip": False, "encoder.cache": "auto", "max_steps": 3}  # fmt: skip
+    if cached:
+        assert cache(place, "seen", moments=0).returncode == 0
+        flags |= {"dataset_name": f"latents:{place / 'seen'}", "model.use_stable_vae": False, "drift.bank_per_class": "all", "sample_interval": 0}
+    folder = f"pixels {cached}"
+    parts = run(place, folder, **flags)
+    assert parts.config.encoder.cache == ("on" if cached else "off")  # where all reals are at hand their features are kept, not their latents
+    logged = records(place / folder)
+    assert len(logged) == 3 and all(np.isfinite(r["loss"]) and r["grad_norm"] > 1e-3 for r in logged)
+
+    vae, vae_params = load_vae(place / "vae")
+    encode, params, _ = load_encoder(f"{encoder}:{path}", image_size=32, names=("layer[34]",), statistics=("mean", "std"), patch_sizes=())
+    z = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    expected = jax.jit(lambda z: encode(params, vae.decode(vae_params, z / 0.18215)))(z)
+    total = jax.jit(lambda z: sum((f**2).sum() for f in parts.encode(parts.encoder_params, z).values()))
+    for name, f in jax.jit(parts.encode)(parts.encoder_params, z).items():
+        np.testing.assert_allclose(f, expected[name], atol=1e-4 * np.abs(expected[name]).max())
+    gradient = jax.grad(total)(z)
+    direction = np.sign(gradient) * 1e-3
+    np.testing.assert_allclose(total(z + direction) - total(z - direction), 2 * (gradient * direction).sum(), rtol=0.05)
 
 
 def test_reference_of_cached_latents_is_their_images(place):
