@@ -5,7 +5,7 @@ measured apart, as a whole step of this size does not fit a small machine, and a
 
     generator    forward and backward for the 64 samples            measured on --images of them
     encoder      forward for 144, backward for 64                   likewise
-    field        V of every feature set at every location, with its loss and gradient; sets of one shape at a time, in chunks of the locations
+    field        V of every feature set at every location, with its loss and gradient; sets of one shape at a time, in chunks of the locations; the learned one's training
 
 A second generated batch is one more forward pass of both networks for 64 samples. One JSON line: seconds of each part, each field's share of the step, and FLOPs on paper.
 """
@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs.default import Key
 from drifting.field import make_field
-from drifting.learned import init_field
+from drifting.learned import field_loss, init_field
 from drifting.loss import drift_loss
 from models.build import build_generator
 from models.dit import init_params
@@ -78,6 +78,12 @@ def field_seconds(field, options, sets, locations, second=False, guidance="negat
     return total
 
 
+def training_seconds(params, sets):
+    """Seconds in which a learned field takes its own gradient, at one location of every set of one class."""
+    phi = {name: jax.random.normal(jax.random.key(i), (P + U, 1, d)) for i, (name, (_, d)) in enumerate(sets.items())}
+    return seconds(jax.grad(lambda params: field_loss(params, jax.random.key(0), phi, jnp.ones((1, P)), TAUS)), params)
+
+
 def flops_on_paper(sets):
     """Of one class, multiply and add counted as two; an exponential as one."""
     problems, vectors = sum(t for t, _ in sets.values()), sum(t * d for t, d in sets.values())
@@ -111,7 +117,7 @@ def main(flag_values):
     cases = {"kernel": ("kernel", {}), "uncoupled": ("uncoupled", {}), "sinkhorn, no iteration": ("sinkhorn", {"iterations": 0.0}, True, "field"),
              "sinkhorn": ("sinkhorn", {}, True, "field"), "learned": ("learned", learned)}  # fmt: skip
     for name, case in cases.items():
-        field = field_seconds(*case[:2], sets, flags.locations, *case[2:])
+        field = field_seconds(*case[:2], sets, flags.locations, *case[2:]) + (training_seconds(learned["params"], sets) if name == "learned" else 0)
         out[name] = {"field_s": round(field, 2)}
         if flags.networks:
             step = networks + field + (second if len(case) > 2 else 0)

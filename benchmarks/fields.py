@@ -12,6 +12,7 @@ runs, which the machine's other work makes hard to compare. The learning rate is
 
 import json
 import logging
+import os
 import pathlib
 import statistics
 import sys
@@ -130,7 +131,7 @@ def main(flag_values):
         times.write_text(json.dumps(runs.step_times(settings, flags.times)))
     for key in [*([] if flags.times else rows.missing(keys(flags), flags.limit)), None]:
         if key:
-            row = {"key": key} | do(key, rows.folder / "run")
+            row = {"key": key} | do(key, rows.folder / f"run_{os.getpid()}")
             rows.add(row)
             log.info("%s: %s", key, row["failed"] or row["curve"][-1])
         if done := of_task():
