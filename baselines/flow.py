@@ -32,6 +32,7 @@ class FlowConfig:
     class_dropout_prob: float  # with this probability a label is replaced by the null class, for guidance
     t_sampler: str  # log-normal: sigmoid of a standard normal (arXiv 2403.03206, Sec. 3.1); uniform
     flip: bool  # mirror images at random
+    sample_shape: tuple[int, ...]
 
 
 # ---------------------------------------------------------------- training
@@ -45,7 +46,7 @@ def train_step(state: TrainState, bank, fresh, *, velocity, optimizer, config: F
     c = config
     key = lambda name: named_key(state.seed, name, state.step)
     images, labels = place(fresh if fresh is not None else draw(bank, place(jax.random.uniform(key("data"), (c.batch_size,)))))
-    x_1 = to_float(images)
+    x_1 = to_float(images).reshape(-1, *c.sample_shape)  # the bank keeps rows
     if c.flip:
         x_1 = mirror(x_1, jax.random.bernoulli(key("flip"), 0.5, (len(x_1),)))
     x_0 = place(jax.random.normal(key("noise"), x_1.shape))

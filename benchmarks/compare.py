@@ -13,6 +13,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+ALONE = {"PYTHONPATH": "", "JAX_ENABLE_COMPILATION_CACHE": "0"}  # neither code nor programs of the other commit
 
 
 def main(words):
@@ -26,7 +27,7 @@ def main(words):
         folders = [check_out(commit, pathlib.Path(scratch) / str(i)) for i, commit in enumerate(commits)]
         for _ in range(rounds):
             for i, folder in enumerate(folders):
-                done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
+                done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, env=os.environ | ALONE)
                 if done.returncode:
                     sys.exit(f"error: {commits[i]}: {' '.join(command)} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
                 results[i].append(json.loads(done.stdout.strip().splitlines()[-1]))

@@ -56,18 +56,17 @@ def main(flag_values):
     params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
     key = jax.random.key(1)
     inputs = jax.random.normal(key, (flags.batch, *model.noise_shape)), jnp.arange(flags.batch) % flags.classes, draw_style_indices(model, key, flags.batch)
-    run = {steps: functools.partial(sample, model, params, *inputs, steps, flags.guided) for steps in (0, 50, 500)}
-    compile_s, times = {}, {steps: [] for steps in run}
-    for steps, f in run.items():
+    run, compile_s = {}, {}
+    for steps in (0, 50, 500):
         begin = time.perf_counter()
-        sample.lower(model, params, *inputs, steps, flags.guided).compile()
+        run[steps] = sample.lower(model, params, *inputs, steps, flags.guided).compile()
         compile_s[steps] = time.perf_counter() - begin
-        if steps == 0:
-            f().block_until_ready()
+    run[0](params, *inputs).block_until_ready()
+    times = {steps: [] for steps in run}
     for _ in range(flags.rounds):
-        for steps, f in run.items():
+        for steps, program in run.items():
             begin = time.perf_counter()
-            f().block_until_ready()
+            program(params, *inputs).block_until_ready()
             times[steps].append(time.perf_counter() - begin)
     seconds = {steps: float(np.median(t)) for steps, t in times.items()}
     rate = {f"images_per_s_{steps or 'one_pass'}": round(flags.batch / s, 3) for steps, s in seconds.items()}

@@ -63,7 +63,7 @@ TABLE = (
     Key("model.remat", False, "recompute whole blocks in the backward pass, not only their element-wise work: less memory, more time"),
     Key("model.zero_init_output", False, "start the output layer at zero, which is a collapsed generator"),
     Key("model.class_dropout_prob", 0.0, "share of labels replaced by a null class", "[0, 1)"),
-    Key("model.attention", "xla", "attention kernel; cudnn needs a GPU and use_bf16", ("xla", "cudnn")),
+    Key("model.attention", "xla", "attention kernel; cudnn needs a GPU, use_bf16, and attn_fp32 off", ("xla", "cudnn")),
     Key("model.unroll", 1, "blocks in one turn of the loop over depth; more run faster on a CPU and compile slower", "[1, inf)"),
     Key("model.use_stable_vae", False, "learn latents: images are encoded by --vae as they come"),
 

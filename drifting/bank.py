@@ -4,7 +4,7 @@ Per class a queue of K samples, and one global queue of G. Each step pushes the 
 
     bank = {"images": [C, K, ...], "filled": [C], "next": [C], "pool": [G, ...], "pool_filled": [], "pool_next": []}
 
-Images keep the dtype of the data set (uint8, or float for latents); in their place there may be a tree of arrays for each sample, such as its features (cache.py). G = 0: unconditional samples are drawn from the class queues, for data that the bank holds as a whole.
+Images keep the dtype of the data set (uint8, or float for latents), and may be kept as rows of numbers: TPUs pad the last two axes of an array to 8 x 128. In their place there may be a tree of arrays for each sample, such as its features (cache.py). G = 0: unconditional samples are drawn from the class queues, for data that the bank holds as a whole.
 The index arithmetic (`*_slots`) is apart from the storage, so that a bank in host memory (NumPy) runs the same draws to the same bits.
 """
 
@@ -66,7 +66,7 @@ def push_slots(bank, labels):
 def push(bank, images, labels):
     """The bank after `images` [S, ...] with `labels` [S] joined their class queues and the global one, the oldest leaving."""
     slot, pool_slot, counters = push_slots(bank, labels)
-    put = lambda where, *at: jax.tree.map(lambda a, new: a.at[at].set(new, mode="drop"), where, images)
+    put = lambda where, *at: jax.tree.map(lambda a, new: a.at[at].set(new.reshape(-1, *a.shape[len(at) :]), mode="drop"), where, images)
     bank = bank | counters | {"images": put(bank["images"], labels, slot)}
     return bank | ({"pool": put(bank["pool"], pool_slot)} if sizes(bank)[1] else {})
 
@@ -77,7 +77,7 @@ def push_host(bank, slots, images, labels):
     for where, at, size in zip(("images", "pool"), ((labels, slot), (pool_slot,)), sizes(bank)):
         keep = at[-1] < size
         for kept, new in zip(jax.tree.leaves(bank[where]), jax.tree.leaves(images)):
-            kept[tuple(i[keep] for i in at)] = new[keep]
+            kept[tuple(i[keep] for i in at)] = new[keep].reshape(-1, *kept.shape[len(at) :])
     return bank | counters
 
 
@@ -135,12 +135,15 @@ def draw(bank, seed, step, c: DriftConfig):
     return plan
 
 
-def gather(bank, plan) -> Batch:
-    """The samples of a plan of `draw`, whose classes may be in groups [K, C]; NumPy for a bank in host memory, traced for one on the device."""
+def gather(bank, plan, shape=()) -> Batch:
+    """The samples of a plan of `draw`, whose classes may be in groups [K, C]; NumPy for a bank in host memory, traced for one on the device. shape: of an image that is kept as a row."""
     labels, pos = plan["labels"], take_class(bank, plan["labels"], plan["slots"])
     if "dropped" in plan:
         xp = np if isinstance(labels, np.ndarray) else jnp
         choose = lambda a, b: xp.where(plan["dropped"].reshape(*labels.shape, *(1,) * (a.ndim - labels.ndim)), a, b)
         pos = jax.tree.map(choose, take_pool(bank, plan["any"]), pos)
         labels = xp.where(plan["dropped"], bank["filled"].shape[0], labels)
-    return Batch(labels, plan["alpha"], pos, plan["valid"].astype("float32"), take_pool(bank, plan["unc"]))
+    unc = take_pool(bank, plan["unc"])
+    if shape and not isinstance(pos, dict):
+        pos, unc = (a.reshape(*plan[slots].shape, *shape) for a, slots in ((pos, "slots"), (unc, "unc")))
+    return Batch(labels, plan["alpha"], pos, plan["valid"].astype("float32"), unc)

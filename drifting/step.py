@@ -27,7 +27,7 @@ def train_step(state: TrainState, bank, fresh, *, generate, encode, optimizer, c
     """
     bank = bank if fresh is None else push(bank, keep(fresh[0]), fresh[1])
     plan = in_groups(draw(bank, state.seed, state.step, config), config.groups)
-    batch = gather(bank, place.groups(plan))
+    batch = gather(bank, place.groups(plan), config.sample_shape)
     state, metrics = drift_step(state, batch, generate=generate, encode=encode, optimizer=optimizer, config=config, place=place)
     return state, bank, metrics
 

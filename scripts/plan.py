@@ -5,6 +5,9 @@
 
 TPU targets take libtpu (pip install -r requirements-plan.txt), no TPU: tpu:VERSION:TOPOLOGY with v4, v5e, v5p or v6e, as Google Cloud names them. Nothing is read, fetched or
 run: data sets and encoders are known by their shapes. All flags of train_drift.py hold. Exit code 0: fits every target; 1: does not fit one; 2: a mistake.
+
+A TPU program is compiled until its buffers have their places, which says what the memory holds and what travels; with --full to its end, several times as long, for the
+compiler's own estimate of the time.
 """
 
 import json
@@ -12,7 +15,10 @@ import math
 import os
 import pathlib
 import re
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -28,8 +34,9 @@ from configs.default import Key
 from drifting.bank import Batch
 from models.standin import load_shapes
 from utils import config as config_lib, sharding
-from utils.cost import CHIPS, GIB, collectives, estimated_cycles, matmul_flops, tree_bytes
+from utils.cost import CHIPS, GIB, matmul_flops, tree_bytes
 from utils.errors import UserError
+from utils.hlo import allocations, collective_traffic, estimated_cycles, memory_traffic, sent_bytes
 from utils.logging import setup_logging
 
 FLAGS = (
@@ -37,9 +44,9 @@ FLAGS = (
     Key("stand_in", "", "stand-in for a data set that is not here: latents (32x32x4, 1000 classes), or HEIGHTxWIDTHxCHANNELSxCLASSES; empty = --dataset_name"),
     Key("samples", 1_281_167, "samples of the stand-in", "[1, inf)"),
     Key("mfu", 0.4, "share of the matrix units' rate that the expected speed assumes at most", "(0, 1]"),
+    Key("full", False, "TPU: compile to the end, for the compiler's estimate of the time"),
     Key("json", "", "also write all figures to this file"),
 )
-CLOCK = {"TPU v4": 1.05e9, "TPU v5 lite": 1.5e9, "TPU v5": 1.75e9, "TPU v6 lite": 1.75e9}  # cycles/s of the compiler's estimates
 
 
 def devices_of(target: str):
@@ -83,7 +90,8 @@ def inputs(parts, state):
     encoder = put(parts.encoder_params, everywhere)
     if parts.bank_on_host:
         s = lambda shape, dtype: jax.ShapeDtypeStruct((c.groups, c.n_c // c.groups, *shape), dtype)
-        reals = lambda n: jax.tree.map(lambda a: s((n, *a.shape), a.dtype), parts.sample)
+        kept = parts.sample if parts.cached else jax.ShapeDtypeStruct(shape, dtype)
+        reals = lambda n: jax.tree.map(lambda a: s((n, *a.shape), a.dtype), kept)
         batch = Batch(s((), jnp.int32), s((), jnp.float32), reals(c.n_pos), s((c.n_pos,), jnp.float32), reals(c.n_unc))
         return state, put(batch, parts.layout.of_groups), encoder
     bank = put(jax.eval_shape(lambda: train_drift.banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample)), everywhere)
@@ -111,41 +119,72 @@ def plan(flags, config, target: str) -> dict:
         "encoder_gib": tree_bytes(arguments[-1]) / GIB, "bank_gib": 0.0 if parts.bank_on_host else tree_bytes(arguments[1]) / GIB,
         "tflop": matmul_flops(traced.jaxpr) / n / 1e12,
     }  # fmt: skip
+    lowered = traced.lower(lowering_platforms=("tpu",) if target != "local" else None)
     try:
-        compiled = traced.lower(lowering_platforms=("tpu",) if target != "local" else None).compile()
+        text, compiled, needed, temporary = (compile_here if target == "local" else compile_tpu)(lowered, flags.full)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not (needed := needed_by_error(str(error))):
             raise
-        found = re.search(r"HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM|Used ([\d.]+)([KMG]) of", str(error))
-        gib = lambda number, unit: float(number) * {"K": 2**-20, "M": 2**-10, "G": 1}[unit]
         held = sum(out[f"{name}_gib"] for name in ("parameters", "optimizer", "ema", "encoder", "bank"))
-        size = {"temporary_gib": gib(found[1], found[2]), "needed_gib": gib(found[1], found[2]) + held} if found and found[1] else {"needed_gib": gib(found[3], found[4])} if found else {}
-        return out | size | {"compile_s": time.perf_counter() - begin, "fits": False}
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    cost = compiled.cost_analysis() or {}
-    arguments_bytes, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    needed = arguments_bytes + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes
-    traffic = collectives(text)
+        return out | {"compile_s": time.perf_counter() - begin, "needed_gib": needed, "temporary_gib": needed - held, "fits": False}
+    traffic, moved = collective_traffic(text), memory_traffic(text)
     out |= {
         "compile_s": time.perf_counter() - begin, "temporary_gib": temporary / GIB, "needed_gib": needed / GIB, "fits": not chip or needed <= chip.memory,
-        "collective_gib": sum(size for _, size in traffic.values()) / GIB,
+        "memory_traffic_gib": moved / GIB, "collective_gib": sum(size for _, size in traffic.values()) / GIB,
         "collectives": {name: {"count": int(count), "gib": size / GIB} for name, (count, size) in traffic.items()},
-        "compiler_tflop_loops_once": cost.get("flops", math.nan) / 1e12, "compiler_bytes_gib_loops_once": cost.get("bytes accessed", math.nan) / GIB,
-        "compiler_s_loops_once": cost.get("optimal_seconds", math.nan),
     }  # fmt: skip
+    if compiled:
+        cost = compiled.cost_analysis() or {}
+        out |= {f"compiler_{name}_loops_once": cost.get(key, math.nan) for name, key in (("flops", "flops"), ("bytes", "bytes accessed"), ("s", "optimal_seconds"))}
     if chip:
         cycles = estimated_cycles(text)
-        estimate = cycles / CLOCK[kind] if cycles and kind in CLOCK else None
-        bounds = {"matrix": out["tflop"] * 1e12 / chip.flops / flags.mfu, "network": out["collective_gib"] * GIB / chip.network}
-        seconds = max(*bounds.values(), estimate or 0.0)
-        out |= {"compiler_s": estimate, "matrix_s": out["tflop"] * 1e12 / chip.flops, "network_s": bounds["network"], "expected_s": seconds,
-                "images_per_s": config.batch_size / seconds, "days": seconds * config.max_steps / 86400}  # fmt: skip
+        estimate = cycles / chip.clock if cycles and chip.clock else None
+        out |= {"compiler_s": estimate, "matrix_s": out["tflop"] * 1e12 / chip.flops, "memory_s": moved / chip.bandwidth, "network_s": sent_bytes(traffic) / chip.network}
+        seconds = max(out["matrix_s"] / flags.mfu, out["memory_s"], out["network_s"], estimate or 0.0)
+        out |= {"expected_s": seconds, "images_per_s": config.batch_size / seconds, "days": seconds * config.max_steps / 86400}
     return out
 
 
+def compile_here(lowered, full):
+    """(text of the compiled program, the program, bytes that it needs of a device, bytes of them for temporaries)."""
+    compiled = lowered.compile()
+    m = compiled.memory_analysis()
+    needed = m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.generated_code_size_in_bytes
+    return compiled.as_text(), compiled, needed, m.temp_size_in_bytes
+
+
+def compile_tpu(lowered, full):
+    """The same by the TPU compiler's dumps, which it writes before it generates code: that, most of its time, goes on in a thread that ends with this process."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        done = []
+
+        def compile():
+            try:
+                done.append(lowered.compile(compiler_options={"xla_dump_to": folder}))
+            except Exception as error:
+                done.append(error)
+
+        found = lambda name: next(pathlib.Path(folder).glob(f"*.{name}.txt"), None)
+        threading.Thread(target=compile, daemon=True).start()
+        while not done and (full or not found("after_optimizations_after_buffer_assignment")):
+            time.sleep(0.1)
+        if done and isinstance(done[0], Exception):
+            raise done[0]
+        sizes = allocations(found("after_optimizations-buffer-assignment").read_text())
+        text = done[0].as_text() if full else found("after_optimizations").read_text()
+    return text, done[0] if full else None, sum(sizes.values()), sizes.get("temporary", 0)
+
+
+def needed_by_error(message: str) -> float:
+    """GiB that a program would take on a chip by the TPU compiler's refusal, whose "temporaries" are all that it holds; 0 if it is about something else."""
+    found = re.search(r"HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM|Used ([\d.]+)([KMG]) of", message)
+    number, unit = (found[1] or found[3], found[2] or found[4]) if found else (0, "G")
+    return float(number) * {"K": 2**-20, "M": 2**-10, "G": 1}[unit]
+
+
 COLUMNS = {"target": "target", "chips": "chips", "fits": "fits", "needed_gib": "GiB needed", "memory_gib": "of", "temporary_gib": "temporary", "encoder_gib": "encoder",
-           "parameters_gib": "params", "optimizer_gib": "optim.", "ema_gib": "EMA", "bank_gib": "bank", "tflop": "TFLOP", "collective_gib": "GiB sent", "matrix_s": "matrix s",
-           "compiler_s": "compiler s", "expected_s": "expected s", "images_per_s": "images/s", "days": "days", "compile_s": "compile s"}  # fmt: skip
+           "parameters_gib": "params", "optimizer_gib": "optim.", "ema_gib": "EMA", "bank_gib": "bank", "tflop": "TFLOP", "memory_traffic_gib": "GiB moved", "collective_gib": "GiB in collectives",
+           "matrix_s": "matrix s", "memory_s": "memory s", "network_s": "network s", "compiler_s": "compiler s", "expected_s": "expected s", "images_per_s": "images/s", "days": "days", "compile_s": "compile s"}  # fmt: skip
 
 
 def table(rows: list[dict]) -> str:
@@ -161,22 +200,30 @@ def table(rows: list[dict]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def plan_alone(target: str, words: list[str]) -> dict:
+    """`plan` of one of several targets, in a process of its own, with which its compiler ends."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        done = subprocess.run([sys.executable, __file__, *words, "--target", target, "--json", file.name], stdout=subprocess.DEVNULL)
+        if done.returncode > 1:
+            raise SystemExit(done.returncode)
+        return json.loads(pathlib.Path(file.name).read_text())[0]
+
+
 def main(flag_values):
     setup_logging()
     flags, config = config_lib.all_flags(flag_values), config_lib.resolve(flag_values)
     with config.unlocked():
         config.sample_interval = config.eval_interval = 0  # nothing is decoded or scored here
         config.model.use_stable_vae &= flags.stand_in != "latents"
-    rows = []
-    for target in flags.target.split(","):
-        rows.append(plan(flags, config, target))
-        row = rows[-1]
-        for name, one in row.get("collectives", {}).items():
-            print(f"{target}: {one['count']} {name}, {one['gib']:.3f} GiB", file=sys.stderr)
-    print(table(rows))
+    targets = flags.target.split(",")
+    rows = [plan(flags, config, *targets)] if len(targets) == 1 else [plan_alone(target, sys.argv[1:]) for target in targets]
+    for name, one in rows[0].get("collectives", {}).items() if len(rows) == 1 else ():
+        print(f"{targets[0]}: {one['count']} {name}, {one['gib']:.3f} GiB", file=sys.stderr)
+    print(table(rows), flush=True)
     if flags.json:
         pathlib.Path(flags.json).write_text(json.dumps(rows, indent=2) + "\n")
-    raise SystemExit(0 if all(row["fits"] for row in rows) else 1)
+    sys.stderr.flush()
+    os._exit(0 if all(row["fits"] for row in rows) else 1)  # the compiler may still be at work
 
 
 if __name__ == "__main__":

@@ -73,6 +73,20 @@ def test_draw_is_without_replacement_and_of_the_class(pool):
     assert np.abs(share - 1 / len(values)).max() < 5 * np.sqrt(1 / len(values) / 2700), "every sample is drawn equally often"
 
 
+@pytest.mark.parametrize("pool", [0, G])
+def test_images_kept_as_rows(pool):
+    """The same batches as from a bank of images, on the device and in host memory."""
+    rng, c = np.random.default_rng(0), config(class_dropout_prob=0.5)
+    images, labels = rng.integers(0, 256, (25, *SHAPE), np.uint8), rng.integers(0, C, 25).astype(np.int32)
+    whole, rows = (banks.empty_bank(C, K, pool, jax.ShapeDtypeStruct(shape, np.uint8)) for shape in (SHAPE, (int(np.prod(SHAPE)),)))
+    on_device = lambda bank: jax.device_get(jax.jit(banks.push)(bank, images, labels))
+    slots, whole = jax.device_get(jax.jit(banks.push_slots)(whole, labels)), on_device(whole)
+    plan = jax.device_get(jax.jit(lambda bank: banks.draw(bank, np.uint32(0), 0, c))(whole))
+    expected = banks.gather(whole, plan)
+    for bank in (on_device(rows), banks.push_host(rows, slots, images, labels)):
+        jax.tree.map(np.testing.assert_array_equal, banks.gather(bank, plan, SHAPE), expected)
+
+
 def test_all_of_a_class():
     """n_pos = the queue's length takes every real once, and marks the slots that hold none."""
     bank, queues, _ = push_all(0, [9], host=False)

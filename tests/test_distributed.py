@@ -217,3 +217,13 @@ def test_a_mistake_of_one_process_ends_all(tmp_path):
     assert 2 in job.wait(120).values() and "seed is 7 in process 1 and 0 in process 0" in job.log(0) + job.log(1)
     job = Job(tmp_path, TINY | {"save_dir": tmp_path / "a", "distributed.timeout": 5}, start=[0])
     assert job.wait(60) == {0: 2} and "error: process 1 of 2 is missing" in job.log(0) and "Traceback" not in job.log(0)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_shared_ends_all(tmp_path):
+    """Each process looks a minute for what the other writes in its folder."""
+    job = Job(tmp_path, TINY | {"save_dir": tmp_path / "here"}, devices=1, own={1: {"save_dir": tmp_path / "there"}})
+    assert job.wait(150) == {0: 2, 1: 2}, job.log(0) + job.log(1)
+    for rank, name in enumerate(("here", "there")):
+        assert f"error: {tmp_path / name} is not one folder for all: process 0, 1 of 2 does not see" in job.log(rank) and "Traceback" not in job.log(rank)
+        assert not list((tmp_path / name).glob("metrics.jsonl"))

@@ -133,7 +133,7 @@ def test_encoded_as_they_come(place):
     vae, params = load_vae(place / "vae")
     candidates = [vae.encode(params, view.astype(np.float32) / 127.5 - 1) for view in (images, images[:, :, ::-1])]
     mean, logvar = (0.18215 * np.concatenate([c[0] for c in candidates]), np.concatenate([c[1] for c in candidates]))
-    noise = (bank["pool"][:, None] - mean) / (0.18215 * np.exp(0.5 * logvar))  # [G, 2 S, 8, 8, 4]
+    noise = (bank["pool"].reshape(-1, 1, *mean.shape[1:]) - mean) / (0.18215 * np.exp(0.5 * logvar))  # [G, 2 S, 8, 8, 4]
     rms = np.sqrt(np.mean(noise**2, (2, 3, 4))).min(1)
     assert position >= 8 and np.abs(rms - 1).max() < 0.3  # of 256 normal values each
     assert len(set(np.sqrt(np.mean(noise**2, (2, 3, 4))).argmin(1) // N)) == 2  # both views occur

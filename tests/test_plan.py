@@ -12,7 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from conftest import ROOT
 from models import encoders, standin
-from utils.cost import collectives, matmul_flops, turns
+from utils import hlo
+from utils.cost import matmul_flops
 from utils.errors import UserError
 
 
@@ -50,9 +51,72 @@ def test_traffic_counts_the_turns_of_loops():
         return jax.lax.scan(turn, x, jnp.arange(5.0))[0]
 
     text = jax.jit(f, in_shardings=everywhere, out_shardings=everywhere).lower(jnp.ones((n * 32,))).compile().as_text()
-    found = collectives(text)
-    assert found["all-gather"] == (5, 5 * n * 32 * 4)
-    assert max(v for k, v in turns(text).items() if k != "_lines") == 5
+    assert hlo.collective_traffic(text)["all-gather"] == (5, 5 * n * 32 * 4)
+    assert max(hlo.parse(text).runs.values()) == 5
+    assert hlo.sent_bytes({"all-gather": (5, 10.0), "all-reduce": (1, 4.0)}) == 18
+
+
+TEXT = """HloModule step, is_scheduled=true
+
+%fused (p.0: f32[7,64,64], p.1: s32[], p.2: f32[4,64]) -> f32[4,64] {
+  %p.0 = f32[7,64,64]{2,1,0} parameter(0)
+  %p.1 = s32[] parameter(1)
+  %p.2 = f32[4,64]{1,0} parameter(2)
+  %slice = f32[1,64,64]{2,1,0} dynamic-slice(%p.0, %p.1), dynamic_slice_sizes={1,64,64}
+  %w = f32[64,64]{1,0} bitcast(%slice)
+  ROOT %dot = f32[4,64]{1,0} dot(%p.2, %w)
+}
+
+%kept (q.0: f32[7,4,64], q.1: s32[], q.2: f32[4,64]) -> f32[7,4,64] {
+  %q.0 = f32[7,4,64]{2,1,0} parameter(0)
+  %q.1 = s32[] parameter(1)
+  %q.2 = f32[4,64]{1,0} parameter(2)
+  %row = f32[1,4,64]{2,1,0} bitcast(%q.2)
+  ROOT %put = f32[7,4,64]{2,1,0} dynamic-update-slice(%q.0, %row, %q.1)
+}
+
+%body (t: (s32[], f32[4,64], f32[7,64,64], f32[7,4,64])) -> (s32[], f32[4,64], f32[7,64,64], f32[7,4,64]) {
+  %t = (s32[], f32[4,64]{1,0}, f32[7,64,64]{2,1,0}, f32[7,4,64]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %x = f32[4,64]{1,0} get-tuple-element(%t), index=1
+  %ws = f32[7,64,64]{2,1,0} get-tuple-element(%t), index=2
+  %ys = f32[7,4,64]{2,1,0} get-tuple-element(%t), index=3
+  %y = f32[4,64]{1,0:T(8,128)S(1)} fusion(%ws, %i, %x), kind=kOutput, calls=%fused
+  %zs = f32[7,4,64]{2,1,0} fusion(%ys, %i, %y), kind=kLoop, calls=%kept
+  ROOT %out = (s32[], f32[4,64]{1,0}, f32[7,64,64]{2,1,0}, /*index=3*/f32[7,4,64]{2,1,0}) tuple(%i, %y, %ws, %zs)
+}
+
+%condition (u: (s32[], f32[4,64], f32[7,64,64], f32[7,4,64])) -> pred[] {
+  %u = (s32[], f32[4,64]{1,0}, f32[7,64,64]{2,1,0}, f32[7,4,64]{2,1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%u), index=0
+  %seven = s32[]{:T(128)} constant(7)
+  ROOT %less = pred[] compare(%j, %seven), direction=LT
+}
+
+ENTRY %main (a: (s32[], f32[4,64], f32[7,64,64], f32[7,4,64])) -> f32[4,64] {
+  %a = (s32[], f32[4,64]{1,0}, f32[7,64,64]{2,1,0}, f32[7,4,64]{2,1,0}) parameter(0)
+  %loop = (s32[], f32[4,64]{1,0}, f32[7,64,64]{2,1,0}, f32[7,4,64]{2,1,0}) while(%a), condition=%condition, body=%body
+  ROOT %x.1 = f32[4,64]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_traffic_to_memory_of_a_scan():
+    """As a TPU program says it: seven turns by the condition, a layer's slice of the weights and of the kept results, and what stays on the core is not counted."""
+    row, weights = 4 * 64 * 4, 64 * 64 * 4
+    assert hlo.parse(TEXT).runs["body"] == 7 and hlo.parse(TEXT).inner == {"fused", "kept"}
+    index = 2 * 4  # each fusion reads it
+    assert hlo.memory_traffic(TEXT) == 7 * (weights + row + row + index)
+
+
+def test_memory_by_the_compilers_dump():
+    dump = """BufferAssignment:
+allocation 0: size 100, page 0, parameter 0, shape |f32[25]| at ShapeIndex {}, maybe-live-out:
+ value: <1 a @0> (size=100,offset=0): f32[25]{0}
+allocation 1: size 7, color 1, page 0, preallocated-temp:
+allocation 2: size 30, page 0, preallocated-temp:
+"""
+    assert hlo.allocations(dump) == {"other": 100, "temporary": 30}
 
 
 def test_encoders_by_their_shapes():

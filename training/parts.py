@@ -124,7 +124,7 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), monitor=monitor, **field,
                         groups=config.optim.accumulate, exact_scales=d.exact_scales, set_weight=set_weights(config.encoder), sample_shape=tuple(dataset.shape),
                         style_shape=(model.noise_coords, model.noise_classes), class_dropout_prob=config.model.class_dropout_prob, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
-    sample = jax.ShapeDtypeStruct(dataset.shape, dataset.dtype)
+    sample = as_row(dataset)
     if encode:
         kept = lambda params, images: remember(images, encode=functools.partial(encode, params), flip=drift.flip)
         features = jax.eval_shape(kept, encoder_params, jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype))
@@ -158,16 +158,21 @@ def field_settings(d) -> dict:
             "guidance": "field" if d.guidance == "field" or d.guidance == "auto" and auto else "negatives"}  # fmt: skip
 
 
+def as_row(dataset) -> jax.ShapeDtypeStruct:
+    """A sample as the bank keeps it."""
+    return jax.ShapeDtypeStruct((int(np.prod(dataset.shape)),), dataset.dtype)
+
+
 def build_flow(config, dataset, space, mesh) -> Parts:
     """The parts of the baseline. The bank holds all data, if it is to and fits on the device; otherwise nothing, and each step takes a batch of the stream."""
     if config.batch_size % mesh.size:
         raise UserError(f"--batch_size {config.batch_size} does not divide over {mesh.size} devices; give --batch_size {-(-config.batch_size // mesh.size) * mesh.size}")
-    d, whole, sample = config.drift, max(dataset.counts or [0]), jax.ShapeDtypeStruct(dataset.shape, dataset.dtype)
+    d, whole, sample = config.drift, max(dataset.counts or [0]), as_row(dataset)
     on_device = d.bank_placement == "device" or (d.bank_placement == "auto" and banks.bank_bytes(dataset.n_classes, whole, 0, sample) <= d.bank_budget_gb * 1e9)
     per_class = whole if d.bank_per_class == "all" and on_device else 0
     model = flow.Flow(build_generator(config.model, dataset.shape, dataset.n_classes), config.denoise_timesteps)
     settings = flow.FlowConfig(batch_size=config.batch_size, n_classes=dataset.n_classes, class_dropout_prob=config.model.class_dropout_prob,
-                               t_sampler=config.flow.t_sampler, flip=config.data.flip and dataset.dtype == "uint8")  # fmt: skip
+                               t_sampler=config.flow.t_sampler, flip=config.data.flip and dataset.dtype == "uint8", sample_shape=tuple(dataset.shape))  # fmt: skip
     schedule, optimizer = loop.build_optimizer(config.optim, config.max_steps)
     return Parts(config, dataset, mesh, model, optimizer, schedule, None, None, {}, sample, per_class, 0, False, space, settings)
 

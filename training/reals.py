@@ -19,7 +19,7 @@ class HostBank:
         except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
             self.cpu = jax.local_devices()[0]
         self.step, self.groups = first_step, parts.drift.groups
-        self.seed = np.uint32(parts.config.seed)
+        self.seed, self.shape = np.uint32(parts.config.seed), parts.dataset.shape
         shapes = {"images": jax.ShapeDtypeStruct((parts.dataset.n_classes, parts.per_class), np.uint8), "pool": jax.ShapeDtypeStruct((parts.pool,), np.uint8)}
         self.push_slots = jax.jit(lambda counters, labels: banks.push_slots(shapes | counters, labels))
         self.draw = jax.jit(lambda counters, seed, step: banks.draw(shapes | counters, seed, step, parts.drift))
@@ -35,7 +35,7 @@ class HostBank:
         counters = {k: v for k, v in bank.items() if k not in ("images", "pool")}
         plan = self._on_cpu(self.draw, counters, self.seed, np.int32(self.step))
         self.step += 1
-        return bank, banks.gather(bank, in_groups(plan, self.groups))
+        return bank, banks.gather(bank, in_groups(plan, self.groups), self.shape)
 
     def _on_cpu(self, function, *args):
         with jax.default_device(self.cpu), jax.transfer_guard("allow"):
@@ -96,7 +96,7 @@ def fill_bank(parts: Parts):
         for start in range(0, len(images), at_once):
             some = slice(start, start + at_once)
             for kept, new in zip(jax.tree.leaves(bank["images"]), jax.tree.leaves(keep(images[some]))):
-                kept[labels[some], slots[some]] = new
+                kept[labels[some], slots[some]] = new.reshape(-1, *kept.shape[2:])
         return bank, 0
     if parts.baseline:
         return bank, 0

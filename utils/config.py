@@ -284,8 +284,8 @@ def validate(config: ConfigDict) -> None:
     check(config.objective == "drift" or model.noise_classes == 0,
           f"--model.noise_classes={model.noise_classes}: style embeddings are noise of a one-pass generator; "
           "give 0 with --objective flow")
-    check(model.attention != "cudnn" or model.use_bf16,
-          "--model.attention=cudnn needs --model.use_bf16; or choose --model.attention=xla")
+    check(model.attention != "cudnn" or model.use_bf16 and not model.attn_fp32,
+          "--model.attention=cudnn works in bfloat16 alone: give --model.use_bf16=1 --model.attn_fp32=0, or choose --model.attention=xla")
 
     _validate_shared(config)
 
