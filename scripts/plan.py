@@ -123,10 +123,11 @@ def plan(flags, config, target: str) -> dict:
     try:
         text, compiled, needed, temporary = (compile_here if target == "local" else compile_tpu)(lowered, flags.full)
     except jax.errors.JaxRuntimeError as error:
-        if not (needed := needed_by_error(str(error))):
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        held = sum(out[f"{name}_gib"] for name in ("parameters", "optimizer", "ema", "encoder", "bank"))
-        return out | {"compile_s": time.perf_counter() - begin, "needed_gib": needed, "temporary_gib": needed - held, "fits": False}
+        needed, held = needed_by_error(str(error)), sum(out[f"{name}_gib"] for name in ("parameters", "optimizer", "ema", "encoder", "bank"))
+        size = {"needed_gib": needed, "temporary_gib": needed - held} if needed else {}
+        return out | size | {"compile_s": time.perf_counter() - begin, "fits": False}
     traffic, moved = collective_traffic(text), memory_traffic(text)
     out |= {
         "compile_s": time.perf_counter() - begin, "temporary_gib": temporary / GIB, "needed_gib": needed / GIB, "fits": not chip or needed <= chip.memory,
@@ -176,7 +177,7 @@ def compile_tpu(lowered, full):
 
 
 def needed_by_error(message: str) -> float:
-    """GiB that a program would take on a chip by the TPU compiler's refusal, whose "temporaries" are all that it holds; 0 if it is about something else."""
+    """GiB that a program would take on a chip by the compiler's refusal, whose "temporaries" are all that it holds; 0 if it does not say."""
     found = re.search(r"HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM|Used ([\d.]+)([KMG]) of", message)
     number, unit = (found[1] or found[3], found[2] or found[4]) if found else (0, "G")
     return float(number) * {"K": 2**-20, "M": 2**-10, "G": 1}[unit]
@@ -204,8 +205,8 @@ def plan_alone(target: str, words: list[str]) -> dict:
     """`plan` of one of several targets, in a process of its own, with which its compiler ends."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         done = subprocess.run([sys.executable, __file__, *words, "--target", target, "--json", file.name], stdout=subprocess.DEVNULL)
-        if done.returncode > 1:
-            raise SystemExit(done.returncode)
+        if done.returncode not in (0, 1):
+            raise SystemExit(2)
         return json.loads(pathlib.Path(file.name).read_text())[0]
 
 

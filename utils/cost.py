@@ -21,9 +21,9 @@ class Chip:
 
 
 GIB = 2**30
-# By jax's device_kind. FLOP/s, bandwidth and network of a TPU: Google Cloud's page of its version, the network one way, which is half of what the page calls bidirectional; memory:
-# what its compiler calls available. Clocks: v4, arXiv 2304.01433 (Table 4); v5e, v5p, "How to scale your model" (jax-ml.github.io/scaling-book); v6e is not published, and with
-# this one the compiler's estimate of a plain copy moves as much of the bandwidth, 81%, as on v5e. NVIDIA's: the data sheets of A100 and H100 SXM and H200, dense.
+# By jax's device_kind. A TPU's FLOP/s, bandwidth and network: Google Cloud's page of its version, of the network one way, half of what the page calls bidirectional; its memory: what
+# its compiler calls available; its clock: the FLOP/s over those of a cycle, by the matrix units in jax's own table of TPUs, and half of that for v6e: so the compiler's estimate of a plain
+# copy moves as much of the bandwidth, 81%, as on v5e. NVIDIA's: the data sheets of A100 SXM, H100 SXM and H200, dense.
 CHIPS = {
     "TPU v4": Chip(275e12, 30.75 * GIB, 1228e9, 300e9, 1.05e9),
     "TPU v5 lite": Chip(197e12, 15.75 * GIB, 819e9, 200e9, 1.5e9),

@@ -1,4 +1,7 @@
-"""What the text of a compiled program (XLA's HLO) says of a step on one device: traffic between devices, traffic to memory, the memory that is held. Loops count as often as they turn."""
+"""What the text of a compiled program (XLA's HLO) says of a step on one device: its traffic.
+
+Loops count as often as they turn, which the compiler's own count leaves out.
+"""
 
 import collections
 import dataclasses
@@ -7,10 +10,14 @@ import math
 import re
 from collections.abc import Iterator
 
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
+         "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-NO_WORK = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "partition-id", "replica-id", "iota")
+NO_WORK = ("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
+           "call", "after-all", "partition-id", "replica-id")  # fmt: skip
 SLICES = ("dynamic-slice", "slice", "gather")
+CALLS = r"(?:body|calls|to_apply|branch_computations|true_computation|false_computation)=\{?([%\w.\-, ]+)"
+SHAPE = r"(\w+)\[([\d,]*)\](\{[^}]*\})?"  # type, sizes, layout
 INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(.*)$")
 
 
@@ -28,22 +35,22 @@ class Instruction:
     @functools.cached_property
     def bytes(self) -> int:
         """Of the result in main memory; what has a memory space, S(n), is in a memory on the core."""
-        return sum(_bytes(*a[:2]) for a in re.findall(r"(\w+)\[([\d,]*)\](\{[^}]*\})?", self.shape) if "S(" not in a[2])
+        return sum(_bytes(*shape) for *shape, layout in re.findall(SHAPE, self.shape) if "S(" not in layout)
 
     @functools.cached_property
     def whole(self) -> int:
         """Of the result wherever it is, as inside a fusion."""
-        return sum(_bytes(*a) for a in re.findall(r"(\w+)\[([\d,]*)\]", self.shape))
+        return sum(_bytes(*shape) for *shape, _ in re.findall(SHAPE, self.shape))
 
     @functools.cached_property
     def called(self) -> tuple[str, ...]:
-        return tuple(n for _, names in re.findall(r"(body|calls|to_apply|branch_computations|true_computation|false_computation)=\{?([%\w.\-, ]+)", self.rest)
-                     for n in names.replace("%", "").replace(",", " ").split())  # fmt: skip
+        return tuple(re.findall(r"[\w.\-]+", ",".join(re.findall(CALLS, self.rest))))
 
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """computations: {name: instructions}. runs: {name: how often a step runs it}. inner: computations that are part of one instruction, such as a fusion."""
+    """computations: {name: instructions}. runs: {name: how often a step runs it}. inner: those that are part
+    of an instruction, such as a fusion."""
 
     computations: dict[str, list[Instruction]]
     runs: dict[str, float]
@@ -51,7 +58,7 @@ class Module:
 
     def outer(self) -> Iterator[tuple[float, list[Instruction]]]:
         """(how often it runs, instructions) of every computation that is no part of an instruction."""
-        return ((times, self.computations[name]) for name, times in self.runs.items() if name not in self.inner)
+        return ((n, self.computations[name]) for name, n in self.runs.items() if name not in self.inner)
 
 
 @functools.lru_cache(maxsize=2)
@@ -65,8 +72,9 @@ def parse(hlo: str) -> Module:
             computations[name] = []
             entry = name if head[1] else entry
         elif name and (match := INSTRUCTION.match(re.sub(r"/\*.*?\*/", "", line))):
-            root, *words, operands, rest = match.groups()
-            computations[name].append(Instruction(bool(root), *words, tuple(re.findall(r"%([\w.\-]+)", operands)) or (operands,), rest))
+            root, *words, given, rest = match.groups()
+            operands = tuple(re.findall(r"%([\w.\-]+)", given)) or (given,)
+            computations[name].append(Instruction(bool(root), *words, operands, rest))
     runs, inner = collections.defaultdict(float), set()
 
     def visit(name, times, within):
@@ -90,7 +98,9 @@ def _turns(loop: Instruction, computations) -> int:
     if noted:
         return int(noted[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-    bounds = [int(one.operands[0]) for one in computations.get(condition[1] if condition else "", ()) if one.kind == "constant" and one.operands[0].isdecimal()]
+    compared = computations.get(condition and condition[1], ())
+    numbers = [one.operands[0] for one in compared if one.kind == "constant"]
+    bounds = [int(n) for n in numbers if n.isdecimal()]
     return max(bounds, default=1)
 
 
@@ -101,28 +111,29 @@ def _bytes(kind: str, dims: str) -> int:
 # ---------------------------------------------------------------- between devices
 
 def collective_traffic(hlo: str) -> dict[str, tuple[float, float]]:
-    """{operation: (how many, bytes)} of a step: the bytes that it yields on a device, or takes where that is more."""
+    """{operation: (how many, bytes)} of a step; bytes: what it yields on a device, or takes, if more."""
     module, found = parse(hlo), collections.defaultdict(lambda: (0.0, 0.0))
     for name, times in module.runs.items():
         for one in module.computations[name]:
             kind = one.kind.removesuffix("-start")
             if kind in COLLECTIVES:
-                results = [_bytes(*shape) for shape in re.findall(r"(\w+)\[([\d,]*)\]", one.shape)]
-                size = sum(results) if kind == "all-reduce" else max(results)  # a started one yields its operands too
+                results = [_bytes(*shape) for *shape, _ in re.findall(SHAPE, one.shape)]
+                size = sum(results) if kind == "all-reduce" else max(results)  # a start yields what it takes
                 n, total = found[kind]
                 found[kind] = (n + times, total + times * size)
     return dict(found)
 
 
 def sent_bytes(traffic: dict[str, tuple[float, float]]) -> float:
-    """Bytes that one of many devices sends at least: what is gathered passes it once, what is reduced and shared twice."""
+    """Bytes that one of many devices sends at least: of what is gathered once, of what is reduced twice."""
     return sum(size * (2 if name == "all-reduce" else 1) for name, (_, size) in traffic.items())
 
 
 # ---------------------------------------------------------------- to memory
 
 def memory_traffic(hlo: str) -> float:
-    """Bytes that a step reads from and writes to main memory: operands and results of every instruction, each once; of a slice, what is taken or put."""
+    """Bytes that a step reads from and writes to main memory: operands and results of every instruction, each
+    once; of a slice, what is taken or put."""
     module, total = parse(hlo), 0.0
     for times, body in module.outer():
         scope = {one.name: one for one in body}
@@ -143,26 +154,29 @@ def _traffic(one: Instruction, scope, module: Module) -> float:
         return 2 * size(one.operands[1])
     if kind == "scatter":
         return 3 * size(one.operands[-1])
-    called = [module.computations[name] for name in one.called if name in module.computations] if kind == "fusion" else []
-    if not called:
+    if kind != "fusion":
         return one.bytes + sum(map(size, set(one.operands)))
-    read = {name: min(size(name), _taken(called[0], i, module)) for i, name in enumerate(one.operands) if size(name)}
-    return sum(read.values()) + min(one.bytes, _put(called[0], one.bytes))
+    body = module.computations[one.called[0]]
+    names = {name: i for i, name in enumerate(one.operands) if size(name)}
+    read = (min(size(name), _taken(body, i, module)) for name, i in names.items())
+    return sum(read) + min(one.bytes, _put(body, one.bytes))
 
 
 def _taken(body: list[Instruction], index: int, module: Module) -> float:
     """Bytes that a fusion reads of its operand: slices of it, if it takes nothing else."""
     names, total = {one.name for one in body if one.kind == "parameter" and one.operands == (str(index),)}, 0
     for one in body:
-        if names & set(one.operands):
-            if one.kind in ("bitcast", "reshape"):
-                names.add(one.name)
-            elif one.kind in SLICES:
-                total += one.whole
-            elif one.kind == "fusion":
-                total += sum(_taken(module.computations[one.called[0]], i, module) for i, name in enumerate(one.operands) if name in names)
-            elif not (one.kind in ("dynamic-update-slice", "scatter") and one.operands[0] in names and one.operands.count(one.operands[0]) == 1):
-                return math.inf
+        at = [i for i, name in enumerate(one.operands) if name in names]
+        if not at:
+            continue
+        if one.kind in ("bitcast", "reshape"):
+            names.add(one.name)
+        elif one.kind in SLICES:
+            total += one.whole
+        elif one.kind == "fusion":
+            total += sum(_taken(module.computations[one.called[0]], i, module) for i in at)
+        elif one.kind not in ("dynamic-update-slice", "scatter") or at != [0]:  # these leave the rest
+            return math.inf
     return total
 
 
@@ -178,14 +192,17 @@ def _put(body: list[Instruction], whole: int) -> float:
 
 def estimated_cycles(hlo: str) -> float:
     """The TPU compiler's estimate of the cycles of a step, 0 where it gives none."""
-    module = parse(hlo)
-    return sum(times * sum(float(n) for one in module.computations[name] for n in re.findall(r'"estimated_cycles":"(\d+)"', one.rest)) for name, times in module.runs.items())
+    module, found = parse(hlo), r'"estimated_cycles":"(\d+)"'
+    cycles = {name: sum(map(float, re.findall(found, "".join(one.rest for one in module.computations[name]))))
+              for name in module.runs}  # fmt: skip
+    return sum(times * cycles[name] for name, times in module.runs.items())
 
 
 # ---------------------------------------------------------------- in memory
 
 def allocations(text: str) -> dict[str, int]:
-    """{"temporary" or "other": bytes} of main memory, by the compiler's dump of a buffer assignment; what has a color is in a memory on the core."""
+    """{"temporary" or "other": bytes} of main memory, by the compiler's dump of a buffer assignment; what has
+    a color is in a memory on the core."""
     found = collections.defaultdict(int)
     for size, rest in re.findall(r"^allocation \d+: size (\d+), (.*)$", text, re.MULTILINE):
         if "color" not in rest:
