@@ -48,11 +48,13 @@ install() {
     command -v uv >/dev/null || python3 -m pip install --quiet --user uv
     export PATH=\$HOME/.local/bin:\$PATH
     [ -x .venv/bin/python ] || uv venv --quiet --python 3.11 .venv
-    uv pip install --quiet --python .venv/bin/python -r requirements-tpu.txt"
+    uv pip install --quiet --python .venv/bin/python -r requirements-tpu.txt -c requirements.lock"
   if [ -n "${BUCKET:-}" ]; then
     everywhere "set -e
       if ! command -v gcsfuse >/dev/null; then
-        echo \"deb [trusted=yes] https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -cs) main\" | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+        key=/usr/share/keyrings/cloud.google.asc
+        curl -fsS https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee \$key >/dev/null
+        echo \"deb [signed-by=\$key] https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -cs) main\" | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
         sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse
       fi
       sudo mkdir -p /mnt/runs && sudo chown \$USER /mnt/runs
@@ -71,6 +73,7 @@ train() {
     create
     install
     if run "$@"; then return; fi # the workers' exit code: 0 when the run is complete
+    sleep 60 # a slice that was taken away says so a while after its workers are gone
     if [ "$(state)" = READY ]; then
       echo "error: the run ended with an error, and not by a preemption; see above" >&2
       return 1
