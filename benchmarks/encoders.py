@@ -2,7 +2,7 @@
 
 Per image: GFLOP of the matrix products and convolutions, forward, and with the gradient to the image (utils/cost.py: XLA's own count takes the loop over the layers of a
 transformer for one turn), and kB of the feature sets. In all: parameters.
-With --batch_size N it is also compiled and run on the devices at hand: milliseconds and temporary memory of a batch, with its gradient. Weights are random numbers:
+With --batch_size N it is also compiled and run on the devices at hand: milliseconds and temporary memory of a batch, with its gradient, beside the rate of matrix products in the same run. Weights are random numbers:
 the time does not depend on their values. One JSON line each.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks.step import matmul_rate
 from configs.default import Key
 from models.standin import load_random, load_shapes
 from utils import config as config_lib
@@ -66,7 +67,7 @@ def cost(where, shape, flags) -> dict:
                 times.append(time.perf_counter() - begin)
             out[f"ms_{name}"] = round(1e3 * float(np.median(times[1:])), 1)
             out[f"temporary_mb_{name}"] = round(compiled.memory_analysis().temp_size_in_bytes / 1e6, 1)
-    return out | ({"batch_size": flags.batch_size} if flags.batch_size else {})
+    return out | ({"batch_size": flags.batch_size, "matmul_gflop_per_s": round(matmul_rate(jnp.bfloat16 if flags.bf16 else jnp.float32) / 1e9)} if flags.batch_size else {})
 
 
 def main(flag_values):
