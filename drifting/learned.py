@@ -18,6 +18,8 @@ from jaxtyping import Array, Float
 from drifting.kernel import MASKED, distance, log_weight, perplexity
 from drifting.state import update_ema
 
+DENOISED = 32  # samples of a set that a step trains on; each is held against the whole set, so all would cost P^2
+
 
 def init_field(key, dims, width, projection):
     """Parameters {str(D): S} for features of D = dims numbers. width: of the hidden layers. projection: g is an MLP, or the identity."""
@@ -55,32 +57,35 @@ def learned_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit=1.0, 
     return scale * (attraction * v_pos - repulsion * v_neg), perplexity(share)
 
 
-def denoising_loss(params, noise, y: Float[Array, "B P D"], weight: Float[Array, "B P"], tau):
-    """Mean of |S(x, Y without y_i) - (y_i - x)|^2 / D over the samples of B sets, x = y_i + tau * noise; y in units of S_j. Samples of weight 0 are absent."""
-    x = y + tau * noise
-    s = jax.vmap(lambda x, y, w: pull(params, x, y, w, tau, y.shape[0])[0])(x, y, weight)
-    return jnp.sum(jnp.mean((s - (y - x)) ** 2, -1) * weight) / jnp.maximum(jnp.sum(weight), 1)
+def denoising_loss(params, noise: Float[Array, "B K D"], y: Float[Array, "B P D"], weight: Float[Array, "B P"], tau):
+    """Mean of |S(x, Y without y_i) - (y_i - x)|^2 / D over the first K samples of B sets, x = y_i + tau * noise; y in units of S_j. Samples of weight 0 are absent."""
+    k = noise.shape[1]
+    of, move = weight[:, :k], -tau * noise  # y_i - x
+    s = jax.vmap(lambda x, y, w: pull(params, x, y, w, tau, k)[0])(y[:, :k] - move, y, weight)
+    return jnp.sum(jnp.mean((s - move) ** 2, -1) * of) / jnp.maximum(jnp.sum(of), 1)
 
 
 def field_loss(params, key, phi: dict[str, Float[Array, "CR T D"]], weight: Float[Array, "C P"], temperatures, share=lambda y: y):
-    """Mean denoising loss over feature sets and temperatures, at one location of every set, drawn at random.
+    """Mean denoising loss over feature sets and temperatures, at one location of every set and of at most DENOISED of its samples, both drawn at random.
 
     phi: features of R >= P reals of each of C classes, of which the first P are the sets. share: as in `drift_loss`.
     """
     (n_c, p), groups = weight.shape, {}
+    first = jax.random.randint(jax.random.fold_in(key, len(phi)), (), 0, p)
+    turned = lambda a: jnp.roll(a, -first, 1)  # so that the samples from there on are the first
     pairs = weight[:, :, None] * weight[:, None, :] * (1 - jnp.eye(p))
     for i, (_, y) in enumerate(sorted(phi.items())):
         location = jax.random.randint(jax.random.fold_in(key, i), (), 0, y.shape[1])
         y = share(jax.lax.stop_gradient(y)[:, location].reshape(n_c, -1, y.shape[2]))[:, :p]  # [C, P, D]
         scale = jnp.sum(distance(y, y, p) * pairs) / jnp.maximum(jnp.sum(pairs), 1) / jnp.sqrt(y.shape[2])
-        groups.setdefault(y.shape[2], []).append(y / jnp.maximum(scale, 1e-3))
+        groups.setdefault(y.shape[2], []).append(turned(y / jnp.maximum(scale, 1e-3)))
 
     losses = []
     for d, sets in groups.items():
-        noise = jax.random.normal(jax.random.fold_in(key, len(phi) + d), (len(sets), *sets[0].shape))
+        noise = jax.random.normal(jax.random.fold_in(key, len(phi) + d), (len(sets), n_c, min(p, DENOISED), d))
         of_set = jax.vmap(functools.partial(denoising_loss, params[str(d)]), (0, 0, None, None))
         of_tau = jax.vmap(of_set, (None, None, None, 0))
-        losses.append(of_tau(noise, jnp.stack(sets), weight, jnp.asarray(temperatures)).reshape(-1))
+        losses.append(of_tau(noise, jnp.stack(sets), turned(weight), jnp.asarray(temperatures)).reshape(-1))
     return jnp.mean(jnp.concatenate(losses))
 
 

@@ -342,5 +342,6 @@ def test_denoising_leaves_the_sample_out():
         s = naive_learned(np.float64(x), np.float64(rest), np.float64(x), np.ones(5), np.ones(1), 0.3, 0, np.sqrt(3), {"5": params})  # S(x, {x}) = 0
         by_hand.append(np.mean((s[0] - (np.asarray(y[0, i]) - x[0])) ** 2))
     np.testing.assert_allclose(full, np.mean(by_hand), rtol=1e-4)
+    np.testing.assert_allclose(loss(params, noise[:, :2], y, weight, 0.3), np.mean(by_hand[:2]), rtol=1e-4)
     absent = weight.at[0, 5].set(0)
     np.testing.assert_allclose(loss(params, noise, y.at[0, 5].add(3), absent, 0.3), loss(params, noise, y, absent, 0.3), rtol=1e-5)
