@@ -81,7 +81,7 @@ def field_seconds(field, options, sets, locations, second=False, guidance="negat
 def training_seconds(params, sets):
     """Seconds in which a learned field takes its own gradient, at one location of every set of one class."""
     phi = {name: jax.random.normal(jax.random.key(i), (P + U, 1, d)) for i, (name, (_, d)) in enumerate(sets.items())}
-    return seconds(jax.grad(lambda params: field_loss(params, jax.random.key(0), phi, jnp.ones((1, P)), TAUS)), params)
+    return seconds(jax.grad(lambda params, phi: field_loss(params, jax.random.key(0), phi, jnp.ones((1, P)), TAUS)), params, phi)
 
 
 def flops_on_paper(sets):
