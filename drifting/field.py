@@ -39,13 +39,13 @@ def kernel_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit=1.0, *
     over_x = jax.nn.softmax(logit, axis=0)
     a_squared = {"both": over_y * over_x, "y": over_y**2, "none": jnp.exp(2 * logit)}[normalize]
     a = jnp.sqrt(jnp.maximum(a_squared, 1e-6)) * weight  # [N, M+P]
-    a_neg, a_pos = a[:, : neg.shape[0]], a[:, neg.shape[0] :]
-    w_pos = a_pos * jnp.sum(a_neg, 1, keepdims=True)  # W+ = A+ * sum(A-)
-    w_neg = a_neg * jnp.sum(a_pos, 1, keepdims=True)  # W- = A- * sum(A+)
+    is_neg = jnp.arange(y.shape[0]) < neg.shape[0]
+    sum_neg, sum_pos = (jnp.sum(jnp.where(side, a, 0), 1, keepdims=True) for side in (is_neg, ~is_neg))
+    w = a * jnp.where(is_neg, -repulsion * sum_pos, attraction * sum_neg)  # W- = A- sum(A+), W+ = A+ sum(A-)
 
-    w = jnp.concatenate([-repulsion * w_neg, attraction * w_pos], axis=1)
-    v = jnp.matmul(w, y, precision=jax.lax.Precision.HIGHEST) - jnp.sum(w, 1, keepdims=True) * x  # V = W+ y+ - W- y-
-    return v, perplexity(a_pos)
+    centre = jnp.mean(y, 0)  # without a common offset, which would cancel away digits
+    v = jnp.matmul(w, y - centre, precision=jax.lax.Precision.HIGHEST)  # V = W+ y+ - W- y-
+    return v - (attraction - repulsion) * sum_pos * sum_neg * (x - centre), perplexity(a[:, neg.shape[0] :])
 
 
 FIELDS = {"kernel": kernel_field, "uncoupled": uncoupled_field, "sinkhorn": sinkhorn_field, "learned": learned_field}

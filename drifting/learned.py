@@ -68,7 +68,7 @@ def denoising_loss(params, noise: Float[Array, "B K D"], y: Float[Array, "B P D"
 def field_loss(params, key, phi: dict[str, Float[Array, "CR T D"]], weight: Float[Array, "C P"], temperatures, share=lambda y: y):
     """Mean denoising loss over feature sets and temperatures, at one location of every set and of at most DENOISED of its samples, both drawn at random.
 
-    phi: features of R >= P reals of each of C classes, of which the first P are the sets. share: as in `drift_loss`.
+    phi: features of R >= P reals of each of C classes, of which the last P are the sets. share: as in `drift_loss`.
     """
     (n_c, p), groups = weight.shape, {}
     first = jax.random.randint(jax.random.fold_in(key, len(phi)), (), 0, p)
@@ -76,7 +76,7 @@ def field_loss(params, key, phi: dict[str, Float[Array, "CR T D"]], weight: Floa
     pairs = weight[:, :, None] * weight[:, None, :] * (1 - jnp.eye(p))
     for i, (_, y) in enumerate(sorted(phi.items())):
         location = jax.random.randint(jax.random.fold_in(key, i), (), 0, y.shape[1])
-        y = share(jax.lax.stop_gradient(y)[:, location].reshape(n_c, -1, y.shape[2]))[:, :p]  # [C, P, D]
+        y = share(jax.lax.stop_gradient(y)[:, location].reshape(n_c, -1, y.shape[2]))[:, -p:]  # [C, P, D]
         scale = jnp.sum(distance(y, y, p) * pairs) / jnp.maximum(jnp.sum(pairs), 1) / jnp.sqrt(y.shape[2])
         groups.setdefault(y.shape[2], []).append(turned(y / jnp.maximum(scale, 1e-3)))
 

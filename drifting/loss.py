@@ -58,23 +58,23 @@ def drift_loss(gen: Float[Array, "B N D"], pos: Float[Array, "B P D"], neg: Floa
     def v_of(pos, neg, weight_pos, weight_neg, self_neg):
         field_of = FIELDS[field] if isinstance(field, str) else field
         of_one = lambda x, pos, neg, w_pos, w_neg, unit, tau: field_of(x, pos, neg, w_pos, w_neg, tau, self_neg=self_neg, unit=unit)
-        of_all = jax.vmap(of_one, in_axes=(0,) * 6 + (None,))  # over the B problems
-        of_all = jax.vmap(of_all, in_axes=(None,) * 6 + (0,))  # over the temperatures: distances are computed once
+        of_all = jax.vmap(of_one, in_axes=(None,) * 6 + (0,))  # over the temperatures: distances are computed once
+        of_all = jax.vmap(of_all, in_axes=(0,) * 6 + (None,))  # over the B problems
         return of_all(x, pos, neg, weight_pos, weight_neg, unit, tau)
 
     if guidance == "field" and neg.shape[1]:
-        v, perplexity = v_of(pos, gen_neg, weight_pos, weight_gen, self_neg)  # [tau, B, N, D], [tau, B, N]
+        v, perplexity = v_of(pos, gen_neg, weight_pos, weight_gen, self_neg)  # [B, tau, N, D], [B, tau, N]
         w = jnp.sum(weight_neg, 1) / jnp.maximum(jnp.sum(weight_gen, 1) * (1 - (self_neg > 0) / gen.shape[1]), 1e-8)
-        v += w[:, None, None] * v_of(pos, neg, weight_pos, weight_neg, 0)[0]
+        v += w[:, None, None, None] * v_of(pos, neg, weight_pos, weight_neg, 0)[0]
     else:
         v, perplexity = v_of(pos, y_neg, weight_pos, w_neg, self_neg)
     scale = scale[:, None, None]
-    v = v / scale  # phi~ = phi / S_j
-    own |= {f"drift_sq_norm_{t}": s for t, s in zip(temperatures, mean(jnp.mean(v**2, axis=(2, 3))))}  # lambda^2, before the floor
+    v = v / scale[:, None]  # phi~ = phi / S_j
+    own |= {f"drift_sq_norm_{t}": s for t, s in zip(temperatures, mean(jnp.mean(v**2, axis=(2, 3)).T))}  # lambda^2, before the floor
     sq_norm = jnp.stack([pooled.get(k, own[k]) for k in own if k.startswith("drift_sq_norm")])  # [tau, sets]
-    v = jnp.sum(v / jnp.sqrt(jnp.maximum(sq_norm, 1e-8))[:, ids, None, None], 0)
+    v = sum(v_tau / jnp.sqrt(jnp.maximum(square, 1e-8))[ids, None, None] for v_tau, square in zip(jnp.moveaxis(v, 1, 0), sq_norm))
 
     target = jax.lax.stop_gradient(x / scale + v)  # eq. 6; a learned field has parameters, which this loss must not reach
     loss = jnp.mean((gen / scale - target) ** 2, axis=(1, 2))
-    info = own | pooled | {"perplexity": mean(jnp.mean(perplexity, 2))[jnp.argmin(tau)]}
+    info = own | pooled | {"perplexity": mean(jnp.mean(perplexity, 2).T)[jnp.argmin(tau)]}
     return loss, {k: v[0] for k, v in info.items()} if set_of is None else info

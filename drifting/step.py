@@ -16,6 +16,7 @@ from drifting.learned import field_loss, update_field
 from drifting.loss import drift_loss
 from drifting.measure import mean_distances, measure
 from drifting.place import Whole
+from drifting.sets import by_width, pack, unpack
 from drifting.state import TrainState, named_key, update_ema
 
 
@@ -44,7 +45,7 @@ def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, 
     c, n = config, config.n_neg
     key = lambda name: named_key(state.seed, name, state.step)
     coin = lambda name, count: jax.random.bernoulli(key(name), 0.5, (c.n_c, count))
-    drawn = {"mirror": jnp.concatenate([coin("flip positives", c.n_pos), coin("flip unconditional", c.n_unc)], 1)}
+    drawn = {"mirror": jnp.concatenate([coin("flip unconditional", c.n_unc), coin("flip positives", c.n_pos)], 1)}
     for second in ("", " second")[: 1 + c.second_batch]:
         drawn["noise" + second] = jax.random.normal(key("noise" + second), (c.n_c, n, *(c.sample_shape or batch.pos.shape[3:])))
         drawn["style" + second] = jax.random.randint(key("style" + second), (c.n_c, n, c.style_shape[0]), 0, max(c.style_shape[1], 1))
@@ -60,13 +61,14 @@ def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, 
             return encode(generate(params, noise, per_sample(batch.labels), per_sample(batch.alpha), style))  # of x = f(eps), [C N, H, W, ch]
 
         phi_second = jax.lax.stop_gradient(phi_gen(" second")) if c.second_batch else None
-        real = place.classes(jax.tree.map(lambda pos, unc: jnp.concatenate([pos, unc], 1), batch.pos, batch.unc))  # [C, N_pos + N_unc, ...]
+        real = place.classes(jax.tree.map(lambda unc, pos: jnp.concatenate([unc, pos], 1), batch.unc, batch.pos))  # [C, N_unc + N_pos, ...]
         phi_real = jax.lax.stop_gradient(real_features(real, drawn["mirror"], encode, c.flip, place))
         others = n + c.second_batch  # of a second batch, none is the sample itself
         weight_unc = jnp.broadcast_to(unconditional_weight(batch.alpha, others, max(c.n_unc, 1))[:, None], (len(batch.alpha), c.n_unc))
-        loss, info = feature_loss(phi_gen(), phi_real, batch.weight_pos, weight_unc, c, place, pooled, phi_second, field)
+        phi = phi_gen()
+        loss, info = feature_loss(phi, phi_real, batch.weight_pos, weight_unc, c, place, pooled, phi_second, field)
         if field_params:  # a second problem beside the first: neither loss reaches the parameters of the other
-            info["field"] = field_loss(field_params, key("field"), phi_real, batch.weight_pos, c.temperatures, place.classes)
+            info["field"] = field_loss(field_params, key("field"), unpack(phi_real, phi), batch.weight_pos, c.temperatures, place.classes)
             loss += info["field"]
         return loss, info
 
@@ -86,27 +88,25 @@ def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, 
 def feature_loss(phi_gen, phi_real, weight_pos, weight_unc, c: DriftConfig, place, pooled=None, phi_second=None, field=None):
     """Weighted sum of the drifting losses of all feature sets (A.5). One field per location: a set [C N, T, D] is C x T problems over the samples of a class.
 
-    phi_second: of a second generated batch, which then repels. field: in the place of c.field. Sets of one D are computed together: the program does not grow with their number.
+    phi_real: packed by width (sets.py), unconditional samples before positives. phi_second: of a second generated batch, which then repels. field: in the place of c.field.
     """
-    n_c, n_pos = weight_pos.shape
+    n_c, n_unc = weight_unc.shape
     per_class = lambda f: jnp.moveaxis(f, 2, 1)  # [C, N, T, D] -> [C, T, N, D]
-    gen_of = lambda k, phi=phi_gen: per_class(place.split(phi[k], n_c))
-    real_of = lambda k: per_class(place.classes(phi_real[k].reshape(n_c, -1, *phi_real[k].shape[1:])))
-    widths = {}
-    for name, f in phi_gen.items():
-        widths.setdefault(f.shape[2], []).append(name)
+    of_gen = lambda f: per_class(place.split(f, n_c))
+    of_real = lambda f: per_class(place.classes(f.reshape(n_c, -1, *f.shape[1:])))
+    packed, packed_second = pack(phi_gen), phi_second and pack(phi_second)
 
     total, infos = 0.0, []
-    for names in widths.values():
+    for width, names in by_width(phi_gen).items():
         t = [phi_gen[k].shape[1] for k in names]
-        gen, real = (flat(jnp.concatenate([of(k) for k in names], 1)) for of in (gen_of, real_of))  # [C sum(T), N, D]
-        second = phi_second and flat(jnp.concatenate([gen_of(k, phi_second) for k in names], 1))
+        gen, real = flat(of_gen(packed[width])), flat(of_real(phi_real[width]))  # [C sum(T), N, D]
+        second = packed_second and flat(of_gen(packed_second[width]))
         of_each = lambda values: np.tile(np.repeat(values, t), n_c)  # values of the sets -> [C sum(T)]
         weights = {"weight_pos": jnp.repeat(weight_pos, sum(t), 0), "weight_neg": jnp.repeat(weight_unc, sum(t), 0)}
-        loss, info = drift_loss(gen, real[:, :n_pos], real[:, n_pos:], **weights, temperatures=c.temperatures, field=field or c.field, guidance=c.guidance, share=place.classes,
+        loss, info = drift_loss(gen, real[:, n_unc:], real[:, :n_unc], **weights, temperatures=c.temperatures, field=field or c.field, guidance=c.guidance, share=place.classes,
                                 second=second, set_of=of_each(np.arange(len(t))), pooled=pooled[len(infos)] if pooled else None)
         total += jnp.sum(loss * of_each([c.set_weight(k) for k in names] / (n_c * np.array(t))))  # of each set the mean over its problems
         infos.append(info)
     monitor = c.monitor or [k for k, f in phi_gen.items() if f.shape[1] == 1][-1]
-    distances = mean_distances(place.classes(gen_of(monitor)[:, 0]), real_of(monitor)[:, 0, :n_pos], weight_pos)
+    distances = mean_distances(place.classes(of_gen(phi_gen[monitor])[:, 0]), of_real(unpack(phi_real, phi_gen)[monitor])[:, 0, n_unc:], weight_pos)
     return total, {"sets": infos, "distances": distances}
