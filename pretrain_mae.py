@@ -23,7 +23,7 @@ from models.encoders import mae_fields, save_mae
 from models.mae import MAE, mae_params, random_mask, reconstruction_loss, unpatchify
 from models.mae_step import MAEConfig, mae_step
 from models.runs import load_mae_run
-from utils import config as config_lib, distributed, loop, processes, sharding
+from utils import compiler, config as config_lib, distributed, loop, processes, sharding
 from utils.checkpoint import Checkpoints
 from utils.config import MAE_TRAINER
 from utils.errors import UserError
@@ -103,7 +103,7 @@ def make_step(parts: Parts):
     gather = functools.partial(sharding.gather, parts.mesh)
     step = functools.partial(mae_step, model=parts.model, optimizer=parts.optimizer, config=parts.step, gather=gather)
     shardings = jax.tree.map(lambda a: a.sharding, state_shapes(parts))
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(parts.mesh)))
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler.options(parts.mesh), out_shardings=(shardings, sharding.replicated(parts.mesh)))
 
 
 # ---------------------------------------------------------------- held-out samples

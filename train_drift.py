@@ -27,7 +27,7 @@ from models.sampling import generate
 from models.weights import load_generator
 from training.parts import Parts, build
 from training.reals import HostBank, fill_bank, next_fresh, place_bank, reals
-from utils import config as config_lib, distributed, loop, processes, sharding
+from utils import compiler, config as config_lib, distributed, loop, processes, sharding
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 from utils.figures import save_curves, save_grid
@@ -94,12 +94,12 @@ def jit_step(parts: Parts):
             return train_step(state, bank, fresh, encode=functools.partial(parts.encode, encoder_params), keep=keep, **networks)
 
         everywhere = sharding.replicated(parts.mesh)
-        return jax.jit(step, donate_argnums=(0, 1), out_shardings=(shardings, everywhere, everywhere))
+        return jax.jit(step, donate_argnums=(0, 1), compiler_options=compiler.options(parts.mesh), out_shardings=(shardings, everywhere, everywhere))
 
     def step_on_batch(state, batch, encoder_params):
         return drift_step(state, batch, encode=functools.partial(parts.encode, encoder_params), **networks)
 
-    return jax.jit(step_on_batch, donate_argnums=(0,), out_shardings=(shardings, sharding.replicated(parts.mesh)))
+    return jax.jit(step_on_batch, donate_argnums=(0,), compiler_options=compiler.options(parts.mesh), out_shardings=(shardings, sharding.replicated(parts.mesh)))
 
 
 def jit_flow_step(parts: Parts):
@@ -110,7 +110,7 @@ def jit_flow_step(parts: Parts):
     place = lambda tree: jax.lax.with_sharding_constraint(tree, sharding.batch_sharding(parts.mesh))
     step = functools.partial(flow.train_step, velocity=velocity, optimizer=parts.optimizer, config=parts.baseline, place=place)
     shardings, everywhere = jax.tree.map(lambda a: a.sharding, state_shapes(parts)), sharding.replicated(parts.mesh)
-    return jax.jit(lambda state, bank, fresh, encoder_params: step(state, bank, fresh), donate_argnums=(0, 1), out_shardings=(shardings, everywhere, everywhere))
+    return jax.jit(lambda state, bank, fresh, encoder_params: step(state, bank, fresh), donate_argnums=(0, 1), compiler_options=compiler.options(parts.mesh), out_shardings=(shardings, everywhere, everywhere))
 
 
 def make_step(parts: Parts, first_step: int = 0):

@@ -15,7 +15,7 @@ import numpy as np
 
 from drifting.config import DriftConfig
 from drifting.guidance import sample_alpha
-from drifting.state import named_key
+from drifting.state import named_keys
 
 
 @flax.struct.dataclass
@@ -122,15 +122,15 @@ def take_pool(bank, slots):
 
 def draw(bank, seed, step, c: DriftConfig):
     """Which classes, guidance scales and bank slots make up the batch of `step`. Of the samples it reads the shapes alone: they may be elsewhere."""
-    key = lambda name: named_key(seed, name, step)
-    rounds = jnp.stack([jax.random.permutation(jax.random.fold_in(key("labels"), r), c.n_classes) for r in range(-(-c.n_c // c.n_classes))])
+    key = named_keys(seed, ("labels", "alpha", "positives", "unconditional", "class dropout", "null class"), step)
+    rounds = jnp.stack([jax.random.permutation(jax.random.fold_in(key["labels"], r), c.n_classes) for r in range(-(-c.n_c // c.n_classes))])
     labels = rounds.reshape(-1)[: c.n_c].astype(jnp.int32)
-    alpha = sample_alpha(key("alpha"), (c.n_c,), c.alpha_min, c.alpha_max, c.alpha_power, c.no_cfg_frac)
-    slots, valid = class_slots(key("positives"), bank["filled"][labels], sizes(bank)[0], c.n_pos)
-    plan = {"labels": labels, "alpha": alpha, "slots": slots, "valid": valid, "unc": pool_slots(key("unconditional"), bank, c.n_c, c.n_unc)[0]}
+    alpha = sample_alpha(key["alpha"], (c.n_c,), c.alpha_min, c.alpha_max, c.alpha_power, c.no_cfg_frac)
+    slots, valid = class_slots(key["positives"], bank["filled"][labels], sizes(bank)[0], c.n_pos)
+    plan = {"labels": labels, "alpha": alpha, "slots": slots, "valid": valid, "unc": pool_slots(key["unconditional"], bank, c.n_c, c.n_unc)[0]}
     if c.class_dropout_prob:
-        dropped = jax.random.uniform(key("class dropout"), (c.n_c,)) < c.class_dropout_prob
-        any_slots, any_valid = pool_slots(key("null class"), bank, c.n_c, c.n_pos)
+        dropped = jax.random.uniform(key["class dropout"], (c.n_c,)) < c.class_dropout_prob
+        any_slots, any_valid = pool_slots(key["null class"], bank, c.n_c, c.n_pos)
         plan |= {"dropped": dropped, "any": any_slots, "valid": jnp.where(dropped[:, None], any_valid, valid)}
     return plan
 

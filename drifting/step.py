@@ -17,7 +17,7 @@ from drifting.loss import drift_loss
 from drifting.measure import mean_distances, measure
 from drifting.place import Whole
 from drifting.sets import by_width, pack, unpack
-from drifting.state import TrainState, named_key, update_ema
+from drifting.state import TrainState, named_keys, update_ema
 
 
 def train_step(state: TrainState, bank, fresh, *, generate, encode, optimizer, config: DriftConfig, place=Whole(), keep=lambda images: images):
@@ -43,12 +43,13 @@ def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, 
     Returns (state, metrics): scalars, see `measure`.
     """
     c, n = config, config.n_neg
-    key = lambda name: named_key(state.seed, name, state.step)
-    coin = lambda name, count: jax.random.bernoulli(key(name), 0.5, (c.n_c, count))
+    batches = ("", " second")[: 1 + c.second_batch]
+    key = named_keys(state.seed, ("flip unconditional", "flip positives", "field", *(name + batch for name in ("noise", "style") for batch in batches)), state.step)
+    coin = lambda name, count: jax.random.bernoulli(key[name], 0.5, (c.n_c, count))
     drawn = {"mirror": jnp.concatenate([coin("flip unconditional", c.n_unc), coin("flip positives", c.n_pos)], 1)}
-    for second in ("", " second")[: 1 + c.second_batch]:
-        drawn["noise" + second] = jax.random.normal(key("noise" + second), (c.n_c, n, *(c.sample_shape or batch.pos.shape[3:])))
-        drawn["style" + second] = jax.random.randint(key("style" + second), (c.n_c, n, c.style_shape[0]), 0, max(c.style_shape[1], 1))
+    for second in batches:
+        drawn["noise" + second] = jax.random.normal(key["noise" + second], (c.n_c, n, *(c.sample_shape or batch.pos.shape[3:])))
+        drawn["style" + second] = jax.random.randint(key["style" + second], (c.n_c, n, c.style_shape[0]), 0, max(c.style_shape[1], 1))
     field = make_field(c.field, c.field_options, state.field)
 
     def loss_fn(trained, group, pooled):
@@ -68,7 +69,7 @@ def drift_step(state: TrainState, batch: Batch, *, generate, encode, optimizer, 
         phi = phi_gen()
         loss, info = feature_loss(phi, phi_real, batch.weight_pos, weight_unc, c, place, pooled, phi_second, field)
         if field_params:  # a second problem beside the first: neither loss reaches the parameters of the other
-            info["field"] = field_loss(field_params, key("field"), unpack(phi_real, phi), batch.weight_pos, c.temperatures, place.classes)
+            info["field"] = field_loss(field_params, key["field"], unpack(phi_real, phi), batch.weight_pos, c.temperatures, place.classes)
             loss += info["field"]
         return loss, info
 
