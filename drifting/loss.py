@@ -40,7 +40,6 @@ def drift_loss(gen: Float[Array, "B N D"], pos: Float[Array, "B P D"], neg: Floa
     self_neg, gen_neg = (gen.shape[1], gen) if second is None else (0, second)  # q: the samples themselves, or as many others
     weight_gen, weight_pos, weight_neg = ones(weight_gen, gen_neg), ones(weight_pos, pos), ones(weight_neg, neg)
     gen, gen_neg, pos, neg = (a.astype(jnp.float32) for a in (gen, gen_neg, pos, neg))
-    d = gen.shape[2]
 
     x, gen_neg, pos, neg = jax.lax.stop_gradient((gen, gen_neg, pos, neg))
     gen_neg = share(gen_neg)
@@ -52,8 +51,8 @@ def drift_loss(gen: Float[Array, "B N D"], pos: Float[Array, "B P D"], neg: Floa
 
     total, weight = weighted_distances(x, jnp.concatenate([y_neg, pos], 1), jnp.concatenate([w_neg, weight_pos], 1), self_neg)
     own, pooled = {"scale": add(total) / add(weight), "scale_weight": add(weight)}, pooled or {}
-    scale = jnp.maximum(pooled.get("scale", own["scale"]) / jnp.sqrt(d), 1e-3)[ids]  # S_j, [B]
-    tau, unit = jnp.asarray(temperatures), scale * jnp.sqrt(d)
+    scale = jnp.maximum(pooled.get("scale", own["scale"]) / jnp.sqrt(gen.shape[2]), 1e-3)[ids]  # S_j, [B]
+    tau, unit = jnp.asarray(temperatures), scale * jnp.sqrt(gen.shape[2])
 
     def v_of(pos, neg, weight_pos, weight_neg, self_neg):
         field_of = FIELDS[field] if isinstance(field, str) else field

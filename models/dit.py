@@ -372,7 +372,7 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 def rematerialised(block: type[nn.Module], everything: bool) -> type[nn.Module]:
     """`block` with its element-wise work computed again in the backward pass, which is cheaper than keeping it in memory; with `everything`, its matrix products too."""
-    policy = None if everything else jax.checkpoint_policies.dots_saveable
+    policy = None if everything else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     return nn.remat(block, prevent_cse=False, policy=policy)  # within a scan, nothing could be merged with the forward pass
 
 
