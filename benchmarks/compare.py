@@ -19,8 +19,9 @@ ALONE = {"PYTHONPATH": "", "JAX_ENABLE_COMPILATION_CACHE": "0"}  # neither code 
 def main(words):
     rounds = 3
     if words and words[0].startswith("--rounds="):
-        rounds = int(words.pop(0).partition("=")[2])
-    if len(words) < 3 or words[0].startswith("-"):
+        given = words.pop(0).partition("=")[2]
+        rounds = int(given) if given.isdecimal() else 0
+    if rounds < 1 or len(words) < 3 or words[0].startswith("-"):
         sys.exit("error: expected [--rounds=3] OLD NEW BENCHMARK [FLAGS], such as HEAD~1 . benchmarks/step.py --recipe digits")
     commits, command, results = words[:2], words[2:], {0: [], 1: []}
     with tempfile.TemporaryDirectory() as scratch:

@@ -21,6 +21,7 @@ import train_drift
 from configs.default import Key
 from models.standin import load_shapes
 from utils import config as config_lib, sharding
+from utils.errors import UserError
 from utils.logging import setup_logging
 
 FLAGS = (
@@ -60,6 +61,8 @@ def main(flag_values):
     flags, config = config_lib.all_flags(flag_values), config_lib.resolve(flag_values)
     with config.unlocked():
         config.sample_interval = config.eval_interval = 0
+    if any(depth % 1 for depth in flags.depths):
+        raise UserError(f"--depths {','.join(map(str, flags.depths))}: expected whole numbers of blocks")
     depths = [int(depth) for depth in flags.depths]
     for depth, kind in [(depth, "all") for depth in depths] + [(depths[0], kind) for kind in list(STATISTICS)[:-1]]:
         print(json.dumps(measure(flags, config, depth, kind)), flush=True)

@@ -14,6 +14,7 @@ Runs with jax, flax, optax, orbax, einops, absl and ml_collections alone (benchm
 import dataclasses
 import json
 import pathlib
+import re
 import resource
 import sys
 import tempfile
@@ -79,6 +80,8 @@ class Noise:
 
 def describe_mae(text: str, channels: int, folder: str) -> None:
     """Writes the description of an MAE of that width and these blocks to `folder`."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){4}", text):
+        raise UserError(f"--random_mae {text}: expected the base width and the blocks of four stages, such as 32,2,2,2,2")
     width, *layers = (int(n) for n in text.split(","))
     model = MAE(channels, width, 2, tuple(layers), 1, 0.0, False, 1000)
     facts = {"model_config": {name: getattr(model, name) for name in mae_fields()}}

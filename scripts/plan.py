@@ -74,10 +74,12 @@ def stand_in(flags, config) -> data.Dataset:
     """The data set by its facts."""
     if not flags.stand_in:
         return data.load(config.dataset_name, config.data.split, config.data, facts_only=True)
-    shape = [32, 32, 4, 1000] if flags.stand_in == "latents" else [int(n) for n in re.findall(r"\d+", flags.stand_in)]
-    if len(shape) != 4:
+    words = "32x32x4x1000" if flags.stand_in == "latents" else flags.stand_in
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", words):
         raise UserError(f"--stand_in {flags.stand_in}: expected latents, or HEIGHTxWIDTHxCHANNELSxCLASSES such as 256x256x3x1000")
-    *shape, classes = shape
+    *shape, classes = map(int, words.split("x"))
+    if flags.samples < classes:
+        raise UserError(f"--samples {flags.samples}: expected at least one for each of the {classes} classes of --stand_in {flags.stand_in}")
     counts = (flags.samples // classes,) * classes
     return data.Dataset("stand-in", "train", range(flags.samples), tuple(shape), "float32" if shape[2] == 4 else "uint8", tuple(map(str, range(classes))), counts)
 
@@ -127,10 +129,10 @@ def plan(flags, config, target: str) -> dict:
             raise
         needed, held = needed_by_error(str(error)), sum(out[f"{name}_gib"] for name in ("parameters", "optimizer", "ema", "encoder", "bank"))
         size = {"needed_gib": needed, "temporary_gib": needed - held} if needed else {}
-        return out | size | {"compile_s": time.perf_counter() - begin, "fits": False}
+        return out | size | {"plan_s": time.perf_counter() - begin, "fits": False}
     traffic, moved = collective_traffic(text), memory_traffic(text)
     out |= {
-        "compile_s": time.perf_counter() - begin, "temporary_gib": temporary / GIB, "needed_gib": needed / GIB, "fits": not chip or needed <= chip.memory,
+        "plan_s": time.perf_counter() - begin, "temporary_gib": temporary / GIB, "needed_gib": needed / GIB, "fits": not chip or needed <= chip.memory,
         "memory_traffic_gib": moved / GIB, "collective_gib": sum(size for _, size in traffic.values()) / GIB,
         "collectives": {name: {"count": int(count), "gib": size / GIB} for name, (count, size) in traffic.items()},
     }  # fmt: skip
@@ -185,7 +187,7 @@ def needed_by_error(message: str) -> float:
 
 COLUMNS = {"target": "target", "chips": "chips", "fits": "fits", "needed_gib": "GiB needed", "memory_gib": "of", "temporary_gib": "temporary", "encoder_gib": "encoder",
            "parameters_gib": "params", "optimizer_gib": "optim.", "ema_gib": "EMA", "bank_gib": "bank", "tflop": "TFLOP", "memory_traffic_gib": "GiB moved", "collective_gib": "GiB in collectives",
-           "matrix_s": "matrix s", "memory_s": "memory s", "network_s": "network s", "compiler_s": "compiler s", "expected_s": "expected s", "images_per_s": "images/s", "days": "days", "compile_s": "compile s"}  # fmt: skip
+           "matrix_s": "matrix s", "memory_s": "memory s", "network_s": "network s", "compiler_s": "compiler s", "expected_s": "expected s", "images_per_s": "images/s", "days": "days", "plan_s": "planned in s"}  # fmt: skip
 
 
 def table(rows: list[dict]) -> str:
@@ -216,6 +218,8 @@ def main(flag_values):
     with config.unlocked():
         config.sample_interval = config.eval_interval = 0  # nothing is decoded or scored here
         config.model.use_stable_vae &= flags.stand_in != "latents"
+    if flags.json and not pathlib.Path(flags.json).parent.is_dir():
+        raise UserError(f"--json {flags.json}: there is no folder {pathlib.Path(flags.json).parent}; make it, or give another place")
     targets = flags.target.split(",")
     rows = [plan(flags, config, *targets)] if len(targets) == 1 else [plan_alone(target, sys.argv[1:]) for target in targets]
     for name, one in rows[0].get("collectives", {}).items() if len(rows) == 1 else ():

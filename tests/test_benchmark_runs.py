@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import fields, runs
+from benchmarks import compare, fields, runs
 from utils.errors import UserError
 
 
@@ -43,3 +43,9 @@ def test_numbers():
     assert fields.numbers("0.02,0.05") == (0.02, 0.05)
     with pytest.raises(UserError, match="numbers separated by commas"):
         fields.numbers("0.02;x")
+
+
+@pytest.mark.parametrize("words", [["--rounds=0", "HEAD", ".", "benchmarks/step.py"], ["--rounds=x", "HEAD", ".", "benchmarks/step.py"], ["HEAD", "."]])
+def test_compare_says_what_it_takes(words):
+    with pytest.raises(SystemExit, match="error: expected"):
+        compare.main(words)

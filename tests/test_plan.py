@@ -6,12 +6,14 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from conftest import ROOT
 from models import encoders, standin
+from scripts import plan
 from utils import hlo
 from utils.cost import matmul_flops
 from utils.errors import UserError
@@ -137,6 +139,13 @@ def test_encoders_by_their_shapes():
     assert all(np.isfinite(f).all() for f in features.values()) and not np.allclose(*features["layer4_mean"])
 
 
+@pytest.mark.parametrize("given, samples, says", [("32x32x4", 10, "expected latents"), ("0x32x4x10", 10, "expected latents"), ("32x32x4x0", 10, "expected latents"), ("latents", 10, "at least one")])
+def test_senseless_stand_ins(given, samples, says):
+    flags = ml_collections.ConfigDict({"stand_in": given, "samples": samples})
+    with pytest.raises(UserError, match=says):
+        plan.stand_in(flags, None)
+
+
 def test_plan_for_the_devices_at_hand(tmp_path):
     """Sizes as they are, and exit codes: 0 for what fits, 2 for a mistake."""
     flags = ["--dataset_name", "digits", "--model.preset", "debug", "--mesh.devices", "1", "--drift.n_neg", "4", "--batch_size", "40", "--model.use_bf16", "0"]
@@ -145,5 +154,7 @@ def test_plan_for_the_devices_at_hand(tmp_path):
     assert done.returncode == 0 and done.stdout.startswith("| target | chips | fits |"), done.stderr
     (row,) = json.loads((tmp_path / "plan.json").read_text())
     assert row["fits"] and row["optimizer_gib"] == pytest.approx(2 * row["parameters_gib"], rel=1e-3) and 0 < row["tflop"] < 1 and row["collective_gib"] == 0
+    done = subprocess.run([*program, *flags, "--json", str(tmp_path / "no" / "plan.json")], capture_output=True, text=True)
+    assert done.returncode == 2 and "there is no folder" in done.stderr and not done.stdout
     done = subprocess.run([*program, *flags, "--target", "gpu:many"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr

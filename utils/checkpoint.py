@@ -266,7 +266,7 @@ class Checkpoints:
             there, here = _describe(saved.get(path)), _describe(wanted.get(path))
             if there != here:
                 raise UserError(
-                    f"{where} was made with another model or other settings: {name}/{path} is {there} in the "
+                    f"{where} was made with another model, other settings or another version: {name}/{path} is {there} in the "
                     f"checkpoint and {here} now; give the flags of its config.json, or another --save_dir"
                 )
         arrays = {}
