@@ -19,10 +19,10 @@ from configs.default import DISTRIBUTED
 from data import pipeline
 from drifting.state import TrainState, init_state, named_key
 from drifting.images import to_float
-from models.encoders import mae_fields, save_mae
+from models.encoders import mae_fields
+from models.export import export_run
 from models.mae import MAE, mae_params, random_mask, reconstruction_loss, unpatchify
 from models.mae_step import MAEConfig, mae_step
-from models.runs import load_mae_run
 from utils import compiler, config as config_lib, distributed, loop, processes, sharding
 from utils.checkpoint import Checkpoints
 from utils.config import MAE_TRAINER
@@ -275,8 +275,7 @@ def report(parts: Parts) -> str:
 def train(parts: Parts, folder: pathlib.Path):
     loop.train(MAEJob(parts, folder), folder)
     if parts.config.mae.export and processes.is_first():
-        model, params, metadata = load_mae_run(folder)
-        save_mae(parts.config.mae.export, model, params, {"step": metadata["step"], "ema_decay": float(metadata["ema"]), "dataset": parts.dataset.name})
+        export_run(folder, parts.config.mae.export)
         log.info("%s: the encoder in the published format, for --encoder.path", parts.config.mae.export)
 
 

@@ -9,10 +9,11 @@ from PIL import Image
 import sample
 import train_drift
 from configs.default import DISTRIBUTED, Key
+from models.export import export_run
 from models.runs import load_run
 from models.sampling import generate
-from models.weights import load_generator, save_generator
-from test_train import TINY, records, train
+from models.weights import load_generator
+from test_train import TINY, records, same_bits, train
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.scores import read_rows
@@ -83,12 +84,28 @@ def test_mistakes(run, given, word):
 
 def test_published_artifact_starts_a_run(run, tmp_path):
     """--init_from a run or an artifact; its weights are the first parameters."""
-    save_generator(tmp_path / "artifact", *load_generator(run))
+    assert export_run(run, tmp_path / "artifact") == "generator"
     for where in (run, tmp_path / "artifact"):
         parts = train_drift.build(config_lib.resolve(TINY | {"model.class_dropout_prob": 0.2, "init_from": str(where)}), train_drift.data.load("digits"),
                                   train_drift.sharding.make_mesh(1, 1))  # fmt: skip
         state = train_drift.make_state(parts)
         np.testing.assert_array_equal(state.params["patch_embedding"]["kernel"], load_generator(where)[1]["patch_embedding"]["kernel"])
+
+
+def test_an_export_is_the_chosen_average_and_makes_the_same_samples(run, tmp_path):
+    export_run(run, tmp_path / "raw", 4, "raw")
+    _, params, facts = load_generator(tmp_path / "raw")
+    same_bits(params, load_run(run, 4, "raw")[1])
+    assert (facts["step"], facts["ema"], facts["ema_decay"]) == (4, "raw", 0.0)
+    export_run(run, tmp_path / "first")
+    assert load_generator(tmp_path / "first")[2]["ema_decay"] == 0.99
+    for where in (run, tmp_path / "first"):
+        main(load_dir=where, num_samples=4, out=tmp_path / f"{where.name}.npz")
+    ours, theirs = (np.load(tmp_path / f"{where.name}.npz")["arr_0"] for where in (run, tmp_path / "first"))
+    np.testing.assert_array_equal(ours, theirs)
+    main(load_dir=tmp_path / "first", per_class=2, compare=True)
+    with pytest.raises(UserError, match="not the folder of a run"):
+        export_run(tmp_path / "first", tmp_path / "again")
 
 
 def test_a_run_goes_on_with_its_own_settings(run, tmp_path):
