@@ -12,14 +12,16 @@ from utils.errors import UserError
 def export_run(where, folder, step: int | None = None, ema: str = "") -> str:
     """Writes the network of the run `where` to `folder`, and returns what it is: "generator" or "encoder".
 
-    step, ema: as in `models.runs.load_run`. The metadata tell `step`, `ema_decay` (0: the parameters themselves), and of what data and configuration
-    it comes. Raises UserError for what is no run, and for a generator that the format does not hold.
+    step, ema: as in `models.runs.load_run`. The metadata tell `step`, `ema_decay` (0: the parameters themselves),
+    and of what data and configuration it comes. Raises UserError for what is no run, and for a generator that the
+    format does not hold.
     """
     if not is_run(where):
         raise UserError(f"{where} is not the folder of a run: give one of train_drift.py or pretrain_mae.py")
     _, facts, _ = Checkpoints(pathlib.Path(where) / "checkpoints").restore({}, step)
-    kind, load, save = ("encoder", load_mae_run, save_mae) if "mae" in facts else ("generator", load_run, save_generator)
-    model, params, facts = load(where, step, ema)
-    decay = 0.0 if facts["ema"] == "raw" else float(facts["ema"])
-    save(folder, model, params, {k: facts[k] for k in ("step", "ema", "dataset", "config")} | {"ema_decay": decay})
-    return kind
+    is_mae = "mae" in facts
+    model, params, facts = (load_mae_run if is_mae else load_run)(where, step, ema)
+    metadata = {k: facts[k] for k in ("step", "ema", "dataset", "config")}
+    metadata["ema_decay"] = 0.0 if facts["ema"] == "raw" else float(facts["ema"])
+    (save_mae if is_mae else save_generator)(folder, model, params, metadata)
+    return "encoder" if is_mae else "generator"
