@@ -12,9 +12,9 @@ from utils.errors import UserError
 def export_run(where, folder, step: int | None = None, ema: str = "") -> str:
     """Writes the network of the run `where` to `folder`, and returns what it is: "generator" or "encoder".
 
-    step, ema: as in `models.runs.load_run`. The metadata tell `step`, `ema_decay` (0: the parameters themselves),
-    and of what data and configuration it comes. Raises UserError for what is no run, and for a generator that the
-    format does not hold.
+    step, ema: as in `models.runs.load_run`. The metadata tell `step`, `ema_decay` (0: the parameters
+    themselves), and of what data and configuration it comes. Raises UserError for what is no run, and for a
+    generator that the format does not hold.
     """
     if not is_run(where):
         raise UserError(f"{where} is not the folder of a run: give one of train_drift.py or pretrain_mae.py")

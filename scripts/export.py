@@ -4,8 +4,8 @@
     python scripts/export.py --load_dir runs/cifar10 --out exported/cifar10
     python sample.py --load_dir exported/cifar10
 
-A folder of metadata.json and ema_params.msgpack: for sample.py, eval_fid.py and --init_from or, of an encoder,
-for --encoder.path.
+A folder of metadata.json and ema_params.msgpack: for sample.py, eval_fid.py and --init_from or, of an
+encoder, for --encoder.path.
 """
 
 import logging
