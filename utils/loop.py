@@ -215,4 +215,5 @@ def _train(job: Job, folder: pathlib.Path, checkpoints: Checkpoints, stop: StopS
                 raise SystemExit(128 + signal.Signals[name])
             paused += time.perf_counter() - before
     checkpoints.wait()
-    log.info("%s: done; samples/, curves.png, metrics.jsonl and checkpoints/ are there", folder)
+    pictures = "samples/, curves.png, " if config.sample_interval else ""
+    log.info("%s: done; %smetrics.jsonl and checkpoints/ are there", folder, pictures)
