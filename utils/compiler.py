@@ -5,7 +5,7 @@ import os
 
 import jax
 
-CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 2}  # half the compile time of the defaults, steps as fast (docs/benchmarks.md)
+CPU = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 2}  # about half the compile time of the defaults (docs/benchmarks.md, two settings of the step)
 
 
 @functools.cache
