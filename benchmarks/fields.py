@@ -21,6 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks import runs
 from configs.default import Key
+from data.toy2d import TOYS
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_panels
@@ -123,6 +124,8 @@ def main(flag_values):
     do = toy if flags.task.startswith("toy:") else digits
     if do is digits and flags.task != "digits":
         raise UserError(f"--task {flags.task}: expected digits or toy:NAME")
+    if do is toy and flags.task[4:] not in TOYS:
+        raise UserError(f"--task {flags.task}: unknown distribution (known: {', '.join(f'toy:{name}' for name in TOYS)})")
     times, of_task = rows.folder / "times.json", lambda: [row for row in rows.read() if (row["key"]["task"], row["key"]["max_steps"]) == (flags.task, flags.max_steps)]
     if flags.times and (do is toy or not of_task()):
         raise UserError(f"--times {flags.times}: times the steps of the runs on digits that --out {flags.out} holds; train some first")

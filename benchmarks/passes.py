@@ -22,10 +22,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import eval_fid
 from baselines.flow import Flow, with_steps
 from benchmarks import runs
+from benchmarks.fields import numbers
 from configs.default import Key
 from models.runs import load_run
 from models.sampling import generate
 from utils import config as config_lib
+from utils.errors import UserError
 from utils.figures import COLORS
 from utils.logging import replacing, setup_logging
 from utils.scores import scores
@@ -52,7 +54,7 @@ def settings(flags, objective: str, steps: int, seed: int) -> dict:
     return common | ({"drift.n_neg": flags.n_neg} if objective == "drift" else {"objective": "flow"})
 
 
-def score_samples(folder: pathlib.Path, passes: list[int], seed: int) -> dict:
+def score_samples(folder: pathlib.Path, passes: tuple[int, ...], seed: int) -> dict:
     """Of the run in `folder`: {"scores": {passes: {score: value}}, "per_second": {passes: samples a second}}."""
     model, params, _ = load_run(folder)
     models = {n: with_steps(model, n) for n in passes} if isinstance(model, Flow) else {1: model}
@@ -151,7 +153,9 @@ def draw(path, lines: dict, step_ms: dict):
 def main(flag_values):
     setup_logging()
     flags = config_lib.all_flags(flag_values)
-    rows, passes = runs.Rows(pathlib.Path(flags.out)), [int(n) for n in flags.passes.split(",")]
+    rows, passes = runs.Rows(pathlib.Path(flags.out)), numbers(flags.passes, int)
+    if min(passes) < 1:
+        raise UserError(f"--passes {flags.passes}: a sample takes at least one pass; give numbers from 1 on")
     times = rows.folder / "times.json"
     if not times.exists():
         rows.folder.mkdir(parents=True, exist_ok=True)

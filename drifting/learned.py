@@ -58,15 +58,16 @@ def learned_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit=1.0, 
 
 
 def denoising_loss(params, noise: Float[Array, "B K D"], y: Float[Array, "B P D"], weight: Float[Array, "B P"], tau):
-    """Mean of |S(x, Y without y_i) - (y_i - x)|^2 / D over the first K samples of B sets, x = y_i + tau * noise; y in units of S_j. Samples of weight 0 are absent."""
+    """Mean of |S(x, Y without y_i) - (y_i - x)|^2 / D over the first K samples of B sets, x = y_i + tau * noise; y in units of S_j. Samples of weight 0 are absent, and one without others in its set is not asked for."""
     k = noise.shape[1]
-    of, move = weight[:, :k], -tau * noise  # y_i - x
+    others = jnp.sum(weight, 1, keepdims=True) - weight[:, :k] > 0
+    of, move = weight[:, :k] * others, -tau * noise  # y_i - x
     s = jax.vmap(lambda x, y, w: pull(params, x, y, w, tau, k)[0])(y[:, :k] - move, y, weight)
     return jnp.sum(jnp.mean((s - move) ** 2, -1) * of) / jnp.maximum(jnp.sum(of), 1)
 
 
 def field_loss(params, key, phi: dict[str, Float[Array, "CR T D"]], weight: Float[Array, "C P"], temperatures, share=lambda y: y):
-    """Mean denoising loss over feature sets and temperatures, at one location of every set and of at most DENOISED of its samples, both drawn at random.
+    """Mean denoising loss over feature sets and temperatures, at one location of every set and of at most DENOISED of its samples, in a row from one on, both drawn at random.
 
     phi: features of R >= P reals of each of C classes, of which the last P are the sets. share: as in `drift_loss`.
     """

@@ -345,3 +345,17 @@ def test_denoising_leaves_the_sample_out():
     np.testing.assert_allclose(loss(params, noise[:, :2], y, weight, 0.3), np.mean(by_hand[:2]), rtol=1e-4)
     absent = weight.at[0, 5].set(0)
     np.testing.assert_allclose(loss(params, noise, y.at[0, 5].add(3), absent, 0.3), loss(params, noise, y, absent, 0.3), rtol=1e-5)
+    alone = jnp.eye(1, 6)  # nothing is left to denoise it with
+    assert loss(params, noise, y, alone, 0.3) == 0
+    np.testing.assert_allclose(loss(params, *(jnp.concatenate([a, a + 1]) for a in (noise, y)), jnp.concatenate([weight, alone]), 0.3), full, rtol=1e-5)
+
+
+def test_only_present_positives_are_denoised():
+    """Of sets larger than what a step denoises, from wherever it begins: neither absent positives nor unconditional samples matter, a present one does."""
+    params, present = init_field(jax.random.key(0), [3], 8, True), jnp.ones((2, 40)).at[:, 30:].set(0)
+    real = jax.random.normal(jax.random.key(1), (2, 43, 1, 3))  # of each class 3 unconditional ones first
+    loss = jax.jit(lambda key, real: field_loss(params, key, {"a": real.reshape(-1, 1, 3)}, present, (0.3,)))
+    for seed in range(4):
+        value = loss(jax.random.key(seed), real)
+        np.testing.assert_allclose(loss(jax.random.key(seed), real.at[:, 33:].add(9).at[:, :3].add(9)), value, rtol=1e-4)
+        assert value > 0 and not np.isclose(loss(jax.random.key(seed), real.at[:, 20].add(9)), value, rtol=1e-2)
