@@ -6,7 +6,7 @@
 
 Starting points: between the modes, far away, collapsed on one mode. Written to --out: evolution.png (samples and field over time), evolution.gif, curves.png (loss, drift before its normalisation,
 energy distance), result.json: per starting point the sliced Wasserstein distance to fresh samples beside that between two sets of fresh samples, and the share of the samples on each mode.
-All --drift, --optim and --model flags of the trainer apply; --drift.n_neg is the number of samples generated in a step, and of real ones.
+The flags of the field (docs/fields.md) and all --optim and --model flags of the trainer apply; --drift.n_neg is the number of samples generated in a step, and of real ones. Without guidance.
 """
 
 import functools
@@ -54,6 +54,8 @@ FLAGS = (
 SETTINGS = {"recipe": "none", "max_steps": 1000, "drift.n_neg": 256, "drift.n_unc": 0, "drift.alpha_max": 1.0, "model.name": "mlp", "model.hidden_size": 128,
             "model.depth": 3, "model.noise_classes": 0, "model.noise_coords": 1, "model.use_bf16": False, "drift.temperatures": (0.2, 0.5, 2.0), "optim.learning_rate": 5e-4, "optim.schedule": "cosine",
             "optim.warmup_steps": 20, "optim.ema": (0.99,)}  # fmt: skip
+DRIFT = {f"drift.{k}" for k in ("field", "temperatures", "n_neg", "negatives", "kernel", "normalize", "iterations", "attraction", "repulsion",
+                                "field_width", "field_projection", "field_lr", "field_ema")}  # fmt: skip
 MEASURED = 4096  # samples
 SEEN = (0, 1 / 50, 1 / 15, 1 / 5, 1 / 2, 1)  # shares of the training in the strip
 FRAMES = 40  # of the GIF
@@ -243,6 +245,8 @@ def draw_curves(path, found: dict, temperatures, title: str):
 
 def resolve(given: dict):
     """The configuration: the trainer's, with this program's settings in the place of a recipe."""
+    if unused := [f"--{k}" for k in given if k.startswith("drift.") and k not in DRIFT]:
+        raise UserError(f"{', '.join(unused)}: the laboratory has one class, no guidance and fresh samples in each step; leave out")
     merged = SETTINGS | given
     return config_lib.resolve(merged | {"batch_size": merged["drift.n_neg"]})
 

@@ -1,8 +1,10 @@
 """The bookkeeping of the comparisons: runs that are done are skipped, equal time is read off the curves, tables say mean and spread."""
 
+import types
+
 import pytest
 
-from benchmarks import compare, fields, runs
+from benchmarks import compare, fields, passes, runs
 from utils.errors import UserError
 
 
@@ -49,3 +51,12 @@ def test_numbers():
 def test_compare_says_what_it_takes(words):
     with pytest.raises(SystemExit, match="error: expected"):
         compare.main(words)
+
+
+@pytest.mark.parametrize("program, given", [(fields, {"task": "toy:moons"}), (fields, {"task": "cifar10"}), (passes, {"passes": "1;4"}), (passes, {"passes": "0,4"})])
+def test_mistakes_are_refused_before_any_work(tmp_path, monkeypatch, program, given):
+    values = {key.name: key.default for key in program.FLAGS} | given | {"out": str(tmp_path / "new")}
+    monkeypatch.setattr(program.config_lib, "all_flags", lambda _: types.SimpleNamespace(**values))
+    with pytest.raises(UserError, match=next(iter(given.values()))):
+        program.main(None)
+    assert not list(tmp_path.rglob("*.json*"))

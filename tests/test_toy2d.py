@@ -7,6 +7,7 @@ import pytest
 from data import toy2d as toys
 from metrics.sliced_wasserstein import sliced_wasserstein
 from scripts import toy2d
+from utils.errors import UserError
 
 
 @pytest.mark.parametrize("toy", toys.TOYS)
@@ -71,3 +72,8 @@ def test_the_field_that_is_shown():
     assert x.shape == v.shape == (16, 2)
     towards = -x / np.linalg.norm(x, axis=1, keepdims=True)
     assert ((v * towards).sum(1) > 0).all()
+
+
+def test_flags_without_effect_are_refused():
+    with pytest.raises(UserError, match="--drift.n_unc, --drift.guidance"):
+        toy2d.resolve({"drift.n_unc": 8, "drift.field": "sinkhorn", "drift.guidance": "field"})
