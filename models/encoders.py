@@ -85,7 +85,9 @@ def load_mae(source: str, bf16: bool | None, sha256: str) -> Part:
     from models import weights  # it re-exports load_encoder
 
     if not source:
-        raise UserError("the encoder mae has no weights of its own: give mae:FOLDER or mae:hf://NAME")
+        raise UserError(
+            "the encoder mae has no weights of its own: give --encoder.path, or as a library mae:FOLDER"
+        )
     if is_run(source):
         model, params, metadata = load_mae_run(source)
     else:
@@ -247,8 +249,11 @@ def split_where(where: str | Path) -> list[tuple[str, str]]:
 
 def join_where(name: str, path: str) -> str:
     """The `where` of an encoder's name and path flags: ("dinov2+mae", "/a,/b") -> "dinov2:/a+mae:/b". Paths
-    are in the order of the names, separated by commas; an empty one stands for the encoder's own weights."""
+    are in the order of the names, separated by commas; an empty one stands for the encoder's own weights.
+    Raises UserError."""
     names, paths = name.split("+"), path.split(",") if path else []
+    for unknown in [n for n in names if n not in ENCODERS]:  # not NAME:SOURCE: options and weights go by name
+        raise UserError(f"encoder {unknown!r} is unknown: give {', '.join(ENCODERS)}, and weights by --encoder.path")
     if len(paths) > len(names):
         raise UserError(f"{len(paths)} paths ({path}) for the encoder {name}: give one for each name")
     paths += [""] * (len(names) - len(paths))

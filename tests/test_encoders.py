@@ -323,6 +323,9 @@ def test_join_where():
     assert join_where("dinov2+mae", "") == "dinov2+mae"
     with pytest.raises(UserError, match="2 paths"):
         join_where("mae", "/a,/b")
+    for name in ("dinov2:base", "none+mae:runs/a", "hf://mae_latent_640"):
+        with pytest.raises(UserError, match="--encoder.path"):
+            join_where(name, "")
 
 
 @pytest.mark.parametrize("name", ["dinov2_registers", "convnextv2", "resnet50"])
