@@ -111,6 +111,21 @@ def test_traffic_to_memory_of_a_scan():
     assert hlo.memory_traffic(TEXT) == 7 * (weights + row + row + index)
 
 
+def test_traffic_of_collectives_that_were_combined_or_yield_less_than_they_take():
+    text = """HloModule step
+
+ENTRY %main (a: f32[8], b: f32[16]) -> f32[1] {
+  %a = f32[8]{0} parameter(0)
+  %b = f32[16]{0} parameter(1)
+  %both = (f32[32]{0}, f32[64]{0}) all-gather(%a, %b), dimensions={0}
+  %start = ((f32[8]{0}, f32[16]{0}), (f32[32]{0}, f32[64]{0})) all-gather-start(%a, %b), dimensions={0}
+  %sum = (f32[8]{0}, f32[16]{0}) all-reduce-start(%a, %b), to_apply=%add
+  ROOT %part = f32[1]{0} reduce-scatter(%a), dimensions={0}, to_apply=%add
+}
+"""
+    assert hlo.collective_traffic(text) == {"all-gather": (2, 2 * 4 * 96), "all-reduce": (1, 4 * 24), "reduce-scatter": (1, 4 * 8)}
+
+
 def test_memory_by_the_compilers_dump():
     dump = """BufferAssignment:
 allocation 0: size 100, page 0, parameter 0, shape |f32[25]| at ShapeIndex {}, maybe-live-out:

@@ -114,11 +114,13 @@ def collective_traffic(hlo: str) -> dict[str, tuple[float, float]]:
     """{operation: (how many, bytes)} of a step; bytes: what it yields on a device, or takes, if more."""
     module, found = parse(hlo), collections.defaultdict(lambda: (0.0, 0.0))
     for name, times in module.runs.items():
-        for one in module.computations[name]:
+        scope = {one.name: one for one in module.computations[name]}
+        for one in scope.values():
             kind = one.kind.removesuffix("-start")
             if kind in COLLECTIVES:
-                results = [_bytes(*shape) for *shape, _ in re.findall(SHAPE, one.shape)]
-                size = sum(results) if kind == "all-reduce" else max(results)  # a start yields what it takes
+                taken = sum(scope[x].whole for x in one.operands if x in scope)
+                both = one.kind != kind and kind != "all-reduce"  # such a start yields what it takes as well
+                size = max(taken, one.whole - taken * both)
                 n, total = found[kind]
                 found[kind] = (n + times, total + times * size)
     return dict(found)
