@@ -68,8 +68,10 @@ MATRIX = [(k, devices, fsdp) for k in (1, 2, 4) for devices, fsdp in ((1, 1), (2
 @pytest.mark.parametrize("k, devices, fsdp", MATRIX)
 def test_matrix_of_meshes_and_groups(k, devices, fsdp):
     """20 steps on 1, 2 and 8 devices, fsdp 1, 2 and 4, in 1, 2 and 4 groups."""
-    groups = {"optim.accumulate": k, "model.depth": 2} | EXACT
-    check_same(groups, devices, fsdp, {"model.depth": 2}, 20)
+    shape = {"model.depth": 2}
+    if k > 1 and (devices, fsdp) == (8, 1):  # the classes of a group do not divide over one axis of eight: the rows have to
+        shape |= {"drift.n_neg": 8, "batch_size": 64}
+    check_same(shape | {"optim.accumulate": k} | EXACT, devices, fsdp, shape, 20)
 
 
 @pytest.mark.slow
