@@ -22,6 +22,7 @@ from models.encoders import join_where, load_encoder, only_used, options_of, set
 from models.latents import latent_dataset, load_latent_space
 from utils import config as config_lib, loop, sharding
 from utils.errors import UserError
+from utils.narrow import narrow
 
 log = logging.getLogger("train")
 
@@ -119,6 +120,8 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
         space = space or load_latent_space(config.vae, sharding.local(mesh), dataset.latents)
         decode = (lambda params, z: space.vae.decode(params, space.vae.unscale(z)), jax.device_get(space.params))
     encode, encoder_params = build_encoder(config.encoder, config.dry_run, functools.partial(load_encoder, decode=decode))
+    if encode:
+        encoder_params = narrow(encode, encoder_params, jax.ShapeDtypeStruct((1, *dataset.shape), np.float32))
     monitor = choose_monitor(d.monitor, encode, encoder_params, dataset.shape) if encode else d.monitor
     drift = DriftConfig(n_classes=n_classes, n_c=n_c, n_neg=d.n_neg, n_pos=n_pos, n_unc=d.n_unc, alpha_min=d.alpha_min, alpha_max=d.alpha_max,
                         alpha_power=d.alpha_power, no_cfg_frac=d.no_cfg_frac, temperatures=tuple(d.temperatures), monitor=monitor, **field,
