@@ -287,12 +287,11 @@ def main(flag_values):
 
 def run(flag_values):
     """The program, in each process of the job."""
+    keep_freed_memory()
     folder = loop.run_folder(config_lib.all_flags(flag_values), "mae_")
     saved = config_lib.from_json(folder / "config.json", MAE_TRAINER) if loop.has_run(folder) else None
     config = config_lib.resolve(flag_values, saved, MAE_TRAINER)
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
     parts = build(config, mesh)
     if config.load_dir and not (source := Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")).steps():
         source.restore({})  # says what is missing

@@ -94,8 +94,7 @@ def flops_on_paper(sets):
 
 def main(flag_values):
     flags = config_lib.all_flags(flag_values)
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()
     encode, enc_params = encoder(flags.channels)
     n = flags.images
     sets = {k: f.shape[1:] for k, f in jax.eval_shape(encode, enc_params, jnp.zeros((1, 32, 32, 4))).items()}

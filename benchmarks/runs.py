@@ -51,8 +51,7 @@ class Rows:
 
 def build(config) -> train_drift.Parts:
     """The parts of a run, as `train_drift.py` makes them."""
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()
     return train_drift.build(config, data.load(config.dataset_name, config.data.split, config.data), sharding.make_mesh(config.mesh.devices, config.mesh.fsdp))
 
 

@@ -7,7 +7,7 @@
 Compile time, step time, images/s, FLOPs, share of the measured matrix-multiply rate, memory; one JSON line at the end. Data and the weights of --random_mae are random.
 FLOPs are XLA's count for the same step with the layers unrolled (its count of a loop is that of one turn); `matmul_gflop_per_step` counts the matrix products of the traced
 program, loops included, and `mfu` is their share of the data sheet's bf16 rate. The step and the matrix multiply are timed alternately. `host_ms` is what a step takes of
-the Python thread; `data_wait_ms` is how long it waits for the next reals of the bank, read and shuffled by the real input pipeline (null where grain is not installed).
+the Python thread (on one CPU device all of it, `utils/memory.py`); `data_wait_ms` is how long it waits for the next reals of the bank, read and shuffled by the real input pipeline (null where grain is not installed).
 Runs with jax, flax, optax, orbax, einops, absl and ml_collections alone (benchmarks/bare.py).
 """
 
@@ -121,6 +121,7 @@ def chosen(flag_values):
 
 def main(flag_values):
     setup_logging()
+    keep_freed_memory()
     flags, config = chosen(flag_values)
     shape = (flags["size"], flags["size"], flags.channels)
     counts = (flags.samples_per_class,) * flags.classes
@@ -128,8 +129,6 @@ def main(flag_values):
     if config.drift.bank_placement == "host":
         raise UserError("--drift.bank_placement host: the benchmark times the step with the bank on the device; leave it out")
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder, config.unlocked():
         if flags.random_mae:
             describe_mae(flags.random_mae, flags.channels, folder)
