@@ -58,18 +58,19 @@ FLAGS = (
     Key("classes", 10, "classes of the stand-in data", "[1, inf)"),
     Key("samples_per_class", 128, "samples per class of the stand-in data", "[1, inf)"),
     Key("size", 8, "side of the stand-in images", "[1, inf)"),
-    Key("channels", 1, "their channels", "[1, inf)"),
+    Key("channels", 1, "their channels; 4: latents, float32", "[1, inf)"),
     Key("random_encoder", False, "random weights of the size that --encoder.name and --encoder.path say, which are not fetched"),
     Key("random_mae", "", "an MAE encoder by its base width and residual blocks a stage, such as 32,2,2,2,2"),
 )
 
 
 class Noise:
-    """Random access over uniform noise, the same for every index."""
+    """Random access over uniform noise, the same for every index; of latents as numbers between -2 and 2."""
 
-    def __init__(self, count, classes, shape):
+    def __init__(self, count, classes, shape, dtype="uint8"):
         self.count, self.classes = count, classes
-        self.image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        self.image = image if dtype == "uint8" else (image / 64 - 2).astype(dtype)
 
     def __len__(self):
         return self.count
@@ -91,7 +92,7 @@ def describe_mae(text: str, channels: int, folder: str) -> None:
 def full_bank(parts):
     """A bank whose every place holds noise."""
     bank, random = train_drift.banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample), np.random.default_rng(0)
-    noise = lambda a: random.integers(0, 256, a.shape, np.uint8).astype(a.dtype)
+    noise = lambda a: random.integers(0, 256, a.shape, np.uint8) if a.dtype == np.uint8 else random.random(a.shape, np.float32) * 4 - 2
     per_class, pool = train_drift.banks.sizes(bank)
     bank["images"], bank["pool"] = jax.tree.map(noise, (bank["images"], bank["pool"]))
     bank["filled"][:], bank["pool_filled"][...] = per_class, pool
@@ -124,8 +125,8 @@ def main(flag_values):
     keep_freed_memory()
     flags, config = chosen(flag_values)
     shape = (flags["size"], flags["size"], flags.channels)
-    counts = (flags.samples_per_class,) * flags.classes
-    dataset = Dataset("noise", "train", Noise(sum(counts), flags.classes, shape), shape, "uint8", tuple(map(str, range(flags.classes))), counts)
+    counts, dtype = (flags.samples_per_class,) * flags.classes, "float32" if flags.channels == 4 else "uint8"
+    dataset = Dataset("noise", "train", Noise(sum(counts), flags.classes, shape, dtype), shape, dtype, tuple(map(str, range(flags.classes))), counts)
     if config.drift.bank_placement == "host":
         raise UserError("--drift.bank_placement host: the benchmark times the step with the bank on the device; leave it out")
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
@@ -137,7 +138,7 @@ def main(flag_values):
     state, bank = train_drift.make_state(parts), full_bank(parts)
     bank, frozen = jax.device_put((bank, parts.encoder_params), sharding.replicated(mesh))
     n, stream = config.drift.bank_push, None
-    reals = np.zeros((n, *shape), np.uint8), np.arange(n, dtype=np.int32) % flags.classes
+    reals = np.zeros((n, *shape), dtype), np.arange(n, dtype=np.int32) % flags.classes
     if not parts.whole_bank and not hasattr(sys.modules["grain"], "missing"):
         stream = pipeline.stream(dataset, 0, n, workers=config.data.workers)
     next_reals = lambda: None if parts.whole_bank else jax.device_put(next(stream) if stream else reals, sharding.replicated(mesh))
