@@ -5,7 +5,7 @@ import os
 
 import jax
 
-CPU = {  # half the time of compilation and five sixths of that of a step with the defaults (docs/benchmarks.md, two settings of the step)
+CPU = {  # half the time of compilation with the defaults, and faster steps (docs/benchmarks.md, two settings of the step)
     "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": 2,
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",  # matrix products by Eigen
