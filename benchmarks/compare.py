@@ -30,7 +30,7 @@ def main(words):
             for i, folder in enumerate(folders):
                 done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, env=os.environ | ALONE)
                 if done.returncode:
-                    sys.exit(f"error: {commits[i]}: {' '.join(command)} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+                    sys.exit(f"error: {commits[i]}: {' '.join(command)} ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
                 results[i].append(json.loads(done.stdout.strip().splitlines()[-1]))
     numbers = [k for k, v in results[1][0].items() if isinstance(v, int | float) and not isinstance(v, bool) and k in results[0][0]]
     median = lambda i, k: statistics.median(r[k] for r in results[i])

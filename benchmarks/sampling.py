@@ -1,4 +1,4 @@
-"""What one pass saves: python benchmarks/sampling.py --model.preset small --size 32 --channels 4
+"""What one pass saves: python benchmarks/sampling.py --recipe none --model.preset small --size 32 --channels 4
 
 The same DiT draws the same number of samples in one pass, as here, and by 50 and 500 Euler steps of an ODE, as a flow-matching model does (one pass of the network a step, and
 two with classifier-free guidance). Random weights: the time does not depend on them. One JSON line at the end. The three are timed in turn.
@@ -61,7 +61,7 @@ def main(flag_values):
         begin = time.perf_counter()
         run[steps] = sample.lower(model, params, *inputs, steps, flags.guided).compile()
         compile_s[steps] = time.perf_counter() - begin
-    run[0](params, *inputs).block_until_ready()
+        run[steps](params, *inputs).block_until_ready()
     times = {steps: [] for steps in run}
     for _ in range(flags.rounds):
         for steps, program in run.items():

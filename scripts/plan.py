@@ -4,7 +4,7 @@
     python scripts/plan.py --dataset_name digits                     for the devices of this machine
 
 TPU targets take libtpu (pip install -r requirements-plan.txt), no TPU: tpu:VERSION:TOPOLOGY with v4, v5e, v5p or v6e, as Google Cloud names them. Nothing is read, fetched or
-run: data sets and encoders are known by their shapes. All flags of train_drift.py hold. Exit code 0: fits every target; 1: does not fit one; 2: a mistake.
+run: data sets and encoders are known by their shapes. All flags of train_drift.py hold. Exit code 0: fits every target; 1: does not fit one, or its memory is not known; 2: a mistake.
 
 A TPU program is compiled until its buffers have their places, which says what the memory holds and what travels; with --full to its end, several times as long, for the
 compiler's own estimate of the time.
@@ -112,11 +112,11 @@ def plan(flags, config, target: str) -> dict:
     state = train_drift.state_shapes(parts)
     arguments = inputs(parts, state)
     kind, n = devices[0].device_kind, len(devices)
-    chip, begin = CHIPS.get(kind), time.perf_counter()
+    chip, memory, begin = CHIPS.get(kind), memory_of(devices[0], len(mesh.local_devices)), time.perf_counter()
     traced = train_drift.jit_step(parts).trace(*arguments)
     out = {
         "target": target, "device": kind, "chips": n, "recipe": config.recipe, "fsdp": config.mesh.fsdp, "generated": config.batch_size, "bank": "host" if parts.bank_on_host else "chip",
-        "memory_gib": round(chip.memory / GIB, 2) if chip else None,
+        "memory_gib": round(memory / GIB, 2) if memory else None,
         "parameters_gib": tree_bytes(state.params) / GIB, "optimizer_gib": tree_bytes(state.opt_state) / GIB, "ema_gib": tree_bytes(state.ema) / GIB,
         "encoder_gib": tree_bytes(arguments[-1]) / GIB, "bank_gib": 0.0 if parts.bank_on_host else tree_bytes(arguments[1]) / GIB,
         "tflop": matmul_flops(traced.jaxpr) / n / 1e12,
@@ -132,7 +132,7 @@ def plan(flags, config, target: str) -> dict:
         return out | size | {"plan_s": time.perf_counter() - begin, "fits": False}
     traffic, moved = collective_traffic(text), memory_traffic(text)
     out |= {
-        "plan_s": time.perf_counter() - begin, "temporary_gib": temporary / GIB, "needed_gib": needed / GIB, "fits": not chip or needed <= chip.memory,
+        "plan_s": time.perf_counter() - begin, "temporary_gib": temporary / GIB, "needed_gib": needed / GIB, "fits": needed <= memory if memory else None,
         "memory_traffic_gib": moved / GIB, "collective_gib": sum(size for _, size in traffic.values()) / GIB,
         "collectives": {name: {"count": int(count), "gib": size / GIB} for name, (count, size) in traffic.items()},
     }  # fmt: skip
@@ -146,6 +146,15 @@ def plan(flags, config, target: str) -> dict:
         seconds = max(out["matrix_s"] / flags.mfu, out["memory_s"], out["network_s"], estimate or 0.0)
         out |= {"expected_s": seconds, "images_per_s": config.batch_size / seconds, "days": seconds * config.max_steps / 86400}
     return out
+
+
+def memory_of(device, sharing: int) -> float | None:
+    """Bytes that a device has for programs: by the data sheet, or what it says itself; of a CPU its part of the machine's. None: not known."""
+    if device.device_kind in CHIPS:
+        return CHIPS[device.device_kind].memory
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / sharing
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def compile_here(lowered, full):

@@ -70,9 +70,8 @@ run() {
 
 train() {
   while true; do
-    create
-    install
-    if run "$@"; then return; fi # the workers' exit code: 0 when the run is complete
+    # Each in a shell of its own, which stops at the first error. The workers' exit code: 0 when the run is complete.
+    if scripts/tpu_pod.sh create && scripts/tpu_pod.sh install && scripts/tpu_pod.sh run "$@"; then return; fi
     sleep 60 # a slice that was taken away says so a while after its workers are gone
     if [ "$(state)" = READY ]; then
       echo "error: the run ended with an error, and not by a preemption; see above" >&2

@@ -18,9 +18,10 @@ def test_only_what_is_cast_and_used_in_no_other_way():
     def f(p, x):
         x = jax.jit(lambda w, x: cast(w) * x)(p["called"], x)
         x, _ = jax.lax.scan(lambda x, w: (jax.checkpoint(lambda w, x: cast(w) + x)(w, x), None), x, p["scanned"])
+        jax.lax.scan(lambda c, i: (i.astype(jnp.float32), cast(c)), p["carried"], jnp.zeros(3))
         return x + cast(p["cast"]) + cast(p["both"]) + p["both"] + p["plain"] + p["other"].astype(jnp.float16), p["passed"], cast(p["passed"]), jax.lax.while_loop(lambda w: False, cast, p["half"])
 
-    p = dict.fromkeys(("called", "cast", "both", "plain", "other", "passed", "unused"), jnp.float32(1.1)) | {"scanned": jnp.linspace(1, 2, 3), "half": cast(jnp.float32(2))}
+    p = dict.fromkeys(("called", "cast", "both", "plain", "other", "passed", "unused", "carried"), jnp.float32(1.1)) | {"scanned": jnp.linspace(1, 2, 3), "half": cast(jnp.float32(2))}
     types = {k: a.dtype for k, a in narrow(f, p, cast(jnp.float32(3))).items()}
     assert types == dict.fromkeys(p, WHOLE) | {"called": HALF, "cast": HALF, "scanned": HALF, "half": HALF}
 

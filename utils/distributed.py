@@ -51,6 +51,7 @@ def job(options):
         yield
         return
     coordinator, ranks, rank, local_devices = place
+    log.info("process %d of %d: waiting for the others at %s, at most %d s", rank, ranks, coordinator, options.timeout)
     try:
         hosts = roll_call(coordinator, ranks, rank, options.timeout)
     except UserError as error:

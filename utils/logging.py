@@ -54,8 +54,9 @@ class _Format(logging.Formatter):
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
-        if "tqdm" in sys.modules:
-            sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+        tqdm = sys.modules.get("tqdm")
+        if tqdm and not hasattr(tqdm, "missing"):  # benchmarks run without it
+            tqdm.tqdm.write(line, file=sys.stderr)
         else:
             sys.stderr.write(line + "\n")
 

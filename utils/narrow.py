@@ -33,5 +33,7 @@ def _casts(eqn, var) -> bool:
     inner = next((value for value in eqn.params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")), None)
     if eqn.primitive.name not in CALLS or inner is None:
         return False
-    inner = getattr(inner, "jaxpr", inner)
-    return all(_only_cast(inner, v) for v, given in zip(inner.invars, eqn.invars) if not isinstance(given, Literal) and given is var)
+    inner, first = getattr(inner, "jaxpr", inner), eqn.params.get("num_consts", 0)
+    carried = range(first, first + eqn.params.get("num_carry", 0))  # a scan's state keeps its type
+    given = [i for i, v in enumerate(eqn.invars) if not isinstance(v, Literal) and v is var]
+    return all(i not in carried and _only_cast(inner, inner.invars[i]) for i in given)
