@@ -287,10 +287,10 @@ def main(flag_values):
 
 def run(flag_values):
     """The program, in each process of the job."""
-    keep_freed_memory()
     folder = loop.run_folder(config_lib.all_flags(flag_values), "mae_")
     saved = config_lib.from_json(folder / "config.json", MAE_TRAINER) if loop.has_run(folder) else None
     config = config_lib.resolve(flag_values, saved, MAE_TRAINER)
+    keep_freed_memory()
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
     parts = build(config, mesh)
     if config.load_dir and not (source := Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")).steps():

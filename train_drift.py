@@ -266,11 +266,11 @@ def main(flag_values):
 
 def run(flag_values):
     """The program, in each process of the job."""
-    keep_freed_memory()
     folder = loop.run_folder(config_lib.all_flags(flag_values))
     saved = config_lib.from_json(folder / "config.json") if loop.has_run(folder) else None  # a run goes on with its own settings, and what the command line adds
     config = config_lib.resolve(flag_values, saved)
     config_lib.check_use(config, flag_values)
+    keep_freed_memory()
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
     parts = build(config, data.load(config.dataset_name, config.data.split, config.data, facts_only=config.dry_run), mesh)
     if config.load_dir and not (source := Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")).steps():

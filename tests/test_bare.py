@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
+from benchmarks import bare
 from conftest import ROOT
 
 WITHOUT = """
 import importlib.abc, runpy, sys
 sys.path[:0] = ["benchmarks", "."]
-hidden = {"jaxtyping", "grain", "PIL", "safetensors", "matplotlib", "huggingface_hub", "sklearn", "tqdm", "msgpack"}
+hidden = %r
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name.partition(".")[0] in hidden else find(name, *rest)
 class Hide(importlib.abc.MetaPathFinder):
@@ -19,7 +20,7 @@ class Hide(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] in hidden:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Hide())
-"""
+""" % {name.partition(".")[0] for name in bare.UNUSED}
 RUN = WITHOUT + """
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")

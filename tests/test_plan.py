@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from conftest import ROOT
 from models import encoders, standin
 from scripts import plan
 from utils import hlo
-from utils.cost import matmul_flops
+from utils.cost import CHIPS, matmul_flops
 from utils.errors import UserError
 
 
@@ -124,6 +125,14 @@ ENTRY %main (a: f32[8], b: f32[16]) -> f32[1] {
 }
 """
     assert hlo.collective_traffic(text) == {"all-gather": (2, 2 * 4 * 96), "all-reduce": (1, 4 * 24), "reduce-scatter": (1, 4 * 8)}
+
+
+def test_memory_of_devices():
+    device = lambda kind, platform, **stats: types.SimpleNamespace(device_kind=kind, platform=platform, memory_stats=lambda: stats or None)
+    assert plan.memory_of(device("TPU v6 lite", "tpu"), 4) == CHIPS["TPU v6 lite"].memory
+    assert plan.memory_of(device("a card of 24 GB", "gpu", bytes_limit=24e9), 4) == 24e9
+    assert plan.memory_of(device("another", "gpu"), 4) is None
+    assert 2**28 < plan.memory_of(jax.devices("cpu")[0], 2) == plan.memory_of(jax.devices("cpu")[0], 1) / 2
 
 
 def test_memory_by_the_compilers_dump():

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
 
 CALLS = ("pjit", "jit", "closed_call", "core_call", "remat2", "checkpoint", "scan", "custom_jvp_call", "custom_vjp_call")  # whose operands are, one to one, those of their inner program
 
@@ -35,5 +34,5 @@ def _casts(eqn, var) -> bool:
         return False
     inner, first = getattr(inner, "jaxpr", inner), eqn.params.get("num_consts", 0)
     carried = range(first, first + eqn.params.get("num_carry", 0))  # a scan's state keeps its type
-    given = [i for i, v in enumerate(eqn.invars) if not isinstance(v, Literal) and v is var]
+    given = [i for i, v in enumerate(eqn.invars) if v is var]
     return all(i not in carried and _only_cast(inner, inner.invars[i]) for i in given)
