@@ -7,7 +7,7 @@ import importlib.util
 import sys
 import types
 
-UNUSED = ("jaxtyping", "grain", "PIL", "safetensors", "safetensors.numpy", "matplotlib", "huggingface_hub", "sklearn", "tqdm", "msgpack")
+UNUSED = ("jaxtyping", "grain", "PIL", "safetensors", "safetensors.numpy", "matplotlib", "huggingface_hub", "sklearn", "msgpack")
 
 
 class Missing:

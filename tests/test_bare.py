@@ -20,7 +20,7 @@ class Hide(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] in hidden:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Hide())
-""" % {name.partition(".")[0] for name in bare.UNUSED}
+""" % ({name.partition(".")[0] for name in bare.UNUSED} | {"tqdm"})
 RUN = WITHOUT + """
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")

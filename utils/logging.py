@@ -54,9 +54,8 @@ class _Format(logging.Formatter):
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
-        tqdm = sys.modules.get("tqdm")
-        if tqdm and not hasattr(tqdm, "missing"):  # benchmarks run without it
-            tqdm.tqdm.write(line, file=sys.stderr)
+        if "tqdm" in sys.modules:
+            sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
         else:
             sys.stderr.write(line + "\n")
 
