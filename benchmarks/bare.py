@@ -7,7 +7,17 @@ import importlib.util
 import sys
 import types
 
-UNUSED = ("jaxtyping", "grain", "PIL", "safetensors", "safetensors.numpy", "matplotlib", "huggingface_hub", "sklearn", "msgpack")
+UNUSED = (
+    "jaxtyping",
+    "grain",
+    "PIL",
+    "safetensors",
+    "safetensors.numpy",
+    "matplotlib",
+    "huggingface_hub",
+    "sklearn",
+    "msgpack",
+)
 
 
 class Missing:
@@ -35,7 +45,11 @@ def fill_in() -> None:
     """Puts the names in the place of what is missing."""
     for name in UNUSED:
         top = name.partition(".")[0]
-        if top == name and importlib.util.find_spec(name) is None or isinstance(getattr(sys.modules.get(top), "missing", None), bool):
+        if (
+            top == name
+            and importlib.util.find_spec(name) is None
+            or isinstance(getattr(sys.modules.get(top), "missing", None), bool)
+        ):
             module = sys.modules[name] = types.ModuleType(name)
             module.missing, module.__path__ = True, []
             module.__getattr__ = lambda attribute, name=name: Missing(f"{name}.{attribute}")

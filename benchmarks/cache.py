@@ -14,11 +14,13 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import train_drift
-from benchmarks.step import FLAGS as STEP_FLAGS, Noise
+from benchmarks.step import FLAGS as STEP_FLAGS
+from benchmarks.step import Noise
 from data import Dataset
 from models.standin import load_random
-from utils import config as config_lib, sharding
+from training import drift
+from utils import config as config_lib
+from utils import sharding
 from utils.logging import setup_logging
 from utils.memory import keep_freed_memory
 
@@ -29,23 +31,49 @@ def main(flag_values):
     given = {name: value for name, value in given.items() if name in config_lib.KEYS}
     shape = (flags["size"], flags["size"], flags.channels)
     counts = (flags.samples_per_class,) * flags.classes
-    dataset = Dataset("noise", "train", Noise(sum(counts), flags.classes, shape), shape, "uint8", tuple(map(str, range(flags.classes))), counts)
+    dataset = Dataset(
+        "noise",
+        "train",
+        Noise(sum(counts), flags.classes, shape),
+        shape,
+        "uint8",
+        tuple(map(str, range(flags.classes))),
+        counts,
+    )
     if jax.default_backend() == "cpu":
         keep_freed_memory()
 
     runs = {}
     for cache in ("off", "on"):
-        config = config_lib.resolve({"recipe": "none", "mesh.devices": 1, "optim.warmup_steps": 0} | given | {"encoder.cache": cache})
+        config = config_lib.resolve(
+            {"recipe": "none", "mesh.devices": 1, "optim.warmup_steps": 0}
+            | given
+            | {"encoder.cache": cache}
+        )
         mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
-        parts = train_drift.build(config, dataset, mesh, load_encoder=load_random)
-        state, bank = train_drift.make_state(parts), train_drift.place_bank(parts, train_drift.fill_bank(parts)[0])
+        parts = drift.build(config, dataset, mesh, load_encoder=load_random)
+        state, bank = drift.make_state(parts), drift.place_bank(parts, drift.fill_bank(parts)[0])
         frozen = sharding.put(parts.encoder_params, sharding.replicated(mesh))
         n = config.drift.bank_push
-        fresh = None if parts.whole_bank else sharding.put((np.zeros((n, *shape), np.uint8), np.arange(n, dtype=np.int32) % flags.classes), sharding.replicated(mesh))
+        fresh = (
+            None
+            if parts.whole_bank
+            else sharding.put(
+                (np.zeros((n, *shape), np.uint8), np.arange(n, dtype=np.int32) % flags.classes),
+                sharding.replicated(mesh),
+            )
+        )
         begin = time.perf_counter()
-        step = train_drift.jit_step(parts).lower(state, bank, fresh, frozen).compile()
-        runs[cache] = {"arguments": [state, bank, fresh, frozen], "step": step, "times": [], "losses": [], "compile_s": round(time.perf_counter() - begin, 1),
-                       "bank_mb": round(parts.bank_bytes / 1e6, 2), "temporary_mb": round(step.memory_analysis().temp_size_in_bytes / 1e6, 1)}  # fmt: skip
+        step = drift.jit_step(parts).lower(state, bank, fresh, frozen).compile()
+        runs[cache] = {
+            "arguments": [state, bank, fresh, frozen],
+            "step": step,
+            "times": [],
+            "losses": [],
+            "compile_s": round(time.perf_counter() - begin, 1),
+            "bank_mb": round(parts.bank_bytes / 1e6, 2),
+            "temporary_mb": round(step.memory_analysis().temp_size_in_bytes / 1e6, 1),
+        }
     for _ in range(flags.rounds + 1):
         for run in runs.values():
             begin = time.perf_counter()
@@ -54,11 +82,24 @@ def main(flag_values):
                 run["losses"].append(metrics["loss"])
             jax.block_until_ready((run["arguments"], metrics))
             run["times"].append((time.perf_counter() - begin) / flags.steps)
-    out = {"encoder": config.encoder.name, "path": config.encoder.path, "device": mesh.devices.flat[0].device_kind, "jax": jax.__version__}
+    out = {
+        "encoder": config.encoder.name,
+        "path": config.encoder.path,
+        "device": mesh.devices.flat[0].device_kind,
+        "jax": jax.__version__,
+    }
     for cache, run in runs.items():
-        out |= {f"step_ms_{cache}": round(1e3 * float(np.median(run["times"][1:])), 1), **{f"{k}_{cache}": run[k] for k in ("bank_mb", "temporary_mb", "compile_s")}}
+        out |= {
+            f"step_ms_{cache}": round(1e3 * float(np.median(run["times"][1:])), 1),
+            **{f"{k}_{cache}": run[k] for k in ("bank_mb", "temporary_mb", "compile_s")},
+        }
     first = [float(run["losses"][0]) for run in runs.values()]
-    print(json.dumps(out | {"speed_up": round(out["step_ms_off"] / out["step_ms_on"], 2), "first_losses": first}))
+    print(
+        json.dumps(
+            out
+            | {"speed_up": round(out["step_ms_off"] / out["step_ms_on"], 2), "first_losses": first}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ALONE = {"PYTHONPATH": "", "JAX_ENABLE_COMPILATION_CACHE": "0"}  # neither code nor programs of the other commit
+ALONE = {
+    "PYTHONPATH": "",
+    "JAX_ENABLE_COMPILATION_CACHE": "0",
+}  # neither code nor programs of the other commit
 
 
 def main(words):
@@ -22,20 +25,48 @@ def main(words):
         given = words.pop(0).partition("=")[2]
         rounds = int(given) if given.isdecimal() else 0
     if rounds < 1 or len(words) < 3 or words[0].startswith("-"):
-        sys.exit("error: expected [--rounds=3] OLD NEW BENCHMARK [FLAGS], such as HEAD~1 . benchmarks/step.py --recipe digits")
+        sys.exit(
+            "error: expected [--rounds=3] OLD NEW BENCHMARK [FLAGS], such as HEAD~1 . benchmarks/step.py --recipe digits"
+        )
     commits, command, results = words[:2], words[2:], {0: [], 1: []}
     with tempfile.TemporaryDirectory() as scratch:
-        folders = [check_out(commit, pathlib.Path(scratch) / str(i)) for i, commit in enumerate(commits)]
+        folders = [
+            check_out(commit, pathlib.Path(scratch) / str(i)) for i, commit in enumerate(commits)
+        ]
         for _ in range(rounds):
             for i, folder in enumerate(folders):
-                done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, env=os.environ | ALONE)
+                done = subprocess.run(
+                    [sys.executable, *command],
+                    cwd=folder,
+                    capture_output=True,
+                    text=True,
+                    env=os.environ | ALONE,
+                )
                 if done.returncode:
-                    sys.exit(f"error: {commits[i]}: {' '.join(command)} ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+                    sys.exit(
+                        f"error: {commits[i]}: {' '.join(command)} ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
+                    )
                 results[i].append(json.loads(done.stdout.strip().splitlines()[-1]))
-    numbers = [k for k, v in results[1][0].items() if isinstance(v, int | float) and not isinstance(v, bool) and k in results[0][0]]
+    numbers = [
+        k
+        for k, v in results[1][0].items()
+        if isinstance(v, int | float) and not isinstance(v, bool) and k in results[0][0]
+    ]
     median = lambda i, k: statistics.median(r[k] for r in results[i])
-    table = {k: {"old": median(0, k), "new": median(1, k), "ratio": round(median(1, k) / median(0, k), 3) if median(0, k) else None} for k in numbers}
-    print(json.dumps({"old": commits[0], "new": commits[1], "command": " ".join(command), "rounds": rounds} | table))
+    table = {
+        k: {
+            "old": median(0, k),
+            "new": median(1, k),
+            "ratio": round(median(1, k) / median(0, k), 3) if median(0, k) else None,
+        }
+        for k in numbers
+    }
+    print(
+        json.dumps(
+            {"old": commits[0], "new": commits[1], "command": " ".join(command), "rounds": rounds}
+            | table
+        )
+    )
 
 
 def check_out(commit: str, folder: pathlib.Path) -> pathlib.Path:

@@ -17,10 +17,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
 
 import plan
-import train_drift
+
 from configs.default import Key
 from models.standin import load_shapes
-from utils import config as config_lib, sharding
+from training import drift
+from utils import config as config_lib
+from utils import sharding
 from utils.errors import UserError
 from utils.logging import setup_logging
 
@@ -28,7 +30,11 @@ FLAGS = (
     Key("depths", (6.0, 12.0, 24.0), "blocks of the generator, one program each", "[1, inf)"),
     Key("compile", True, "also compile the programs"),
 )
-STATISTICS = {"locations": lambda name: "_mean" not in name and "_std" not in name, "locations and means": lambda name: "_std" not in name, "all": lambda name: True}
+STATISTICS = {
+    "locations": lambda name: "_mean" not in name and "_std" not in name,
+    "locations and means": lambda name: "_std" not in name,
+    "all": lambda name: True,
+}
 
 
 def measure(flags, config, depth: int, kind: str) -> dict:
@@ -36,19 +42,32 @@ def measure(flags, config, depth: int, kind: str) -> dict:
     with config.unlocked():
         config.model.depth = depth
     mesh = sharding.mesh_of(plan.devices_of(flags.target), config.mesh.fsdp)
-    parts = train_drift.build(config, plan.stand_in(flags, config), mesh, load_encoder=load_shapes)
+    parts = drift.build(config, plan.stand_in(flags, config), mesh, load_encoder=load_shapes)
     count = []
 
     def encode(params, images):
-        sets = {name: f for name, f in parts.encode(params, images).items() if STATISTICS[kind](name)}
+        sets = {
+            name: f for name, f in parts.encode(params, images).items() if STATISTICS[kind](name)
+        }
         count[:] = [len(sets), len({f.shape[2] for f in sets.values()})]
         return sets
 
     chosen = dataclasses.replace(parts, encode=encode)
-    arguments = plan.inputs(chosen, train_drift.state_shapes(chosen))
+    arguments = plan.inputs(chosen, drift.state_shapes(chosen))
     begin = time.perf_counter()
-    lowered = train_drift.jit_step(chosen).trace(*arguments).lower(lowering_platforms=("tpu",) if flags.target != "local" else None)
-    row = {"target": flags.target, "depth": depth, "sets": count[0], "widths": count[1], "instructions": lowered.as_text().count(" = "), "trace_s": time.perf_counter() - begin}
+    lowered = (
+        drift.jit_step(chosen)
+        .trace(*arguments)
+        .lower(lowering_platforms=("tpu",) if flags.target != "local" else None)
+    )
+    row = {
+        "target": flags.target,
+        "depth": depth,
+        "sets": count[0],
+        "widths": count[1],
+        "instructions": lowered.as_text().count(" = "),
+        "trace_s": time.perf_counter() - begin,
+    }
     if flags.compile:
         begin = time.perf_counter()
         lowered.compile()
@@ -62,9 +81,13 @@ def main(flag_values):
     with config.unlocked():
         config.sample_interval = config.eval_interval = 0
     if any(depth % 1 for depth in flags.depths):
-        raise UserError(f"--depths {','.join(map(str, flags.depths))}: expected whole numbers of blocks")
+        raise UserError(
+            f"--depths {','.join(map(str, flags.depths))}: expected whole numbers of blocks"
+        )
     depths = [int(depth) for depth in flags.depths]
-    for depth, kind in [(depth, "all") for depth in depths] + [(depths[0], kind) for kind in list(STATISTICS)[:-1]]:
+    for depth, kind in [(depth, "all") for depth in depths] + [
+        (depths[0], kind) for kind in list(STATISTICS)[:-1]
+    ]:
         print(json.dumps(measure(flags, config, depth, kind)), flush=True)
 
 

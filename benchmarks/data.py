@@ -43,23 +43,52 @@ def sources(root, files):
     for i, content in enumerate(files):
         (root / "folder" / str(i % 10)).mkdir(parents=True, exist_ok=True)
         (root / "folder" / str(i % 10) / f"{i}.png").write_bytes(content)
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
-    table = datasets.Dataset.from_dict({"image": [{"bytes": b, "path": None} for b in files], "label": [i % 10 for i in range(len(files))]}, features=features)
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)}
+    )
+    table = datasets.Dataset.from_dict(
+        {
+            "image": [{"bytes": b, "path": None} for b in files],
+            "label": [i % 10 for i in range(len(files))],
+        },
+        features=features,
+    )
     (root / "parquet").mkdir()
     table.to_parquet(root / "parquet" / "train.parquet")
     table.save_to_disk(str(root / "arrow"))
-    return {"folder": f"folder:{root / 'folder'}", "hf parquet": f"hf:{root / 'parquet'}", "hf arrow": f"hf:{root / 'arrow'}",
-            "tfds array_record": f"tfds:{tfds_folder(root / 'tfds', files)}",
-            "tfds tfrecord": f"tfds:{as_tfrecord(tfds_folder(root / 'tfrecord', files))}"}  # fmt: skip
+    return {
+        "folder": f"folder:{root / 'folder'}",
+        "hf parquet": f"hf:{root / 'parquet'}",
+        "hf arrow": f"hf:{root / 'arrow'}",
+        "tfds array_record": f"tfds:{tfds_folder(root / 'tfds', files)}",
+        "tfds tfrecord": f"tfds:{as_tfrecord(tfds_folder(root / 'tfrecord', files))}",
+    }
 
 
 def latents_folder(root, n):
     """n latents of 256x256 images in both flips, as scripts/cache_latents.py writes them: mean and deviation."""
     root.mkdir()
-    np.save(root / "latents.npy", np.random.default_rng(0).standard_normal((2, n, 32, 32, 8), np.float32).astype(np.float16))
+    np.save(
+        root / "latents.npy",
+        np.random.default_rng(0).standard_normal((2, n, 32, 32, 8), np.float32).astype(np.float16),
+    )
     np.save(root / "labels.npy", np.arange(n, dtype=np.int32) % 10)
-    images = {"dataset": "none", "split": "train", "data": {}, "image_shape": [256, 256, 3], "vae": "none", "vae_weights": "0"}
-    meta = {"images": images, "shape": [32, 32, 4], "class_names": list("0123456789"), "moments": True, "flips": 2, "seed": 0}
+    images = {
+        "dataset": "none",
+        "split": "train",
+        "data": {},
+        "image_shape": [256, 256, 3],
+        "vae": "none",
+        "vae_weights": "0",
+    }
+    meta = {
+        "images": images,
+        "shape": [32, 32, 4],
+        "class_names": list("0123456789"),
+        "moments": True,
+        "flips": 2,
+        "seed": 0,
+    }
     (root / "meta.json").write_text(json.dumps(meta))
     (root / "done.json").write_text(json.dumps({"samples": n}))
     return root
@@ -74,11 +103,21 @@ def tfds_folder(root, files):
         pkg_dir_path = root
 
         def _info(self):
-            features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(num_classes=10)}
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(num_classes=10),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
 
         def _split_generators(self, _):
-            return {"train": ((i, {"image": io.BytesIO(content), "label": i % 10}) for i, content in enumerate(files))}
+            return {
+                "train": (
+                    (i, {"image": io.BytesIO(content), "label": i % 10})
+                    for i, content in enumerate(files)
+                )
+            }
 
         def _generate_examples(self):
             return ()
@@ -96,10 +135,15 @@ def as_tfrecord(folder, shards=2):
     source = ArrayRecordDataSource([str(file)])
     records = [source[i] for i in range(len(source))]
     file.unlink()
-    parts = [records[k * len(records) // shards : (k + 1) * len(records) // shards] for k in range(shards)]
+    parts = [
+        records[k * len(records) // shards : (k + 1) * len(records) // shards]
+        for k in range(shards)
+    ]
     for k, part in enumerate(parts):
         content = b"".join(struct.pack("<QI", len(r), 0) + r + struct.pack("<I", 0) for r in part)
-        (folder / f"{file.name.split('.')[0]}.tfrecord-{k:05d}-of-{shards:05d}").write_bytes(content)
+        (folder / f"{file.name.split('.')[0]}.tfrecord-{k:05d}-of-{shards:05d}").write_bytes(
+            content
+        )
     info = json.loads((folder / "dataset_info.json").read_text())
     info["fileFormat"] = "tfrecord"
     info["splits"][0]["shardLengths"] = [str(len(part)) for part in parts]
@@ -136,23 +180,42 @@ def rate(dataset, images):
 
 def main():
     warnings.simplefilter("ignore")
-    for label, n, size, kind, image_size in (("32x32 PNG", 8000, (32, 32), "PNG", 0), ("500x375 JPEG to 256x256", 240, (500, 375), "JPEG", 256)):
+    for label, n, size, kind, image_size in (
+        ("32x32 PNG", 8000, (32, 32), "PNG", 0),
+        ("500x375 JPEG to 256x256", 240, (500, 375), "JPEG", 256),
+    ):
         if not any(word in label for word in sys.argv[1:] or [label]):
             continue
         with tempfile.TemporaryDirectory() as folder:
             os.environ["HF_DATASETS_CACHE"] = folder + "/cache"
             places = sources(pathlib.Path(folder), list(pictures(n, size, kind)))
             places |= {"hf parquet, streaming": places["hf parquet"]}
-            sets = {name: data.load(where, options={"image_size": image_size, "streaming": "streaming" in name, "stream_window": n // 4}) for name, where in places.items()}
+            sets = {
+                name: data.load(
+                    where,
+                    options={
+                        "image_size": image_size,
+                        "streaming": "streaming" in name,
+                        "stream_window": n // 4,
+                    },
+                )
+                for name, where in places.items()
+            }
             rates = {name: [] for name in sets}
             for _ in range(5):
                 for name, dataset in sets.items():
                     rates[name].append(rate(dataset, n))
             if image_size:
-                sets["latents 32x32x4"] = data.load(f"latents:{latents_folder(pathlib.Path(folder) / 'latents', 2000)}", options={"flip": True})
+                sets["latents 32x32x4"] = data.load(
+                    f"latents:{latents_folder(pathlib.Path(folder) / 'latents', 2000)}",
+                    options={"flip": True},
+                )
                 rates["latents 32x32x4"] = [rate(sets["latents 32x32x4"], 4000) for _ in range(5)]
             for name, found in rates.items():
-                print(f"| {label} | {name} | {np.median(found):,.0f} | {min(found):,.0f} to {max(found):,.0f} |", flush=True)
+                print(
+                    f"| {label} | {name} | {np.median(found):,.0f} | {min(found):,.0f} to {max(found):,.0f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

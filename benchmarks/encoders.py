@@ -20,17 +20,23 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from benchmarks.step import matmul_rate
 from configs.default import Key
 from models.standin import load_random, load_shapes
+from planning.cost import matmul_flops
 from utils import config as config_lib
-from utils.cost import matmul_flops
 from utils.errors import UserError
 from utils.logging import setup_logging
 
 SIZES = {  # encoder: (samples of the recipe that takes it, resized where the encoder has a size of its own)
-    "dinov2:small": (32, 32, 3), "dinov2:base": (32, 32, 3), "dinov2:large": (32, 32, 3),
-    "resnet18": (32, 32, 3), "resnet50": (32, 32, 3),
-    "mae:hf://mae_latent_ablation_256": (32, 32, 4), "mae:hf://mae_latent_640": (32, 32, 4),
-    "mae:hf://mae_pixel_640": (256, 256, 3), "convnextv2:base": (256, 256, 3), "convnextv2:tiny": (256, 256, 3),
-}  # fmt: skip
+    "dinov2:small": (32, 32, 3),
+    "dinov2:base": (32, 32, 3),
+    "dinov2:large": (32, 32, 3),
+    "resnet18": (32, 32, 3),
+    "resnet50": (32, 32, 3),
+    "mae:hf://mae_latent_ablation_256": (32, 32, 4),
+    "mae:hf://mae_latent_640": (32, 32, 4),
+    "mae:hf://mae_pixel_640": (256, 256, 3),
+    "convnextv2:base": (256, 256, 3),
+    "convnextv2:tiny": (256, 256, 3),
+}
 FLAGS = (
     Key("encoders", "all", f"some of {', '.join(SIZES)}, separated by commas"),
     Key("batch_size", 0, "images that are encoded at once; 0 = only count", "[0, inf)"),
@@ -51,12 +57,20 @@ def cost(where, shape, flags) -> dict:
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     sets = jax.eval_shape(encode, params, image)
     out = {
-        "encoder": where, "sample": "x".join(map(str, shape)), "device": jax.devices()[0].device_kind, "jax": jax.__version__, "bf16": flags.bf16,
+        "encoder": where,
+        "sample": "x".join(map(str, shape)),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "bf16": flags.bf16,
         "parameters": sum(int(np.prod(a.shape)) for a in jax.tree.leaves(params)),
-        "sets": len(sets), "vectors": sum(f.shape[1] for f in sets.values()), "feature_kb": round(sum(4 * np.prod(f.shape) for f in sets.values()) / 1e3, 1),
-    }  # fmt: skip
+        "sets": len(sets),
+        "vectors": sum(f.shape[1] for f in sets.values()),
+        "feature_kb": round(sum(4 * np.prod(f.shape) for f in sets.values()) / 1e3, 1),
+    }
     for name, function in programs(encode).items():
-        out[f"gflop_{name}"] = round(matmul_flops(jax.jit(function).trace(params, image).jaxpr) / 1e9, 2)
+        out[f"gflop_{name}"] = round(
+            matmul_flops(jax.jit(function).trace(params, image).jaxpr) / 1e9, 2
+        )
         if flags.batch_size:
             images = jnp.zeros((flags.batch_size, *shape))
             compiled = jax.jit(function).lower(params, images).compile()
@@ -66,8 +80,19 @@ def cost(where, shape, flags) -> dict:
                 jax.block_until_ready(compiled(params, images))
                 times.append(time.perf_counter() - begin)
             out[f"ms_{name}"] = round(1e3 * float(np.median(times[1:])), 1)
-            out[f"temporary_mb_{name}"] = round(compiled.memory_analysis().temp_size_in_bytes / 1e6, 1)
-    return out | ({"batch_size": flags.batch_size, "matmul_gflop_per_s": round(matmul_rate(jnp.bfloat16 if flags.bf16 else jnp.float32) / 1e9)} if flags.batch_size else {})
+            out[f"temporary_mb_{name}"] = round(
+                compiled.memory_analysis().temp_size_in_bytes / 1e6, 1
+            )
+    return out | (
+        {
+            "batch_size": flags.batch_size,
+            "matmul_gflop_per_s": round(
+                matmul_rate(jnp.bfloat16 if flags.bf16 else jnp.float32) / 1e9
+            ),
+        }
+        if flags.batch_size
+        else {}
+    )
 
 
 def main(flag_values):

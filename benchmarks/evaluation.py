@@ -17,8 +17,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import jax
 import numpy as np
 
-import eval_fid
 from configs.default import Key
+from evaluation import evaluate
 from evaluation.reference import parse_metrics
 from evaluation.scoring import Clock, round_up, score
 from metrics.collect import BLOCK, Evidence
@@ -31,7 +31,11 @@ from utils.errors import UserError
 from utils.logging import setup_logging
 
 FLAGS = (
-    Key("metrics", "", "of fid, inception_score, kid, precision_recall, density_coverage, moments, separated by commas: on random features; empty = an evaluation of --load_dir"),
+    Key(
+        "metrics",
+        "",
+        "of fid, inception_score, kid, precision_recall, density_coverage, moments, separated by commas: on random features; empty = an evaluation of --load_dir",
+    ),
     Key("count", 10_000, "random features in each set", "[100, inf)"),
     Key("dim", 2048, "their dimension", "[1, inf)"),
     Key("num_samples", 64, "samples of the evaluation", "[11, inf)"),
@@ -64,23 +68,39 @@ def time_metrics(names, count, dim) -> dict:
             continue
         start = time.perf_counter()
         values = METRICS[name].compute(*evidence, None, None)
-        found |= {f"{name}_s": time.perf_counter() - start} | dict(zip(METRICS[name].scores, map(float, values)))
+        found |= {f"{name}_s": time.perf_counter() - start} | dict(
+            zip(METRICS[name].scores, map(float, values))
+        )
     return found
 
 
 def time_evaluation(flags) -> dict:
     """Rates and shares of an evaluation whose programs are compiled."""
     model, params, _ = load_generator(flags.load_dir)
-    sharding = eval_fid.local_sharding()
+    sharding = evaluate.local_sharding()
     batch_size = round_up(min(flags.sample_batch_size, flags.num_samples), sharding.mesh.size)
-    reference = eval_fid.load_reference("", features=flags.features, inception_weights=flags.inception_weights, fid_stats=flags.fid_stats,
-                                        shape=tuple(model.sample_shape), batch_size=batch_size, sharding=sharding)  # fmt: skip
+    reference = evaluate.load_reference(
+        "",
+        features=flags.features,
+        inception_weights=flags.inception_weights,
+        fid_stats=flags.fid_stats,
+        shape=tuple(model.sample_shape),
+        batch_size=batch_size,
+        sharding=sharding,
+    )
     labels = np.arange(flags.num_samples) % model.num_classes
     for _ in range(2):
-        clock = Clock(generate(model, params, labels, 1.0, 0, batch_size=batch_size, sharding=sharding), lambda images: None)
+        clock = Clock(
+            generate(model, params, labels, 1.0, 0, batch_size=batch_size, sharding=sharding),
+            lambda images: None,
+        )
         score(clock, reference, labels, batch_size, sharding)
         shares = clock.shares(flags.num_samples)
-    return {"features": reference.network.name, "samples": flags.num_samples, "batch_size": batch_size} | shares
+    return {
+        "features": reference.network.name,
+        "samples": flags.num_samples,
+        "batch_size": batch_size,
+    } | shares
 
 
 def main(flag_values):
@@ -91,9 +111,19 @@ def main(flag_values):
         raise UserError("give --metrics, or --load_dir with --fid_stats")
     if "class_agreement" in parse_metrics(",".join(name for name in names if name != "moments")):
         raise UserError("--metrics class_agreement: it is of images, not of features; leave it out")
-    found = time_metrics(names, flags["count"], flags.dim) | {"count": flags["count"], "dim": flags.dim} if names else time_evaluation(flags)
+    found = (
+        time_metrics(names, flags["count"], flags.dim) | {"count": flags["count"], "dim": flags.dim}
+        if names
+        else time_evaluation(flags)
+    )
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
-    print(json.dumps({"device": jax.devices()[0].device_kind, "devices": jax.device_count()} | rounded | {"peak_gib": round(peak_gib(), 2)}))
+    print(
+        json.dumps(
+            {"device": jax.devices()[0].device_kind, "devices": jax.device_count()}
+            | rounded
+            | {"peak_gib": round(peak_gib(), 2)}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -33,14 +33,23 @@ FLAGS = (
     Key("task", "digits", "digits, or toy:NAME of scripts/toy2d.py"),
     Key("fields", "kernel", "names for --drift.field, separated by commas"),
     Key("temperatures", "0.02,0.05,0.2", "sets of temperatures, separated by semicolons"),
-    Key("sizes", "32", "samples generated per class, separated by commas; on toys reals and generated each"),
+    Key(
+        "sizes",
+        "32",
+        "samples generated per class, separated by commas; on toys reals and generated each",
+    ),
     Key("seeds", 3, "runs of each setting", "[1, inf)"),
     Key("max_steps", 800, "length of a run", "[8, inf)"),
     Key("limit", 0, "runs to do now; 0 = all", "[0, inf)"),
-    Key("times", 0, "digits: rounds in which the steps are timed, in the place of runs", "[0, inf)"),
+    Key(
+        "times", 0, "digits: rounds in which the steps are timed, in the place of runs", "[0, inf)"
+    ),
     Key("out", "runs/fields", "folder of the rows, the table and the figure"),
 )
-SCORES = {"digits": ("fd_pixels", "precision", "recall", "diversity"), "toy": ("sliced_wasserstein", "modes", "worst_mode")}
+SCORES = {
+    "digits": ("fd_pixels", "precision", "recall", "diversity"),
+    "toy": ("sliced_wasserstein", "modes", "worst_mode"),
+}
 
 
 def numbers(text: str, kind=float) -> tuple:
@@ -52,14 +61,36 @@ def numbers(text: str, kind=float) -> tuple:
 
 def keys(flags) -> list[dict]:
     """The settings of all runs, seeds last: a table is whole for the first seeds early."""
-    return [{"task": flags.task, "field": field, "temperatures": list(numbers(temperatures)), "size": size, "max_steps": flags.max_steps, "seed": seed}
-            for seed in range(flags.seeds) for field in flags.fields.split(",") for temperatures in flags.temperatures.split(";") for size in numbers(flags.sizes, int)]  # fmt: skip
+    return [
+        {
+            "task": flags.task,
+            "field": field,
+            "temperatures": list(numbers(temperatures)),
+            "size": size,
+            "max_steps": flags.max_steps,
+            "seed": seed,
+        }
+        for seed in range(flags.seeds)
+        for field in flags.fields.split(",")
+        for temperatures in flags.temperatures.split(";")
+        for size in numbers(flags.sizes, int)
+    ]
 
 
 def digits_settings(key: dict) -> dict:
     steps = key["max_steps"]
-    return {"dataset_name": "digits", "seed": key["seed"], "drift.field": key["field"], "drift.temperatures": tuple(key["temperatures"]), "drift.n_neg": key["size"],
-            "batch_size": 10 * key["size"], "max_steps": steps, "optim.schedule": "constant", "log_interval": max(steps // 16, 1), "eval_interval": max(steps // 8, 1)}  # fmt: skip
+    return {
+        "dataset_name": "digits",
+        "seed": key["seed"],
+        "drift.field": key["field"],
+        "drift.temperatures": tuple(key["temperatures"]),
+        "drift.n_neg": key["size"],
+        "batch_size": 10 * key["size"],
+        "max_steps": steps,
+        "optim.schedule": "constant",
+        "log_interval": max(steps // 16, 1),
+        "eval_interval": max(steps // 8, 1),
+    }
 
 
 def digits(key: dict, folder: pathlib.Path) -> dict:
@@ -88,7 +119,11 @@ def summary(rows: list[dict], times: dict | None = None) -> tuple[list[dict], di
     groups = {}
     for row in rows:
         groups.setdefault(settings_of(row), []).append(row)
-    step_ms = {s: statistics.median(r["step_ms"] for r in group if r["step_ms"]) for s, group in groups.items() if any(r["step_ms"] for r in group)}
+    step_ms = {
+        s: statistics.median(r["step_ms"] for r in group if r["step_ms"])
+        for s, group in groups.items()
+        if any(r["step_ms"] for r in group)
+    }
     if times and all(name_of(s) in times for s in groups):
         step_ms = {s: times[name_of(s)] for s in groups}
     last = rows[0]["key"]["max_steps"]
@@ -97,10 +132,19 @@ def summary(rows: list[dict], times: dict | None = None) -> tuple[list[dict], di
     for (field, temperatures, size), group in groups.items():
         ms = step_ms.get((field, temperatures, size))
         ends = [r["curve"][-1] for r in group if not r["failed"] and r["curve"]]
-        line = {"field": field, "temperatures": temperatures, "size": size, "seeds": len(group), "failed": sum(bool(r["failed"]) for r in group), "ms per step": f"{ms:.1f}" if ms else "-"}
+        line = {
+            "field": field,
+            "temperatures": temperatures,
+            "size": size,
+            "seeds": len(group),
+            "failed": sum(bool(r["failed"]) for r in group),
+            "ms per step": f"{ms:.1f}" if ms else "-",
+        }
         line |= {name: runs.mean_spread([end.get(name) for end in ends]) for name in names}
         if ms:
-            line[f"{names[0]} at equal time"] = runs.mean_spread([runs.at_time(r["curve"], names[0], budget / ms) for r in group if not r["failed"]])
+            line[f"{names[0]} at equal time"] = runs.mean_spread(
+                [runs.at_time(r["curve"], names[0], budget / ms) for r in group if not r["failed"]]
+            )
         table.append(line)
     return table, groups
 
@@ -112,9 +156,18 @@ def draw(path, groups: dict, name: str, title: str):
         curves = [r["curve"] for r in group if r["curve"] and not r["failed"]]
         if curves:
             steps = [p["step"] for p in curves[0]]
-            mean = [statistics.mean(c[i][name] for c in curves if i < len(c)) for i in range(len(steps))]
+            mean = [
+                statistics.mean(c[i][name] for c in curves if i < len(c)) for i in range(len(steps))
+            ]
             panels.setdefault((temperatures, size), {})[field] = (steps, mean)
-    save_panels(path, [(f"{name}, tau {t}, {n} samples", lines, "step", "", True) for (t, n), lines in panels.items()], title)
+    save_panels(
+        path,
+        [
+            (f"{name}, tau {t}, {n} samples", lines, "step", "", True)
+            for (t, n), lines in panels.items()
+        ],
+        title,
+    )
 
 
 def main(flag_values):
@@ -125,10 +178,21 @@ def main(flag_values):
     if do is digits and flags.task != "digits":
         raise UserError(f"--task {flags.task}: expected digits or toy:NAME")
     if do is toy and flags.task[4:] not in TOYS:
-        raise UserError(f"--task {flags.task}: unknown distribution (known: {', '.join(f'toy:{name}' for name in TOYS)})")
-    times, of_task = rows.folder / "times.json", lambda: [row for row in rows.read() if (row["key"]["task"], row["key"]["max_steps"]) == (flags.task, flags.max_steps)]
+        raise UserError(
+            f"--task {flags.task}: unknown distribution (known: {', '.join(f'toy:{name}' for name in TOYS)})"
+        )
+    times, of_task = (
+        rows.folder / "times.json",
+        lambda: [
+            row
+            for row in rows.read()
+            if (row["key"]["task"], row["key"]["max_steps"]) == (flags.task, flags.max_steps)
+        ],
+    )
     if flags.times and (do is toy or not of_task()):
-        raise UserError(f"--times {flags.times}: times the steps of the runs on digits that --out {flags.out} holds; train some first")
+        raise UserError(
+            f"--times {flags.times}: times the steps of the runs on digits that --out {flags.out} holds; train some first"
+        )
     if flags.times:
         settings = {name_of(settings_of(row)): digits_settings(row["key"]) for row in of_task()}
         times.write_text(json.dumps(runs.step_times(settings, flags.times)))
@@ -141,7 +205,12 @@ def main(flag_values):
             name = flags.task.replace(":", "_")
             table, groups = summary(done, json.loads(times.read_text()) if times.exists() else None)
             text = runs.write_table(rows.folder, name, table)
-            draw(rows.folder / f"{name}.png", groups, SCORES[flags.task.partition(":")[0]][0], f"{flags.task}, {flags.max_steps} steps")
+            draw(
+                rows.folder / f"{name}.png",
+                groups,
+                SCORES[flags.task.partition(":")[0]][0],
+                f"{flags.task}, {flags.max_steps} steps",
+            )
     if done:
         print(text)
 

@@ -19,18 +19,18 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import eval_fid
 from baselines.flow import Flow, with_steps
 from benchmarks import runs
 from benchmarks.fields import numbers
 from configs.default import Key
+from evaluation import evaluate
+from evaluation.scores import scores
 from models.runs import load_run
 from models.sampling import generate
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import COLORS
 from utils.logging import replacing, setup_logging
-from utils.scores import scores
 
 log = logging.getLogger("benchmark")
 
@@ -49,20 +49,31 @@ DRAWN = 256  # samples whose drawing is timed
 
 def settings(flags, objective: str, steps: int, seed: int) -> dict:
     """Of train_drift.py."""
-    common = {"dataset_name": "digits", "seed": seed, "batch_size": 10 * flags.n_neg, "max_steps": steps}
-    common |= {"optim.schedule": "constant", "eval_interval": 0, "log_interval": max(steps // 16, 1)}
-    return common | ({"drift.n_neg": flags.n_neg} if objective == "drift" else {"objective": "flow"})
+    common = {
+        "dataset_name": "digits",
+        "seed": seed,
+        "batch_size": 10 * flags.n_neg,
+        "max_steps": steps,
+    }
+    common |= {
+        "optim.schedule": "constant",
+        "eval_interval": 0,
+        "log_interval": max(steps // 16, 1),
+    }
+    return common | (
+        {"drift.n_neg": flags.n_neg} if objective == "drift" else {"objective": "flow"}
+    )
 
 
 def score_samples(folder: pathlib.Path, passes: tuple[int, ...], seed: int) -> dict:
     """Of the run in `folder`: {"scores": {passes: {score: value}}, "per_second": {passes: samples a second}}."""
     model, params, _ = load_run(folder)
     models = {n: with_steps(model, n) for n in passes} if isinstance(model, Flow) else {1: model}
-    reference = eval_fid.load_reference(
+    reference = evaluate.load_reference(
         "digits", data_options=config_lib.resolve({}).data, shape=model.sample_shape
     )
     found = {
-        n: scores(eval_fid.evaluate(m, params, reference, cfg_scale=1.0, seed=seed))
+        n: scores(evaluate.evaluate(m, params, reference, cfg_scale=1.0, seed=seed))
         for n, m in models.items()
     }
     seconds = {n: [] for n in models}
@@ -92,7 +103,8 @@ def summary(rows: list[dict], step_ms: dict) -> tuple[list[dict], dict]:
             }
             line |= {name: runs.mean_spread([s[name] for s in found]) for name in SHOWN}
             table.append(
-                line | {"samples/s": f"{statistics.median(row['per_second'][n] for row in group):,.0f}"}
+                line
+                | {"samples/s": f"{statistics.median(row['per_second'][n] for row in group):,.0f}"}
             )
             lines.setdefault((objective, steps), []).append(
                 (
@@ -141,7 +153,9 @@ def draw(path, lines: dict, step_ms: dict):
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         if panel == 0:
-            axes.set_xticks(sorted({point[0] for points in lines.values() for point in points}), minor=False)
+            axes.set_xticks(
+                sorted({point[0] for points in lines.values() for point in points}), minor=False
+            )
         axes.tick_params(labelsize=8, which="both")
         axes.grid(True, color="#e4e4e4", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
@@ -155,7 +169,9 @@ def main(flag_values):
     flags = config_lib.all_flags(flag_values)
     rows, passes = runs.Rows(pathlib.Path(flags.out)), numbers(flags.passes, int)
     if min(passes) < 1:
-        raise UserError(f"--passes {flags.passes}: a sample takes at least one pass; give numbers from 1 on")
+        raise UserError(
+            f"--passes {flags.passes}: a sample takes at least one pass; give numbers from 1 on"
+        )
     times = rows.folder / "times.json"
     if not times.exists():
         rows.folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +183,10 @@ def main(flag_values):
             )
         )
     step_ms = json.loads(times.read_text())
-    lengths = {"drift": flags.steps, "flow": round(flags.steps * step_ms["drift"] / step_ms["flow"])}
+    lengths = {
+        "drift": flags.steps,
+        "flow": round(flags.steps * step_ms["drift"] / step_ms["flow"]),
+    }
     wanted = [
         {"objective": o, "steps": n, "n_neg": flags.n_neg, "seed": seed}
         for seed in range(flags.seeds)

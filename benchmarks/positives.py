@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import data
 from configs.default import Key
 from data import pipeline
-from drifting import tiled
+from drifting.fields import kernel_tiled as tiled
 from drifting.images import to_float
 from drifting.loss import drift_loss
 from utils import config as config_lib
@@ -41,9 +41,26 @@ def memory(temperatures, field):
     sizes = ((640, usual), (10_000, usual), (50_000, usual))
     for n_pos, tile in (*sizes, (10_000, 50_000), (50_000, 50_000)) if field == "kernel" else sizes:
         tiled.TILE = tile
-        step = jax.jit(jax.value_and_grad(lambda gen, pos: drift_loss(gen, pos, temperatures=temperatures, field=field)[0].sum()))
+        step = jax.jit(
+            jax.value_and_grad(
+                lambda gen, pos: drift_loss(gen, pos, temperatures=temperatures, field=field)[
+                    0
+                ].sum()
+            )
+        )
         size = step.lower(shape(640), shape(n_pos)).compile().memory_analysis().temp_size_in_bytes
-        print(json.dumps({"field": field, "n_pos": n_pos, "in_tiles": field == "kernel" and n_pos > tile, "temporary_mb": round(size / 1e6, 1), "positives_mb": round(n_pos * 384 * 4 / 1e6, 1)}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "field": field,
+                    "n_pos": n_pos,
+                    "in_tiles": field == "kernel" and n_pos > tile,
+                    "temporary_mb": round(size / 1e6, 1),
+                    "positives_mb": round(n_pos * 384 * 4 / 1e6, 1),
+                }
+            ),
+            flush=True,
+        )
 
 
 def main(flag_values):
@@ -52,7 +69,9 @@ def main(flag_values):
     temperatures = tuple(flags.drift.temperatures)
     if flags.memory:
         return memory(temperatures, flags.drift.field)
-    (train, labels), (test, test_labels) = (pipeline.everything(data.load("digits", split)) for split in ("train", "test"))
+    (train, labels), (test, test_labels) = (
+        pipeline.everything(data.load("digits", split)) for split in ("train", "test")
+    )
     vectors = lambda images: np.asarray(to_float(images)).reshape(len(images), -1)
 
     def field(x, pos):  # V~ S of the loss: the gradient of the loss is -2 V~ / (S N D)
@@ -60,7 +79,10 @@ def main(flag_values):
         return -jax.grad(loss)(x)
 
     rng = np.random.default_rng(flags.seed)
-    field_of_all, field_of_draws = jax.jit(field), jax.jit(lambda x, pos: jax.lax.map(lambda p: field(x, p), pos))
+    field_of_all, field_of_draws = (
+        jax.jit(field),
+        jax.jit(lambda x, pos: jax.lax.map(lambda p: field(x, p), pos)),
+    )
     rows = {n: [] for n in COUNTS}
     for k in range(10):
         pos = vectors(train[labels == k])
@@ -70,13 +92,32 @@ def main(flag_values):
         pos = pos[:size]
         v_all = field_of_all(x, pos)
         for n in COUNTS:
-            v = field_of_draws(x, jnp.stack([pos[rng.permutation(size)[:n]] for _ in range(flags.draws)]))
+            v = field_of_draws(
+                x, jnp.stack([pos[rng.permutation(size)[:n]] for _ in range(flags.draws)])
+            )
             mean, power = jnp.mean(v, 0), jnp.sum(v_all**2)
             cosine = jnp.sum(v * v_all, (1, 2)) / jnp.sqrt(jnp.sum(v**2, (1, 2)) * power)
-            rows[n].append([jnp.mean(jnp.sum((v - mean) ** 2, (1, 2))) / power, jnp.sum((mean - v_all) ** 2) / power, jnp.mean(cosine)])
+            rows[n].append(
+                [
+                    jnp.mean(jnp.sum((v - mean) ** 2, (1, 2))) / power,
+                    jnp.sum((mean - v_all) ** 2) / power,
+                    jnp.mean(cosine),
+                ]
+            )
     for n, values in rows.items():
         variance, bias, cosine = np.mean(values, 0)
-        print(json.dumps({"n_pos": n, "of": int(size), "temperatures": temperatures, "variance": round(float(variance), 4), "bias": round(float(bias), 4), "cosine": round(float(cosine), 3)}))
+        print(
+            json.dumps(
+                {
+                    "n_pos": n,
+                    "of": int(size),
+                    "temperatures": temperatures,
+                    "variance": round(float(variance), 4),
+                    "bias": round(float(bias), 4),
+                    "cosine": round(float(cosine), 3),
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

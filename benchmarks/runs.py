@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 import jax
 
 import data
-import train_drift
-from utils import config as config_lib, sharding
-from utils.cost import matmul_rate
+from evaluation.scores import read_rows, scores
+from planning.cost import matmul_rate
+from training import drift
+from utils import config as config_lib
+from utils import sharding
 from utils.errors import UserError
 from utils.logging import read_metrics
 from utils.memory import keep_freed_memory
-from utils.scores import read_rows, scores
 
 log = logging.getLogger("benchmark")
 
@@ -34,7 +35,11 @@ class Rows:
         return self.folder / "rows.jsonl"
 
     def read(self) -> list[dict]:
-        return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
+        return (
+            [json.loads(line) for line in self.file.read_text().splitlines()]
+            if self.file.exists()
+            else []
+        )
 
     def add(self, row: dict) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -49,23 +54,34 @@ class Rows:
         return left[:limit] if limit else left
 
 
-def build(config) -> train_drift.Parts:
+def build(config) -> drift.Parts:
     """The parts of a run, as `train_drift.py` makes them."""
     keep_freed_memory()
-    return train_drift.build(config, data.load(config.dataset_name, config.data.split, config.data), sharding.make_mesh(config.mesh.devices, config.mesh.fsdp))
+    return drift.build(
+        config,
+        data.load(config.dataset_name, config.data.split, config.data),
+        sharding.make_mesh(config.mesh.devices, config.mesh.fsdp),
+    )
 
 
-def train(settings: Mapping, folder: pathlib.Path, then: Callable[[pathlib.Path], dict] = lambda folder: {}) -> dict:
+def train(
+    settings: Mapping,
+    folder: pathlib.Path,
+    then: Callable[[pathlib.Path], dict] = lambda folder: {},
+) -> dict:
     """Trains with `settings` (flags of train_drift.py) in `folder`, which is removed, and returns what a row holds, with what `then` finds in the folder of a run that did not fail.
 
     step_ms: the median over the log lines, without the first. curve: per evaluation the step, the scores, and the diversity at the time. A run that leaves the
     numbers has the reason as `failed`, and the curve up to there.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    config = config_lib.resolve(settings | {"save_dir": str(folder), "sample_interval": 0, "save_interval": settings["max_steps"]})
+    config = config_lib.resolve(
+        settings
+        | {"save_dir": str(folder), "sample_interval": 0, "save_interval": settings["max_steps"]}
+    )
     failed = ""
     try:
-        train_drift.train(build(config), train_drift.open_run(config))
+        drift.train(build(config), drift.open_run(config))
     except UserError as error:
         if "not finite" not in str(error):
             raise
@@ -73,10 +89,17 @@ def train(settings: Mapping, folder: pathlib.Path, then: Callable[[pathlib.Path]
     lines = read_metrics(folder / "metrics.jsonl")
     seconds = [b["seconds"] / (b["step"] - a["step"]) for a, b in zip(lines, lines[1:])]
     diversity = {line["step"]: line.get("diversity") for line in lines}
-    curve = [{"step": r["step"], "diversity": diversity.get(r["step"])} | scores(r) for r in read_rows(folder / "fid.csv")]
+    curve = [
+        {"step": r["step"], "diversity": diversity.get(r["step"])} | scores(r)
+        for r in read_rows(folder / "fid.csv")
+    ]
     more = {} if failed else then(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    return {"step_ms": 1e3 * statistics.median(seconds) if seconds else None, "curve": curve, "failed": failed} | more
+    return {
+        "step_ms": 1e3 * statistics.median(seconds) if seconds else None,
+        "curve": curve,
+        "failed": failed,
+    } | more
 
 
 def step_times(settings: Mapping[str, Mapping], rounds: int, steps: int = 10) -> dict[str, float]:
@@ -86,7 +109,7 @@ def step_times(settings: Mapping[str, Mapping], rounds: int, steps: int = 10) ->
     """
     jobs, times = {}, {name: [] for name in [*settings, "GFLOP/s"]}
     for name, values in settings.items():
-        jobs[name] = train_drift.DriftJob(build(config_lib.resolve(values | {"eval_interval": 0})), None)
+        jobs[name] = drift.DriftJob(build(config_lib.resolve(values | {"eval_interval": 0})), None)
         jobs[name].start(None)
         jobs[name].prepare(0)
         jax.block_until_ready(jobs[name].advance(jobs[name].fetch()))  # compiles
@@ -110,18 +133,29 @@ def at_time(curve: list[dict], score: str, steps: float) -> float | None:
 
 
 def mean_spread(values: list) -> str:
-    """"0.576 ± 0.012": mean and standard deviation over the seeds; "-" without values."""
+    """ "0.576 ± 0.012": mean and standard deviation over the seeds; "-" without values."""
     values = [v for v in values if v is not None]
     if not values:
         return "-"
-    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+    return f"{statistics.mean(values):.3f}" + (
+        f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    )
 
 
 def write_table(folder: pathlib.Path, name: str, rows: list[dict]) -> str:
     """`rows` of text by column as folder/name.md and name.csv; returns the markdown."""
     columns = list(dict.fromkeys(k for row in rows for k in row))
     line = lambda cells: "| " + " | ".join(cells) + " |"
-    text = "\n".join([line(columns), line(["---"] * len(columns)), *(line([str(row.get(k, "")) for k in columns]) for row in rows)]) + "\n"
+    text = (
+        "\n".join(
+            [
+                line(columns),
+                line(["---"] * len(columns)),
+                *(line([str(row.get(k, "")) for k in columns]) for row in rows),
+            ]
+        )
+        + "\n"
+    )
     (folder / f"{name}.md").write_text(text)
     import csv
 

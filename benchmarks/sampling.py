@@ -43,7 +43,9 @@ def sample(model, params, noise, labels, style, steps, guided):
     def euler(x, _):
         v = model.apply({"params": params}, x, labels, ones, style)
         if guided:
-            v = 1.5 * v - 0.5 * model.apply({"params": params}, x, jnp.zeros_like(labels), ones, style)
+            v = 1.5 * v - 0.5 * model.apply(
+                {"params": params}, x, jnp.zeros_like(labels), ones, style
+            )
         return x + v / steps, None
 
     return jax.lax.scan(euler, noise, None, length=steps)[0]
@@ -52,10 +54,16 @@ def sample(model, params, noise, labels, style, steps, guided):
 def main(flag_values):
     setup_logging()
     flags, config = config_lib.all_flags(flag_values), config_lib.resolve(flag_values)
-    model = build_generator(config.model, (flags["size"], flags["size"], flags.channels), flags.classes)
+    model = build_generator(
+        config.model, (flags["size"], flags["size"], flags.channels), flags.classes
+    )
     params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
     key = jax.random.key(1)
-    inputs = jax.random.normal(key, (flags.batch, *model.noise_shape)), jnp.arange(flags.batch) % flags.classes, draw_style_indices(model, key, flags.batch)
+    inputs = (
+        jax.random.normal(key, (flags.batch, *model.noise_shape)),
+        jnp.arange(flags.batch) % flags.classes,
+        draw_style_indices(model, key, flags.batch),
+    )
     run, compile_s = {}, {}
     for steps in (0, 50, 500):
         begin = time.perf_counter()
@@ -69,12 +77,28 @@ def main(flag_values):
             program(params, *inputs).block_until_ready()
             times[steps].append(time.perf_counter() - begin)
     seconds = {steps: float(np.median(t)) for steps, t in times.items()}
-    rate = {f"images_per_s_{steps or 'one_pass'}": round(flags.batch / s, 3) for steps, s in seconds.items()}
-    print(json.dumps({
-        "device": jax.devices()[0].device_kind, "parameters": count_parameters(params), "sample": list(model.sample_shape), "batch": flags.batch, "guided": flags.guided,
-        "one_pass_ms": round(1e3 * seconds[0], 2), "euler_50_ms": round(1e3 * seconds[50], 2), "euler_500_ms": round(1e3 * seconds[500], 2),
-        "times_50": round(seconds[50] / seconds[0], 1), "times_500": round(seconds[500] / seconds[0], 1), "compile_s": round(compile_s[0], 2),
-    } | rate))  # fmt: skip
+    rate = {
+        f"images_per_s_{steps or 'one_pass'}": round(flags.batch / s, 3)
+        for steps, s in seconds.items()
+    }
+    print(
+        json.dumps(
+            {
+                "device": jax.devices()[0].device_kind,
+                "parameters": count_parameters(params),
+                "sample": list(model.sample_shape),
+                "batch": flags.batch,
+                "guided": flags.guided,
+                "one_pass_ms": round(1e3 * seconds[0], 2),
+                "euler_50_ms": round(1e3 * seconds[50], 2),
+                "euler_500_ms": round(1e3 * seconds[500], 2),
+                "times_50": round(seconds[50] / seconds[0], 1),
+                "times_500": round(seconds[500] / seconds[0], 1),
+                "compile_s": round(compile_s[0], 2),
+            }
+            | rate
+        )
+    )
 
 
 if __name__ == "__main__":

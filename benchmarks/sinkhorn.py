@@ -19,8 +19,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from benchmarks.fields import numbers
 from benchmarks.learned_field import class_images, draw_sets
 from configs.default import Key
-from drifting.kernel import distance, log_kernel
-from drifting.sinkhorn import log_plan
+from drifting.distances import distance, log_kernel
+from drifting.fields.sinkhorn import log_plan
 from utils import config as config_lib
 
 FLAGS = (
@@ -44,14 +44,18 @@ def errors(x, y, kernel, tau, iterations):
             iterations,
         )
     )(x, y, unit)
-    off = lambda axis, count: jnp.sum(jnp.abs(jnp.exp(jax.nn.logsumexp(plan, axis)) - 1 / count), 1)  # [C]
+    off = lambda axis, count: jnp.sum(
+        jnp.abs(jnp.exp(jax.nn.logsumexp(plan, axis)) - 1 / count), 1
+    )  # [C]
     return jnp.mean(off(2, n)), jnp.max(off(1, m)), jax.nn.softmax(plan, 2) @ y
 
 
 def main(flag_values):
     flags, options = config_lib.all_flags(flag_values), config_lib.resolve({}).data
     rng = np.random.default_rng(flags.seed)
-    x, y = (draw_sets(rng, class_images(split, options), flags.set_size) for split in ("train", "test"))
+    x, y = (
+        draw_sets(rng, class_images(split, options), flags.set_size) for split in ("train", "test")
+    )
     of = jax.jit(errors, static_argnums=(2, 4))
     for kernel in ("laplace", "gaussian"):
         iterations, columns = numbers(flags.iterations, int), 0.0

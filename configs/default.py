@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 class Key(NamedTuple):
     """One setting."""
+
     name: str
     default: bool | int | float | str | tuple[float, ...]
     help: str
@@ -18,12 +19,25 @@ class Key(NamedTuple):
 
 
 TABLE = (
-    Key("recipe", "", "file in configs/ to start from; empty = the one of the data set, if any; none = none"),
+    Key(
+        "recipe",
+        "",
+        "file in configs/ to start from; empty = the one of the data set, if any; none = none",
+    ),
     Key("dataset_name", "digits", "what to learn: a source in data/"),
     Key("save_dir", "", "run folder; empty = runs/<dataset_name>; a run in it is resumed"),
     Key("load_dir", "", "run folder to continue or to read"),
-    Key("init_from", "", "start from these generator weights: a run, a published artifact, or hf://name"),
-    Key("batch_size", 4096, "samples generated per step = classes per step x drift.n_neg", "[1, inf)"),
+    Key(
+        "init_from",
+        "",
+        "start from these generator weights: a run, a published artifact, or hf://name",
+    ),
+    Key(
+        "batch_size",
+        4096,
+        "samples generated per step = classes per step x drift.n_neg",
+        "[1, inf)",
+    ),
     Key("max_steps", 30_000, "length of the training", "[1, inf)"),
     Key("seed", 0, "every random choice follows from it", "[0, 4294967295]"),
     Key("log_interval", 100, "steps between lines of metrics.jsonl", "[1, inf)"),
@@ -31,28 +45,82 @@ TABLE = (
     Key("eval_interval", 5000, "steps between evaluations while training; 0 = never", "[0, inf)"),
     Key("save_interval", 1000, "steps between checkpoints", "[1, inf)"),
     Key("keep_checkpoints", 2, "newest checkpoints kept", "[1, inf)"),
-    Key("keep_interval", 0, "also keep the checkpoints of every such many steps; 0 = none", "[0, inf)"),
-    Key("eval_samples", 0, "samples per evaluation while training; 0 = 5,000, in pixels as many as are held out", "[0, inf)"),
-    Key("features", "", "network of the scores: inception, dinov2[:SOURCE], pixels; empty = by the data set"),
-    Key("inception_weights", "", "file of the Inception weights; empty = the standard public one, fetched once"),
-    Key("fid_stats", "", "the reals to measure against: statistics or images (.npz), or a folder; empty = the data set"),
-    Key("vae", "", "folder or hub id of the VAE of latents; empty = the one they were made with, or stabilityai/sd-vae-ft-ema"),
-    Key("objective", "drift", "what is learned: one pass by drifting, or a rectified flow, the baseline", ("drift", "flow")),
+    Key(
+        "keep_interval",
+        0,
+        "also keep the checkpoints of every such many steps; 0 = none",
+        "[0, inf)",
+    ),
+    Key(
+        "eval_samples",
+        0,
+        "samples per evaluation while training; 0 = 5,000, in pixels as many as are held out",
+        "[0, inf)",
+    ),
+    Key(
+        "features",
+        "",
+        "network of the scores: inception, dinov2[:SOURCE], pixels; empty = by the data set",
+    ),
+    Key(
+        "inception_weights",
+        "",
+        "file of the Inception weights; empty = the standard public one, fetched once",
+    ),
+    Key(
+        "fid_stats",
+        "",
+        "the reals to measure against: statistics or images (.npz), or a folder; empty = the data set",
+    ),
+    Key(
+        "vae",
+        "",
+        "folder or hub id of the VAE of latents; empty = the one they were made with, or stabilityai/sd-vae-ft-ema",
+    ),
+    Key(
+        "objective",
+        "drift",
+        "what is learned: one pass by drifting, or a rectified flow, the baseline",
+        ("drift", "flow"),
+    ),
     Key("denoise_timesteps", 32, "objective flow: Euler steps of a sample", "[1, inf)"),
     Key("dry_run", False, "print the configuration, the sizes and the steps, then stop"),
-    Key("stop_on_collapse", False, "stop, not only warn, when the generated samples of a class are alike"),
-    Key("collapse_ratio", 0.1, "generated / real pairwise distance that counts as collapse", "[0, 1)"),
-
+    Key(
+        "stop_on_collapse",
+        False,
+        "stop, not only warn, when the generated samples of a class are alike",
+    ),
+    Key(
+        "collapse_ratio",
+        0.1,
+        "generated / real pairwise distance that counts as collapse",
+        "[0, 1)",
+    ),
     Key("model.preset", "", "sizes in configs/presets.py; a flag that is given goes over them"),
-    Key("model.name", "dit", "generator: a transformer for images, an MLP for vectors", ("dit", "mlp")),
+    Key(
+        "model.name",
+        "dit",
+        "generator: a transformer for images, an MLP for vectors",
+        ("dit", "mlp"),
+    ),
     Key("model.patch_size", 2, "side of a patch, in pixels or latents", "[1, inf)"),
     Key("model.hidden_size", 768, "width", "[1, inf)"),
     Key("model.depth", 12, "number of blocks", "[1, inf)"),
     Key("model.num_heads", 12, "attention heads; divides hidden_size", "[1, inf)"),
-    Key("model.mlp_ratio", 4.0, "width of the feed-forward / hidden_size (x 2/3 if SwiGLU)", "(0, inf)"),
+    Key(
+        "model.mlp_ratio",
+        4.0,
+        "width of the feed-forward / hidden_size (x 2/3 if SwiGLU)",
+        "(0, inf)",
+    ),
     Key("model.cond_dim", 0, "width of the conditioning vector; 0 = hidden_size", "[0, inf)"),
     Key("model.n_cls_tokens", 16, "in-context conditioning tokens", "[0, inf)"),
-    Key("model.noise_classes", 64, "entries of each style codebook; 0 = no style embeddings", "[0, inf)"),
+    Key(
+        "model.noise_classes",
+        64,
+        "entries of each style codebook; 0 = no style embeddings",
+        "[0, inf)",
+    ),
     Key("model.noise_coords", 32, "style codebooks", "[1, inf)"),
     Key("model.use_qknorm", True, "normalise queries and keys"),
     Key("model.use_swiglu", True, "SwiGLU rather than GELU"),
@@ -60,27 +128,73 @@ TABLE = (
     Key("model.use_rmsnorm", True, "RMSNorm rather than LayerNorm"),
     Key("model.use_bf16", True, "compute networks in bfloat16 (parameters and drift stay float32)"),
     Key("model.attn_fp32", True, "compute attention weights in float32"),
-    Key("model.remat", False, "recompute whole blocks in the backward pass, not only their element-wise work: less memory, more time"),
-    Key("model.zero_init_output", False, "start the output layer at zero, which is a collapsed generator"),
+    Key(
+        "model.remat",
+        False,
+        "recompute whole blocks in the backward pass, not only their element-wise work: less memory, more time",
+    ),
+    Key(
+        "model.zero_init_output",
+        False,
+        "start the output layer at zero, which is a collapsed generator",
+    ),
     Key("model.class_dropout_prob", 0.0, "share of labels replaced by a null class", "[0, 1)"),
-    Key("model.attention", "xla", "attention kernel; cudnn needs a GPU, use_bf16, and attn_fp32 off", ("xla", "cudnn")),
-    Key("model.unroll", 1, "blocks in one turn of the loop over depth; more run faster on a CPU and compile slower", "[1, inf)"),
+    Key(
+        "model.attention",
+        "xla",
+        "attention kernel; cudnn needs a GPU, use_bf16, and attn_fp32 off",
+        ("xla", "cudnn"),
+    ),
+    Key(
+        "model.unroll",
+        1,
+        "blocks in one turn of the loop over depth; more run faster on a CPU and compile slower",
+        "[1, inf)",
+    ),
     Key("model.use_stable_vae", False, "learn latents: images are encoded by --vae as they come"),
-
     Key("drift.field", "kernel", "drifting field: a name in drifting/field.py, docs/fields.md"),
-    Key("drift.temperatures", (0.02, 0.05, 0.2), "tau, for features of scale 1; of the learned field, levels of noise", "(0, inf)"),
-    Key("drift.kernel", "laplace", "exp(-d / tau), or exp(-d^2 / 2 tau); the cost d or d^2 / 2 of sinkhorn", ("laplace", "gaussian")),
-    Key("drift.normalize", "both", "kernel, uncoupled: softmax over y and x, over y, or none", ("both", "y", "none")),
+    Key(
+        "drift.temperatures",
+        (0.02, 0.05, 0.2),
+        "tau, for features of scale 1; of the learned field, levels of noise",
+        "(0, inf)",
+    ),
+    Key(
+        "drift.kernel",
+        "laplace",
+        "exp(-d / tau), or exp(-d^2 / 2 tau); the cost d or d^2 / 2 of sinkhorn",
+        ("laplace", "gaussian"),
+    ),
+    Key(
+        "drift.normalize",
+        "both",
+        "kernel, uncoupled: softmax over y and x, over y, or none",
+        ("both", "y", "none"),
+    ),
     Key("drift.attraction", 1.0, "factor of V+; other than 1 for ablations", "[0, inf)"),
     Key("drift.repulsion", 1.0, "factor of V-", "[0, inf)"),
     Key("drift.iterations", 20.0, "sinkhorn: iterations, a multiple of 0.5", "[0, inf)"),
-    Key("drift.negatives", "auto", "the samples themselves, or a second batch; auto = second for sinkhorn", ("auto", "own", "second")),
-    Key("drift.guidance", "auto", "unconditional reals as negatives, or V += w V_unc; auto = field for sinkhorn", ("auto", "negatives", "field")),
+    Key(
+        "drift.negatives",
+        "auto",
+        "the samples themselves, or a second batch; auto = second for sinkhorn",
+        ("auto", "own", "second"),
+    ),
+    Key(
+        "drift.guidance",
+        "auto",
+        "unconditional reals as negatives, or V += w V_unc; auto = field for sinkhorn",
+        ("auto", "negatives", "field"),
+    ),
     Key("drift.field_width", 64, "learned: hidden units", "[1, inf)"),
     Key("drift.field_projection", True, "learned: g is an MLP rather than the identity"),
     Key("drift.field_lr", 1e-3, "learned: learning rate of Adam", "(0, inf)"),
     Key("drift.field_ema", 0.99, "learned: average whose parameters make the drift", "(0, 1)"),
-    Key("drift.exact_scales", False, "with optim.accumulate: pool the scales of a step over all groups, for two more forward passes; the result is then that without groups"),
+    Key(
+        "drift.exact_scales",
+        False,
+        "with optim.accumulate: pool the scales of a step over all groups, for two more forward passes; the result is then that without groups",
+    ),
     Key("drift.n_neg", 64, "samples generated per class; each other's negatives", "[2, inf)"),
     Key("drift.n_pos", 64, "reals per class; all = every one the bank holds", "[2, inf) or all"),
     Key("drift.n_unc", 16, "reals of any class as weighted negatives, for guidance", "[0, inf)"),
@@ -88,38 +202,97 @@ TABLE = (
     Key("drift.alpha_max", 4.0, "greatest guidance scale", "[1, inf)"),
     Key("drift.alpha_power", 3.0, "k in p(alpha) ~ alpha^-k", "[0, inf)"),
     Key("drift.no_cfg_frac", 0.0, "share of labels trained with alpha = 1", "[0, 1]"),
-    Key("drift.bank_per_class", 128, "reals kept per class; all = the whole data set", "[1, inf) or all"),
+    Key(
+        "drift.bank_per_class",
+        128,
+        "reals kept per class; all = the whole data set",
+        "[1, inf) or all",
+    ),
     Key("drift.bank_global", 1000, "reals kept of any class; 0 = use the class queues", "[0, inf)"),
     Key("drift.bank_push", 64, "new reals per step", "[1, inf)"),
     Key("drift.bank_placement", "auto", "auto = by bank_budget_gb", ("auto", "device", "host")),
     Key("drift.bank_budget_gb", 4.0, "largest bank that auto puts on a device, in GB", "(0, inf)"),
-    Key("drift.monitor", "", "feature set of the energy distance and the diversity; empty = the last with one vector per image, rather no _std"),
-
-    Key("flow.t_sampler", "log-normal", "objective flow: times; log-normal = sigmoid of a normal", ("log-normal", "uniform")),
-
+    Key(
+        "drift.monitor",
+        "",
+        "feature set of the energy distance and the diversity; empty = the last with one vector per image, rather no _std",
+    ),
+    Key(
+        "flow.t_sampler",
+        "log-normal",
+        "objective flow: times; log-normal = sigmoid of a normal",
+        ("log-normal", "uniform"),
+    ),
     Key("encoder.name", "none", "feature encoder, or several joined by +; none = raw samples"),
-    Key("encoder.path", "", "its weights: a folder or hf://name; for several, in the order of the names, separated by commas"),
-    Key("encoder.weights", "1", "weight of the losses of each encoder, in the order of the names, such as 1,0.5; one number for all"),
-    Key("encoder.layers", "", "feature maps to use, such as layer3*,layer4*,!*_std; this and the next three: joined by + like the names, empty = its own"),
+    Key(
+        "encoder.path",
+        "",
+        "its weights: a folder or hf://name; for several, in the order of the names, separated by commas",
+    ),
+    Key(
+        "encoder.weights",
+        "1",
+        "weight of the losses of each encoder, in the order of the names, such as 1,0.5; one number for all",
+    ),
+    Key(
+        "encoder.layers",
+        "",
+        "feature maps to use, such as layer3*,layer4*,!*_std; this and the next three: joined by + like the names, empty = its own",
+    ),
     Key("encoder.statistics", "", "of each map: some of map,mean,std"),
-    Key("encoder.patch_sizes", "", "sides of the patches for mean and std, such as 2,4; none = whole maps only"),
+    Key(
+        "encoder.patch_sizes",
+        "",
+        "sides of the patches for mean and std, such as 2,4; none = whole maps only",
+    ),
     Key("encoder.image_size", "", "side that images are resized to"),
-    Key("encoder.bf16", "auto", "compute encoders in bfloat16; auto = as each was made", ("auto", "on", "off")),
-    Key("encoder.cache", "auto", "keep the features of reals in the bank, so that a step encodes generated samples alone; auto = where it pays, by cache_budget_gb", ("auto", "on", "off")),
-    Key("encoder.cache_budget_gb", 4.0, "largest bank of features that auto makes, in GB", "(0, inf)"),
-
+    Key(
+        "encoder.bf16",
+        "auto",
+        "compute encoders in bfloat16; auto = as each was made",
+        ("auto", "on", "off"),
+    ),
+    Key(
+        "encoder.cache",
+        "auto",
+        "keep the features of reals in the bank, so that a step encodes generated samples alone; auto = where it pays, by cache_budget_gb",
+        ("auto", "on", "off"),
+    ),
+    Key(
+        "encoder.cache_budget_gb",
+        4.0,
+        "largest bank of features that auto makes, in GB",
+        "(0, inf)",
+    ),
     Key("data.dir", "", "folder of the data set, or of all TFDS sets; empty = its usual place"),
     Key("data.split", "train", "split to learn from"),
     Key("data.image_size", 0, "centre crop and resize to this side; 0 = as stored", "[0, inf)"),
     Key("data.channels", 0, "1 = grey, 3 = colour; 0 = as stored", "[0, inf)"),
     Key("data.image_column", "", "column of the images; empty = found"),
-    Key("data.label_column", "", "column of the labels; empty = found; none = without labels, one class"),
-    Key("data.max_corrupt", 0.01, "share of images that may be unreadable and are skipped; more stop the run", "[0, 1]"),
+    Key(
+        "data.label_column",
+        "",
+        "column of the labels; empty = found; none = without labels, one class",
+    ),
+    Key(
+        "data.max_corrupt",
+        0.01,
+        "share of images that may be unreadable and are skipped; more stop the run",
+        "[0, 1]",
+    ),
     Key("data.flip", False, "mirror images at random"),
-    Key("data.streaming", False, "read parquet files of the Hugging Face hub as they are needed, without a copy"),
-    Key("data.stream_window", 8192, "samples that streaming shuffles at a time; up to two such windows are in memory", "[1, inf)"),
+    Key(
+        "data.streaming",
+        False,
+        "read parquet files of the Hugging Face hub as they are needed, without a copy",
+    ),
+    Key(
+        "data.stream_window",
+        8192,
+        "samples that streaming shuffles at a time; up to two such windows are in memory",
+        "[1, inf)",
+    ),
     Key("data.workers", 0, "processes that read; 0 = threads of this one", "[0, inf)"),
-
     Key("optim.learning_rate", 2e-4, "AdamW, after the warm-up", "(0, inf)"),
     Key("optim.warmup_steps", 5000, "linear warm-up from 0", "[0, inf)"),
     Key("optim.schedule", "constant", "after the warm-up", ("constant", "cosine")),
@@ -128,12 +301,20 @@ TABLE = (
     Key("optim.b2", 0.95, "decay of the second moment", "[0, 1)"),
     Key("optim.weight_decay", 0.01, "decoupled weight decay", "[0, inf)"),
     Key("optim.clip", 2.0, "largest global norm of the gradient", "(0, inf)"),
-    Key("optim.accumulate", 1, "groups of classes that a step goes through one after the other, before one update: less memory", "[1, inf)"),
-    Key("optim.ema", (0.999, 0.9995, 0.9998, 0.9999), "parameter averages; the first samples", "(0, 1)"),
-
+    Key(
+        "optim.accumulate",
+        1,
+        "groups of classes that a step goes through one after the other, before one update: less memory",
+        "[1, inf)",
+    ),
+    Key(
+        "optim.ema",
+        (0.999, 0.9995, 0.9998, 0.9999),
+        "parameter averages; the first samples",
+        "(0, 1)",
+    ),
     Key("mesh.fsdp", 1, "devices that share one copy of the parameters", "[1, inf)"),
     Key("mesh.devices", 0, "devices to use; 0 = all", "[0, inf)"),
-
     Key("wandb.mode", "disabled", "Weights & Biases", ("online", "offline", "disabled")),
     Key("wandb.project", "drift", "its project"),
     Key("wandb.name", "", "name of the run there; empty = that of the run folder"),
@@ -142,18 +323,49 @@ TABLE = (
 
 # Of one process of a job, not of the run: these are flags of the programs, and no part of config.json.
 DISTRIBUTED = (
-    Key("distributed.coordinator", "", "HOST:PORT of process 0, in a job of several processes; empty = from JAX's variables or the cluster"),
-    Key("distributed.processes", 0, "processes of the job; 0 = from JAX's variables or the cluster, 1 = this one alone", "[0, inf)"),
-    Key("distributed.process", -1, "which of them this is; -1 = from JAX's variables or the cluster", "[-1, inf)"),
+    Key(
+        "distributed.coordinator",
+        "",
+        "HOST:PORT of process 0, in a job of several processes; empty = from JAX's variables or the cluster",
+    ),
+    Key(
+        "distributed.processes",
+        0,
+        "processes of the job; 0 = from JAX's variables or the cluster, 1 = this one alone",
+        "[0, inf)",
+    ),
+    Key(
+        "distributed.process",
+        -1,
+        "which of them this is; -1 = from JAX's variables or the cluster",
+        "[-1, inf)",
+    ),
     Key("distributed.timeout", 300, "seconds to wait for the others at the start", "[1, inf)"),
 )
 
 # Of pretrain_mae.py. What it shares with the trainer, with other defaults where the encoder is trained otherwise: A.3, and what
 # A.3 leaves open from the configurations of the authors' release (configs/mae/): batch, warm-up, weight decay, lengths.
-SHARED = ("recipe", "dataset_name", "save_dir", "load_dir", "batch_size", "max_steps", "seed", "log_interval", "sample_interval",
-          "eval_interval", "save_interval", "keep_checkpoints", "keep_interval", "dry_run")
+SHARED = (
+    "recipe",
+    "dataset_name",
+    "save_dir",
+    "load_dir",
+    "batch_size",
+    "max_steps",
+    "seed",
+    "log_interval",
+    "sample_interval",
+    "eval_interval",
+    "save_interval",
+    "keep_checkpoints",
+    "keep_interval",
+    "dry_run",
+)
 OTHERWISE = {
-    "recipe": ("", "file in configs/mae/ to start from; empty = the one of the data set, if any; none = none"),
+    "recipe": (
+        "",
+        "file in configs/mae/ to start from; empty = the one of the data set, if any; none = none",
+    ),
     "save_dir": ("", "run folder; empty = runs/mae_<dataset_name>; a run in it is resumed"),
     "load_dir": ("", "run folder to continue"),
     "batch_size": (8192, "images per step"),
@@ -164,20 +376,47 @@ OTHERWISE = {
     "optim.ema": ((0.9995,), "parameter averages; the first is the encoder"),
 }
 MAE_TABLE = tuple(
-    key._replace(**dict(zip(("default", "help"), OTHERWISE[key.name]))) if key.name in OTHERWISE else key
+    key._replace(**dict(zip(("default", "help"), OTHERWISE[key.name])))
+    if key.name in OTHERWISE
+    else key
     for key in TABLE
     if key.name in SHARED or key.name.startswith(("data.", "optim.", "mesh.", "wandb."))
 ) + (
-    Key("mae.base_channels", 256, "width of the first stage; the others have 2, 4 and 8 times as many", "[5, inf)"),
+    Key(
+        "mae.base_channels",
+        256,
+        "width of the first stage; the others have 2, 4 and 8 times as many",
+        "[5, inf)",
+    ),
     Key("mae.layers", "3,4,6,3", "residual blocks of the four stages, of strides 1, 2, 4, 8"),
-    Key("mae.input_patch_size", 1, "side of a cell, in pixels or latents, that becomes channels of the input", "[1, inf)"),
+    Key(
+        "mae.input_patch_size",
+        1,
+        "side of a cell, in pixels or latents, that becomes channels of the input",
+        "[1, inf)",
+    ),
     Key("mae.patch_size", 2, "side of a masked patch, in cells", "[1, inf)"),
     Key("mae.mask_prob", 0.5, "share of the patches that are hidden", "(0, 1)"),
     Key("mae.dropout_prob", 0.0, "dropout within the residual blocks", "[0, 1)"),
     Key("mae.use_bf16", True, "compute in bfloat16 (parameters stay float32)"),
-    Key("mae.crop_area", 0.2, "least share of the image in a random resized crop, as arXiv 2111.06377; 1 = no crops", "(0, 1]"),
-    Key("mae.finetune_steps", 3000, "last steps, in which a linear classifier of the features is trained too", "[0, inf)"),
-    Key("mae.class_weight", 0.1, "lambda: of the classification loss, beside 1 - lambda of the reconstruction", "[0, 1]"),
+    Key(
+        "mae.crop_area",
+        0.2,
+        "least share of the image in a random resized crop, as arXiv 2111.06377; 1 = no crops",
+        "(0, 1]",
+    ),
+    Key(
+        "mae.finetune_steps",
+        3000,
+        "last steps, in which a linear classifier of the features is trained too",
+        "[0, inf)",
+    ),
+    Key(
+        "mae.class_weight",
+        0.1,
+        "lambda: of the classification loss, beside 1 - lambda of the reconstruction",
+        "[0, 1]",
+    ),
     Key("mae.class_warmup", 1000, "steps in which lambda rises from 0", "[1, inf)"),
     Key("mae.export", "", "also write the trained encoder to this folder in the published format"),
 )

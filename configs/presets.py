@@ -17,16 +17,26 @@ PRESETS = {
     "large": _size(1024, 24, 16),
     "xlarge": _size(1152, 28, 16),
 }
-PRESETS |= {"big": PRESETS["base"], "semilarge": _size(1024, 22, 16)}  # names and sizes that users of jax-flow know
+PRESETS |= {
+    "big": PRESETS["base"],
+    "semilarge": _size(1024, 22, 16),
+}  # names and sizes that users of jax-flow know
 
 # What an objective takes otherwise than drifting does, as `--objective`. It goes over the recipe, never over a flag that was given.
 OBJECTIVES = {
     "drift": {},
-    "flow": {"model.noise_classes": 0, "model.noise_coords": 1, "model.class_dropout_prob": 0.1},  # no second noise; guidance needs a null class
+    "flow": {
+        "model.noise_classes": 0,
+        "model.noise_coords": 1,
+        "model.class_dropout_prob": 0.1,
+    },  # no second noise; guidance needs a null class
 }
 
 # Flags, and beginnings of flags, that an objective has no use for, and what of these it uses all the same.
 WITHOUT_USE = {
     "drift": (("flow.", "denoise_timesteps"), ()),
-    "flow": (("drift.", "encoder.", "stop_on_collapse", "collapse_ratio"), ("drift.bank_per_class", "drift.bank_placement", "drift.bank_budget_gb")),
+    "flow": (
+        ("drift.", "encoder.", "stop_on_collapse", "collapse_ratio"),
+        ("drift.bank_per_class", "drift.bank_placement", "drift.bank_budget_gb"),
+    ),
 }

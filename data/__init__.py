@@ -16,11 +16,30 @@ from utils.words import near
 
 log = logging.getLogger(__name__)
 
-HUB = ("mnist", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet64", "imagenet256", "celebahq256")
+HUB = (
+    "mnist",
+    "fashion_mnist",
+    "cifar10",
+    "cifar100",
+    "tiny_imagenet",
+    "imagenet64",
+    "imagenet256",
+    "celebahq256",
+)
 SOURCES = {"digits": "data.digits"} | dict.fromkeys(HUB, "data.huggingface")
-SCHEMES = {"folder": "data.folder", "hf": "data.huggingface", "tfds": "data.tfds", "latents": "data.latents"}
+SCHEMES = {
+    "folder": "data.folder",
+    "hf": "data.huggingface",
+    "tfds": "data.tfds",
+    "latents": "data.latents",
+}
 EXAMPLES = "folder:/path, hf:owner/name, hf:/path, tfds:name, tfds:/path, latents:/path"
-HELD_OUT = ("test", "val", "validation", "valid")  # what a held-out split is called, in the order of preference
+HELD_OUT = (
+    "test",
+    "val",
+    "validation",
+    "valid",
+)  # what a held-out split is called, in the order of preference
 
 
 class RandomAccess(Protocol):
@@ -59,7 +78,9 @@ class Dataset:
         return len(self.class_names)
 
 
-def load(name: str, split: str = "train", options: Mapping | None = None, facts_only: bool = False) -> Dataset:
+def load(
+    name: str, split: str = "train", options: Mapping | None = None, facts_only: bool = False
+) -> Dataset:
     """A split of the data set `name`: a key of SOURCES, or one of SCHEMES and a place (EXAMPLES).
 
     split: "train", "test" (what is held out, whatever the set calls it), or a name of the set's own. options: the group `data` of a configuration, None = the defaults.
@@ -67,13 +88,19 @@ def load(name: str, split: str = "train", options: Mapping | None = None, facts_
     Raises UserError for an unknown name, a missing split or column, and a set that cannot be reached.
     """
     module = _module(name)
-    defaults = {key.name.removeprefix("data."): key.default for key in TABLE if key.name.startswith("data.")}
+    defaults = {
+        key.name.removeprefix("data."): key.default for key in TABLE if key.name.startswith("data.")
+    }
     options = types.SimpleNamespace(**defaults | dict(options or {}))
     if options.streaming and module.__name__ != "data.huggingface":
-        raise UserError(f"--data.streaming 1: {name} is read where it lies; streaming is for the Hugging Face hub and parquet files, leave it out")
+        raise UserError(
+            f"--data.streaming 1: {name} is read where it lies; streaming is for the Hugging Face hub and parquet files, leave it out"
+        )
     for key in getattr(module, "WITHOUT", ()):
         if getattr(options, key) != defaults[key]:
-            raise UserError(f"--data.{key} {getattr(options, key)}: {name} has no use for it; leave it out")
+            raise UserError(
+                f"--data.{key} {getattr(options, key)}: {name} has no use for it; leave it out"
+            )
     if facts_only and hasattr(module, "facts") and (known := module.facts(name, split, options)):
         return known
     return module.load(name, split, options)
@@ -82,7 +109,9 @@ def load(name: str, split: str = "train", options: Mapping | None = None, facts_
 def one_class(name: str, options) -> bool:
     """Whether --data.label_column none asks for a set without labels, of a source without columns."""
     if options.label_column not in ("", "none"):
-        raise UserError(f"--data.label_column {options.label_column}: {name} has no columns; give none for one class, or leave it out")
+        raise UserError(
+            f"--data.label_column {options.label_column}: {name} has no columns; give none for one class, or leave it out"
+        )
     return options.label_column == "none"
 
 
@@ -98,10 +127,14 @@ def _module(name: str):
         return importlib.import_module(SCHEMES[scheme])
     if name in SOURCES:
         return importlib.import_module(SOURCES[name])
-    raise UserError(f"--dataset_name {name}: unknown data set{near(name, SOURCES)} (known: {', '.join(SOURCES)}, {EXAMPLES})")
+    raise UserError(
+        f"--dataset_name {name}: unknown data set{near(name, SOURCES)} (known: {', '.join(SOURCES)}, {EXAMPLES})"
+    )
 
 
-def choose_split(name: str, names: Iterable[str], split: str, known: Mapping[str, str] | None = None) -> tuple[str, str]:
+def choose_split(
+    name: str, names: Iterable[str], split: str, known: Mapping[str, str] | None = None
+) -> tuple[str, str]:
     """(the set's own name of a split, the split that it really is): "test" is whatever is held out, or else the training split, with a warning.
 
     names: of the splits there are. known: what this set calls "train" and "test". Raises UserError when there is no such split.
@@ -111,13 +144,23 @@ def choose_split(name: str, names: Iterable[str], split: str, known: Mapping[str
         wanted = [known.get("train", "train"), *(names if len(names) == 1 else ())]
     elif split == "test":
         # Without the card of a set, the library `datasets` calls files named valid "validation".
-        wanted = [known["test"], *(["validation"] if known["test"] == "valid" else []), *HELD_OUT] if known else HELD_OUT
+        wanted = (
+            [known["test"], *(["validation"] if known["test"] == "valid" else []), *HELD_OUT]
+            if known
+            else HELD_OUT
+        )
     else:
         wanted = [split]
     for candidate in wanted:
         if candidate in names:
             return candidate, split
     if split == "test":
-        log.warning("%s has no held-out split (%s): the training split stands in for it", name, ", ".join(HELD_OUT))
+        log.warning(
+            "%s has no held-out split (%s): the training split stands in for it",
+            name,
+            ", ".join(HELD_OUT),
+        )
         return choose_split(name, names, "train", known)[0], "train"
-    raise UserError(f"--data.split {split}: {name} has no such split{near(split, names)} (it has {', '.join(names)})")
+    raise UserError(
+        f"--data.split {split}: {name} has no such split{near(split, names)} (it has {', '.join(names)})"
+    )

@@ -8,7 +8,6 @@ import numpy as np
 from data import Dataset, one_class
 from utils.errors import UserError
 
-
 WITHOUT = ("dir", "image_size", "channels", "image_column")
 
 
@@ -35,9 +34,19 @@ def load(name: str, split: str, options) -> Dataset:
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # [1797, 8, 8, 1]
     labels = digits.target.astype(np.int32)
-    train_x, test_x, train_y, test_y = train_test_split(images, labels, test_size=0.3, random_state=0, stratify=labels)
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, labels, test_size=0.3, random_state=0, stratify=labels
+    )
     x, y = (train_x, train_y) if split == "train" else (test_x, test_y)
     names = tuple(str(k) for k in range(10))
     if one_class(name, options):
         y, names = np.zeros_like(y), ("all",)
-    return Dataset(name, split, Arrays(x, y), (8, 8, 1), "uint8", names, tuple(np.bincount(y, minlength=len(names)).tolist()))
+    return Dataset(
+        name,
+        split,
+        Arrays(x, y),
+        (8, 8, 1),
+        "uint8",
+        names,
+        tuple(np.bincount(y, minlength=len(names)).tolist()),
+    )

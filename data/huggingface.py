@@ -12,8 +12,8 @@ import numpy as np
 
 from data import Dataset, choose_split, near, streaming
 from data.images import make_source
-from utils import hub
 from utils.errors import UserError
+from utils.weight_files import hub
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +34,78 @@ class Known:
     balanced: bool = False  # every class has as many samples
 
 
-IMAGENET = Known("ILSVRC/imagenet-1k", "image", "label", ("train", 1_281_167), ("validation", 50_000), 256, 3, 1000, gated=True)
+IMAGENET = Known(
+    "ILSVRC/imagenet-1k",
+    "image",
+    "label",
+    ("train", 1_281_167),
+    ("validation", 50_000),
+    256,
+    3,
+    1000,
+    gated=True,
+)
 KNOWN = {
-    "mnist": Known("ylecun/mnist", "image", "label", ("train", 60_000), ("test", 10_000), 28, 1, 10),
-    "fashion_mnist": Known("zalando-datasets/fashion_mnist", "image", "label", ("train", 60_000), ("test", 10_000), 28, 1, 10, balanced=True),
-    "cifar10": Known("uoft-cs/cifar10", "img", "label", ("train", 50_000), ("test", 10_000), 32, 3, 10, balanced=True),
-    "cifar100": Known("uoft-cs/cifar100", "img", "fine_label", ("train", 50_000), ("test", 10_000), 32, 3, 100, balanced=True),
-    "tiny_imagenet": Known("zh-plus/tiny-imagenet", "image", "label", ("train", 100_000), ("valid", 10_000), 64, 3, 200, balanced=True),
+    "mnist": Known(
+        "ylecun/mnist", "image", "label", ("train", 60_000), ("test", 10_000), 28, 1, 10
+    ),
+    "fashion_mnist": Known(
+        "zalando-datasets/fashion_mnist",
+        "image",
+        "label",
+        ("train", 60_000),
+        ("test", 10_000),
+        28,
+        1,
+        10,
+        balanced=True,
+    ),
+    "cifar10": Known(
+        "uoft-cs/cifar10",
+        "img",
+        "label",
+        ("train", 50_000),
+        ("test", 10_000),
+        32,
+        3,
+        10,
+        balanced=True,
+    ),
+    "cifar100": Known(
+        "uoft-cs/cifar100",
+        "img",
+        "fine_label",
+        ("train", 50_000),
+        ("test", 10_000),
+        32,
+        3,
+        100,
+        balanced=True,
+    ),
+    "tiny_imagenet": Known(
+        "zh-plus/tiny-imagenet",
+        "image",
+        "label",
+        ("train", 100_000),
+        ("valid", 10_000),
+        64,
+        3,
+        200,
+        balanced=True,
+    ),
     "imagenet64": dataclasses.replace(IMAGENET, size=64),
     "imagenet256": IMAGENET,
     # Its labels are the sex; the FIDs in the literature are unconditional.
-    "celebahq256": Known("korexyz/celeba-hq-256x256", "image", "none", ("train", 28_000), ("validation", 2_000), 256, 3, 1),
+    "celebahq256": Known(
+        "korexyz/celeba-hq-256x256",
+        "image",
+        "none",
+        ("train", 28_000),
+        ("validation", 2_000),
+        256,
+        3,
+        1,
+    ),
 }
 
 
@@ -52,7 +113,13 @@ class Rows:
     """read(i) of `data.images.Images` over a table with undecoded images."""
 
     def __init__(self, table, image: str, label: str, index_of: dict | None, base: str):
-        self.table, self.image, self.label, self.index_of, self.base = table, image, label, index_of, base
+        self.table, self.image, self.label, self.index_of, self.base = (
+            table,
+            image,
+            label,
+            index_of,
+            base,
+        )
 
     def __call__(self, index):
         row = self.table[index]
@@ -67,7 +134,9 @@ def content_of(value, name: str):
     if isinstance(value, dict):
         path = value.get("path")
         name = f"{name} ({path})" if path else name
-        value = value["bytes"] if value.get("bytes") is not None else pathlib.Path(path).read_bytes()
+        value = (
+            value["bytes"] if value.get("bytes") is not None else pathlib.Path(path).read_bytes()
+        )
     elif isinstance(value, list):
         value = np.asarray(value, np.uint8)
     return value, name
@@ -93,26 +162,55 @@ def facts(name: str, split: str, options) -> Dataset | None:
     one = (options.label_column or known.label) == "none"
     names = ("all",) if one else tuple(map(str, range(known.n_classes)))
     counts = (n // len(names),) * len(names) if one or known.balanced else None
-    return Dataset(name, split, NotRead(n), (size, size, options.channels or known.channels), "uint8", names, counts)
+    return Dataset(
+        name,
+        split,
+        NotRead(n),
+        (size, size, options.channels or known.channels),
+        "uint8",
+        names,
+        counts,
+    )
 
 
 def load(name: str, split: str, options) -> Dataset:
     """A split, labels as the data set has them (class labels, integers, or texts in sorted order)."""
     known = KNOWN.get(name)
     if options.dir and not known:
-        raise UserError(f"--data.dir {options.dir}: it is for short names such as cifar10; {name} says its place itself, leave it out")
+        raise UserError(
+            f"--data.dir {options.dir}: it is for short names such as cifar10; {name} says its place itself, leave it out"
+        )
     place = (options.dir or known.repo) if known else name.partition(":")[2]
     if options.streaming:
         return streaming.load(name, *_parquet(name, place, known), split, options, known)
     tables = _tables(name, place, known)
-    own, split = choose_split(name, tables, split, known and {"train": known.train[0], "test": known.test[0]})
+    own, split = choose_split(
+        name, tables, split, known and {"train": known.train[0], "test": known.test[0]}
+    )
     table = tables[own]
     image, label = choose_columns(name, table, options, known)
     index_of, class_names, counts = _labels(name, table, label, split)
-    read = Rows(_undecoded(table.select_columns([image] + [label] * bool(label)), image), image, label, index_of, name)
+    read = Rows(
+        _undecoded(table.select_columns([image] + [label] * bool(label)), image),
+        image,
+        label,
+        index_of,
+        name,
+    )
     size = options.image_size or (known.size if known else 0)
-    source = make_source(read, len(table), size, options.channels or (known.channels if known else 0), name)
-    return Dataset(name, split, source, source.shape, "uint8", class_names, counts, max_corrupt=options.max_corrupt)
+    source = make_source(
+        read, len(table), size, options.channels or (known.channels if known else 0), name
+    )
+    return Dataset(
+        name,
+        split,
+        source,
+        source.shape,
+        "uint8",
+        class_names,
+        counts,
+        max_corrupt=options.max_corrupt,
+    )
 
 
 def choose_columns(name: str, table, options, known: Known | None) -> tuple[str, str]:
@@ -122,7 +220,9 @@ def choose_columns(name: str, table, options, known: Known | None) -> tuple[str,
     label = "" if label == "none" else label
     for flag, column in (("image_column", image), ("label_column", label)):
         if column and column not in table.column_names:
-            raise UserError(f"{name} has no column {column!r}{near(column, table.column_names)} (it has {', '.join(table.column_names)}); name one with --data.{flag}")
+            raise UserError(
+                f"{name} has no column {column!r}{near(column, table.column_names)} (it has {', '.join(table.column_names)}); name one with --data.{flag}"
+            )
     return image, label
 
 
@@ -143,7 +243,9 @@ def _tables(name: str, place: str, known: Known | None) -> dict:
         if path.is_file():
             kind = {".parquet": "parquet", ".arrow": "arrow"}.get(path.suffix)
             if kind is None:
-                raise UserError(f"--dataset_name {name}: expected a .parquet or .arrow file, or a folder")
+                raise UserError(
+                    f"--dataset_name {name}: expected a .parquet or .arrow file, or a folder"
+                )
             return datasets.load_dataset(kind, data_files=str(path))
         if any((path / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
             found = datasets.load_from_disk(str(path))
@@ -163,7 +265,9 @@ def _path(name: str, place: str) -> tuple[pathlib.Path, bool]:
     path = pathlib.Path(place).expanduser()
     local = path.exists() or place.startswith(("/", ".", "~"))
     if local and not path.exists():
-        raise UserError(f"--dataset_name {name}: {path} does not exist; give hf:owner/name, or the path of a parquet or arrow file or of a folder of them")
+        raise UserError(
+            f"--dataset_name {name}: {path} does not exist; give hf:owner/name, or the path of a parquet or arrow file or of a folder of them"
+        )
     return path, local
 
 
@@ -175,7 +279,13 @@ def _parquet(name: str, place: str, known: Known | None):
     path, local = _path(name, place)
     if path.is_file() and path.suffix == ".parquet":
         return {"train": [str(path)]}, None
-    kind = path.suffix or "file" if path.is_file() else "save_to_disk" if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file() else ""
+    kind = (
+        path.suffix or "file"
+        if path.is_file()
+        else "save_to_disk"
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+        else ""
+    )
     if not kind:
         try:
             if not local:
@@ -185,8 +295,12 @@ def _parquet(name: str, place: str, known: Known | None):
             raise UserError(_explain(name, place, local, known, error)) from error
         kind = type(builder).__module__.rpartition(".")[2]
         if isinstance(builder, Parquet):
-            return {str(split): list(files) for split, files in builder.config.data_files.items()}, builder.info.features
-    raise UserError(f"--data.streaming 1: {name} holds {kind} data, and only parquet is streamed; leave it out")
+            return {
+                str(split): list(files) for split, files in builder.config.data_files.items()
+            }, builder.info.features
+    raise UserError(
+        f"--data.streaming 1: {name} holds {kind} data, and only parquet is streamed; leave it out"
+    )
 
 
 def _offline_without_network(datasets):
@@ -211,11 +325,20 @@ def _explain(name: str, place: str, local: bool, known: Known | None, error: Exc
     page = f"https://huggingface.co/datasets/{place}"
     if "gated" in text or "401" in text or "403" in text:
         return f"{name}: {page} is gated; accept its terms there, then log in with `hf auth login` (or set HF_TOKEN), and run the command again"
-    if any(isinstance(e, ConnectionError) or type(e).__name__ in ("OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectTimeout", "ConnectError") for e in chain):
+    if any(
+        isinstance(e, ConnectionError)
+        or type(e).__name__
+        in ("OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectTimeout", "ConnectError")
+        for e in chain
+    ):
         use = f"--dataset_name {name} --data.dir DIR" if known else "--dataset_name hf:DIR"
-        terms = ", after accepting its terms there and `hf auth login`" if known and known.gated else ""
-        return (f"{name}: the Hugging Face hub cannot be reached, and there is no copy in its cache. On a machine with a network run "
-                f"`hf download {place} --repo-type dataset --local-dir DIR`{terms}, copy DIR here, and give {use}")  # fmt: skip
+        terms = (
+            ", after accepting its terms there and `hf auth login`" if known and known.gated else ""
+        )
+        return (
+            f"{name}: the Hugging Face hub cannot be reached, and there is no copy in its cache. On a machine with a network run "
+            f"`hf download {place} --repo-type dataset --local-dir DIR`{terms}, copy DIR here, and give {use}"
+        )
     if type(error).__name__ == "DatasetNotFoundError":
         return f"{name}: {page} does not exist or is private; correct the name, or log in with `hf auth login`"
     return f"{name}: {page} cannot be opened ({type(error).__name__}: {text})"
@@ -228,9 +351,16 @@ def _find_image(name: str, table) -> str:
     named = [c for c in ("image", "img", "jpg", "png", "pixels") if c in table.column_names]
     found = [c for c in named if c in kinds] or kinds or named
     if not found:
-        raise UserError(f"{name}: no column of images among {', '.join(table.column_names)}; name it with --data.image_column")
+        raise UserError(
+            f"{name}: no column of images among {', '.join(table.column_names)}; name it with --data.image_column"
+        )
     if len(found) > 1:
-        log.warning("%s: images are taken from the column %s, not from %s; --data.image_column chooses", name, found[0], ", ".join(found[1:]))
+        log.warning(
+            "%s: images are taken from the column %s, not from %s; --data.image_column chooses",
+            name,
+            found[0],
+            ", ".join(found[1:]),
+        )
     return found[0]
 
 
@@ -238,13 +368,24 @@ def _find_label(name: str, table) -> str:
     import datasets
 
     kinds = [c for c, f in table.features.items() if isinstance(f, datasets.ClassLabel)]
-    named = [c for c in ("label", "labels", "fine_label", "class", "cls") if c in table.column_names]
+    named = [
+        c for c in ("label", "labels", "fine_label", "class", "cls") if c in table.column_names
+    ]
     found = [c for c in named if c in kinds] or kinds or named
     if not found:
-        log.info("%s: no column of labels among %s, so one class: training is unconditional; --data.label_column names one", name, ", ".join(table.column_names))
+        log.info(
+            "%s: no column of labels among %s, so one class: training is unconditional; --data.label_column names one",
+            name,
+            ", ".join(table.column_names),
+        )
         return "none"
     if len(found) > 1:
-        log.warning("%s: labels are taken from the column %s, not from %s; --data.label_column chooses", name, found[0], ", ".join(found[1:]))
+        log.warning(
+            "%s: labels are taken from the column %s, not from %s; --data.label_column chooses",
+            name,
+            found[0],
+            ", ".join(found[1:]),
+        )
     return found[0]
 
 
@@ -267,11 +408,17 @@ def _labels(name: str, table, label: str, split: str):
         names = tuple(map(str, range(int(values.max()) + 1)))
         values = values.astype(np.int64)
     else:
-        raise UserError(f"{name}: column {label!r} holds no labels ({feature}); name another with --data.label_column, or none")
+        raise UserError(
+            f"{name}: column {label!r} holds no labels ({feature}); name another with --data.label_column, or none"
+        )
     if values.dtype.kind == "f" or values.min() < 0 or values.max() >= len(names):
-        raise UserError(f"{name}: column {label!r} has labels from {values.min()} to {values.max()}, expected 0 to {len(names) - 1}; this split may have none (--data.split)")
+        raise UserError(
+            f"{name}: column {label!r} has labels from {values.min()} to {values.max()}, expected 0 to {len(names) - 1}; this split may have none (--data.split)"
+        )
     counts = np.bincount(values, minlength=len(names))
     if split == "train" and not counts.all():
         empty = int(np.argmin(counts))
-        raise UserError(f"{name}: class {empty} ({names[empty]!r}) has no samples in this split, of {int((counts == 0).sum())} empty classes; use another --data.label_column or --data.split")
+        raise UserError(
+            f"{name}: class {empty} ({names[empty]!r}) has no samples in this split, of {int((counts == 0).sum())} empty classes; use another --data.label_column or --data.split"
+        )
     return index_of, names, tuple(counts.tolist())

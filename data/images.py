@@ -22,9 +22,16 @@ class Corrupt(Exception):
 def open_image(content) -> Image.Image:
     """An upright Pillow image from the bytes of a file, an array [H,W], [H,W,1] or [H,W,3] of uint8, or a Pillow image. Raises what Pillow raises."""
     if isinstance(content, np.ndarray):
-        if content.dtype != np.uint8 or content.ndim not in (2, 3) or content.ndim == 3 and content.shape[-1] not in (1, 3):
+        if (
+            content.dtype != np.uint8
+            or content.ndim not in (2, 3)
+            or content.ndim == 3
+            and content.shape[-1] not in (1, 3)
+        ):
             raise ValueError(f"an array of {content.dtype} {list(content.shape)} is no image")
-        return Image.fromarray(content[..., 0] if content.ndim == 3 and content.shape[-1] == 1 else content)
+        return Image.fromarray(
+            content[..., 0] if content.ndim == 3 and content.shape[-1] == 1 else content
+        )
     image = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content))
     image.load()
     return ImageOps.exif_transpose(image)
@@ -53,7 +60,9 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    image = image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
+    )
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
 
@@ -71,7 +80,14 @@ class Images:
     size: of the side that images are brought to, 0 = none. only_grey: colour images are an error, not turned to grey.
     """
 
-    def __init__(self, read: Callable[[int], tuple], n: int, shape: tuple[int, int, int], size: int, only_grey: bool):
+    def __init__(
+        self,
+        read: Callable[[int], tuple],
+        n: int,
+        shape: tuple[int, int, int],
+        size: int,
+        only_grey: bool,
+    ):
         self.read, self.n, self.shape, self.size, self.only_grey = read, n, shape, size, only_grey
 
     def __len__(self):
@@ -85,15 +101,21 @@ class Images:
             content, label, name = self.read(index)
             image = open_image(content)
             if self.only_grey and image.mode not in GREY_MODES:
-                raise UserError(f"{name} is of colour ({image.mode}), but the images looked at first are grey: give --data.channels 3, or 1 to turn it to grey")
+                raise UserError(
+                    f"{name} is of colour ({image.mode}), but the images looked at first are grey: give --data.channels 3, or 1 to turn it to grey"
+                )
             image = decode(image, self.shape[-1], self.size)
             label = np.int32(label)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # Pillow raises a dozen types for broken files
-            raise Corrupt(f"{name} ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
+            raise Corrupt(
+                f"{name} ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            ) from error
         if image.shape != self.shape:
-            raise UserError(f"{name} is {image.shape[1]}x{image.shape[0]}, but others are {self.shape[1]}x{self.shape[0]}: give --data.image_size")
+            raise UserError(
+                f"{name} is {image.shape[1]}x{image.shape[0]}, but others are {self.shape[1]}x{self.shape[0]}: give --data.image_size"
+            )
         return {"image": image, "label": label}
 
 
@@ -103,7 +125,9 @@ def make_source(read, n: int, size: int, channels: int, what: str, probed: int =
     Raises UserError when there are none, or when they differ in size and none was asked for.
     """
     if channels not in (0, 1, 3):
-        raise UserError(f"--data.channels {channels}: expected 1 (grey), 3 (colour), or 0 (as stored)")
+        raise UserError(
+            f"--data.channels {channels}: expected 1 (grey), 3 (colour), or 0 (as stored)"
+        )
     sizes, colour, problem = set(), False, "the set is empty"
     for index in sorted({i * n // probed for i in range(probed)} if n else ()):
         name = f"sample {index}"
@@ -123,6 +147,14 @@ def make_source(read, n: int, size: int, channels: int, what: str, probed: int =
         raise UserError(f"{what}: no image can be read ({problem}); check the path and the columns")
     if len(sizes) > 1 and not size:
         listed = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:3])
-        raise UserError(f"{what}: images of different sizes ({listed}{' ...' if len(sizes) > 3 else ''}); give --data.image_size, such as 64")
+        raise UserError(
+            f"{what}: images of different sizes ({listed}{' ...' if len(sizes) > 3 else ''}); give --data.image_size, such as 64"
+        )
     (width, height) = (size, size) if size else sizes.pop()
-    return Images(read, n, (height, width, channels or (3 if colour else 1)), size, only_grey=not channels and not colour)
+    return Images(
+        read,
+        n,
+        (height, width, channels or (3 if colour else 1)),
+        size,
+        only_grey=not channels and not colour,
+    )

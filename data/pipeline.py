@@ -23,7 +23,12 @@ class Readable:
     """
 
     def __init__(self, dataset):
-        self.source, self.name, self.max_corrupt, self.n_classes = dataset.source, dataset.name, dataset.max_corrupt, dataset.n_classes
+        self.source, self.name, self.max_corrupt, self.n_classes = (
+            dataset.source,
+            dataset.name,
+            dataset.max_corrupt,
+            dataset.n_classes,
+        )
         self.bad, self.reads = {}, 0
 
     def __len__(self):
@@ -43,16 +48,22 @@ class Readable:
         try:
             sample = self.source[index]
             if not 0 <= sample["label"] < self.n_classes:
-                raise UserError(f"{self.name}: sample {index} has the label {sample['label']}, expected 0 to {self.n_classes - 1}; this split may have none (--data.split)")
+                raise UserError(
+                    f"{self.name}: sample {index} has the label {sample['label']}, expected 0 to {self.n_classes - 1}; this split may have none (--data.split)"
+                )
             return sample
         except Corrupt as error:
             if index not in self.bad:
                 self.bad[index] = str(error)
-                log.warning("%s: skipped %s, unreadable; %d so far", self.name, error, len(self.bad))
+                log.warning(
+                    "%s: skipped %s, unreadable; %d so far", self.name, error, len(self.bad)
+                )
         judged = min(max(reads, LOOKED_AT), len(self.source))
         if len(self.bad) > self.max_corrupt * judged:
-            raise UserError(f"{self.name}: {len(self.bad)} unreadable images among {min(reads, judged)} read, more than --data.max_corrupt {self.max_corrupt} of {judged}; "
-                            f"the last is {self.bad[index]}. Repair or remove them, or raise --data.max_corrupt")  # fmt: skip
+            raise UserError(
+                f"{self.name}: {len(self.bad)} unreadable images among {min(reads, judged)} read, more than --data.max_corrupt {self.max_corrupt} of {judged}; "
+                f"the last is {self.bad[index]}. Repair or remove them, or raise --data.max_corrupt"
+            )
         return None
 
 
@@ -69,7 +80,15 @@ def ordered(dataset, seed: int, start: int = 0, ranks: int = 1):
     return samples.random_map(dataset.augment) if dataset.augment else samples
 
 
-def stream(dataset, seed: int, batch_size: int, position: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0):
+def stream(
+    dataset,
+    seed: int,
+    batch_size: int,
+    position: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
+):
     """Batches (images [S,H,W,C], labels [S]) of the shuffled, repeated data set, from global sample `position` on.
 
     The order depends on `seed` alone, so a resumed run continues with the very next sample. Rank r of R takes the samples r, r + R, ... of the order, so together
@@ -83,20 +102,30 @@ def stream(dataset, seed: int, batch_size: int, position: int = 0, rank: int = 0
 
 def in_order(dataset, batch_size: int, position: int, workers: int):
     """Batches of each sample once in the order of the data set, from sample `position` on; the last may be smaller."""
-    return _batches(grain.MapDataset.source(Readable(dataset))[position:].batch(batch_size), workers)
+    return _batches(
+        grain.MapDataset.source(Readable(dataset))[position:].batch(batch_size), workers
+    )
 
 
 def _batches(batches, workers, threads=4):
     """The batches as (images, labels), read ahead."""
     if workers:
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
-        if not flags.FLAGS.is_parsed():  # Grain reads its own flags, which programs without flags never parse
+        if (
+            not flags.FLAGS.is_parsed()
+        ):  # Grain reads its own flags, which programs without flags never parse
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4))
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
+        )
     else:
-        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=64))
+        batches = batches.to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=64)
+        )
     iterator = iter(batches)
-    atexit.register(iterator.close)  # without it, processes and threads complain about the end of the program
+    atexit.register(
+        iterator.close
+    )  # without it, processes and threads complain about the end of the program
     try:
         for batch in iterator:
             yield batch["image"], batch["label"].astype(np.int32)
@@ -116,7 +145,9 @@ def everything(dataset):
     samples = [s for s in map(source.get, range(len(source))) if s is not None]
     if dataset.augment:
         samples = [dataset.augment(s, np.random.default_rng(i)) for i, s in enumerate(samples)]
-    return np.stack([s["image"] for s in samples]), np.array([s["label"] for s in samples], np.int32)
+    return np.stack([s["image"] for s in samples]), np.array(
+        [s["label"] for s in samples], np.int32
+    )
 
 
 def check_counts(dataset, filled, needed: int, flag: str):
@@ -124,5 +155,7 @@ def check_counts(dataset, filled, needed: int, flag: str):
     few = [(name, int(n)) for name, n in zip(dataset.class_names, filled) if n < needed]
     if few:
         name, n = few[0]
-        raise UserError(f"{flag} {needed}: class {name!r} of {dataset.name} has {n} samples{f', {len(few) - 1} more classes have too few' if few[1:] else ''}; "
-                        f"give {flag} {min(n for _, n in few)} or less, or all.")  # fmt: skip
+        raise UserError(
+            f"{flag} {needed}: class {name!r} of {dataset.name} has {n} samples{f', {len(few) - 1} more classes have too few' if few[1:] else ''}; "
+            f"give {flag} {min(n for _, n in few)} or less, or all."
+        )

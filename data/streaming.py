@@ -57,7 +57,9 @@ class Windows:
 
     def after(self, epoch: int, window: int) -> tuple[int, int]:
         """The next window."""
-        return (epoch, window + 1) if window + 2 < len(self.epoch_plan(epoch)[1]) else (epoch + 1, 0)
+        return (
+            (epoch, window + 1) if window + 2 < len(self.epoch_plan(epoch)[1]) else (epoch + 1, 0)
+        )
 
     def _rows(self, epoch: int, window: int) -> np.ndarray:
         """The samples of a window in their order. Every 64th position takes from the same run of stored samples."""
@@ -78,7 +80,13 @@ class Stream:
     """Samples by position of the stream, for one of `ranks` processes, whose first position is `start`. source: whose samples they are; groups: what to read ahead."""
 
     def __init__(self, source, groups, windows: Windows, start: int, ranks: int):
-        self.source, self.groups, self.windows, self.start, self.ranks = source, groups, windows, start, ranks
+        self.source, self.groups, self.windows, self.start, self.ranks = (
+            source,
+            groups,
+            windows,
+            start,
+            ranks,
+        )
         self.at, self.lock = None, threading.Lock()
 
     def __len__(self):
@@ -99,7 +107,9 @@ class Stream:
         """In the first half of a window it stays, and the one before goes when the second half begins; then the next is read."""
         wanted = self._mine(rows, first)
         if here[2]:
-            wanted += self._mine(self.windows.rows(*self.windows.after(*here[:2])), first + len(rows))
+            wanted += self._mine(
+                self.windows.rows(*self.windows.after(*here[:2])), first + len(rows)
+            )
         self.groups.hold(list(dict.fromkeys(wanted)), also=not here[2])
 
     def _mine(self, rows, first: int) -> list[int]:
@@ -123,7 +133,9 @@ class RowGroups:
 
     def __init__(self, name: str, footers: list[Footer], image: str, label: str):
         self.name, self.image, self.label = name, image, label
-        self.where = [(footer, k) for footer in footers for k, rows in enumerate(footer.groups) if rows]
+        self.where = [
+            (footer, k) for footer in footers for k, rows in enumerate(footer.groups) if rows
+        ]
         self.counts = np.array([footer.metadata.row_group(k).num_rows for footer, k in self.where])
         self.first = np.concatenate([[0], np.cumsum(self.counts)])
         self.held, self.wanted, self.lock = collections.OrderedDict(), set(), threading.Lock()
@@ -138,7 +150,9 @@ class RowGroups:
         piece = int(np.searchsorted(self.first, index, side="right")) - 1
         row = int(index - self.first[piece])
         table = self._piece(piece)
-        content, name = content_of(table.column(self.image)[row].as_py(), f"{self.name} sample {index}")
+        content, name = content_of(
+            table.column(self.image)[row].as_py(), f"{self.name} sample {index}"
+        )
         return content, table.column(self.label)[row].as_py() if self.label else 0, name
 
     def hold(self, pieces: list[int], also: bool):
@@ -160,7 +174,9 @@ class RowGroups:
             try:
                 self.held[piece] = self.pool.submit(self._read, piece)
             except RuntimeError as error:  # the pool is gone
-                raise UserError(f"{self.name}: nothing is read any more, the program ends") from error
+                raise UserError(
+                    f"{self.name}: nothing is read any more, the program ends"
+                ) from error
         self.held.move_to_end(piece)
         return self.held[piece]
 
@@ -178,12 +194,22 @@ class RowGroups:
         for k in range(TRIES):
             try:
                 with fsspec.open(footer.file) as file:
-                    return parquet.ParquetFile(file, metadata=footer.metadata, pre_buffer=True).read_row_group(group, columns, use_threads=False)
+                    return parquet.ParquetFile(
+                        file, metadata=footer.metadata, pre_buffer=True
+                    ).read_row_group(group, columns, use_threads=False)
             except Exception as error:  # of the network, or of a damaged file
                 if k + 1 == TRIES or isinstance(error, FileNotFoundError):
-                    raise UserError(f"{self.name}: row group {group} of {footer.file} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:120]}); "
-                                    f"the same command goes on from the last checkpoint") from error  # fmt: skip
-                log.warning("%s: row group %d of %s: %s; once more", self.name, group, footer.file, type(error).__name__)
+                    raise UserError(
+                        f"{self.name}: row group {group} of {footer.file} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:120]}); "
+                        f"the same command goes on from the last checkpoint"
+                    ) from error
+                log.warning(
+                    "%s: row group %d of %s: %s; once more",
+                    self.name,
+                    group,
+                    footer.file,
+                    type(error).__name__,
+                )
                 time.sleep(PAUSE * 2**k)
 
 
@@ -195,7 +221,9 @@ def read_footer(file: str) -> Footer:
         with fsspec.open(file) as stream:
             return Footer(file, parquet.read_metadata(stream))
     except Exception as error:  # of the network, or of a damaged file
-        raise UserError(f"{file} cannot be read as parquet ({type(error).__name__}: {' '.join(str(error).split())[:120]}); get it again") from error
+        raise UserError(
+            f"{file} cannot be read as parquet ({type(error).__name__}: {' '.join(str(error).split())[:120]}); get it again"
+        ) from error
 
 
 class Schema(NamedTuple):
@@ -214,19 +242,42 @@ def load(name: str, files: dict[str, list[str]], features, split: str, options, 
 
     from data.huggingface import choose_columns
 
-    own, split = choose_split(name, files, split, known and {"train": known.train[0], "test": known.test[0]})
+    own, split = choose_split(
+        name, files, split, known and {"train": known.train[0], "test": known.test[0]}
+    )
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(read_footer, files[own]))
-    features = features or datasets.Features.from_arrow_schema(footers[0].metadata.schema.to_arrow_schema())
+    features = features or datasets.Features.from_arrow_schema(
+        footers[0].metadata.schema.to_arrow_schema()
+    )
     image, label = choose_columns(name, Schema(dict(features)), options, known)
     groups = RowGroups(name, footers, image, label)
     class_names = class_names_of(name, features, label, footers) if label else ("all",)
-    source = make_source(groups, len(groups), options.image_size or (known.size if known else 0), options.channels or (known.channels if known else 0), name, PROBED)
+    source = make_source(
+        groups,
+        len(groups),
+        options.image_size or (known.size if known else 0),
+        options.channels or (known.channels if known else 0),
+        name,
+        PROBED,
+    )
 
     def order(readable, seed, start, ranks):
-        return Stream(readable, groups, Windows(groups.counts, seed, options.stream_window), start, ranks)
+        return Stream(
+            readable, groups, Windows(groups.counts, seed, options.stream_window), start, ranks
+        )
 
-    return Dataset(name, split, source, source.shape, "uint8", class_names, None if label else (len(groups),), max_corrupt=options.max_corrupt, order=order)
+    return Dataset(
+        name,
+        split,
+        source,
+        source.shape,
+        "uint8",
+        class_names,
+        None if label else (len(groups),),
+        max_corrupt=options.max_corrupt,
+        order=order,
+    )
 
 
 def class_names_of(name: str, features, label: str, footers: list[Footer]) -> tuple[str, ...]:
@@ -235,11 +286,27 @@ def class_names_of(name: str, features, label: str, footers: list[Footer]) -> tu
 
     if isinstance(features[label], datasets.ClassLabel):
         return tuple(features[label].names)
-    column = [c for c in range(footers[0].metadata.num_columns) if footers[0].metadata.schema.column(c).path == label]
-    parts = [f.metadata.row_group(k).column(column[0]).statistics for f in footers for k in range(f.metadata.num_row_groups)] if column else [None]
+    column = [
+        c
+        for c in range(footers[0].metadata.num_columns)
+        if footers[0].metadata.schema.column(c).path == label
+    ]
+    parts = (
+        [
+            f.metadata.row_group(k).column(column[0]).statistics
+            for f in footers
+            for k in range(f.metadata.num_row_groups)
+        ]
+        if column
+        else [None]
+    )
     if not all(s is not None and s.has_min_max and isinstance(s.min, int) for s in parts):
-        raise UserError(f"{name}: column {label!r} ({features[label]}) does not tell its classes without being read: leave --data.streaming out, or give --data.label_column none")
+        raise UserError(
+            f"{name}: column {label!r} ({features[label]}) does not tell its classes without being read: leave --data.streaming out, or give --data.label_column none"
+        )
     low, high = min(s.min for s in parts), max(s.max for s in parts)
     if low < 0:
-        raise UserError(f"{name}: column {label!r} has labels from {low} to {high}, expected 0 or more; this split may have none (--data.split)")
+        raise UserError(
+            f"{name}: column {label!r} has labels from {low} to {high}, expected 0 or more; this split may have none (--data.split)"
+        )
     return tuple(map(str, range(high + 1)))

@@ -6,10 +6,22 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 RING = 2 * np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], 1)
-CENTRES = {"bimodal": np.array([[-1.5, 0.0], [1.5, 0.0]]), "ring": RING}  # of normal distributions ...
-STD = {"bimodal": 0.2, "ring": 0.1, "swiss_roll": 0.05}  # ... and their spread, or that about the roll
-CELLS = np.array([(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0])  # of the checkerboard, each 1 x 1
-TURNS = (1.5 * np.pi, 4.5 * np.pi)  # angles of the roll, whose radius is the angle; equal parts of it are the modes
+CENTRES = {
+    "bimodal": np.array([[-1.5, 0.0], [1.5, 0.0]]),
+    "ring": RING,
+}  # of normal distributions ...
+STD = {
+    "bimodal": 0.2,
+    "ring": 0.1,
+    "swiss_roll": 0.05,
+}  # ... and their spread, or that about the roll
+CELLS = np.array(
+    [(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
+)  # of the checkerboard, each 1 x 1
+TURNS = (
+    1.5 * np.pi,
+    4.5 * np.pi,
+)  # angles of the roll, whose radius is the angle; equal parts of it are the modes
 TOYS = {"bimodal": 2, "ring": 8, "checkerboard": 8, "swiss_roll": 8}  # modes
 
 
@@ -27,7 +39,9 @@ def draw(name: str, key: Array, n: int) -> Float[Array, "n 2"]:
     if name == "checkerboard":
         return jnp.float32(CELLS)[mode] - 2 + jax.random.uniform(place_key, (n, 2))
     angle_key, noise_key = jax.random.split(place_key)
-    angle = TURNS[0] + (TURNS[1] - TURNS[0]) * (mode + jax.random.uniform(angle_key, (n,))) / TOYS[name]
+    angle = (
+        TURNS[0] + (TURNS[1] - TURNS[0]) * (mode + jax.random.uniform(angle_key, (n,))) / TOYS[name]
+    )
     return roll(angle) + STD[name] * jax.random.normal(noise_key, (n, 2))
 
 
@@ -50,6 +64,9 @@ def mode_of(name: str, x: Float[np.ndarray, "n 2"]) -> Int[np.ndarray, " n"]:
         points, modes = CENTRES[name], np.arange(TOYS[name])
     else:
         share = (np.arange(2000) + 0.5) / 2000
-        points, modes = np.asarray(roll(TURNS[0] + (TURNS[1] - TURNS[0]) * share)), (share * TOYS[name]).astype(int)
+        points, modes = (
+            np.asarray(roll(TURNS[0] + (TURNS[1] - TURNS[0]) * share)),
+            (share * TOYS[name]).astype(int),
+        )
     distance = np.linalg.norm(x[:, None] - points, axis=-1)  # [n, points]
     return np.where(distance.min(1) < 4 * STD[name], modes[distance.argmin(1)], -1)

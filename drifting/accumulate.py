@@ -27,17 +27,26 @@ def mean_over_groups(loss_fn, params, groups, exact: bool):
     of_group = lambda group: gradient(params, group, pooled)
     first = jax.eval_shape(of_group, jax.tree.map(lambda a: a[0], groups))
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first)
-    total, _ = jax.lax.scan(lambda total, group: (jax.tree.map(jnp.add, total, of_group(group)), None), zeros, groups)
+    total, _ = jax.lax.scan(
+        lambda total, group: (jax.tree.map(jnp.add, total, of_group(group)), None), zeros, groups
+    )
     return jax.tree.map(lambda a: a / k, total)
 
 
 def pool(loss_fn, params, groups):
     """S_j, then with it lambda_j,tau, of all groups together: for each entry of info["sets"] the `pooled` of `drift_loss`."""
+
     def sets(names, pooled):
         pick = lambda info: {k: v for k, v in info.items() if k.startswith(names)}
-        return jax.lax.map(lambda group: [pick(info) for info in loss_fn(params, group, pooled)[1]["sets"]], groups)  # leaves [K, sets]
+        return jax.lax.map(
+            lambda group: [pick(info) for info in loss_fn(params, group, pooled)[1]["sets"]], groups
+        )  # leaves [K, sets]
 
-    mean = lambda info: jnp.sum(info["scale"] * info["scale_weight"], 0) / jnp.sum(info["scale_weight"], 0)
+    mean = lambda info: (
+        jnp.sum(info["scale"] * info["scale_weight"], 0) / jnp.sum(info["scale_weight"], 0)
+    )
     pooled = [{"scale": mean(info)} for info in sets("scale", None)]
     norms = sets("drift_sq_norm", pooled)
-    return [scale | {k: jnp.mean(v, 0) for k, v in norm.items()} for scale, norm in zip(pooled, norms)]
+    return [
+        scale | {k: jnp.mean(v, 0) for k, v in norm.items()} for scale, norm in zip(pooled, norms)
+    ]

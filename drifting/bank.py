@@ -32,13 +32,21 @@ class Batch:
 def empty_bank(n_classes, per_class, pool, sample):
     """A bank without samples, as NumPy arrays: n_classes queues of per_class samples and a global queue of `pool`. sample: shape and dtype of one, an array or a tree."""
     zeros = lambda *lead: jax.tree.map(lambda a: np.zeros((*lead, *a.shape), a.dtype), sample)
-    return {"images": zeros(n_classes, per_class), "filled": np.zeros(n_classes, np.int32), "next": np.zeros(n_classes, np.int32),
-            "pool": zeros(pool), "pool_filled": np.zeros((), np.int32), "pool_next": np.zeros((), np.int32)}
+    return {
+        "images": zeros(n_classes, per_class),
+        "filled": np.zeros(n_classes, np.int32),
+        "next": np.zeros(n_classes, np.int32),
+        "pool": zeros(pool),
+        "pool_filled": np.zeros((), np.int32),
+        "pool_next": np.zeros((), np.int32),
+    }
 
 
 def bank_bytes(n_classes, per_class, pool, sample) -> int:
     """Memory of such a bank in bytes."""
-    return (n_classes * per_class + pool) * sum(int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize for a in jax.tree.leaves(sample))
+    return (n_classes * per_class + pool) * sum(
+        int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize for a in jax.tree.leaves(sample)
+    )
 
 
 def sizes(bank):
@@ -53,11 +61,19 @@ def push_slots(bank, labels):
     after = jnp.sum(jnp.triu(same, 1), 1)  # ... and come after it
     slot = jnp.where(after < size, (bank["next"][labels] + rank) % size, size)
     new = jnp.zeros_like(bank["next"]).at[labels].add(1)
-    counters = {"filled": jnp.minimum(bank["filled"] + new, size), "next": (bank["next"] + new) % size}
+    counters = {
+        "filled": jnp.minimum(bank["filled"] + new, size),
+        "next": (bank["next"] + new) % size,
+    }
     n = labels.shape[0]
     if pool:
-        pool_slot = jnp.where(jnp.arange(n) >= n - pool, (bank["pool_next"] + jnp.arange(n)) % pool, pool)
-        counters |= {"pool_filled": jnp.minimum(bank["pool_filled"] + n, pool), "pool_next": (bank["pool_next"] + n) % pool}
+        pool_slot = jnp.where(
+            jnp.arange(n) >= n - pool, (bank["pool_next"] + jnp.arange(n)) % pool, pool
+        )
+        counters |= {
+            "pool_filled": jnp.minimum(bank["pool_filled"] + n, pool),
+            "pool_next": (bank["pool_next"] + n) % pool,
+        }
     else:
         pool_slot = jnp.zeros(n, jnp.int32)
     return slot, pool_slot, counters
@@ -66,7 +82,11 @@ def push_slots(bank, labels):
 def push(bank, images, labels):
     """The bank after `images` [S, ...] with `labels` [S] joined their class queues and the global one, the oldest leaving."""
     slot, pool_slot, counters = push_slots(bank, labels)
-    put = lambda where, *at: jax.tree.map(lambda a, new: a.at[at].set(new.reshape(-1, *a.shape[len(at) :]), mode="drop"), where, images)
+    put = lambda where, *at: jax.tree.map(
+        lambda a, new: a.at[at].set(new.reshape(-1, *a.shape[len(at) :]), mode="drop"),
+        where,
+        images,
+    )
     bank = bank | counters | {"images": put(bank["images"], labels, slot)}
     return bank | ({"pool": put(bank["pool"], pool_slot)} if sizes(bank)[1] else {})
 
@@ -83,8 +103,12 @@ def push_host(bank, slots, images, labels):
 
 def _without_replacement(key, filled, size, n):
     """n different slots out of the first `filled` [...] of `size`; [..., n] slots, and whether each holds a sample (all do when filled >= n)."""
-    rank = jnp.where(jnp.arange(size) < filled[..., None], jax.random.uniform(key, (*filled.shape, size)), 2.0)
-    slot = jnp.argsort(rank, axis=-1)[..., :n]  # a sort, not top_k: compilers split it over devices by rows
+    rank = jnp.where(
+        jnp.arange(size) < filled[..., None], jax.random.uniform(key, (*filled.shape, size)), 2.0
+    )
+    slot = jnp.argsort(rank, axis=-1)[
+        ..., :n
+    ]  # a sort, not top_k: compilers split it over devices by rows
     return slot, jnp.arange(n) < filled[..., None]
 
 
@@ -101,8 +125,12 @@ def pool_slots(key, bank, draws, n):
     per_class, pool = sizes(bank)
     if pool:
         return _without_replacement(key, jnp.broadcast_to(bank["pool_filled"], draws), pool, n)
-    ends = jnp.cumsum(bank["filled"])  # the i-th of all samples lies in the class whose range holds i
-    index, valid = _without_replacement(key, jnp.broadcast_to(ends[-1], draws), ends.shape[0] * per_class, n)
+    ends = jnp.cumsum(
+        bank["filled"]
+    )  # the i-th of all samples lies in the class whose range holds i
+    index, valid = _without_replacement(
+        key, jnp.broadcast_to(ends[-1], draws), ends.shape[0] * per_class, n
+    )
     label = jnp.minimum(jnp.searchsorted(ends, index, side="right"), ends.shape[0] - 1)
     return label * per_class + index - (ends - bank["filled"])[label], valid
 
@@ -122,16 +150,35 @@ def take_pool(bank, slots):
 
 def draw(bank, seed, step, c: DriftConfig):
     """Which classes, guidance scales and bank slots make up the batch of `step`. Of the samples it reads the shapes alone: they may be elsewhere."""
-    key = named_keys(seed, ("labels", "alpha", "positives", "unconditional", "class dropout", "null class"), step)
-    rounds = jnp.stack([jax.random.permutation(jax.random.fold_in(key["labels"], r), c.n_classes) for r in range(-(-c.n_c // c.n_classes))])
+    key = named_keys(
+        seed, ("labels", "alpha", "positives", "unconditional", "class dropout", "null class"), step
+    )
+    rounds = jnp.stack(
+        [
+            jax.random.permutation(jax.random.fold_in(key["labels"], r), c.n_classes)
+            for r in range(-(-c.n_c // c.n_classes))
+        ]
+    )
     labels = rounds.reshape(-1)[: c.n_c].astype(jnp.int32)
-    alpha = sample_alpha(key["alpha"], (c.n_c,), c.alpha_min, c.alpha_max, c.alpha_power, c.no_cfg_frac)
+    alpha = sample_alpha(
+        key["alpha"], (c.n_c,), c.alpha_min, c.alpha_max, c.alpha_power, c.no_cfg_frac
+    )
     slots, valid = class_slots(key["positives"], bank["filled"][labels], sizes(bank)[0], c.n_pos)
-    plan = {"labels": labels, "alpha": alpha, "slots": slots, "valid": valid, "unc": pool_slots(key["unconditional"], bank, c.n_c, c.n_unc)[0]}
+    plan = {
+        "labels": labels,
+        "alpha": alpha,
+        "slots": slots,
+        "valid": valid,
+        "unc": pool_slots(key["unconditional"], bank, c.n_c, c.n_unc)[0],
+    }
     if c.class_dropout_prob:
         dropped = jax.random.uniform(key["class dropout"], (c.n_c,)) < c.class_dropout_prob
         any_slots, any_valid = pool_slots(key["null class"], bank, c.n_c, c.n_pos)
-        plan |= {"dropped": dropped, "any": any_slots, "valid": jnp.where(dropped[:, None], any_valid, valid)}
+        plan |= {
+            "dropped": dropped,
+            "any": any_slots,
+            "valid": jnp.where(dropped[:, None], any_valid, valid),
+        }
     return plan
 
 
@@ -140,10 +187,14 @@ def gather(bank, plan, shape=()) -> Batch:
     labels, pos = plan["labels"], take_class(bank, plan["labels"], plan["slots"])
     if "dropped" in plan:
         xp = np if isinstance(labels, np.ndarray) else jnp
-        choose = lambda a, b: xp.where(plan["dropped"].reshape(*labels.shape, *(1,) * (a.ndim - labels.ndim)), a, b)
+        choose = lambda a, b: xp.where(
+            plan["dropped"].reshape(*labels.shape, *(1,) * (a.ndim - labels.ndim)), a, b
+        )
         pos = jax.tree.map(choose, take_pool(bank, plan["any"]), pos)
         labels = xp.where(plan["dropped"], bank["filled"].shape[0], labels)
     unc = take_pool(bank, plan["unc"])
     if shape and not isinstance(pos, dict):
-        pos, unc = (a.reshape(*plan[slots].shape, *shape) for a, slots in ((pos, "slots"), (unc, "unc")))
+        pos, unc = (
+            a.reshape(*plan[slots].shape, *shape) for a, slots in ((pos, "slots"), (unc, "unc"))
+        )
     return Batch(labels, plan["alpha"], pos, plan["valid"].astype("float32"), unc)

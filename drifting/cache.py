@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from drifting.images import mirror, to_float
-from drifting.sets import pack
+from drifting.problems import pack
 
 
 def remember(images, *, encode, flip: bool):

@@ -18,9 +18,11 @@ class DriftConfig:
     alpha_power: float
     no_cfg_frac: float  # ... and 1 with this probability
     temperatures: tuple[float, ...]  # tau
-    field: str | Callable  # a name in drifting.field.FIELDS, or a function
+    field: str | Callable  # a name in drifting.fields.FIELDS, or a function
     style_shape: tuple[int, int]  # codebooks and their sizes (A.2); (0, 0) for none
-    field_options: dict = dataclasses.field(default_factory=dict)  # of that function: kernel, normalize, iterations, ...
+    field_options: dict = dataclasses.field(
+        default_factory=dict
+    )  # of that function: kernel, normalize, iterations, ...
     field_lr: float = 1e-3  # learning rate of a learned field
     second_batch: bool = False  # the negatives are a second generated batch, without gradients, instead of the samples themselves
     guidance: str = "negatives"  # the unconditional reals join the negatives; or "field": V += (alpha - 1) V_{p,unc}
@@ -29,5 +31,9 @@ class DriftConfig:
     groups: int = 1  # K: the step goes through its classes in so many groups (accumulate.py) ...
     exact_scales: bool = False  # ... and pools its scalars over all of them
     monitor: str = ""  # feature set of the energy distance and the diversity; "" = the last one with one vector per image
-    sample_shape: tuple[int, ...] = ()  # of what is generated; () = that of the reals, where the bank holds samples and not their features
-    set_weight: Callable[[str], float] = lambda name: 1.0  # weight of the loss of a feature set, by its name
+    sample_shape: tuple[
+        int, ...
+    ] = ()  # of what is generated; () = that of the reals, where the bank holds samples and not their features
+    set_weight: Callable[[str], float] = lambda name: (
+        1.0
+    )  # weight of the loss of a feature set, by its name

@@ -5,7 +5,11 @@ import jax.numpy as jnp
 
 def to_float(images):
     """uint8 [0, 255] -> float32 [-1, 1]; other dtypes (latents) become float32 as they are."""
-    return images.astype(jnp.float32) / 127.5 - 1 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
+    return (
+        images.astype(jnp.float32) / 127.5 - 1
+        if images.dtype == jnp.uint8
+        else images.astype(jnp.float32)
+    )
 
 
 def mirror(images, where):

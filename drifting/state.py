@@ -34,10 +34,15 @@ def named_key(seed, name: str, step=0):
 
 def named_keys(seed, names, step) -> dict[str, jax.Array]:
     """{name: named_key(seed, name, step)}, computed together: alone, each would be a program of its own."""
-    purposes = jax.vmap(lambda crc: jax.random.fold_in(jax.random.key(seed), crc))(jnp.array([zlib.crc32(name.encode()) for name in names], jnp.uint32))
+    purposes = jax.vmap(lambda crc: jax.random.fold_in(jax.random.key(seed), crc))(
+        jnp.array([zlib.crc32(name.encode()) for name in names], jnp.uint32)
+    )
     return dict(zip(names, jax.vmap(lambda key: jax.random.fold_in(key, step))(purposes)))
 
 
 def update_ema(ema, params):
     """e <- d e + (1 - d) params for every decay d."""
-    return {d: jax.tree.map(lambda e, p: e + (1 - float(d)) * (p - e), tree, params) for d, tree in ema.items()}
+    return {
+        d: jax.tree.map(lambda e, p: e + (1 - float(d)) * (p - e), tree, params)
+        for d, tree in ema.items()
+    }

@@ -5,9 +5,9 @@ import pathlib
 
 import numpy as np
 
+from evaluation.image_files import read_npz
 from evaluation.reference import Reference
 from utils.errors import UserError
-from utils.image_files import read_npz
 
 log = logging.getLogger(__name__)
 
@@ -28,19 +28,28 @@ def choose_labels(kind: str, reference: Reference, n: int, n_classes: int) -> np
         given = np.arange(n_classes)
     elif kind == "reference":
         if not reference.labelled:
-            raise UserError(f"--labels reference: {reference.name} has no labels; give uniform, or a file")
+            raise UserError(
+                f"--labels reference: {reference.name} has no labels; give uniform, or a file"
+            )
         given = reference.labels
     else:
         given = read_labels(kind)
     if given.min() < 0 or given.max() >= n_classes:
-        raise UserError(f"--labels {kind}: labels {given.min()} to {given.max()}, but the generator knows 0 to {n_classes - 1}")
+        raise UserError(
+            f"--labels {kind}: labels {given.min()} to {given.max()}, but the generator knows 0 to {n_classes - 1}"
+        )
     index = np.arange(n) % len(given)
     if kind == "reference" and (rest := n % len(given)):
         index[-rest:] = np.random.default_rng(0).permutation(len(given))[:rest]
     labels = given[index].astype(np.int32)
     missing = n_classes - len(np.unique(labels))
     if missing:
-        log.warning("%d of %d classes are not among the labels of the %d samples: the scores are those of a part of the data", missing, n_classes, n)
+        log.warning(
+            "%d of %d classes are not among the labels of the %d samples: the scores are those of a part of the data",
+            missing,
+            n_classes,
+            n,
+        )
     return labels
 
 
@@ -51,11 +60,19 @@ def read_labels(path: str) -> np.ndarray:
             arrays = read_npz(path)
             given = arrays.get("arr_1", next(iter(arrays.values()), np.array([])))
         else:
-            given = np.load(path, allow_pickle=False) if path.endswith(".npy") else np.array(pathlib.Path(path).read_text().split(), np.int64)
+            given = (
+                np.load(path, allow_pickle=False)
+                if path.endswith(".npy")
+                else np.array(pathlib.Path(path).read_text().split(), np.int64)
+            )
     except UserError:
         raise
     except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"--labels {path}: expected uniform, reference, or a file of integers ({' '.join(str(error).split())[:100]})") from None
+        raise UserError(
+            f"--labels {path}: expected uniform, reference, or a file of integers ({' '.join(str(error).split())[:100]})"
+        ) from None
     if given.ndim != 1 or not len(given) or not np.issubdtype(given.dtype, np.integer):
-        raise UserError(f"--labels {path}: {given.dtype} {list(given.shape)}; expected a list of integers")
+        raise UserError(
+            f"--labels {path}: {given.dtype} {list(given.shape)}; expected a list of integers"
+        )
     return given

@@ -9,7 +9,11 @@ from metrics.collect import to_float
 from metrics.neighbours import nearest, usual_distance
 from utils.figures import save_grid, to_uint8
 
-SHOWN, QUERIES, NEIGHBOURS = 64, 10, 7  # samples in the grid; samples with neighbours; real images beside each
+SHOWN, QUERIES, NEIGHBOURS = (
+    64,
+    10,
+    7,
+)  # samples in the grid; samples with neighbours; real images beside each
 
 
 class Preview:
@@ -28,7 +32,9 @@ class Preview:
         return np.concatenate(self.parts)
 
 
-def draw_samples(path: pathlib.Path, images: np.ndarray, reference: Reference, title: str) -> list[pathlib.Path]:
+def draw_samples(
+    path: pathlib.Path, images: np.ndarray, reference: Reference, title: str
+) -> list[pathlib.Path]:
     """A grid of the first samples at `path`, a PNG, and *_neighbours.png beside it, where the real images are at hand. images: uint8 [N,H,W,C]."""
     drawn = [path]
     save_grid(path, images[:SHOWN], columns=8, title=title)
@@ -38,10 +44,21 @@ def draw_samples(path: pathlib.Path, images: np.ndarray, reference: Reference, t
         if reference.network.params is None:
             found = to_float(queries).reshape(len(queries), -1)
         else:
-            found = np.asarray(reference.network.features(reference.network.params, queries)["features"])
+            found = np.asarray(
+                reference.network.features(reference.network.params, queries)["features"]
+            )
         order, distances = nearest(found, gallery.features, min(NEIGHBOURS, len(gallery.features)))
-        tiles = [tile for q, row in zip(queries, order) for tile in (q, *(gallery.image(int(i)) for i in row))]
+        tiles = [
+            tile
+            for q, row in zip(queries, order)
+            for tile in (q, *(gallery.image(int(i)) for i in row))
+        ]
         drawn.append(path.with_name(f"{path.stem}_neighbours.png"))
-        save_grid(drawn[1], np.stack(tiles), columns=1 + order.shape[1], row_labels=[f"nearest at {d[0]:.2f}" for d in distances],
-                  title=f"{title}: a sample, then the nearest reals; these have one at {usual_distance(gallery.features):.2f}")  # fmt: skip
+        save_grid(
+            drawn[1],
+            np.stack(tiles),
+            columns=1 + order.shape[1],
+            row_labels=[f"nearest at {d[0]:.2f}" for d in distances],
+            title=f"{title}: a sample, then the nearest reals; these have one at {usual_distance(gallery.features):.2f}",
+        )
     return drawn

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
+from evaluation.image_files import batches
 from metrics.class_agreement import fit_classifier
 from metrics.collect import Evidence, collect, to_float
 from metrics.networks import Network
@@ -21,7 +22,6 @@ from metrics.table import METRICS
 from utils import processes
 from utils.config import near
 from utils.errors import UserError
-from utils.image_files import batches
 
 log = logging.getLogger(__name__)
 USUAL = ("fid", "inception_score", "precision_recall", "class_agreement")
@@ -91,42 +91,100 @@ class Reference:
         if self.gallery_images is None or self.real.features is None:
             return None
         images = self.gallery_images()
-        return Gallery(self.real.features, images.__getitem__) if len(images) == len(self.real.features) else None
+        return (
+            Gallery(self.real.features, images.__getitem__)
+            if len(images) == len(self.real.features)
+            else None
+        )
 
     def score_names(self, count: int) -> list[str]:
         """What an evaluation of so many samples gives."""
-        return [self.network.score_name(score, count) for metric in self.metrics for score in METRICS[metric].scores]
+        return [
+            self.network.score_name(score, count)
+            for metric in self.metrics
+            for score in METRICS[metric].scores
+        ]
 
     def check_shape(self, shape) -> None:
         """Raises UserError for samples of another size or number of channels: networks resize, so they would be scored without a word."""
         if self.shape and tuple(shape) != tuple(self.shape):
-            raise UserError(f"samples of {list(shape)} against {self.name}, whose images are {list(self.shape)}: bring them to one size, or give another reference")
+            raise UserError(
+                f"samples of {list(shape)} against {self.name}, whose images are {list(self.shape)}: bring them to one size, or give another reference"
+            )
 
 
-def of_images(name: str, images: RealImages, network: Network, wanted: tuple[str, ...], batch_size: int, sharding, *, train=None, several_classes: bool = False,
-              gallery: bool = True) -> Reference:  # fmt: skip
+def of_images(
+    name: str,
+    images: RealImages,
+    network: Network,
+    wanted: tuple[str, ...],
+    batch_size: int,
+    sharding,
+    *,
+    train=None,
+    several_classes: bool = False,
+    gallery: bool = True,
+) -> Reference:
     """Real images as the reference. several_classes: of the training split, so that class agreement means something. gallery: whether neighbours are looked for among these images."""
-    metrics = choose_metrics(wanted, network, features=True, classifier=bool(train) and several_classes)
+    metrics = choose_metrics(
+        wanted, network, features=True, classifier=bool(train) and several_classes
+    )
     keep = any(METRICS[m].needs == "features" for m in metrics)
 
     def read():
-        mine = processes.share(len(images))
+        mine = processes.own_range(len(images))
         evidence = collect(network, batches(images, mine, batch_size), batch_size, keep, sharding)
         if images.labels is None:
             return evidence, None
-        labels = np.concatenate(processes.gather(np.asarray(images.labels)[mine.start : mine.stop]))
+        labels = np.concatenate(
+            processes.concatenate_all(np.asarray(images.labels)[mine.start : mine.stop])
+        )
         return evidence, labels[labels >= 0].astype(np.int32)
 
-    return Reference(name, network, metrics, len(images), tuple(images.shape), images.labels is not None, read, train, (lambda: images) if gallery and keep else None)
+    return Reference(
+        name,
+        network,
+        metrics,
+        len(images),
+        tuple(images.shape),
+        images.labels is not None,
+        read,
+        train,
+        (lambda: images) if gallery and keep else None,
+    )
 
 
-def of_statistics(path: str, statistics: Statistics, network: Network, wanted: tuple[str, ...], dataset_name: str, shape, gallery_images=None) -> Reference:
+def of_statistics(
+    path: str,
+    statistics: Statistics,
+    network: Network,
+    wanted: tuple[str, ...],
+    dataset_name: str,
+    shape,
+    gallery_images=None,
+) -> Reference:
     """Statistics out of a file, checked to be of this network and of such images."""
-    expected = network.facts | ({"dataset_name": dataset_name} if dataset_name else {}) | ({"image_shape": list(shape)} if shape else {})
+    expected = (
+        network.facts
+        | ({"dataset_name": dataset_name} if dataset_name else {})
+        | ({"image_shape": list(shape)} if shape else {})
+    )
     check_provenance(path, statistics, expected, feature_count(network, shape))
     evidence, given = statistics.evidence, statistics.provenance.get("image_shape")
-    metrics = choose_metrics(wanted, network, features=evidence.features is not None, classifier=False)
-    return Reference(path, network, metrics, evidence.count, given and tuple(given), False, lambda: (evidence, None), None, gallery_images)
+    metrics = choose_metrics(
+        wanted, network, features=evidence.features is not None, classifier=False
+    )
+    return Reference(
+        path,
+        network,
+        metrics,
+        evidence.count,
+        given and tuple(given),
+        False,
+        lambda: (evidence, None),
+        None,
+        gallery_images,
+    )
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
@@ -134,16 +192,25 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text else ()
     for name in names:
         if name not in METRICS:
-            raise UserError(f"--metrics {text}: unknown metric {name!r}{near(name, METRICS)} (known: {', '.join(METRICS)})")
+            raise UserError(
+                f"--metrics {text}: unknown metric {name!r}{near(name, METRICS)} (known: {', '.join(METRICS)})"
+            )
     return names
 
 
 def choose_metrics(wanted, network, *, features: bool, classifier: bool) -> tuple[str, ...]:
     """The wanted metrics, all possible; or the usual ones that are."""
-    have = {"moments": True, "logits": network.name == "inception", "features": features, "classifier": classifier}
+    have = {
+        "moments": True,
+        "logits": network.name == "inception",
+        "features": features,
+        "classifier": classifier,
+    }
     missing = next((m for m in wanted if not have[METRICS[m].needs]), None)
     if missing:
-        raise UserError(f"--metrics {missing}: it needs {METRICS[missing].needs}, which {network.name} with this reference does not give; leave it out, or give images as the reference")
+        raise UserError(
+            f"--metrics {missing}: it needs {METRICS[missing].needs}, which {network.name} with this reference does not give; leave it out, or give images as the reference"
+        )
     return wanted or tuple(m for m in USUAL if have[METRICS[m].needs])
 
 

@@ -15,7 +15,13 @@ from utils.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def score(images: Iterator[np.ndarray], reference: Reference, labels: np.ndarray | None, batch_size: int, sharding) -> dict:
+def score(
+    images: Iterator[np.ndarray],
+    reference: Reference,
+    labels: np.ndarray | None,
+    batch_size: int,
+    sharding,
+) -> dict:
     """Scores, with their settings, of a stream of batches: this process's share of the images. labels [N]: of all samples, for class agreement alone.
 
     All processes must call it and get the same. Raises UserError for too few samples, and as `collect` and the metrics do.
@@ -26,15 +32,28 @@ def score(images: Iterator[np.ndarray], reference: Reference, labels: np.ndarray
     check_count(fake.count, reference.metrics)
     found = {}
     for metric in reference.metrics:
-        found |= zip(METRICS[metric].scores, METRICS[metric].compute(fake, reference.real, reference.classifier, labels), strict=True)
-    settings = {"num_samples": fake.count, "features": network.name, "resize": network.facts["resize"], "weights": network.facts["weights"], "reference": reference.name,
-                "reference_count": reference.real.count}  # fmt: skip
+        found |= zip(
+            METRICS[metric].scores,
+            METRICS[metric].compute(fake, reference.real, reference.classifier, labels),
+            strict=True,
+        )
+    settings = {
+        "num_samples": fake.count,
+        "features": network.name,
+        "resize": network.facts["resize"],
+        "weights": network.facts["weights"],
+        "reference": reference.name,
+        "reference_count": reference.real.count,
+    }
     return settings | {network.score_name(k, fake.count): float(v) for k, v in found.items()}
 
 
 def check_count(n: int, metrics: tuple[str, ...]) -> None:
     """Raises UserError when a metric cannot be computed from n samples, or a process would have none."""
-    fewest, why = max([(METRICS[m].fewest, m) for m in metrics] + [(jax.process_count(), "the number of processes")])
+    fewest, why = max(
+        [(METRICS[m].fewest, m) for m in metrics]
+        + [(jax.process_count(), "the number of processes")]
+    )
     if n < fewest:
         raise UserError(f"--num_samples {n}: too few to score; {why} needs at least {fewest}")
 
@@ -60,12 +79,20 @@ class Clock:
     def shares(self, n: int) -> dict:
         """Of n samples, until now: seconds, rates per second and shares of the time. With compilation, where there was any."""
         total, features = time.perf_counter() - self.start, self.end - self.start - self.waited
-        return {"seconds": total, "generation_per_s": n / self.waited, "generation_share": self.waited / total,
-                "features_per_s": n / features, "features_share": features / total, "metrics_seconds": total - self.waited - features}  # fmt: skip
+        return {
+            "seconds": total,
+            "generation_per_s": n / self.waited,
+            "generation_share": self.waited / total,
+            "features_per_s": n / features,
+            "features_share": features / total,
+            "metrics_seconds": total - self.waited - features,
+        }
 
     def report(self, n: int) -> str:
-        return ("{seconds:.1f} s with compilation; generation {generation_per_s:,.0f}/s, {generation_share:.0%} of the time; "
-                "features {features_per_s:,.1f}/s, {features_share:.0%}; metrics {metrics_seconds:.1f} s").format(**self.shares(n))  # fmt: skip
+        return (
+            "{seconds:.1f} s with compilation; generation {generation_per_s:,.0f}/s, {generation_share:.0%} of the time; "
+            "features {features_per_s:,.1f}/s, {features_share:.0%}; metrics {metrics_seconds:.1f} s"
+        ).format(**self.shares(n))
 
 
 def round_up(n: int, multiple: int) -> int:

@@ -12,15 +12,26 @@ def parse_alphas(text: str) -> tuple[list[float], tuple[float, float] | None]:
     word, colon, interval = text.partition(":")
     search = word == "search"
     try:
-        numbers = [float(number) for number in ((interval if colon else "1,4") if search else text).split(",")]
+        numbers = [
+            float(number)
+            for number in ((interval if colon else "1,4") if search else text).split(",")
+        ]
     except ValueError:
         numbers = []
-    if not numbers or not all(1 <= a < math.inf for a in numbers) or (search and (len(numbers) != 2 or numbers[0] >= numbers[1])):
-        raise UserError(f"--cfg_scale {text}: expected a number from 1 on, several separated by commas, or search:LOW,HIGH")
+    if (
+        not numbers
+        or not all(1 <= a < math.inf for a in numbers)
+        or (search and (len(numbers) != 2 or numbers[0] >= numbers[1]))
+    ):
+        raise UserError(
+            f"--cfg_scale {text}: expected a number from 1 on, several separated by commas, or search:LOW,HIGH"
+        )
     return ([], tuple(numbers)) if search else (list(dict.fromkeys(numbers)), None)
 
 
-def golden_section(function: Callable[[float], float], low: float, high: float, tolerance: float = 0.05) -> float:
+def golden_section(
+    function: Callable[[float], float], low: float, high: float, tolerance: float = 0.05
+) -> float:
     """Where a function with one valley is least, to the tolerance, on a grid of 0.01; no point is asked for twice."""
     ratio = (math.sqrt(5) - 1) / 2
     known = functools.cache(function)

@@ -8,15 +8,22 @@ from collections.abc import Callable
 import numpy as np
 
 from evaluation.pictures import SHOWN, Preview
+from evaluation.scores import append_row, distance, find_row, show
 from evaluation.search import golden_section
 from utils import processes
-from utils.scores import append_row, distance, find_row, show
 
 log = logging.getLogger(__name__)
 
 
-def score_alphas(evaluate: Callable[[float, Preview], dict], alphas: list[float], interval: tuple[float, float] | None, settings: dict, table: pathlib.Path | None,
-                 done_with: list[str], keep_all: bool) -> tuple[dict, Preview | None]:  # fmt: skip
+def score_alphas(
+    evaluate: Callable[[float, Preview], dict],
+    alphas: list[float],
+    interval: tuple[float, float] | None,
+    settings: dict,
+    table: pathlib.Path | None,
+    done_with: list[str],
+    keep_all: bool,
+) -> tuple[dict, Preview | None]:
     """(row, preview) of the last of the alphas, or of the best one in the interval; no preview where the row was in the table already.
 
     evaluate(alpha, preview) -> scores with their settings. settings: all others of a row. table: fid.csv, or None. done_with: scores with which a row of the same
@@ -28,7 +35,9 @@ def score_alphas(evaluate: Callable[[float, Preview], dict], alphas: list[float]
     def at(alpha: float) -> dict:
         wanted = settings | {"cfg_scale": alpha}
         done = find_row(table, wanted, done_with) if table and done_with else None
-        if np.all(processes.gather(np.array([bool(done)]))):  # a process that sees no table would evaluate alone
+        if np.all(
+            processes.concatenate_all(np.array([bool(done)]))
+        ):  # a process that sees no table would evaluate alone
             log.info("step %d, alpha %g: in fid.csv already", wanted["step"], alpha)
             return wanted | done
         previews[alpha] = Preview(None if keep_all else SHOWN)
@@ -40,7 +49,11 @@ def score_alphas(evaluate: Callable[[float, Preview], dict], alphas: list[float]
 
     if interval:
         alphas = [golden_section(lambda alpha: at(alpha)[distance(at(alpha))], *interval)]
-        log.info("step %d: best alpha %g, chosen on the figure that it is reported with", settings["step"], alphas[0])
+        log.info(
+            "step %d: best alpha %g, chosen on the figure that it is reported with",
+            settings["step"],
+            alphas[0],
+        )
     for alpha in alphas:
         at(alpha)
     return at(alphas[-1]), previews.get(alphas[-1])

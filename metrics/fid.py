@@ -4,6 +4,7 @@
 
 With 2048-dimensional Inception features it is the FID.
 """
+
 import logging
 
 import numpy as np
@@ -15,8 +16,12 @@ from utils.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def frechet_distance(mu1: Float[ndarray, "D"], sigma1: Float[ndarray, "D D"],
-                     mu2: Float[ndarray, "D"], sigma2: Float[ndarray, "D D"]) -> float:
+def frechet_distance(
+    mu1: Float[ndarray, "D"],
+    sigma1: Float[ndarray, "D D"],
+    mu2: Float[ndarray, "D"],
+    sigma2: Float[ndarray, "D D"],
+) -> float:
     """Squared 2-Wasserstein distance of N(mu1, sigma1) and N(mu2, sigma2); at least 0.
 
     The trace of the root needs no matrix root. With S1 = A Aᵀ and S2 = B Bᵀ, the eigenvalues of S1 S2 are the
@@ -30,8 +35,10 @@ def frechet_distance(mu1: Float[ndarray, "D"], sigma1: Float[ndarray, "D D"],
     mu1, sigma1 = check_moments("first", mu1, sigma1)
     mu2, sigma2 = check_moments("second", mu2, sigma2)
     if mu1.shape != mu2.shape:
-        raise UserError(f"statistics of {mu1.size} and of {mu2.size} features cannot be compared; "
-                        "both must come from the same network and layer")
+        raise UserError(
+            f"statistics of {mu1.size} and of {mu2.size} features cannot be compared; "
+            "both must come from the same network and layer"
+        )
     root_trace = np.linalg.svd(_factor(sigma1).T @ _factor(sigma2), compute_uv=False).sum()
     distance = np.sum((mu1 - mu2) ** 2) + np.trace(sigma1) + np.trace(sigma2) - 2 * root_trace
     return max(float(distance), 0.0)  # equal inputs round to about -1e-13
@@ -51,11 +58,17 @@ def _factor(sigma: Float[ndarray, "D D"]) -> Float[ndarray, "D R"]:
 def check_moments(which, mu, sigma):
     mu, sigma = np.asarray(mu, np.float64), np.asarray(sigma, np.float64)
     if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
-        raise UserError(f"{which} statistics: mu {mu.shape} and sigma {sigma.shape}; expected [D] and [D, D]")
+        raise UserError(
+            f"{which} statistics: mu {mu.shape} and sigma {sigma.shape}; expected [D] and [D, D]"
+        )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UserError(f"{which} statistics hold values that are not finite; compute them again")
-    if np.abs(sigma - sigma.T).max() > 1e-4 * np.abs(sigma).max():  # files made in float32 are off by 1e-7
-        raise UserError(f"{which} statistics: sigma is not symmetric, so it is no covariance; check the file")
+    if (
+        np.abs(sigma - sigma.T).max() > 1e-4 * np.abs(sigma).max()
+    ):  # files made in float32 are off by 1e-7
+        raise UserError(
+            f"{which} statistics: sigma is not symmetric, so it is no covariance; check the file"
+        )
     return mu, (sigma + sigma.T) / 2
 
 
@@ -75,11 +88,16 @@ class Moments:
         self.scatter = np.zeros((dim, dim))
 
     @classmethod
-    def from_state(cls, count: int, mean: Float[ndarray, "D"], scatter: Float[ndarray, "D D"]) -> "Moments":
+    def from_state(
+        cls, count: int, mean: Float[ndarray, "D"], scatter: Float[ndarray, "D D"]
+    ) -> "Moments":
         """The inverse of `state`, for what another process sent."""
         self = cls(len(mean))
         self.count = int(count)
-        self.mean, self.scatter = np.array(mean, np.float64), np.array(scatter, np.float64)  # copies
+        self.mean, self.scatter = (
+            np.array(mean, np.float64),
+            np.array(scatter, np.float64),
+        )  # copies
         return self
 
     def state(self) -> tuple[int, Float[ndarray, "D"], Float[ndarray, "D D"]]:
@@ -111,9 +129,14 @@ class Moments:
         if self.count < 2:
             raise UserError(f"{self.count} samples given; a covariance needs at least 2")
         if self.count <= self.mean.size:
-            log.warning("%d samples of %d features: the covariance has rank %d at most, and the Fréchet "
-                        "distance is biased upwards; use more than %d samples (50,000 for published figures)",
-                        self.count, self.mean.size, self.count - 1, self.mean.size)
+            log.warning(
+                "%d samples of %d features: the covariance has rank %d at most, and the Fréchet "
+                "distance is biased upwards; use more than %d samples (50,000 for published figures)",
+                self.count,
+                self.mean.size,
+                self.count - 1,
+                self.mean.size,
+            )
         return self.mean.copy(), self.scatter / (self.count - 1)
 
 
@@ -130,6 +153,8 @@ def _check_features(features, dim):
         raise UserError(f"features of shape {features.shape} given; expected [samples, {dim}]")
     bad = len(features) - np.isfinite(features).all(1).sum()
     if bad:
-        raise UserError(f"{bad} of {len(features)} samples have features that are not finite; look at the "
-                        "samples before scoring them")
+        raise UserError(
+            f"{bad} of {len(features)} samples have features that are not finite; look at the "
+            "samples before scoring them"
+        )
     return features

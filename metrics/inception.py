@@ -6,6 +6,7 @@ FIDs rest on it.
 
 Weights: the standard public file of pytorch-fid, or any file with its tensor names.
 """
+
 import hashlib
 import http.client
 import os
@@ -28,15 +29,23 @@ from numpy import ndarray
 
 from metrics.resize import resize
 from utils.errors import UserError
-from utils.torch_file import read_torch_file
+from utils.weight_files.torch_file import read_torch_file
 
 WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
-WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_NAME}"
+WEIGHTS_URL = (
+    f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_NAME}"
+)
 WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 WEIGHTS_BYTES = 95_628_359
 
 IMAGE_SIZE = 299
-TAPS = {"64": 64, "192": 192, "768": 768, "2048": 2048, "logits_unbiased": 1008}  # name -> number of features
+TAPS = {
+    "64": 64,
+    "192": 192,
+    "768": 768,
+    "2048": 2048,
+    "logits_unbiased": 1008,
+}  # name -> number of features
 
 Features = Callable[[dict, Array], dict[str, Array]]
 
@@ -60,38 +69,51 @@ def load_inception(where: str | Path | None, resize_mode: str = "tf") -> tuple[F
     params = jax.tree.map(jnp.asarray, _to_params(_read_tensors(path)))
     network = jax.jit(lambda params, images: InceptionV3().apply({"params": params}, images))
 
-    def features(params: dict, images: UInt8[Array | ndarray, "B H W 3"]) -> dict[str, Float[Array, "B _"]]:
+    def features(
+        params: dict, images: UInt8[Array | ndarray, "B H W 3"]
+    ) -> dict[str, Float[Array, "B _"]]:
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise UserError(f"images {images.dtype} {images.shape} given; expected uint8 [B, H, W, 3]; scale "
-                            "to 0 to 255 and round first, repeat the channel of grey images three times")
+            raise UserError(
+                f"images {images.dtype} {images.shape} given; expected uint8 [B, H, W, 3]; scale "
+                "to 0 to 255 and round first, repeat the channel of grey images three times"
+            )
         return network(params, prepare(images, resize_mode))
 
     return features, params
 
 
-def prepare(images: UInt8[Array | ndarray, "B H W 3"], resize_mode: str) -> Float[Array, "B 299 299 3"]:
+def prepare(
+    images: UInt8[Array | ndarray, "B H W 3"], resize_mode: str
+) -> Float[Array, "B 299 299 3"]:
     """The network's input before its (x - 128) / 128."""
     x = resize(images, IMAGE_SIZE, resize_mode)
     return x * (128 / 127.5) if resize_mode == "pytorch" else x
 
 
-def in_batches(features: Features, params: dict, images: UInt8[ndarray, "N H W 3"], batch_size: int,
-               taps: Sequence[str]) -> dict[str, Float[ndarray, "N _"]]:
+def in_batches(
+    features: Features,
+    params: dict,
+    images: UInt8[ndarray, "N H W 3"],
+    batch_size: int,
+    taps: Sequence[str],
+) -> dict[str, Float[ndarray, "N _"]]:
     """Some taps of images on the host. The last batch is filled up and cut: one image size compiles once."""
     out = {tap: np.empty((len(images), TAPS[tap]), np.float32) for tap in taps}
     for start in range(0, len(images), batch_size):
-        batch = images[start:start + batch_size]
+        batch = images[start : start + batch_size]
         filled = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
         result = features(params, filled)
         for tap in taps:
-            out[tap][start:start + len(batch)] = np.asarray(result[tap])[:len(batch)]
+            out[tap][start : start + len(batch)] = np.asarray(result[tap])[: len(batch)]
     return out
 
 
 # -------------------------------------------------------------------------------------- the network
 
+
 class Conv(nn.Module):
     """Convolution, batch normalisation (folded into kernel and bias when the weights are read), ReLU."""
+
     features: int
     kernel: tuple[int, int]
     stride: int = 1
@@ -100,8 +122,15 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x):
         # HIGHEST: the defaults, TF32 on a GPU and bfloat16 on a TPU, would be another network
-        x = nn.Conv(self.features, self.kernel, self.stride, self.padding, kernel_init=nn.initializers.zeros,
-                    precision=jax.lax.Precision.HIGHEST, name="conv")(x)
+        x = nn.Conv(
+            self.features,
+            self.kernel,
+            self.stride,
+            self.padding,
+            kernel_init=nn.initializers.zeros,
+            precision=jax.lax.Precision.HIGHEST,
+            name="conv",
+        )(x)
         return nn.relu(x)
 
 
@@ -178,7 +207,10 @@ class BlockE(nn.Module):
         b = [Conv(384, (1, 3), name="branch3x3_2a")(b), Conv(384, (3, 1), name="branch3x3_2b")(b)]
         c = Conv(448, (1, 1), name="branch3x3dbl_1")(x)
         c = Conv(384, (3, 3), name="branch3x3dbl_2")(c)
-        c = [Conv(384, (1, 3), name="branch3x3dbl_3a")(c), Conv(384, (3, 1), name="branch3x3dbl_3b")(c)]
+        c = [
+            Conv(384, (1, 3), name="branch3x3dbl_3a")(c),
+            Conv(384, (3, 1), name="branch3x3dbl_3b")(c),
+        ]
         d = Conv(192, (1, 1), name="branch_pool")(self.pool(x))
         return jnp.concatenate([a, *b, *c, d], -1)
 
@@ -214,13 +246,18 @@ class InceptionV3(nn.Module):
         taps["2048"] = x = x.mean((1, 2))  # [B, 2048]
         kernel = self.param("fc", nn.initializers.zeros, (2048, 1008))
         # In 16 partial sums: in a single one, float32 rounding differs between batch sizes by more than 1e-6
-        partial = jnp.einsum("bpd,pdk->bpk", x.reshape(-1, 16, 128), kernel.reshape(16, 128, 1008),
-                             precision=jax.lax.Precision.HIGHEST)
+        partial = jnp.einsum(
+            "bpd,pdk->bpk",
+            x.reshape(-1, 16, 128),
+            kernel.reshape(16, 128, 1008),
+            precision=jax.lax.Precision.HIGHEST,
+        )
         taps["logits_unbiased"] = partial.sum(1)
         return taps
 
 
 # -------------------------------------------------------------------------------------- the weights
+
 
 def _to_params(tensors: dict[str, ndarray]) -> dict:
     """Public names and layouts to ours: [out, in, h, w] to [h, w, in, out], normalisation folded in."""
@@ -234,12 +271,17 @@ def _to_params(tensors: dict[str, ndarray]) -> dict:
             value = _take(tensors, "fc.weight", expected.shape[::-1]).T
         else:
             bn = conv.removesuffix("conv") + "bn"
-            gamma, beta, mean, variance = (_take(tensors, f"{bn}.{name}", expected.shape[-1:])
-                                           for name in ("weight", "bias", "running_mean", "running_var"))
+            gamma, beta, mean, variance = (
+                _take(tensors, f"{bn}.{name}", expected.shape[-1:])
+                for name in ("weight", "bias", "running_mean", "running_var")
+            )
             scale = gamma / np.sqrt(variance + 1e-3)
             if parameter == "kernel":
                 h, w, c_in, c_out = expected.shape
-                value = _take(tensors, f"{conv}.weight", (c_out, c_in, h, w)).transpose(2, 3, 1, 0) * scale
+                value = (
+                    _take(tensors, f"{conv}.weight", (c_out, c_in, h, w)).transpose(2, 3, 1, 0)
+                    * scale
+                )
             else:
                 value = beta - mean * scale
         params[path] = np.ascontiguousarray(value, np.float32)
@@ -248,11 +290,15 @@ def _to_params(tensors: dict[str, ndarray]) -> dict:
 
 def _take(tensors, name, shape):
     if name not in tensors:
-        raise UserError(f"the Inception weights have no tensor {name} (they hold {len(tensors)} others); "
-                        f"expected the tensors of {WEIGHTS_NAME}")
+        raise UserError(
+            f"the Inception weights have no tensor {name} (they hold {len(tensors)} others); "
+            f"expected the tensors of {WEIGHTS_NAME}"
+        )
     if tensors[name].shape != shape:
-        raise UserError(f"the Inception weights' tensor {name} has shape {tensors[name].shape}, expected "
-                        f"{shape} as in {WEIGHTS_NAME}")
+        raise UserError(
+            f"the Inception weights' tensor {name} has shape {tensors[name].shape}, expected "
+            f"{shape} as in {WEIGHTS_NAME}"
+        )
     return tensors[name].astype(np.float64)
 
 
@@ -267,12 +313,24 @@ def _read_tensors(path: Path) -> dict[str, ndarray]:
                 return dict(file)
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error,
-            safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is damaged or not a {path.suffix} file ({error}); get it again") from error
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+        safetensors.SafetensorError,
+    ) as error:
+        raise UserError(
+            f"{path} is damaged or not a {path.suffix} file ({error}); get it again"
+        ) from error
     tensors = read_torch_file(path)
-    if not isinstance(tensors, dict) or not all(isinstance(value, ndarray) for value in tensors.values()):
-        raise UserError(f"{path} holds no plain {{name: tensor}}; expected the tensors of {WEIGHTS_NAME}")
+    if not isinstance(tensors, dict) or not all(
+        isinstance(value, ndarray) for value in tensors.values()
+    ):
+        raise UserError(
+            f"{path} holds no plain {{name: tensor}}; expected the tensors of {WEIGHTS_NAME}"
+        )
     return tensors
 
 
@@ -295,8 +353,10 @@ def _standard_file() -> Path:
         temporary.replace(path)
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = getattr(error, "reason", error)
-        raise UserError(f"cannot fetch the Inception weights to {cache} ({reason}); download {WEIGHTS_URL} "
-                        "elsewhere and pass --inception_weights PATH") from error
+        raise UserError(
+            f"cannot fetch the Inception weights to {cache} ({reason}); download {WEIGHTS_URL} "
+            "elsewhere and pass --inception_weights PATH"
+        ) from error
     finally:
         if temporary:
             temporary.unlink(missing_ok=True)
@@ -307,5 +367,7 @@ def _verify(path: Path, source) -> None:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != WEIGHTS_SHA256:
-        raise UserError(f"{source} is incomplete or changed: {path.stat().st_size} bytes, sha {digest[:8]} "
-                        f"(expected {WEIGHTS_BYTES}, {WEIGHTS_SHA256[:8]}); delete it and get it again")
+        raise UserError(
+            f"{source} is incomplete or changed: {path.stat().st_size} bytes, sha {digest[:8]} "
+            f"(expected {WEIGHTS_BYTES}, {WEIGHTS_SHA256[:8]}); delete it and get it again"
+        )

@@ -1,4 +1,5 @@
 """Inception score (Salimans et al. 2016, arXiv 1606.03498): exp of the mean of KL(p(y | image) || p(y))."""
+
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
@@ -6,7 +7,9 @@ from numpy import ndarray
 from utils.errors import UserError
 
 
-def inception_score(logits: Float[ndarray, "N K"], splits: int = 10, seed: int = 2020) -> tuple[float, float]:
+def inception_score(
+    logits: Float[ndarray, "N K"], splits: int = 10, seed: int = 2020
+) -> tuple[float, float]:
     """(mean, std) of the score over `splits` equal parts of the shuffled samples; from 1 (worst) to K.
 
     `logits`: the network's unbiased ones (`logits_unbiased`). The shuffle is the one that published figures
@@ -15,10 +18,14 @@ def inception_score(logits: Float[ndarray, "N K"], splits: int = 10, seed: int =
     """
     logits = np.asarray(logits, np.float64)
     if logits.ndim != 2 or not 1 <= splits <= len(logits):
-        raise UserError(f"logits of shape {logits.shape} and {splits} splits given; expected [N, classes], "
-                        "1 <= splits <= N")
+        raise UserError(
+            f"logits of shape {logits.shape} and {splits} splits given; expected [N, classes], "
+            "1 <= splits <= N"
+        )
     if not np.isfinite(logits).all():
-        raise UserError("logits hold values that are not finite; look at the samples before scoring them")
+        raise UserError(
+            "logits hold values that are not finite; look at the samples before scoring them"
+        )
     logits = logits[np.random.RandomState(seed).permutation(len(logits))]
     logits = logits - logits.max(1, keepdims=True)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))  # [N, K]

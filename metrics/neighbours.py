@@ -7,7 +7,9 @@ from numpy import ndarray
 TILE = 4096
 
 
-def nearest(queries: Float[ndarray, "Q D"], gallery: Float[ndarray, "N D"], k: int) -> tuple[Int[ndarray, "Q k"], Float[ndarray, "Q k"]]:
+def nearest(
+    queries: Float[ndarray, "Q D"], gallery: Float[ndarray, "N D"], k: int
+) -> tuple[Int[ndarray, "Q k"], Float[ndarray, "Q k"]]:
     """(indices, distances) of the k nearest of the gallery, nearest first; k is at most N. Float64, in tiles."""
     queries = np.asarray(queries, np.float64)
     squares = (queries**2).sum(1)[:, None]
@@ -15,9 +17,17 @@ def nearest(queries: Float[ndarray, "Q D"], gallery: Float[ndarray, "N D"], k: i
     def distances(tile):
         return squares + (tile**2).sum(1) - 2 * queries @ tile.T
 
-    d2 = np.concatenate([distances(np.asarray(gallery[i : i + TILE], np.float64)) for i in range(0, len(gallery), TILE)], 1)  # [Q, N]
+    d2 = np.concatenate(
+        [
+            distances(np.asarray(gallery[i : i + TILE], np.float64))
+            for i in range(0, len(gallery), TILE)
+        ],
+        1,
+    )  # [Q, N]
     order = np.argsort(d2, 1, kind="stable")[:, :k]
-    exact = np.sqrt(((queries[:, None] - np.asarray(gallery)[order]) ** 2).sum(-1))  # copies are at 0, not at rounding
+    exact = np.sqrt(
+        ((queries[:, None] - np.asarray(gallery)[order]) ** 2).sum(-1)
+    )  # copies are at 0, not at rounding
     return order, exact
 
 

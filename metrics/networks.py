@@ -62,18 +62,35 @@ def inception(source: str, resize_mode: str) -> Network:
         out = network(params, enlarge(rgb(images)))
         return {"features": out["2048"], "logits": out["logits_unbiased"]}
 
-    return Network("inception", features, params, {"network": "inception", "resize": mode, "weights": weights}, {"fd": "fid", "kd": "kid", "kd_std": "kid_std"})
+    return Network(
+        "inception",
+        features,
+        params,
+        {"network": "inception", "resize": mode, "weights": weights},
+        {"fd": "fid", "kd": "kid", "kd_std": "kid_std"},
+    )
 
 
 def pixels(source: str, resize_mode: str) -> Network:
     """The image itself, flattened, [-1, 1] in float64 on the host: for sets too small or too plain for a network."""
     if source or resize_mode:
-        raise UserError(f"--features pixels: it takes neither weights nor a resize mode, given {source or resize_mode}; leave them out")
+        raise UserError(
+            f"--features pixels: it takes neither weights nor a resize mode, given {source or resize_mode}; leave them out"
+        )
     features = lambda params, images: {"features": np.clip(images, -1, 1).reshape(len(images), -1)}
-    return Network("pixels", features, None, {"network": "pixels", "resize": "", "weights": ""}, {"fd": "fd_pixels", "kd": "kd_pixels", "kd_std": "kd_pixels_std"}, counted=False)
+    return Network(
+        "pixels",
+        features,
+        None,
+        {"network": "pixels", "resize": "", "weights": ""},
+        {"fd": "fd_pixels", "kd": "kd_pixels", "kd_std": "kd_pixels_std"},
+        counted=False,
+    )
 
 
-def encoder(name: str, encode: Callable, params, feature_set: str, size: int, weights: str) -> Network:
+def encoder(
+    name: str, encode: Callable, params, feature_set: str, size: int, weights: str
+) -> Network:
     """A network of ours: encode(params, images in [-1, 1]) -> {feature_set: [B,1,D], ...}, for images brought to `size` by Pillow's bicubic."""
 
     @jax.jit
@@ -81,7 +98,14 @@ def encoder(name: str, encode: Callable, params, feature_set: str, size: int, we
         x = resize(rgb(images), size, "clean") / 127.5 - 1
         return {"features": encode(params, x)[feature_set][:, 0]}
 
-    return Network(name, features, params, {"network": name, "resize": "", "weights": weights}, {}, suffix=f"_{name}")
+    return Network(
+        name,
+        features,
+        params,
+        {"network": name, "resize": "", "weights": weights},
+        {},
+        suffix=f"_{name}",
+    )
 
 
 def rgb(images):

@@ -7,6 +7,7 @@ set.
 Distances are float32 on the device, in tiles of rows: two sets of 50,000 x 2048 features peak at 2.9 GiB
 (a CPU, inputs included).
 """
+
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -19,16 +20,19 @@ from numpy import ndarray
 
 from utils.errors import UserError
 
-TILE_ENTRIES = 2 ** 26  # distances held at once: 256 MiB in float32
+TILE_ENTRIES = 2**26  # distances held at once: 256 MiB in float32
 
 
 class Points(NamedTuple):
     x: Float[Array, "N D"]
-    norms: Float[Array, "N"]  # |x|². Not computed beside the distances: XLA would do it anew for each of them
+    norms: Float[
+        Array, "N"
+    ]  # |x|². Not computed beside the distances: XLA would do it anew for each of them
 
 
-def precision_recall(real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"],
-                     k: int = 3) -> tuple[float, float]:
+def precision_recall(
+    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int = 3
+) -> tuple[float, float]:
     """(precision, recall) in [0, 1]: the share of fake samples in some real ball, of real in some fake ball.
 
     Published figures: k = 3, 50,000 samples each. Raises UserError for k < 1, k >= N or M, unequal D, or
@@ -45,8 +49,9 @@ def precision_recall(real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"],
     return float(fake_inside.mean()), real_inside / len(real.x)
 
 
-def density_coverage(real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"],
-                     k: int = 5) -> tuple[float, float]:
+def density_coverage(
+    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int = 5
+) -> tuple[float, float]:
     """(density, coverage): the mean number of real balls around a fake sample / k, which may exceed 1; and
     the share of real balls with a fake sample inside, in [0, 1]. Balls are open, as in the authors' program.
 
@@ -59,7 +64,9 @@ def density_coverage(real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"],
         per_ball = np.asarray(_count_inside(tile, fake, radii[rows]))  # [rows]
         hits += int(per_ball.sum(dtype=np.int64))
         covered += int((per_ball > 0).sum())
-    density = 1 / k * (hits / len(fake.x))  # in the authors' order of operations, so equal to the last bit
+    density = (
+        1 / k * (hits / len(fake.x))
+    )  # in the authors' order of operations, so equal to the last bit
     return density, covered / len(real.x)
 
 
@@ -76,8 +83,12 @@ def _count_inside(real, fake, real_radii):
 
 def _radii(points: Points, k: int) -> Float[ndarray, "N"]:
     """Squared distance of each sample to its k-th nearest other one."""
-    return np.concatenate([np.asarray(_kth_nearest(tile, points, rows.start, k))
-                           for rows, tile in _row_tiles(points, len(points.x))])
+    return np.concatenate(
+        [
+            np.asarray(_kth_nearest(tile, points, rows.start, k))
+            for rows, tile in _row_tiles(points, len(points.x))
+        ]
+    )
 
 
 @partial(jax.jit, static_argnames="k")
@@ -108,12 +119,18 @@ def _row_tiles(points: Points, columns: int) -> Iterator[tuple[slice, Points]]:
 def _prepare(real, fake, k):
     real, fake = np.asarray(real), np.asarray(fake)
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
-        raise UserError(f"features of shapes {real.shape} and {fake.shape} given; expected [N, D] and [M, D]")
+        raise UserError(
+            f"features of shapes {real.shape} and {fake.shape} given; expected [N, D] and [M, D]"
+        )
     if not 1 <= k < min(len(real), len(fake)):
-        raise UserError(f"k = {k} neighbours asked from {len(real)} real and {len(fake)} fake samples; "
-                        "give 1 <= k < both counts")
+        raise UserError(
+            f"k = {k} neighbours asked from {len(real)} real and {len(fake)} fake samples; "
+            "give 1 <= k < both counts"
+        )
     if not (np.isfinite(real).all() and np.isfinite(fake).all()):
-        raise UserError("features hold values that are not finite; look at the samples before scoring them")
+        raise UserError(
+            "features hold values that are not finite; look at the samples before scoring them"
+        )
     centre = real.mean(0, dtype=np.float64)  # distances do not change, their rounding error shrinks
     real, fake = (jnp.asarray((x - centre).astype(np.float32)) for x in (real, fake))
     return Points(real, jnp.sum(real * real, 1)), Points(fake, jnp.sum(fake * fake, 1))

@@ -2,6 +2,7 @@
 
 Every way is linear and separable: one matrix per axis. So all of them run on the device, inside jit.
 """
+
 import functools
 
 import jax
@@ -16,7 +17,9 @@ MODES = ("tf", "pytorch", "clean")
 
 
 @functools.partial(jax.jit, static_argnames=("size", "mode"))
-def resize(images: Num[Array | ndarray, "B H W C"], size: int, mode: str) -> Float[Array, "B S S C"]:
+def resize(
+    images: Num[Array | ndarray, "B H W C"], size: int, mode: str
+) -> Float[Array, "B S S C"]:
     """Images of any size to size x size, float32, values as given (0 to 255), not rounded.
 
     mode: "tf"       bilinear as TensorFlow 1 (corners not aligned: output i looks at i * in / out), without
@@ -45,7 +48,9 @@ def _matrix(n: int, size: int, mode: str) -> Float[ndarray, "S N"]:
         weights = _cubic((j + 0.5 - (i + 0.5) * n / size) / stretch)
     else:
         position = i * n / size if mode == "tf" else (i + 0.5) * n / size - 0.5
-        weights = np.maximum(1 - np.abs(np.clip(position, 0, n - 1) - j), 0)  # a hat around each pixel
+        weights = np.maximum(
+            1 - np.abs(np.clip(position, 0, n - 1) - j), 0
+        )  # a hat around each pixel
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 

@@ -26,14 +26,42 @@ class Metric(NamedTuple):
 
 
 def kernel_distance(fake, real, *_):
-    return kid(fake.features, real.features, KID_SUBSETS, min(KID_SUBSET_SIZE, len(fake.features), len(real.features)), seed=0)
+    return kid(
+        fake.features,
+        real.features,
+        KID_SUBSETS,
+        min(KID_SUBSET_SIZE, len(fake.features), len(real.features)),
+        seed=0,
+    )
 
 
 METRICS = {
-    "fid": Metric("moments", ("fd",), lambda fake, real, *_: (frechet_distance(fake.mu, fake.sigma, real.mu, real.sigma),)),
-    "inception_score": Metric("logits", ("is",), lambda fake, *_: inception_score(fake.logits, SPLITS)[:1], fewest=SPLITS),
+    "fid": Metric(
+        "moments",
+        ("fd",),
+        lambda fake, real, *_: (frechet_distance(fake.mu, fake.sigma, real.mu, real.sigma),),
+    ),
+    "inception_score": Metric(
+        "logits", ("is",), lambda fake, *_: inception_score(fake.logits, SPLITS)[:1], fewest=SPLITS
+    ),
     "kid": Metric("features", ("kd", "kd_std"), kernel_distance),
-    "precision_recall": Metric("features", ("precision", "recall"), lambda fake, real, *_: precision_recall(real.features, fake.features, K_PRECISION), fewest=K_PRECISION + 1),
-    "density_coverage": Metric("features", ("density", "coverage"), lambda fake, real, *_: density_coverage(real.features, fake.features, K_DENSITY), fewest=K_DENSITY + 1),
-    "class_agreement": Metric("classifier", ("class_agreement",), lambda fake, real, classifier, labels: (class_agreement(classifier, fake.features, labels),)),
+    "precision_recall": Metric(
+        "features",
+        ("precision", "recall"),
+        lambda fake, real, *_: precision_recall(real.features, fake.features, K_PRECISION),
+        fewest=K_PRECISION + 1,
+    ),
+    "density_coverage": Metric(
+        "features",
+        ("density", "coverage"),
+        lambda fake, real, *_: density_coverage(real.features, fake.features, K_DENSITY),
+        fewest=K_DENSITY + 1,
+    ),
+    "class_agreement": Metric(
+        "classifier",
+        ("class_agreement",),
+        lambda fake, real, classifier, labels: (
+            class_agreement(classifier, fake.features, labels),
+        ),
+    ),
 }

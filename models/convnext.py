@@ -6,7 +6,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from utils.tensors import count, expected_shapes, match, rename, shape_of, strip_prefix
+from utils.weight_files.tensors import count, expected_shapes, match, rename, shape_of, strip_prefix
 
 
 def layer_norm(dtype, name, epsilon=1e-6):
@@ -84,5 +84,7 @@ def from_tensors(
     stages = range(count(tensors, r"encoder\.stages\.(\d+)\."))
     depths = tuple(count(tensors, rf"encoder\.stages\.{i}\.layers\.(\d+)\.") for i in stages)
     first = [f"encoder.stages.{i}.layers.0.dwconv.bias" for i in stages]
-    model = ConvNextV2(depths, tuple(shape_of(tensors, name, 1, source)[0] for name in first), dtype)
+    model = ConvNextV2(
+        depths, tuple(shape_of(tensors, name, 1, source)[0] for name in first), dtype
+    )
     return model, match(tensors, expected_shapes(model, (1, 32, 32, 3)), source)

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from utils.errors import UserError
-from utils.tensors import count, expected_shapes, match, rename, shape_of, strip_prefix
+from utils.weight_files.tensors import count, expected_shapes, match, rename, shape_of, strip_prefix
 
 
 def cubic_matrix(size: int, new_size: int) -> np.ndarray:
@@ -34,8 +34,12 @@ def resize_positions(
     PyTorch's antialiased bicubic has a = -0.5, as JAX's."""
     if antialias:
         return jax.image.resize(positions, (*grid, positions.shape[-1]), "cubic")
-    rows, columns = (jnp.asarray(cubic_matrix(positions.shape[i], grid[i]), positions.dtype) for i in (0, 1))
-    return jnp.einsum("hp,pqd,wq->hwd", rows, positions, columns, precision=jax.lax.Precision.HIGHEST)
+    rows, columns = (
+        jnp.asarray(cubic_matrix(positions.shape[i], grid[i]), positions.dtype) for i in (0, 1)
+    )
+    return jnp.einsum(
+        "hp,pqd,wq->hwd", rows, positions, columns, precision=jax.lax.Precision.HIGHEST
+    )
 
 
 class Layer(nn.Module):
@@ -47,7 +51,9 @@ class Layer(nn.Module):
         b, t, d = x.shape
         norm = lambda name: nn.LayerNorm(1e-6, dtype=self.dtype, use_fast_variance=False, name=name)
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
-        scale = lambda name: self.param(f"{name}.lambda1", nn.initializers.ones, (d,)).astype(x.dtype)
+        scale = lambda name: self.param(f"{name}.lambda1", nn.initializers.ones, (d,)).astype(
+            x.dtype
+        )
 
         y = norm("norm1")(x)
         q, k, v = (dense(d, f"attention.{n}_proj")(y).reshape(b, t, self.heads, -1) for n in "qkv")
@@ -123,7 +129,9 @@ PUBLISHED_NAMES = {
 }
 
 
-def from_tensors(tensors: dict[str, np.ndarray], source: str, dtype: jnp.dtype | None) -> tuple[Dinov2, dict]:
+def from_tensors(
+    tensors: dict[str, np.ndarray], source: str, dtype: jnp.dtype | None
+) -> tuple[Dinov2, dict]:
     """(model, params) from tensors under transformers' names, old or new; the size is read from them. Raises
     UserError."""
     tensors = strip_prefix(tensors, "embeddings.cls_token", source)
@@ -138,7 +146,9 @@ def from_tensors(tensors: dict[str, np.ndarray], source: str, dtype: jnp.dtype |
         heads=max(hidden_size // 64, 1),
         patch_size=patch_size,
         grid=round((positions - 1) ** 0.5),
-        registers=shape_of(tensors, "embeddings.register_tokens", 3, source)[1] if has_registers else 0,
+        registers=shape_of(tensors, "embeddings.register_tokens", 3, source)[1]
+        if has_registers
+        else 0,
         dtype=dtype,
     )
     expected = expected_shapes(model, (1, patch_size, patch_size, 3))

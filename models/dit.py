@@ -41,7 +41,9 @@ class Dense(nn.Dense):
 
 ZeroDense = functools.partial(Dense, kernel_init=nn.initializers.zeros)
 
-Rotation = tuple[Float[Array, "T 1 half"], Float[Array, "T 1 half"]]  # cos and sin of each token's angles
+Rotation = tuple[
+    Float[Array, "T 1 half"], Float[Array, "T 1 half"]
+]  # cos and sin of each token's angles
 
 
 class DiT(nn.Module):
@@ -150,10 +152,14 @@ class DiT(nn.Module):
 
         patches = noise.reshape(-1, rows, patch, columns, patch, self.in_channels)
         patches = patches.swapaxes(2, 3).reshape(-1, rows * columns, patch**2 * self.in_channels)
-        positions = self.param("positions", _sincos_positions, rows, columns, width)  # [1, N, width]
+        positions = self.param(
+            "positions", _sincos_positions, rows, columns, width
+        )  # [1, N, width]
         x = Dense(width, dtype=dtype, name="patch_embedding")(patches) + positions.astype(dtype)
         if self.n_cls_tokens:
-            context = Dense(width, dtype=dtype, name="context_projection")(cond)[:, None]  # [B, 1, width]
+            context = Dense(width, dtype=dtype, name="context_projection")(cond)[
+                :, None
+            ]  # [B, 1, width]
             positions = self.param("context_positions", small_normal, (1, self.n_cls_tokens, width))
             x = jnp.concatenate([context + positions.astype(dtype), x], axis=1)  # [B, T, width]
 
@@ -182,7 +188,11 @@ class DiT(nn.Module):
 
         x = x[:, self.n_cls_tokens :]
         x = OutputLayer(
-            patch**2 * self.out_channels, self.use_rmsnorm, self.zero_init_output, dtype, name="output"
+            patch**2 * self.out_channels,
+            self.use_rmsnorm,
+            self.zero_init_output,
+            dtype,
+            name="output",
         )(x, cond)
         x = x.reshape(-1, rows, columns, patch, patch, self.out_channels)
         return x.swapaxes(2, 3).reshape(-1, *self.sample_shape)
@@ -206,7 +216,9 @@ class Block(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], cond: Float[Array, "B K"], rotation: Rotation | None):
+    def __call__(
+        self, x: Float[Array, "B T D"], cond: Float[Array, "B K"], rotation: Rotation | None
+    ):
         modulation = ZeroDense(6 * x.shape[-1], dtype=self.dtype, name="modulation")(cond)
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(
             modulation[:, None], 6, axis=-1
@@ -214,7 +226,12 @@ class Block(nn.Module):
 
         h = modulate(normalisation(self.use_rmsnorm, "norm1")(x), shift1, scale1, self.dtype)
         h = Attention(
-            self.num_heads, self.use_qknorm, self.attn_fp32, self.attention, self.dtype, name="attention"
+            self.num_heads,
+            self.use_qknorm,
+            self.attn_fp32,
+            self.attention,
+            self.dtype,
+            name="attention",
         )(h, rotation)
         x = x + gate1 * h
 
@@ -234,7 +251,9 @@ class Attention(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], rotation: Rotation | None) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], rotation: Rotation | None
+    ) -> Float[Array, "B T D"]:
         batch, tokens, width = x.shape
         qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
         qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
@@ -288,13 +307,17 @@ class OutputLayer(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B *T D"], cond: Float[Array, "B K"]) -> Float[Array, "B *T F"]:
+    def __call__(
+        self, x: Float[Array, "B *T D"], cond: Float[Array, "B K"]
+    ) -> Float[Array, "B *T F"]:
         modulation = ZeroDense(2 * x.shape[-1], dtype=self.dtype, name="modulation")(cond)
         if x.ndim == 3:
             modulation = modulation[:, None]  # the same for every token
         shift, scale = jnp.split(modulation, 2, axis=-1)
         x = modulate(normalisation(self.use_rmsnorm, "norm")(x), shift, scale, jnp.float32)
-        return (ZeroDense if self.zero_init else Dense)(self.features, dtype=jnp.float32, name="linear")(x)
+        return (ZeroDense if self.zero_init else Dense)(
+            self.features, dtype=jnp.float32, name="linear"
+        )(x)
 
 
 class Conditioning(nn.Module):
@@ -308,7 +331,10 @@ class Conditioning(nn.Module):
 
     @nn.compact
     def __call__(
-        self, labels: Int[Array, " B"], cfg_scale: Float[Array, " B"], style_indices: Int[Array, "B S"]
+        self,
+        labels: Int[Array, " B"],
+        cfg_scale: Float[Array, " B"],
+        style_indices: Int[Array, "B S"],
     ) -> Float[Array, "B K"]:
         classes = self.num_classes + self.null_class
         embedding = self.param("class_embedding", small_normal, (classes, self.cond_dim))
@@ -353,7 +379,9 @@ def _rope_rotation(tokens: int, head_width: int) -> Rotation:
     return jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)
 
 
-def _sincos_positions(key: Array | None, rows: int, columns: int, width: int) -> Float[Array, "1 N D"]:
+def _sincos_positions(
+    key: Array | None, rows: int, columns: int, width: int
+) -> Float[Array, "1 N D"]:
     """2-D sin-cos embedding: half of the width encodes the column, half the row."""
     del key  # nothing is random, but Flax gives every initialiser a key
     frequencies = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
@@ -373,7 +401,9 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 def rematerialised(block: type[nn.Module], everything: bool) -> type[nn.Module]:
     """`block` with its element-wise work computed again in the backward pass, which is cheaper than keeping it in memory; with `everything`, its matrix products too."""
     policy = None if everything else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return nn.remat(block, prevent_cse=False, policy=policy)  # within a scan, nothing could be merged with the forward pass
+    return nn.remat(
+        block, prevent_cse=False, policy=policy
+    )  # within a scan, nothing could be merged with the forward pass
 
 
 def check_dit(model: DiT) -> None:
@@ -414,7 +444,9 @@ def check_positive(model: nn.Module, fields: str) -> None:
         if getattr(model, field) < 1:
             raise UserError(f"{field} is {getattr(model, field)}: it must be at least 1")
     if model.noise_classes < 0:
-        raise UserError(f"noise_classes is {model.noise_classes}: it must be 0 (no style embeddings) or more")
+        raise UserError(
+            f"noise_classes is {model.noise_classes}: it must be 0 (no style embeddings) or more"
+        )
 
 
 def check_inputs(model: nn.Module, noise, labels, cfg_scale, style_indices) -> None:
@@ -432,10 +464,14 @@ def check_inputs(model: nn.Module, noise, labels, cfg_scale, style_indices) -> N
                 f"{name} has shape {array.shape}, but this {type(model).__name__} expects {shape}"
             )
         if not jnp.issubdtype(array.dtype, kind):
-            raise UserError(f"{name} is {array.dtype}, but {kind.__name__} numbers are expected: convert it")
+            raise UserError(
+                f"{name} is {array.dtype}, but {kind.__name__} numbers are expected: convert it"
+            )
     backend = jax.default_backend()
     if getattr(model, "attention", None) == "cudnn" and backend != "gpu":
-        raise UserError(f'attention "cudnn" needs a GPU, but JAX runs on {backend}: use attention "xla"')
+        raise UserError(
+            f'attention "cudnn" needs a GPU, but JAX runs on {backend}: use attention "xla"'
+        )
 
 
 def init_params(model: nn.Module, key: Array) -> dict:
@@ -451,7 +487,9 @@ def init_params(model: nn.Module, key: Array) -> dict:
 
 def draw_style_indices(model: nn.Module, key: Array, batch: int) -> Int[Array, "B S"]:
     """Uniform random style indices [B, noise_coords], int32; zeros for a model without style embeddings."""
-    return jax.random.randint(key, (batch, model.noise_coords), 0, max(model.noise_classes, 1), jnp.int32)
+    return jax.random.randint(
+        key, (batch, model.noise_coords), 0, max(model.noise_classes, 1), jnp.int32
+    )
 
 
 def count_parameters(params) -> int:

@@ -34,9 +34,9 @@ from models import convnext, dinov2, resnet
 from models.features import feature_sets
 from models.mae import MAE, mae_params
 from models.runs import is_run, load_mae_run
-from utils import hub
 from utils.errors import UserError
-from utils.tensors import match, read_tensors
+from utils.weight_files import hub
+from utils.weight_files.tensors import match, read_tensors
 
 # Public weights: (repository on the Hugging Face hub, the start of the SHA-256 of its model.safetensors as
 # the hub's page of that file shows it, "" where it was not seen). The first is taken when no source is given.
@@ -53,8 +53,12 @@ HUB = {
         "base": ("facebook/convnextv2-base-22k-224", ""),  # 355 MB
         "tiny": ("facebook/convnextv2-tiny-22k-224", ""),  # 115 MB
     },
-    "resnet18": {"supervised": ("timm/resnet18.tv_in1k", "694f673df6520a3158624e8a89af086f")},  # 47 MB
-    "resnet50": {"supervised": ("timm/resnet50.a1_in1k", "773525d5821de224f8f30c33377b7a79")},  # 102 MB
+    "resnet18": {
+        "supervised": ("timm/resnet18.tv_in1k", "694f673df6520a3158624e8a89af086f")
+    },  # 47 MB
+    "resnet50": {
+        "supervised": ("timm/resnet50.a1_in1k", "773525d5821de224f8f30c33377b7a79")
+    },  # 102 MB
 }
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -94,12 +98,16 @@ def load_mae(source: str, bf16: bool | None, sha256: str) -> Part:
         folder = weights.find_artifact(source, "mae")
         metadata = weights.read_metadata(folder, "mae")
         model = mae_from_config(metadata["model_config"], f"{folder}/{weights.METADATA}")
-        tensors = {name.replace("/", "."): value for name, value in weights.read_tensors(folder).items()}
+        tensors = {
+            name.replace("/", "."): value for name, value in weights.read_tensors(folder).items()
+        }
         params = match(tensors, mae_shapes(model), str(folder))
     if bf16 is not None:
         model = model.clone(use_bf16=bf16)
     maps = lambda params, x: model.apply({"params": params}, x, method="maps")
-    return Part(maps, params, model.in_channels, None, ("*",), ("map", "mean", "std"), (2, 4), metadata)
+    return Part(
+        maps, params, model.in_channels, None, ("*",), ("map", "mean", "std"), (2, 4), metadata
+    )
 
 
 def only_used(params: Any) -> Any:
@@ -147,7 +155,9 @@ def load_dinov2(source: str, bf16: bool | None, sha256: str) -> Part:
 
 
 def load_convnextv2(source: str, bf16: bool | None, sha256: str) -> Part:
-    model, params = convnext.from_tensors(*pretrained("convnextv2", source, sha256), compute_type(bf16))
+    model, params = convnext.from_tensors(
+        *pretrained("convnextv2", source, sha256), compute_type(bf16)
+    )
     # As in the authors' release: locations are normalised over their channels, and those of the first stage
     # (56 x 56 at 224) are left out.
     names = ("stage?", "pooled", "!stage1")
@@ -243,7 +253,9 @@ def split_where(where: str | Path) -> list[tuple[str, str]]:
             )
     repeated = {name for name, _ in parts if [n for n, _ in parts].count(name) > 1}
     if repeated:
-        raise UserError(f"encoder {min(repeated)!r} is given twice in {where}: name each encoder once")
+        raise UserError(
+            f"encoder {min(repeated)!r} is given twice in {where}: name each encoder once"
+        )
     return parts
 
 
@@ -252,10 +264,16 @@ def join_where(name: str, path: str) -> str:
     are in the order of the names, separated by commas; an empty one stands for the encoder's own weights.
     Raises UserError."""
     names, paths = name.split("+"), path.split(",") if path else []
-    for unknown in [n for n in names if n not in ENCODERS]:  # not NAME:SOURCE: options and weights go by name
-        raise UserError(f"encoder {unknown!r} is unknown: give {', '.join(ENCODERS)}, and weights by --encoder.path")
+    for unknown in [
+        n for n in names if n not in ENCODERS
+    ]:  # not NAME:SOURCE: options and weights go by name
+        raise UserError(
+            f"encoder {unknown!r} is unknown: give {', '.join(ENCODERS)}, and weights by --encoder.path"
+        )
     if len(paths) > len(names):
-        raise UserError(f"{len(paths)} paths ({path}) for the encoder {name}: give one for each name")
+        raise UserError(
+            f"{len(paths)} paths ({path}) for the encoder {name}: give one for each name"
+        )
     paths += [""] * (len(names) - len(paths))
     return "+".join(f"{n}:{p}" if p else n for n, p in zip(names, paths))
 
@@ -333,7 +351,10 @@ OPTIONS = ("names", "statistics", "patch_sizes", "image_size", "bf16", "sha256")
 
 
 def load_encoder(
-    where: str | Path, decode: tuple[Callable, Any] | None = None, loaders: dict | None = None, **options
+    where: str | Path,
+    decode: tuple[Callable, Any] | None = None,
+    loaders: dict | None = None,
+    **options,
 ):
     """Loads a frozen encoder: (encode, params, metadata).
 
@@ -364,9 +385,13 @@ def load_encoder(
     parts = {}
     for name, source in split_where(where):
         chosen = {key: v.get(name) if isinstance(v, dict) else v for key, v in options.items()}
-        part = (loaders or ENCODERS)[name](source, chosen.pop("bf16", None), chosen.pop("sha256", None) or "")
+        part = (loaders or ENCODERS)[name](
+            source, chosen.pop("bf16", None), chosen.pop("sha256", None) or ""
+        )
         if name != "none":  # the raw sample has nothing to choose
-            part = dataclasses.replace(part, **{key: v for key, v in chosen.items() if v is not None})
+            part = dataclasses.replace(
+                part, **{key: v for key, v in chosen.items() if v is not None}
+            )
         parts[name] = part
 
     single = len(parts) == 1 and decode is None
@@ -388,7 +413,9 @@ def load_encoder(
             out |= {prefix + key: value for key, value in sets.items()}
         return out
 
-    own = part.metadata if len(parts) == 1 else {name: part.metadata for name, part in parts.items()}
+    own = (
+        part.metadata if len(parts) == 1 else {name: part.metadata for name, part in parts.items()}
+    )
     metadata = own | {"where": str(where), "encoders": list(parts)}
     return encode, params[next(iter(parts))] if single else params, metadata
 
@@ -397,13 +424,17 @@ def encode_part(
     name: str, part: Part, params: Any, images: Float[Array, "B H W C"]
 ) -> dict[str, Float[Array, "B T D"]]:
     """The feature sets of one encoder."""
-    if part.channels not in (None, images.shape[-1]) and not (part.channels == 3 and images.shape[-1] == 1):
+    if part.channels not in (None, images.shape[-1]) and not (
+        part.channels == 3 and images.shape[-1] == 1
+    ):
         raise UserError(
             f"the encoder {name} takes images of {part.channels} channels, given {images.shape[-1]}: "
             "latents need the VAE's decoder (decode), or an encoder of latents"
         )
     if part.image_size is not None:
-        size = (part.image_size,) * 2 if isinstance(part.image_size, int) else tuple(part.image_size)
+        size = (
+            (part.image_size,) * 2 if isinstance(part.image_size, int) else tuple(part.image_size)
+        )
         if images.shape[1:3] != size:
             shape = (images.shape[0], *size, images.shape[-1])
             images = jax.image.resize(images, shape, "bilinear")  # antialiased where it shrinks

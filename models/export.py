@@ -17,7 +17,9 @@ def export_run(where, folder, step: int | None = None, ema: str = "") -> str:
     generator that the format does not hold.
     """
     if not is_run(where):
-        raise UserError(f"{where} is not the folder of a run: give one of train_drift.py or pretrain_mae.py")
+        raise UserError(
+            f"{where} is not the folder of a run: give one of train_drift.py or pretrain_mae.py"
+        )
     _, facts, _ = Checkpoints(pathlib.Path(where) / "checkpoints").restore({}, step)
     is_mae = "mae" in facts
     model, params, facts = (load_mae_run if is_mae else load_run)(where, step, ema)

@@ -20,7 +20,9 @@ def merge(mean: Float[Array, "B H W C"], var, size: tuple[int, int]):
     return out[:, :, 0, :, 0], spread if var is None else spread + jnp.mean(cells(var), (2, 4))
 
 
-def window_moments(x: Float[Array, "B H W C"], windows: set[tuple[int, int]]) -> dict[tuple[int, int], tuple]:
+def window_moments(
+    x: Float[Array, "B H W C"], windows: set[tuple[int, int]]
+) -> dict[tuple[int, int], tuple]:
     """{window: (mean, var)}, each of a larger window from those of the largest that divides it, so that x itself is read once."""
     moments = {(1, 1): (x, None)}
     for h, w in sorted(windows - {(1, 1)}):
@@ -30,7 +32,10 @@ def window_moments(x: Float[Array, "B H W C"], windows: set[tuple[int, int]]) ->
 
 
 def feature_sets(
-    maps: dict[str, Array], names: tuple[str, ...], statistics: tuple[str, ...], patch_sizes: tuple[int, ...]
+    maps: dict[str, Array],
+    names: tuple[str, ...],
+    statistics: tuple[str, ...],
+    patch_sizes: tuple[int, ...],
 ) -> dict[str, Float[Array, "B T D"]]:
     """Every map [B,H,W,D] becomes the sets of A.5 under the published names; float32 (float64 stays).
 
@@ -42,11 +47,15 @@ def feature_sets(
     ("*", "layer[34]*"); a pattern after "!" drops sets ("!conv1", "!*_std*"). Each must match something.
     """
     for given in set(statistics) - set(STATISTICS):
-        raise UserError(f"feature statistic {given!r} is unknown: choose from {', '.join(STATISTICS)}")
+        raise UserError(
+            f"feature statistic {given!r} is unknown: choose from {', '.join(STATISTICS)}"
+        )
     wanted, dropped = [n for n in names if n[0] != "!"], [n[1:] for n in names if n[0] == "!"]
     for pattern in wanted:
         if not fnmatch.filter(maps, pattern):
-            raise UserError(f"no feature map is called {pattern!r}: this encoder has {', '.join(maps)}")
+            raise UserError(
+                f"no feature map is called {pattern!r}: this encoder has {', '.join(maps)}"
+            )
     out = {}
     for name, x in maps.items():
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted):
@@ -64,7 +73,9 @@ def feature_sets(
         def pooled(statistic, window):
             mean, var = moments[window]
             var = jnp.zeros_like(mean) if var is None else var
-            return (mean if statistic == "mean" else jnp.sqrt(var + 1e-6)).reshape(x.shape[0], -1, x.shape[-1])
+            return (mean if statistic == "mean" else jnp.sqrt(var + 1e-6)).reshape(
+                x.shape[0], -1, x.shape[-1]
+            )
 
         chosen = [s for s in ("mean", "std") if s in statistics]
         out |= {f"{name}_{s}": pooled(s, size) for s in chosen}

@@ -59,8 +59,14 @@ class LatentSpace:
         """
         images = images.astype(jnp.float32) / 127.5 - 1
         if flip:
-            keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(jax.random.key(seed), 2)))(index)
-            images = jnp.where(jax.vmap(jax.random.bernoulli)(keys)[:, None, None, None], images[:, :, ::-1], images)
+            keys = jax.vmap(
+                functools.partial(jax.random.fold_in, jax.random.fold_in(jax.random.key(seed), 2))
+            )(index)
+            images = jnp.where(
+                jax.vmap(jax.random.bernoulli)(keys)[:, None, None, None],
+                images[:, :, ::-1],
+                images,
+            )
         mean, std = scaled_moments(self.vae, params, images)
         return mean + std * normal(seed, 0, index, mean.shape[1:])
 
@@ -68,9 +74,13 @@ class LatentSpace:
         """`draw` for all of a set in its order, a few at a time."""
         size, latents = DECODED * self.sharding.mesh.size, []
         for start in range(0, len(images), size):
-            index = np.minimum(np.arange(start, start + size), len(images) - 1)  # the last are filled up: one program serves all
+            index = np.minimum(
+                np.arange(start, start + size), len(images) - 1
+            )  # the last are filled up: one program serves all
             placed = jax.device_put((images[index], index.astype(np.uint32)), self.sharding)
-            latents.append(np.asarray(self._encode(self.params, *placed, seed, flip))[: len(images) - start])
+            latents.append(
+                np.asarray(self._encode(self.params, *placed, seed, flip))[: len(images) - start]
+            )
         return np.concatenate(latents)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
@@ -78,8 +88,14 @@ class LatentSpace:
         size, images = DECODED * self.sharding.mesh.size, []
         for start in range(0, len(latents), size):
             part = latents[start : start + size]
-            filled = part[np.minimum(np.arange(size), len(part) - 1)]  # the last one is filled up: one program serves all
-            images.append(np.asarray(self._decode(self.params, jax.device_put(filled, self.sharding)))[: len(part)])
+            filled = part[
+                np.minimum(np.arange(size), len(part) - 1)
+            ]  # the last one is filled up: one program serves all
+            images.append(
+                np.asarray(self._decode(self.params, jax.device_put(filled, self.sharding)))[
+                    : len(part)
+                ]
+            )
         return np.concatenate(images)
 
     def image_shape(self, latent_shape) -> tuple[int, int, int]:
@@ -96,8 +112,10 @@ def load_latent_space(where: str, sharding, facts: dict | None = None) -> Latent
     except UserError as error:
         raise UserError(f"{error}; --vae names another place") from None
     if "vae_weights" in facts and facts["vae_weights"] != space.facts["vae_weights"]:
-        raise UserError(f"--vae {found}: its weights have the checksum {space.facts['vae_weights']}, but the latents are those of {facts['vae']} with "
-                        f"{facts['vae_weights']}; give that VAE")  # fmt: skip
+        raise UserError(
+            f"--vae {found}: its weights have the checksum {space.facts['vae_weights']}, but the latents are those of {facts['vae']} with "
+            f"{facts['vae_weights']}; give that VAE"
+        )
     return space
 
 
@@ -106,10 +124,15 @@ def latent_space_of(model, metadata: dict, where: str, sharding) -> LatentSpace 
     facts = (metadata.get("dataset") or {}).get("latents")
     if not facts and model.sample_shape[-1] in (1, 3):
         if where:
-            raise UserError(f"--vae {where}: the generator makes images of {list(model.sample_shape)}, not latents; leave it out")
+            raise UserError(
+                f"--vae {where}: the generator makes images of {list(model.sample_shape)}, not latents; leave it out"
+            )
         return None
     if not facts and not where:
-        log.warning("the generator makes latents and does not say of which VAE: %s is taken; --vae names another", DEFAULT)
+        log.warning(
+            "the generator makes latents and does not say of which VAE: %s is taken; --vae names another",
+            DEFAULT,
+        )
     return load_latent_space(where, sharding, facts)
 
 
@@ -117,9 +140,13 @@ def latent_shape(where: str, image_shape, fetch: bool = True) -> tuple[int, int,
     """(h, w, C) of the latents of images (H, W, 3), by the VAE's config.json, for which `fetch` is as in `vae_facts`. Raises UserError for images that the VAE does not take."""
     (height, width, channels), (reduction, latent_channels) = image_shape, vae_facts(where, fetch)
     if channels != 3:
-        raise UserError(f"the VAE takes colour images, and these have {channels} channel: give --data.channels 3")
+        raise UserError(
+            f"the VAE takes colour images, and these have {channels} channel: give --data.channels 3"
+        )
     if height % reduction or width % reduction:
-        raise UserError(f"the VAE takes sides that {reduction} divides, and the images are {width}x{height}: give --data.image_size {max(1, round(min(height, width) / reduction)) * reduction}")
+        raise UserError(
+            f"the VAE takes sides that {reduction} divides, and the images are {width}x{height}: give --data.image_size {max(1, round(min(height, width) / reduction)) * reduction}"
+        )
     return height // reduction, width // reduction, latent_channels
 
 
@@ -128,21 +155,36 @@ def latent_dataset(config, dataset, sharding):
     encode, draws = config.model.use_stable_vae, config.sample_interval or config.eval_interval
     if dataset.latents is None and not encode:
         if config.vae:
-            raise UserError(f"--vae {config.vae}: {dataset.name} is learnt in pixels; leave it out, or give --model.use_stable_vae 1")
+            raise UserError(
+                f"--vae {config.vae}: {dataset.name} is learnt in pixels; leave it out, or give --model.use_stable_vae 1"
+            )
         return dataset, None
     if dataset.latents and encode:
-        raise UserError(f"--model.use_stable_vae 1: {dataset.name} holds latents already; leave it out")
+        raise UserError(
+            f"--model.use_stable_vae 1: {dataset.name} holds latents already; leave it out"
+        )
     if encode and config.drift.bank_per_class == "all" and config.data.flip:
-        raise UserError("--drift.bank_per_class all with --model.use_stable_vae 1 encodes each image once, so --data.flip would be decided for good: give --data.flip 0, or latents of scripts/cache_latents.py")
+        raise UserError(
+            "--drift.bank_per_class all with --model.use_stable_vae 1 encodes each image once, so --data.flip would be decided for good: give --data.flip 0, or latents of scripts/cache_latents.py"
+        )
     space, facts, where = None, dataset.latents, config.vae or DEFAULT
-    shape = latent_shape(where, dataset.shape, fetch=False) if encode else dataset.shape  # what cannot work is said before anything is fetched
+    shape = (
+        latent_shape(where, dataset.shape, fetch=False) if encode else dataset.shape
+    )  # what cannot work is said before anything is fetched
     if not config.dry_run and (encode or draws):
         try:
             space = load_latent_space(config.vae, sharding, facts)
         except UserError as error:
-            raise UserError(f"{error}{'' if encode else ', and --sample_interval 0 --eval_interval 0 do without'}") from None
+            raise UserError(
+                f"{error}{'' if encode else ', and --sample_interval 0 --eval_interval 0 do without'}"
+            ) from None
     if encode:
         shape = shape if config.dry_run else latent_shape(where, dataset.shape)
-        facts = {"dataset": dataset.name, "split": dataset.split, "data": config.data.to_dict(), "image_shape": list(dataset.shape)} | (space.facts if space else {"vae": where})
+        facts = {
+            "dataset": dataset.name,
+            "split": dataset.split,
+            "data": config.data.to_dict(),
+            "image_shape": list(dataset.shape),
+        } | (space.facts if space else {"vae": where})
         dataset = dataclasses.replace(dataset, shape=shape, dtype="float32", latents=facts)
     return dataset, space

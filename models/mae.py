@@ -60,7 +60,9 @@ def reconstruction_loss(
 
 
 def conv(channels, size, dtype, name, stride=1):
-    return nn.Conv(channels, (size, size), stride, padding=size // 2, use_bias=False, dtype=dtype, name=name)
+    return nn.Conv(
+        channels, (size, size), stride, padding=size // 2, use_bias=False, dtype=dtype, name=name
+    )
 
 
 def group_norm(channels, dtype, name):
@@ -104,7 +106,9 @@ class Stage(nn.Module):
         outputs = []
         for i in range(self.depth):
             stride = self.stride if i == 0 else 1
-            x = Block(self.channels, stride, self.dropout_prob, self.dtype, name=f"layers_{i}")(x, train)
+            x = Block(self.channels, stride, self.dropout_prob, self.dtype, name=f"layers_{i}")(
+                x, train
+            )
             outputs.append(x)
         return outputs
 
@@ -124,9 +128,13 @@ class Encoder(nn.Module):
         ends, blocks = {"conv1": x}, {}
         for i, depth in enumerate(self.layers):
             channels = self.base_channels * 2**i
-            stage = Stage(channels, depth, 2 if i else 1, self.dropout_prob, self.dtype, name=f"stages_{i}")
+            stage = Stage(
+                channels, depth, 2 if i else 1, self.dropout_prob, self.dtype, name=f"stages_{i}"
+            )
             outputs = stage(x, train)
-            x = ends[f"layer{i + 1}"] = group_norm(channels, self.dtype, f"layer{i + 1}_norm")(outputs[-1])
+            x = ends[f"layer{i + 1}"] = group_norm(channels, self.dtype, f"layer{i + 1}_norm")(
+                outputs[-1]
+            )
             blocks |= {f"layer{i + 1}_blk{k}": y for k, y in enumerate(outputs, 1) if k % 2 == 0}
         return ends | blocks
 
@@ -165,7 +173,12 @@ class Decoder(nn.Module):
     def __call__(self, maps):
         """The encoder's maps -> cells [B,h,w,out_channels]."""
         x = ConvNormReLU(8 * self.base_channels, self.dtype, name="bridge")(maps["layer4"])
-        skips = {"up43": ("layer3", 4), "up32": ("layer2", 2), "up21": ("layer1", 1), "up10": ("conv1", 1)}
+        skips = {
+            "up43": ("layer3", 4),
+            "up32": ("layer2", 2),
+            "up21": ("layer1", 1),
+            "up10": ("conv1", 1),
+        }
         for name, (skip, width) in skips.items():
             x = Up(width * self.base_channels, self.dtype, name=name)(x, maps[skip])
         return nn.Conv(self.out_channels, (1, 1), dtype=self.dtype, name="head")(x)
@@ -197,7 +210,9 @@ class MAE(nn.Module):
     def setup(self):
         dtype = jnp.bfloat16 if self.use_bf16 else None
         self.encoder = Encoder(self.base_channels, tuple(self.layers), self.dropout_prob, dtype)
-        self.decoder = Decoder(self.base_channels, self.in_channels * self.input_patch_size**2, dtype)
+        self.decoder = Decoder(
+            self.base_channels, self.in_channels * self.input_patch_size**2, dtype
+        )
         self.fc = nn.Dense(self.num_classes, dtype=dtype)
 
     def cells(self, x):
@@ -229,6 +244,8 @@ class MAE(nn.Module):
 def mae_params(model: MAE, key: PRNGKeyArray | None = None):
     """First parameters of `model`; their shapes are those of any image size."""
     side = 8 * model.patch_size  # any grid of cells
-    images = jnp.zeros((1, side * model.input_patch_size, side * model.input_patch_size, model.in_channels))
+    images = jnp.zeros(
+        (1, side * model.input_patch_size, side * model.input_patch_size, model.in_channels)
+    )
     key = jax.random.key(0) if key is None else key
     return model.init(key, images, jnp.zeros((1, side, side, 1)), False)["params"]

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from drifting.state import TrainState, named_key, update_ema
 from drifting.images import to_float
+from drifting.state import TrainState, named_key, update_ema
 from models.mae import MAE, random_mask, reconstruction_loss
 
-ASPECT = 4 / 3  # a crop is at most so many times wider or higher than its image: arXiv 1409.4842, Sec. 6
+ASPECT = (
+    4 / 3
+)  # a crop is at most so many times wider or higher than its image: arXiv 1409.4842, Sec. 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,16 @@ class MAEConfig:
     class_warmup: int  # ... in so many steps
 
 
-def mae_step(state: TrainState, images, labels, *, model: MAE, optimizer, config: MAEConfig, gather=lambda t: t):
+def mae_step(
+    state: TrainState,
+    images,
+    labels,
+    *,
+    model: MAE,
+    optimizer,
+    config: MAEConfig,
+    gather=lambda t: t,
+):
     """Crop, hide, rebuild, classify, update. Pure; to be jitted with `state` donated.
 
     images: [B,H,W,C] uint8 pixels or float32 latents. labels: [B]. gather: makes the parameters whole on every
@@ -80,7 +91,9 @@ def random_resized_crop(key: PRNGKeyArray, x: Float[Array, "B H W C"], min_area:
     area = jax.random.uniform(key_area, (n,), minval=min_area, maxval=1.0)
     limit = math.log(ASPECT)
     aspect = jnp.exp(jax.random.uniform(key_aspect, (n,), minval=-limit, maxval=limit))
-    share = jnp.stack([jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)], 1)  # [B,2] of the height and the width
+    share = jnp.stack(
+        [jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)], 1
+    )  # [B,2] of the height and the width
     share = jnp.minimum(share, 1.0)
     start = jax.random.uniform(key_place, (n, 2)) * (1 - share)  # [B,2]
 

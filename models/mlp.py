@@ -92,7 +92,8 @@ class MLPGenerator(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
-            length=self.depth, unroll=self.unroll,
+            length=self.depth,
+            unroll=self.unroll,
         )
         x, _ = blocks(int(self.hidden_size * self.mlp_ratio), dtype, name="blocks")(x, cond)
         x = OutputLayer(features, True, self.zero_init_output, dtype, name="output")(x, cond)

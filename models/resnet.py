@@ -7,11 +7,13 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from utils.tensors import expected_shapes, match, strip_prefix
+from utils.weight_files.tensors import expected_shapes, match, strip_prefix
 
 
 def conv(channels, size, stride, dtype, name):
-    return nn.Conv(channels, (size, size), stride, padding=size // 2, use_bias=False, dtype=dtype, name=name)
+    return nn.Conv(
+        channels, (size, size), stride, padding=size // 2, use_bias=False, dtype=dtype, name=name
+    )
 
 
 class FrozenBatchNorm(nn.Module):
@@ -21,7 +23,9 @@ class FrozenBatchNorm(nn.Module):
     def __call__(self, x):
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         inits = {"weight": ones, "bias": zeros, "running_mean": zeros, "running_var": ones}
-        weight, bias, mean, var = (self.param(name, init, x.shape[-1:]) for name, init in inits.items())
+        weight, bias, mean, var = (
+            self.param(name, init, x.shape[-1:]) for name, init in inits.items()
+        )
         scale = weight * jax.lax.rsqrt(var + 1e-5)
         return x * scale.astype(x.dtype) + (bias - mean * scale).astype(x.dtype)
 
@@ -71,7 +75,9 @@ class ResNet(nn.Module):
         for i, depth in enumerate(self.layers):
             for k in range(depth):
                 stride = 2 if i > 0 and k == 0 else 1
-                x = Block(self.width * 2**i, stride, self.bottleneck, self.dtype, name=f"layer{i + 1}.{k}")(x)
+                x = Block(
+                    self.width * 2**i, stride, self.bottleneck, self.dtype, name=f"layer{i + 1}.{k}"
+                )(x)
                 if k + 1 == depth:
                     maps[f"layer{i + 1}"] = x
                 elif k % 2 == 1:

@@ -20,14 +20,22 @@ def describe_run(where, step: int | None = None, ema: str = "", kind: str = "gen
     """(model, metadata) of `load_run`, or with kind "mae" of `load_mae_run`, without reading parameters."""
     _, metadata, step = Checkpoints(pathlib.Path(where) / "checkpoints").restore({}, step)
     if kind not in metadata:
-        found, wanted = ("an encoder", "a generator") if kind == "generator" else ("a generator", "an encoder")
-        raise UserError(f"{where} is the run of {found}, but {wanted} is needed here: give another folder")
+        found, wanted = (
+            ("an encoder", "a generator") if kind == "generator" else ("a generator", "an encoder")
+        )
+        raise UserError(
+            f"{where} is the run of {found}, but {wanted} is needed here: give another folder"
+        )
     kept = metadata["ema"]
     ema = ema or (kept[0] if kept else "raw")
     if ema != "raw" and ema not in kept:
         raise UserError(f"--ema {ema}: {where} keeps {', '.join(kept)} and raw; choose one of them")
     facts = metadata[kind]
-    model = from_description(facts) if kind == "generator" else MAE(**facts | {"layers": tuple(facts["layers"])})
+    model = (
+        from_description(facts)
+        if kind == "generator"
+        else MAE(**facts | {"layers": tuple(facts["layers"])})
+    )
     return model, metadata | {"step": step, "ema": ema}
 
 
@@ -50,6 +58,10 @@ def load_mae_run(where, step: int | None = None, ema: str = ""):
 def _read(where, init, metadata):
     item = "params" if metadata["ema"] == "raw" else f"ema_{metadata['ema']}"
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), jax.eval_shape(init))
-    tree, _, _ = Checkpoints(pathlib.Path(where) / "checkpoints").restore({item: like}, metadata["step"])
+    like = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), jax.eval_shape(init)
+    )
+    tree, _, _ = Checkpoints(pathlib.Path(where) / "checkpoints").restore(
+        {item: like}, metadata["step"]
+    )
     return tree[item]

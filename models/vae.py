@@ -11,21 +11,31 @@ import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from utils import hub
 from utils.errors import UserError
-from utils.tensors import expected_shapes, match, read_tensors, rename
+from utils.weight_files import hub
+from utils.weight_files.tensors import expected_shapes, match, read_tensors, rename
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+OLD_NAMES = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}
 
 
 def conv(channels, size, name, stride=1):
     """A convolution; with stride 2, the rows and columns that are missing are added below and to the right alone."""
-    return nn.Conv(channels, (size, size), stride, padding=((0, 1), (0, 1)) if stride == 2 else size // 2, name=name)
+    return nn.Conv(
+        channels,
+        (size, size),
+        stride,
+        padding=((0, 1), (0, 1)) if stride == 2 else size // 2,
+        name=name,
+    )
 
 
 class Resnet(nn.Module):
@@ -129,11 +139,19 @@ class Network(nn.Module):
     post_quant_conv: bool
 
     def setup(self):
-        shared = dict(widths=self.widths, layers=self.layers, groups=self.groups, attention=self.attention)
+        shared = dict(
+            widths=self.widths, layers=self.layers, groups=self.groups, attention=self.attention
+        )
         self.encoder = Encoder(**shared, out_channels=2 * self.latent_channels)
         self.decoder = Decoder(**shared, out_channels=self.out_channels)
-        self.before = conv(2 * self.latent_channels, 1, "quant_conv") if self.quant_conv else lambda x: x
-        self.after = conv(self.latent_channels, 1, "post_quant_conv") if self.post_quant_conv else lambda z: z
+        self.before = (
+            conv(2 * self.latent_channels, 1, "quant_conv") if self.quant_conv else lambda x: x
+        )
+        self.after = (
+            conv(self.latent_channels, 1, "post_quant_conv")
+            if self.post_quant_conv
+            else lambda z: z
+        )
 
     def encode(self, x):
         return self.before(self.encoder(x))
@@ -158,17 +176,30 @@ class VAE:
         """Pixels per latent, along a side."""
         return 2 ** (len(self.network.widths) - 1)
 
-    def encode(self, params, images: Float[Array, "B H W 3"]) -> tuple[Float[Array, "B h w C"], Float[Array, "B h w C"]]:
+    def encode(
+        self, params, images: Float[Array, "B H W 3"]
+    ) -> tuple[Float[Array, "B h w C"], Float[Array, "B h w C"]]:
         """Images in [-1, 1] -> (mean, logvar) of the unscaled latents. Raises UserError for a side that the reduction does not divide."""
-        if images.ndim != 4 or images.shape[-1] != self.network.in_channels or images.shape[1] % self.reduction or images.shape[2] % self.reduction:
-            raise UserError(f"the VAE takes images [B, H, W, {self.network.in_channels}] with sides that {self.reduction} divides, given {list(images.shape)}: resize them")
-        mean, logvar = jnp.split(self.network.apply({"params": params}, images, method="encode"), 2, axis=-1)
+        if (
+            images.ndim != 4
+            or images.shape[-1] != self.network.in_channels
+            or images.shape[1] % self.reduction
+            or images.shape[2] % self.reduction
+        ):
+            raise UserError(
+                f"the VAE takes images [B, H, W, {self.network.in_channels}] with sides that {self.reduction} divides, given {list(images.shape)}: resize them"
+            )
+        mean, logvar = jnp.split(
+            self.network.apply({"params": params}, images, method="encode"), 2, axis=-1
+        )
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, params, z: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
         """Unscaled latents -> images, about [-1, 1], not clipped. Raises UserError for another number of channels."""
         if z.ndim != 4 or z.shape[-1] != self.network.latent_channels:
-            raise UserError(f"the VAE takes latents [B, h, w, {self.network.latent_channels}], given {list(z.shape)}")
+            raise UserError(
+                f"the VAE takes latents [B, h, w, {self.network.latent_channels}], given {list(z.shape)}"
+            )
         return self.network.apply({"params": params}, z, method="decode")
 
     def scale(self, z):
@@ -189,15 +220,34 @@ def load_vae(where: str | pathlib.Path) -> tuple[VAE, dict]:
     folder = _find(where)
     network, facts = _network(folder / CONFIG)
     if not (folder / WEIGHTS).is_file():
-        others = ", ".join(sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".ckpt", ".msgpack", ".safetensors"))) or "no weights"
-        raise UserError(f"{folder} has no {WEIGHTS} (it has {others}): save the VAE with safetensors, save_pretrained(folder)")
+        others = (
+            ", ".join(
+                sorted(
+                    f.name
+                    for f in folder.iterdir()
+                    if f.suffix in (".bin", ".ckpt", ".msgpack", ".safetensors")
+                )
+            )
+            or "no weights"
+        )
+        raise UserError(
+            f"{folder} has no {WEIGHTS} (it has {others}): save the VAE with safetensors, save_pretrained(folder)"
+        )
     source = folder / WEIGHTS
     tensors = rename(read_tensors(source), OLD_NAMES)
     # Before diffusers had linear layers there, the projections were 1x1 convolutions.
-    tensors = {name: a[:, :, 0, 0] if ".to_" in name and a.ndim == 4 else a for name, a in tensors.items()}
+    tensors = {
+        name: a[:, :, 0, 0] if ".to_" in name and a.ndim == 4 else a for name, a in tensors.items()
+    }
     side = 2 ** len(network.widths)
-    params = match(tensors, expected_shapes(network, (1, side, side, network.in_channels)), str(source))
-    return VAE(network, float(facts.get("scaling_factor", 0.18215)), float(facts.get("shift_factor") or 0.0)), params
+    params = match(
+        tensors, expected_shapes(network, (1, side, side, network.in_channels)), str(source)
+    )
+    return VAE(
+        network,
+        float(facts.get("scaling_factor", 0.18215)),
+        float(facts.get("shift_factor") or 0.0),
+    ), params
 
 
 def vae_facts(where: str | pathlib.Path, fetch: bool = True) -> tuple[int, int]:
@@ -219,23 +269,35 @@ def _find(where) -> pathlib.Path:
         if (candidate / CONFIG).is_file():
             return candidate
     if folder.exists():
-        raise UserError(f"{where} has no {CONFIG}: give a folder with {CONFIG} and {WEIGHTS}, as diffusers writes it")
+        raise UserError(
+            f"{where} has no {CONFIG}: give a folder with {CONFIG} and {WEIGHTS}, as diffusers writes it"
+        )
     name = str(where).removeprefix("hf://")
     if not _is_hub_id(where):
-        raise UserError(f"{where} is neither a folder nor a hub id: give a folder with {CONFIG} and {WEIGHTS}, or an id such as stabilityai/sd-vae-ft-ema")
+        raise UserError(
+            f"{where} is neither a folder nor a hub id: give a folder with {CONFIG} and {WEIGHTS}, or an id such as stabilityai/sd-vae-ft-ema"
+        )
     import huggingface_hub
 
     try:
         with hub.one_voice():
-            snapshot = huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, f"vae/{CONFIG}", f"vae/{WEIGHTS}"])
+            snapshot = huggingface_hub.snapshot_download(
+                name, allow_patterns=[CONFIG, WEIGHTS, f"vae/{CONFIG}", f"vae/{WEIGHTS}"]
+            )
     except Exception as error:  # the hub's client raises the errors of several network libraries
         raise UserError(
             f"{where}: no such folder here, and no answer from the Hugging Face hub ({type(error).__name__}). Offline, copy {CONFIG} and {WEIGHTS} of "
             f"https://huggingface.co/{name} from another machine and give their folder"
         ) from error
-    found = [f for f in (pathlib.Path(snapshot), pathlib.Path(snapshot) / "vae") if (f / CONFIG).is_file() and (f / WEIGHTS).is_file()]
+    found = [
+        f
+        for f in (pathlib.Path(snapshot), pathlib.Path(snapshot) / "vae")
+        if (f / CONFIG).is_file() and (f / WEIGHTS).is_file()
+    ]
     if not found:
-        raise UserError(f"https://huggingface.co/{name} has no {CONFIG} with {WEIGHTS}: give another id, such as stabilityai/sd-vae-ft-ema")
+        raise UserError(
+            f"https://huggingface.co/{name} has no {CONFIG} with {WEIGHTS}: give another id, such as stabilityai/sd-vae-ft-ema"
+        )
     return found[0]
 
 
@@ -249,10 +311,23 @@ def _network(file: pathlib.Path) -> tuple[Network, dict]:
     widths = facts.get("block_out_channels")
     blocks = facts.get("down_block_types", []) + facts.get("up_block_types", [])
     strange = sorted(set(blocks) - {"DownEncoderBlock2D", "UpDecoderBlock2D"})
-    if kind != "AutoencoderKL" or not isinstance(widths, list) or strange or facts.get("act_fn", "silu") != "silu":
-        raise UserError(f"{file} describes {strange[0] if strange else f'a {kind}'}, expected an AutoencoderKL with block_out_channels: give the folder of such a VAE")
+    if (
+        kind != "AutoencoderKL"
+        or not isinstance(widths, list)
+        or strange
+        or facts.get("act_fn", "silu") != "silu"
+    ):
+        raise UserError(
+            f"{file} describes {strange[0] if strange else f'a {kind}'}, expected an AutoencoderKL with block_out_channels: give the folder of such a VAE"
+        )
     return Network(
-        in_channels=facts.get("in_channels", 3), out_channels=facts.get("out_channels", 3), latent_channels=facts.get("latent_channels", 4),
-        widths=tuple(widths), layers=facts.get("layers_per_block", 1), groups=facts.get("norm_num_groups", 32),
-        attention=facts.get("mid_block_add_attention", True), quant_conv=facts.get("use_quant_conv", True), post_quant_conv=facts.get("use_post_quant_conv", True),
-    ), facts  # fmt: skip
+        in_channels=facts.get("in_channels", 3),
+        out_channels=facts.get("out_channels", 3),
+        latent_channels=facts.get("latent_channels", 4),
+        widths=tuple(widths),
+        layers=facts.get("layers_per_block", 1),
+        groups=facts.get("norm_num_groups", 32),
+        attention=facts.get("mid_block_add_attention", True),
+        quant_conv=facts.get("use_quant_conv", True),
+        post_quant_conv=facts.get("use_post_quant_conv", True),
+    ), facts

@@ -18,8 +18,8 @@ from flax import serialization, traverse_util
 
 from models.dit import DiT, init_params
 from models.runs import is_run, load_run
-from utils import hub
 from utils.errors import UserError
+from utils.weight_files import hub
 
 HUB_REPO = "Goodeat/drifting"
 METADATA, PARAMS = "metadata.json", "ema_params.msgpack"
@@ -95,7 +95,9 @@ def load_encoder(where: str):
     return encoders.load_encoder(where)
 
 
-def save_generator(folder: str | pathlib.Path, model: nn.Module, params: Mapping, metadata: Mapping) -> None:
+def save_generator(
+    folder: str | pathlib.Path, model: nn.Module, params: Mapping, metadata: Mapping
+) -> None:
     """Writes a generator in the published format, for `load_generator` and for the paper's own code.
 
     folder: made if missing; the two files in it are replaced. params: our names. metadata: anything for JSON,
@@ -106,10 +108,14 @@ def save_generator(folder: str | pathlib.Path, model: nn.Module, params: Mapping
         raise UserError(
             f"the published format holds DiT generators, not {type(model).__name__}: keep its run folder"
         )
-    shapes = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(dict(params), sep="/").items()}
+    shapes = {
+        name: leaf.shape for name, leaf in traverse_util.flatten_dict(dict(params), sep="/").items()
+    }
     for name, shape in expected_shapes(model).items():
         if shapes.pop(name, None) != shape:
-            raise UserError(f"params do not belong to this model: it expects {name} with shape {shape}")
+            raise UserError(
+                f"params do not belong to this model: it expects {name} with shape {shape}"
+            )
     if shapes:
         raise UserError(f"params do not belong to this model: it has no {min(shapes)}")
     tensors = to_published(params, generator_names(model))
@@ -125,7 +131,9 @@ def _dit_from_config(config: Mapping, source: pathlib.Path) -> DiT:
     fields = {f.name: f for f in dataclasses.fields(DiT) if f.name not in ("parent", "name")}
     unknown = sorted(set(config) - set(fields))
     missing = sorted(
-        name for name, f in fields.items() if f.default is dataclasses.MISSING and name not in config
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and name not in config
     )
     if unknown or missing:
         raise UserError(
@@ -136,9 +144,17 @@ def _dit_from_config(config: Mapping, source: pathlib.Path) -> DiT:
 
 
 def _config_from_dit(model: DiT) -> dict:
-    fields = {f.name: f for f in dataclasses.fields(DiT) if f.name not in ("parent", "name", *RUNTIME_FIELDS)}
+    fields = {
+        f.name: f
+        for f in dataclasses.fields(DiT)
+        if f.name not in ("parent", "name", *RUNTIME_FIELDS)
+    }
     # Fields with a default are written only where they differ from it: other readers may not know them.
-    config = {name: getattr(model, name) for name, f in fields.items() if getattr(model, name) != f.default}
+    config = {
+        name: getattr(model, name)
+        for name, f in fields.items()
+        if getattr(model, name) != f.default
+    }
     return {"use_remat" if key == "remat" else key: value for key, value in config.items()}
 
 
@@ -177,7 +193,9 @@ def read_metadata(folder: pathlib.Path, kind: str) -> dict:
     """The artifact's metadata, checked to be of `kind` ("gen" or "mae") and to hold a model_config."""
     file = folder / METADATA
     if not file.is_file():
-        raise UserError(f"{folder} has no {METADATA}: a published artifact holds {METADATA} and {PARAMS}")
+        raise UserError(
+            f"{folder} has no {METADATA}: a published artifact holds {METADATA} and {PARAMS}"
+        )
     try:
         metadata = json.loads(file.read_text())
     except ValueError as error:
@@ -187,7 +205,9 @@ def read_metadata(folder: pathlib.Path, kind: str) -> dict:
     if metadata.get("kind") != kind:
         names = {"gen": "a generator", "mae": "an encoder"}
         given = names.get(metadata.get("kind"), f"of kind {metadata.get('kind')!r}")
-        raise UserError(f"{folder} is {given}, but {names[kind]} is needed here: give another folder")
+        raise UserError(
+            f"{folder} is {given}, but {names[kind]} is needed here: give another folder"
+        )
     return metadata
 
 
@@ -195,7 +215,9 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """The artifact's tensors by their published names, `a/b/c`."""
     file = folder / PARAMS
     if not file.is_file():
-        raise UserError(f"{folder} has no {PARAMS}: a published artifact holds {METADATA} and {PARAMS}")
+        raise UserError(
+            f"{folder} has no {PARAMS}: a published artifact holds {METADATA} and {PARAMS}"
+        )
     try:
         tree = serialization.msgpack_restore(file.read_bytes())
         return traverse_util.flatten_dict(tree, sep="/")
@@ -217,8 +239,15 @@ def write_artifact(
     folder.mkdir(parents=True, exist_ok=True)
     tree = traverse_util.unflatten_dict(dict(sorted(tensors.items())), sep="/")
     (folder / PARAMS).write_bytes(serialization.msgpack_serialize(tree))
-    facts = {"format": "flax.msgpack", "kind": kind, "backend": "jax", "model_config": dict(model_config)}
-    (folder / METADATA).write_text(json.dumps({"path": PARAMS, **metadata, **facts}, indent=2) + "\n")
+    facts = {
+        "format": "flax.msgpack",
+        "kind": kind,
+        "backend": "jax",
+        "model_config": dict(model_config),
+    }
+    (folder / METADATA).write_text(
+        json.dumps({"path": PARAMS, **metadata, **facts}, indent=2) + "\n"
+    )
 
 
 # Names.

@@ -17,15 +17,16 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import data
-import eval_fid
 from configs.default import DISTRIBUTED, Key
+from evaluation import evaluate
+from evaluation.image_files import batches, read_images
 from evaluation.scoring import round_up
 from metrics.collect import collect
 from metrics.resize import MODES
 from metrics.statistics import write_statistics
-from utils import config as config_lib, distributed, processes
+from utils import config as config_lib
+from utils import distributed, processes
 from utils.errors import UserError
-from utils.image_files import batches, read_images
 from utils.logging import setup_logging
 
 log = logging.getLogger("stats")
@@ -33,10 +34,19 @@ log = logging.getLogger("stats")
 FLAGS = (
     Key("images", "", "a folder or an .npz of images, in the place of a data set"),
     Key("reference_split", "train", "split of the data set"),
-    Key("resize", "", f"how Inception's input is resized: {', '.join(MODES)}; empty = tf, the standard"),
+    Key(
+        "resize",
+        "",
+        f"how Inception's input is resized: {', '.join(MODES)}; empty = tf, the standard",
+    ),
     Key("out", "", "the .npz to write; empty = fid_stats/<dataset_name>_<split>_<network>.npz"),
     Key("keep_features", False, "also keep the features: 8 kB for each image with Inception"),
-    Key("sample_batch_size", 256, "images per call of the network; it does not change the result", "[1, inf)"),
+    Key(
+        "sample_batch_size",
+        256,
+        "images per call of the network; it does not change the result",
+        "[1, inf)",
+    ),
     *DISTRIBUTED,
 )
 
@@ -50,21 +60,35 @@ def main(flag_values):
 
 def compute(flags, given):
     if bool(flags.images) == ("dataset_name" in given):
-        raise UserError(f"--images {flags.images or '(none)'} and --dataset_name {given.get('dataset_name', '(none)')}: give one of them")
+        raise UserError(
+            f"--images {flags.images or '(none)'} and --dataset_name {given.get('dataset_name', '(none)')}: give one of them"
+        )
     if flags.images:
         images = read_images(flags.images)
         facts, shape = {}, images.shape
     else:
-        dataset = data.load(flags.dataset_name, flags.reference_split, eval_fid.data_options(given, flags.dataset_name))
-        images = eval_fid.DatasetImages(dataset)
+        dataset = data.load(
+            flags.dataset_name,
+            flags.reference_split,
+            evaluate.data_options(given, flags.dataset_name),
+        )
+        images = evaluate.DatasetImages(dataset)
         facts, shape = {"dataset_name": flags.dataset_name, "split": dataset.split}, images.shape
-    network = eval_fid.load_network(flags.features or "inception", flags.resize, flags.inception_weights)
+    network = evaluate.load_network(
+        flags.features or "inception", flags.resize, flags.inception_weights
+    )
     out = pathlib.Path(flags.out or f"fid_stats/{default_name(facts, flags.images, network)}.npz")
     if out.suffix != ".npz":
         raise UserError(f"--out {out}: expected a name that ends in .npz")
-    sharding = eval_fid.local_sharding()
+    sharding = evaluate.local_sharding()
     batch_size = round_up(min(flags.sample_batch_size, len(images)), sharding.mesh.size)
-    real = collect(network, batches(images, processes.share(len(images)), batch_size), batch_size, flags.keep_features, sharding)
+    real = collect(
+        network,
+        batches(images, processes.own_range(len(images)), batch_size),
+        batch_size,
+        flags.keep_features,
+        sharding,
+    )
     provenance = facts | network.facts | {"image_shape": list(shape), "count": real.count}
     if processes.is_first():
         write_statistics(out, real, provenance, flags.keep_features)
@@ -72,7 +96,9 @@ def compute(flags, given):
 
 
 def default_name(facts: dict, images: str, network) -> str:
-    parts = (facts["dataset_name"], facts["split"]) if facts else (pathlib.Path(images).stem, "images")
+    parts = (
+        (facts["dataset_name"], facts["split"]) if facts else (pathlib.Path(images).stem, "images")
+    )
     return "_".join([*parts, network.name]).replace("/", "_").replace(":", "_")
 
 

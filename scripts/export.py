@@ -22,7 +22,9 @@ from utils.logging import setup_logging
 
 FLAGS = (
     Key("step", 0, "checkpoint of the run; 0 = the newest", "[0, inf)"),
-    Key("ema", "", "parameters: a decay that the run keeps, raw, or empty for the run's first decay"),
+    Key(
+        "ema", "", "parameters: a decay that the run keeps, raw, or empty for the run's first decay"
+    ),
     Key("out", "", "folder to write"),
 )
 

@@ -9,7 +9,6 @@ energy distance), result.json: per starting point the sliced Wasserstein distanc
 The flags of the field (docs/fields.md) and all --optim and --model flags of the trainer apply; --drift.n_neg is the number of samples generated in a step, and of real ones. Without guidance.
 """
 
-import functools
 import json
 import logging
 import pathlib
@@ -19,26 +18,25 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import train_drift
 from configs.default import Key
 from data import toy2d as toys
 from drifting.accumulate import in_groups
 from drifting.bank import Batch
 from drifting.config import DriftConfig
-from drifting.field import make_field
-from drifting.learned import init_field_state
+from drifting.fields import make_field
+from drifting.fields.learned import init_field_state
 from drifting.loss import drift_loss
 from drifting.state import init_state, named_key
 from drifting.step import drift_step
 from metrics.sliced_wasserstein import sliced_wasserstein
 from models.build import build_generator
 from models.dit import init_params
+from training import loop
 from training.parts import field_settings
-from utils import config as config_lib, loop
+from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_panels
 from utils.logging import replacing, setup_logging
@@ -51,11 +49,42 @@ FLAGS = (
     Key("init", "all", "where the samples start", ("all", *INITS)),
     Key("out", "", "folder of the figures; empty = runs/toy2d/TOY/FIELD"),
 )
-SETTINGS = {"recipe": "none", "max_steps": 1000, "drift.n_neg": 256, "drift.n_unc": 0, "drift.alpha_max": 1.0, "model.name": "mlp", "model.hidden_size": 128,
-            "model.depth": 3, "model.noise_classes": 0, "model.noise_coords": 1, "model.use_bf16": False, "drift.temperatures": (0.2, 0.5, 2.0), "optim.learning_rate": 5e-4, "optim.schedule": "cosine",
-            "optim.warmup_steps": 20, "optim.ema": (0.99,)}  # fmt: skip
-DRIFT = {f"drift.{k}" for k in ("field", "temperatures", "n_neg", "negatives", "kernel", "normalize", "iterations", "attraction", "repulsion",
-                                "field_width", "field_projection", "field_lr", "field_ema")}  # fmt: skip
+SETTINGS = {
+    "recipe": "none",
+    "max_steps": 1000,
+    "drift.n_neg": 256,
+    "drift.n_unc": 0,
+    "drift.alpha_max": 1.0,
+    "model.name": "mlp",
+    "model.hidden_size": 128,
+    "model.depth": 3,
+    "model.noise_classes": 0,
+    "model.noise_coords": 1,
+    "model.use_bf16": False,
+    "drift.temperatures": (0.2, 0.5, 2.0),
+    "optim.learning_rate": 5e-4,
+    "optim.schedule": "cosine",
+    "optim.warmup_steps": 20,
+    "optim.ema": (0.99,),
+}
+DRIFT = {
+    f"drift.{k}"
+    for k in (
+        "field",
+        "temperatures",
+        "n_neg",
+        "negatives",
+        "kernel",
+        "normalize",
+        "iterations",
+        "attraction",
+        "repulsion",
+        "field_width",
+        "field_projection",
+        "field_lr",
+        "field_ema",
+    )
+}
 MEASURED = 4096  # samples
 SEEN = (0, 1 / 50, 1 / 15, 1 / 5, 1 / 2, 1)  # shares of the training in the strip
 FRAMES = 40  # of the GIF
@@ -63,31 +92,63 @@ FRAMES = 40  # of the GIF
 
 # ---------------------------------------------------------------- one training
 
+
 class Lab:
     """A distribution, a generator of points [1, 1, 2] and the drifting step on fresh samples; compiled once for all starting points and seeds."""
 
     def __init__(self, toy: str, config):
         self.toy, self.config, d = toy, config, config.drift
         self.model = build_generator(config.model, (1, 1, 2), 1)
-        self.drift = DriftConfig(n_classes=1, n_c=1, n_neg=d.n_neg, n_pos=d.n_neg, n_unc=0, alpha_min=1.0, alpha_max=1.0, alpha_power=3.0, no_cfg_frac=0.0,
-                                 temperatures=tuple(d.temperatures), style_shape=(1, 0), **field_settings(d))  # fmt: skip
+        self.drift = DriftConfig(
+            n_classes=1,
+            n_c=1,
+            n_neg=d.n_neg,
+            n_pos=d.n_neg,
+            n_unc=0,
+            alpha_min=1.0,
+            alpha_max=1.0,
+            alpha_power=3.0,
+            no_cfg_frac=0.0,
+            temperatures=tuple(d.temperatures),
+            style_shape=(1, 0),
+            **field_settings(d),
+        )
         _, self.optimizer = loop.build_optimizer(config.optim, config.max_steps)
         self.step = jax.jit(self._step, donate_argnums=0)
         self.field = jax.jit(self._field)
-        self.samples = jax.jit(lambda params, seed: self._generate(params, jax.random.normal(jax.random.key(seed), (MEASURED, 1, 1, 2))).reshape(-1, 2))
+        self.samples = jax.jit(
+            lambda params, seed: self._generate(
+                params, jax.random.normal(jax.random.key(seed), (MEASURED, 1, 1, 2))
+            ).reshape(-1, 2)
+        )
 
     def start(self, init: str, seed: int):
         """The state whose samples are about a point: the output layer is made small, and its bias the point."""
         c, (point, spread) = self.config, starting_point(self.toy, init)
         params = init_params(self.model, named_key(seed, "init"))
-        params["output"]["linear"] = {"kernel": params["output"]["linear"]["kernel"] * spread, "bias": jnp.float32(point)}
+        params["output"]["linear"] = {
+            "kernel": params["output"]["linear"]["kernel"] * spread,
+            "bias": jnp.float32(point),
+        }
         d = c.drift
-        field = init_field_state(named_key(seed, "field"), [2], d.field_width, d.field_projection, d.field_ema) if d.field == "learned" else None
+        field = (
+            init_field_state(
+                named_key(seed, "field"), [2], d.field_width, d.field_projection, d.field_ema
+            )
+            if d.field == "learned"
+            else None
+        )
         return init_state(params, self.optimizer, c.optim.ema, seed, field)
 
     def _generate(self, params, noise, *_):
         n = len(noise)
-        return self.model.apply({"params": params}, noise, jnp.zeros(n, jnp.int32), jnp.ones(n), jnp.zeros((n, 1), jnp.int32))
+        return self.model.apply(
+            {"params": params},
+            noise,
+            jnp.zeros(n, jnp.int32),
+            jnp.ones(n),
+            jnp.zeros((n, 1), jnp.int32),
+        )
 
     def _real(self, seed, step, n):
         return toys.draw(self.toy, named_key(seed, "real", step), n)
@@ -95,19 +156,46 @@ class Lab:
     def _step(self, state):
         n = self.drift.n_pos
         real = self._real(state.seed, state.step, n).reshape(1, n, 1, 1, 2)
-        batch = Batch(labels=jnp.zeros(1, jnp.int32), alpha=jnp.ones(1), pos=real, weight_pos=jnp.ones((1, n)), unc=real[:, :0])
-        return drift_step(state, in_groups(batch, 1), generate=self._generate, encode=lambda x: {"global": x.reshape(-1, 1, 2)}, optimizer=self.optimizer, config=self.drift)
+        batch = Batch(
+            labels=jnp.zeros(1, jnp.int32),
+            alpha=jnp.ones(1),
+            pos=real,
+            weight_pos=jnp.ones((1, n)),
+            unc=real[:, :0],
+        )
+        return drift_step(
+            state,
+            in_groups(batch, 1),
+            generate=self._generate,
+            encode=lambda x: {"global": x.reshape(-1, 1, 2)},
+            optimizer=self.optimizer,
+            config=self.drift,
+        )
 
     def _field(self, state):
         """(x [N, 2], V [N, 2]): samples, and their drift in the direction of the loss's gradient -2 V~ / (2 N S), of the size that it has before its normalisation."""
         c, n, key = self.drift, self.drift.n_neg, named_key(state.seed, "shown")
-        x, second = (self._generate(state.params, jax.random.normal(k, (n, 1, 1, 2))).reshape(1, n, 2) for k in jax.random.split(key))
+        x, second = (
+            self._generate(state.params, jax.random.normal(k, (n, 1, 1, 2))).reshape(1, n, 2)
+            for k in jax.random.split(key)
+        )
         real = toys.draw(self.toy, key, n)[None]
         field = make_field(c.field, c.field_options, state.field)
 
         def loss(x):
-            value, info = drift_loss(x, real, temperatures=c.temperatures, field=field, second=second if c.second_batch else None)
-            return value.sum(), (info["scale"] / jnp.sqrt(2), jnp.sqrt(sum(info[f"drift_sq_norm_{t}"] for t in c.temperatures) / len(c.temperatures)))
+            value, info = drift_loss(
+                x,
+                real,
+                temperatures=c.temperatures,
+                field=field,
+                second=second if c.second_batch else None,
+            )
+            return value.sum(), (
+                info["scale"] / jnp.sqrt(2),
+                jnp.sqrt(
+                    sum(info[f"drift_sq_norm_{t}"] for t in c.temperatures) / len(c.temperatures)
+                ),
+            )
 
         (_, (scale, size)), grad = jax.value_and_grad(loss, has_aux=True)(x)
         return x[0], -grad[0] * n * scale**2 * size
@@ -138,28 +226,45 @@ def train(lab: Lab, init: str, seed: int, seen=()) -> dict:
             if step % 100 == 0 or step + 1 in seen:
                 jax.block_until_ready(state)
             seconds += time.perf_counter() - before
-    lines = [{"step": i + 1} | {k: float(v) for k, v in m.items()} for i, m in enumerate(jax.device_get(metrics))]
+    lines = [
+        {"step": i + 1} | {k: float(v) for k, v in m.items()}
+        for i, m in enumerate(jax.device_get(metrics))
+    ]
     if not np.isfinite(lines[-1]["loss"]):
-        raise UserError(f"{lab.toy} from {init}: not finite at the end; lower --optim.learning_rate")
+        raise UserError(
+            f"{lab.toy} from {init}: not finite at the end; lower --optim.learning_rate"
+        )
     return {"metrics": lines, "frames": frames, "state": state, "seconds": seconds}
 
 
 # ---------------------------------------------------------------- measures
 
+
 def measure(toy: str, x: np.ndarray, seed: int) -> dict:
     """Of MEASURED samples. sliced_wasserstein to fresh ones; shares: of each mode; modes: those with at least a quarter of their due; worst_mode: the least share / its due; outside: on none."""
-    x, real, n = np.asarray(x), np.asarray(toys.draw(toy, jax.random.key(seed + 1), MEASURED)), toys.TOYS[toy]
+    x, real, n = (
+        np.asarray(x),
+        np.asarray(toys.draw(toy, jax.random.key(seed + 1), MEASURED)),
+        toys.TOYS[toy],
+    )
     mode = toys.mode_of(toy, x)
     shares = np.bincount(mode[mode >= 0], minlength=n) / MEASURED
-    return {"sliced_wasserstein": sliced_wasserstein(x, real), "modes": int((shares * n > 0.25).sum()), "worst_mode": float(shares.min() * n),
-            "outside": float((mode < 0).mean()), "shares": [round(float(s), 4) for s in shares]}  # fmt: skip
+    return {
+        "sliced_wasserstein": sliced_wasserstein(x, real),
+        "modes": int((shares * n > 0.25).sum()),
+        "worst_mode": float(shares.min() * n),
+        "outside": float((mode < 0).mean()),
+        "shares": [round(float(s), 4) for s in shares],
+    }
 
 
 def floor(toy: str, seed: int) -> dict:
     """The same of real samples, the distance being a mean over eight pairs of sets."""
     sets = [np.asarray(toys.draw(toy, jax.random.key(seed + 100 + k), MEASURED)) for k in range(8)]
     found = [measure(toy, x, seed) for x in sets]
-    return found[0] | {"sliced_wasserstein": float(np.mean([m["sliced_wasserstein"] for m in found]))}
+    return found[0] | {
+        "sliced_wasserstein": float(np.mean([m["sliced_wasserstein"] for m in found]))
+    }
 
 
 # ---------------------------------------------------------------- figures
@@ -176,7 +281,18 @@ def draw_frame(axes, real, frame, largest: float):
     axes.scatter(*x.T, s=5, color=POINTS, alpha=0.75, linewidths=0)
     length = np.linalg.norm(v[:arrows], axis=1, keepdims=True)
     shown = v[:arrows] / np.maximum(length, 1e-9) * np.sqrt(length / largest)
-    axes.quiver(*x[:arrows].T, *shown.T, angles="xy", scale_units="xy", scale=1, color=ARROWS, width=0.006, headwidth=4, alpha=0.8, zorder=3)
+    axes.quiver(
+        *x[:arrows].T,
+        *shown.T,
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        color=ARROWS,
+        width=0.006,
+        headwidth=4,
+        alpha=0.8,
+        zorder=3,
+    )
     axes.set(xlim=VIEW, ylim=VIEW, xticks=[], yticks=[], aspect="equal")
     for spine in axes.spines.values():
         spine.set_color("#dddddd")
@@ -196,7 +312,14 @@ def draw_strip(path, real, found: dict, title: str):
     last = next(iter(found.values()))["frames"][-1][0]
     steps = [round(share * last) for share in SEEN]
     figure = Figure(figsize=(2.1 * len(steps) + 0.5, 2.1 * len(found) + 0.75), dpi=110)
-    figure.subplots_adjust(left=0.4 / figure.get_figwidth(), right=0.995, bottom=0.01, top=1 - 0.7 / figure.get_figheight(), wspace=0.03, hspace=0.03)
+    figure.subplots_adjust(
+        left=0.4 / figure.get_figwidth(),
+        right=0.995,
+        bottom=0.01,
+        top=1 - 0.7 / figure.get_figheight(),
+        wspace=0.03,
+        hspace=0.03,
+    )
     for row, (init, run) in enumerate(found.items()):
         frames = {frame[0]: frame for frame in run["frames"]}
         for column, step in enumerate(steps):
@@ -210,7 +333,9 @@ def draw_strip(path, real, found: dict, title: str):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     with replacing(path) as temporary:  # 64 colours: a third of the size
-        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(64).save(temporary, format="PNG", optimize=True)
+        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(64).save(
+            temporary, format="PNG", optimize=True
+        )
 
 
 def draw_gif(path, real, found: dict):
@@ -231,29 +356,59 @@ def draw_gif(path, real, found: dict):
         canvas.draw()
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(64))
     with replacing(path) as temporary:
-        pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=[120] * (len(pictures) - 1) + [1500], loop=0)
+        pictures[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=[120] * (len(pictures) - 1) + [1500],
+            loop=0,
+        )
 
 
 def draw_curves(path, found: dict, temperatures, title: str):
-    curve = lambda key: {init: ([m["step"] for m in run["metrics"]], [m[key] for m in run["metrics"]]) for init, run in found.items()}
+    curve = lambda key: {
+        init: ([m["step"] for m in run["metrics"]], [m[key] for m in run["metrics"]])
+        for init, run in found.items()
+    }
     panels = [("loss (nearly constant by construction)", curve("loss"), "step", "", False)]
-    panels += [(f"drift before normalisation, tau {t:g}", curve(f"drift_rms_{t}"), "step", "", True) for t in temperatures]
-    save_panels(path, [*panels, ("energy distance, 0 when equal", curve("energy_distance"), "step", "", True), ("diversity, generated / real", curve("diversity"), "step", "", False)], title)
+    panels += [
+        (f"drift before normalisation, tau {t:g}", curve(f"drift_rms_{t}"), "step", "", True)
+        for t in temperatures
+    ]
+    save_panels(
+        path,
+        [
+            *panels,
+            ("energy distance, 0 when equal", curve("energy_distance"), "step", "", True),
+            ("diversity, generated / real", curve("diversity"), "step", "", False),
+        ],
+        title,
+    )
 
 
 # ---------------------------------------------------------------- the program
 
+
 def resolve(given: dict):
     """The configuration: the trainer's, with this program's settings in the place of a recipe."""
     if unused := [f"--{k}" for k in given if k.startswith("drift.") and k not in DRIFT]:
-        raise UserError(f"{', '.join(unused)}: the laboratory has one class, no guidance and fresh samples in each step; leave out")
+        raise UserError(
+            f"{', '.join(unused)}: the laboratory has one class, no guidance and fresh samples in each step; leave out"
+        )
     merged = SETTINGS | given
     return config_lib.resolve(merged | {"batch_size": merged["drift.n_neg"]})
 
 
 def benchmark_row(key: dict) -> dict:
     """A run for benchmarks/fields.py, from between the modes at a constant learning rate: `step_ms`, and the measures along the way as `curve`."""
-    given = {"drift.field": key["field"], "drift.temperatures": tuple(key["temperatures"]), "drift.n_neg": key["size"], "max_steps": key["max_steps"], "optim.schedule": "constant"}
+    given = {
+        "drift.field": key["field"],
+        "drift.temperatures": tuple(key["temperatures"]),
+        "drift.n_neg": key["size"],
+        "max_steps": key["max_steps"],
+        "optim.schedule": "constant",
+    }
     toy, steps = key["task"].partition(":")[2], key["max_steps"]
     lab = Lab(toy, resolve(given))
     state, curve, times = lab.start("between", key["seed"]), [], []
@@ -263,7 +418,9 @@ def benchmark_row(key: dict) -> dict:
         jax.block_until_ready(state)
         times.append(time.perf_counter() - before)
         if step % max(steps // 8, 1) == 0:
-            found = measure(toy, lab.samples(next(iter(state.ema.values())), key["seed"] + 10), key["seed"])
+            found = measure(
+                toy, lab.samples(next(iter(state.ema.values())), key["seed"] + 10), key["seed"]
+            )
             curve.append({"step": step, "diversity": float(metrics["diversity"])} | found)
     failed = "" if np.isfinite(curve[-1]["sliced_wasserstein"]) else "not finite"
     return {"step_ms": 1e3 * float(np.median(times)), "curve": curve, "failed": failed}
@@ -275,21 +432,48 @@ def main(flag_values):
     config = resolve({k: v for k, v in given.items() if k in config_lib.KEYS})
     out = pathlib.Path(flags.out or f"runs/toy2d/{flags.toy}/{config.drift.field}")
     out.mkdir(parents=True, exist_ok=True)
-    lab, inits, last = Lab(flags.toy, config), INITS if flags.init == "all" else (flags.init,), config.max_steps
-    seen = {round(share * last) for share in SEEN} | {round(last * (i / FRAMES) ** 2) for i in range(FRAMES + 1)}  # denser at the start
+    lab, inits, last = (
+        Lab(flags.toy, config),
+        INITS if flags.init == "all" else (flags.init,),
+        config.max_steps,
+    )
+    seen = {round(share * last) for share in SEEN} | {
+        round(last * (i / FRAMES) ** 2) for i in range(FRAMES + 1)
+    }  # denser at the start
     found, result = {}, {"floor": floor(flags.toy, config.seed)}
     for init in inits:
         found[init] = run = train(lab, init, config.seed, seen)
-        result[init] = measure(flags.toy, lab.samples(next(iter(run["state"].ema.values())), config.seed + 10), config.seed)
+        result[init] = measure(
+            flags.toy,
+            lab.samples(next(iter(run["state"].ema.values())), config.seed + 10),
+            config.seed,
+        )
         m = result[init]
-        log.info("%s from %s: sliced Wasserstein %.4f (real against real %.4f), %d of %d modes, the worst with %.2f of its due, %.1f%% on none; %.1f s", flags.toy, init,
-                 m["sliced_wasserstein"], result["floor"]["sliced_wasserstein"], m["modes"], toys.TOYS[flags.toy], m["worst_mode"], 100 * m["outside"], run["seconds"])  # fmt: skip
+        log.info(
+            "%s from %s: sliced Wasserstein %.4f (real against real %.4f), %d of %d modes, the worst with %.2f of its due, %.1f%% on none; %.1f s",
+            flags.toy,
+            init,
+            m["sliced_wasserstein"],
+            result["floor"]["sliced_wasserstein"],
+            m["modes"],
+            toys.TOYS[flags.toy],
+            m["worst_mode"],
+            100 * m["outside"],
+            run["seconds"],
+        )
     title = f"{flags.toy}, {config.drift.field} field, tau {', '.join(f'{t:g}' for t in config.drift.temperatures)}: real (grey), generated (orange), V (blue)"
     real = np.asarray(toys.draw(flags.toy, jax.random.key(config.seed + 2), 1500))
     draw_strip(out / "evolution.png", real, found, title)
     draw_gif(out / "evolution.gif", real, found)
-    draw_curves(out / "curves.png", found, config.drift.temperatures, f"{flags.toy}, {config.drift.field} field")
-    (out / "result.json").write_text(json.dumps({"toy": flags.toy} | result | {"drift": config.drift.to_dict()}, indent=2) + "\n")
+    draw_curves(
+        out / "curves.png",
+        found,
+        config.drift.temperatures,
+        f"{flags.toy}, {config.drift.field} field",
+    )
+    (out / "result.json").write_text(
+        json.dumps({"toy": flags.toy} | result | {"drift": config.drift.to_dict()}, indent=2) + "\n"
+    )
     log.info("%s: evolution.png, evolution.gif, curves.png, result.json", out)
 
 

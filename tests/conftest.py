@@ -10,8 +10,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:  # the tests' time is that of the compiler
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    )
+if (
+    "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]
+):  # the tests' time is that of the compiler
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 
 import logging  # noqa: E402  the environment comes first

@@ -27,4 +27,8 @@ join = sharding.Shares(sharding.make_mesh(0, 1), size // ranks)
 taken = [join(next(mine)) for _ in range(int(batches))]
 mine.close()
 if rank == 0:
-    np.savez(out, images=np.concatenate([np.asarray(x) for x, _ in taken]), labels=np.concatenate([np.asarray(k) for _, k in taken]))
+    np.savez(
+        out,
+        images=np.concatenate([np.asarray(x) for x, _ in taken]),
+        labels=np.concatenate([np.asarray(k) for _, k in taken]),
+    )

@@ -13,8 +13,20 @@ C, K, G, SHAPE = 5, 4, 7, (2, 2, 1)
 
 
 def config(**changes):
-    base = dict(n_classes=C, n_c=3, n_neg=4, n_pos=2, n_unc=3, alpha_min=1.0, alpha_max=3.0, alpha_power=3.0, no_cfg_frac=0.0,
-                temperatures=(0.2,), field="kernel", style_shape=(0, 0))  # fmt: skip
+    base = dict(
+        n_classes=C,
+        n_c=3,
+        n_neg=4,
+        n_pos=2,
+        n_unc=3,
+        alpha_min=1.0,
+        alpha_max=3.0,
+        alpha_power=3.0,
+        no_cfg_frac=0.0,
+        temperatures=(0.2,),
+        field="kernel",
+        style_shape=(0, 0),
+    )
     return DriftConfig(**base | changes)
 
 
@@ -27,13 +39,24 @@ def fresh(rng, n, counter):
 
 def push_all(pool, pushes, host):
     """Push the same samples into a bank and into lists; both."""
-    rng, bank, counter = np.random.default_rng(0), banks.empty_bank(C, K, pool, jax.ShapeDtypeStruct(SHAPE, np.uint8)), 0
-    queues, recent = [collections.deque(maxlen=K) for _ in range(C)], collections.deque(maxlen=max(pool, 1))
+    rng, bank, counter = (
+        np.random.default_rng(0),
+        banks.empty_bank(C, K, pool, jax.ShapeDtypeStruct(SHAPE, np.uint8)),
+        0,
+    )
+    queues, recent = (
+        [collections.deque(maxlen=K) for _ in range(C)],
+        collections.deque(maxlen=max(pool, 1)),
+    )
     push, slots = jax.jit(banks.push), jax.jit(banks.push_slots)
     for n in pushes:
         images, labels = fresh(rng, n, counter)
         counter += n
-        bank = banks.push_host(bank, jax.device_get(slots(bank, labels)), images, labels) if host else push(bank, images, labels)
+        bank = (
+            banks.push_host(bank, jax.device_get(slots(bank, labels)), images, labels)
+            if host
+            else push(bank, images, labels)
+        )
         for image, label in zip(images, labels):
             queues[label].append(image[0, 0, 0])
             recent.append(image[0, 0, 0])
@@ -62,23 +85,39 @@ def test_draw_is_without_replacement_and_of_the_class(pool):
     for step in range(300):
         batch = jax.device_get(draw(bank, step))
         assert len(set(batch.labels)) == c.n_c
-        for label, alpha, pos, weight, unc in zip(batch.labels, batch.alpha, batch.pos[..., 0, 0, 0], batch.weight_pos, batch.unc[..., 0, 0, 0]):
-            assert len(set(pos)) == c.n_pos and set(pos) <= set(queues[label]) and (weight == 1).all()
+        for label, alpha, pos, weight, unc in zip(
+            batch.labels,
+            batch.alpha,
+            batch.pos[..., 0, 0, 0],
+            batch.weight_pos,
+            batch.unc[..., 0, 0, 0],
+        ):
+            assert (
+                len(set(pos)) == c.n_pos and set(pos) <= set(queues[label]) and (weight == 1).all()
+            )
             assert len(set(unc)) == c.n_unc and set(unc) <= set(values)
             assert 1 <= alpha <= 3
             seen.update(pos.tolist())
             seen_unc.update(unc.tolist())
     assert set(seen) == {v for q in queues for v in q} and set(seen_unc) == set(values)
     share = np.array(list(seen_unc.values())) / (300 * c.n_c * c.n_unc)
-    assert np.abs(share - 1 / len(values)).max() < 5 * np.sqrt(1 / len(values) / 2700), "every sample is drawn equally often"
+    assert np.abs(share - 1 / len(values)).max() < 5 * np.sqrt(1 / len(values) / 2700), (
+        "every sample is drawn equally often"
+    )
 
 
 @pytest.mark.parametrize("pool", [0, G])
 def test_images_kept_as_rows(pool):
     """The same batches as from a bank of images, on the device and in host memory."""
     rng, c = np.random.default_rng(0), config(class_dropout_prob=0.5)
-    images, labels = rng.integers(0, 256, (25, *SHAPE), np.uint8), rng.integers(0, C, 25).astype(np.int32)
-    whole, rows = (banks.empty_bank(C, K, pool, jax.ShapeDtypeStruct(shape, np.uint8)) for shape in (SHAPE, (int(np.prod(SHAPE)),)))
+    images, labels = (
+        rng.integers(0, 256, (25, *SHAPE), np.uint8),
+        rng.integers(0, C, 25).astype(np.int32),
+    )
+    whole, rows = (
+        banks.empty_bank(C, K, pool, jax.ShapeDtypeStruct(shape, np.uint8))
+        for shape in (SHAPE, (int(np.prod(SHAPE)),))
+    )
     on_device = lambda bank: jax.device_get(jax.jit(banks.push)(bank, images, labels))
     slots, whole = jax.device_get(jax.jit(banks.push_slots)(whole, labels)), on_device(whole)
     plan = jax.device_get(jax.jit(lambda bank: banks.draw(bank, np.uint32(0), 0, c))(whole))
@@ -90,7 +129,9 @@ def test_images_kept_as_rows(pool):
 def test_all_of_a_class():
     """n_pos = the queue's length takes every real once, and marks the slots that hold none."""
     bank, queues, _ = push_all(0, [9], host=False)
-    batch = jax.device_get(banks.gather(bank, banks.draw(bank, np.uint32(0), 0, config(n_pos=K, n_c=C))))
+    batch = jax.device_get(
+        banks.gather(bank, banks.draw(bank, np.uint32(0), 0, config(n_pos=K, n_c=C)))
+    )
     for label, pos, weight in zip(batch.labels, batch.pos[..., 0, 0, 0], batch.weight_pos):
         assert sorted(pos[weight == 1]) == sorted(queues[label])
 
@@ -102,8 +143,12 @@ def test_host_and_device_draw_the_same():
     counters = {k: v for k, v in bank.items() if k not in shapes}
     nulls = 0
     for step in range(4):
-        on_device = jax.jit(lambda bank, step: banks.gather(bank, banks.draw(bank, np.uint32(3), step, c)))(bank, step)
-        plan = jax.jit(lambda counters, step: banks.draw(shapes | counters, np.uint32(3), step, c))(counters, step)
+        on_device = jax.jit(
+            lambda bank, step: banks.gather(bank, banks.draw(bank, np.uint32(3), step, c))
+        )(bank, step)
+        plan = jax.jit(lambda counters, step: banks.draw(shapes | counters, np.uint32(3), step, c))(
+            counters, step
+        )
         on_host = banks.gather(bank, jax.device_get(plan))
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(on_device), on_host)
         nulls += (on_host.labels == C).sum()

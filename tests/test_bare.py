@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 from benchmarks import bare
-from conftest import ROOT
 
 WITHOUT = """
 import importlib.abc, runpy, sys
@@ -21,15 +21,21 @@ class Hide(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Hide())
 """ % ({name.partition(".")[0] for name in bare.UNUSED} | {"tqdm"})
-RUN = WITHOUT + """
+RUN = (
+    WITHOUT
+    + """
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-LOG = WITHOUT + """
+)
+LOG = (
+    WITHOUT
+    + """
 import step, logging
 step.setup_logging()
 logging.getLogger("train").info("a line")
 """
+)
 
 
 def test_it_imports_and_logs():
@@ -40,9 +46,16 @@ def test_it_imports_and_logs():
 @pytest.mark.slow
 def test_the_step_with_a_random_encoder():
     """As benchmarks/gpu.sh calls it, at tiny sizes; the build of an encoder writes to the log."""
-    flags = ("--recipe none --size 16 --channels 4 --classes 4 --samples_per_class 8 --sample_interval 0 --eval_interval 0 --random_mae 8,1,1,1,1 --rounds 1 --steps 1 --model.preset debug "
-             "--model.patch_size 4 --batch_size 8 --drift.n_neg 4 --drift.n_pos 4 --drift.n_unc 2 --drift.bank_per_class 8 --drift.bank_global 8 --drift.bank_push 4 --mesh.devices 1 --encoder.cache_budget_gb 0.000001").split()  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", RUN, "benchmarks/step.py", *flags], cwd=ROOT, capture_output=True, text=True)
+    flags = (
+        "--recipe none --size 16 --channels 4 --classes 4 --samples_per_class 8 --sample_interval 0 --eval_interval 0 --random_mae 8,1,1,1,1 --rounds 1 --steps 1 --model.preset debug "
+        "--model.patch_size 4 --batch_size 8 --drift.n_neg 4 --drift.n_pos 4 --drift.n_unc 2 --drift.bank_per_class 8 --drift.bank_global 8 --drift.bank_push 4 --mesh.devices 1 --encoder.cache_budget_gb 0.000001"
+    ).split()
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "benchmarks/step.py", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "info: " in done.stderr, done.stderr
     row = json.loads(done.stdout.strip().splitlines()[-1])
     assert row["step_ms"] > 0 and row["data_wait_ms"] is None

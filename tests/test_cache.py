@@ -7,11 +7,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from test_train import STREAM, collectives, everything_saved, parts_of, records, same_bits, train
 from weight_rule import draw_flax
 
-import train_drift
 from drifting import cache
 from drifting.images import mirror, to_float
 from models.encoders import mae_shapes, save_mae
 from models.mae import MAE
+from training import drift
 from utils import sharding
 from utils.errors import UserError
 
@@ -19,12 +19,34 @@ from utils.errors import UserError
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """Flags of an MAE with drawn weights, for digits."""
-    model = MAE(in_channels=1, base_channels=8, patch_size=2, layers=(1, 1, 1, 1), input_patch_size=1, dropout_prob=0.0, use_bf16=False, num_classes=10)
-    params = {path: draw_flax("/".join(path), leaf.shape, 0) for path, leaf in flatten_dict(mae_shapes(model)).items()}
+    model = MAE(
+        in_channels=1,
+        base_channels=8,
+        patch_size=2,
+        layers=(1, 1, 1, 1),
+        input_patch_size=1,
+        dropout_prob=0.0,
+        use_bf16=False,
+        num_classes=10,
+    )
+    params = {
+        path: draw_flax("/".join(path), leaf.shape, 0)
+        for path, leaf in flatten_dict(mae_shapes(model)).items()
+    }
     folder = tmp_path_factory.mktemp("mae")
     save_mae(folder, model, unflatten_dict(params), {})
-    return {"encoder.name": "mae", "encoder.path": str(folder), "encoder.layers": "conv1", "encoder.statistics": "map,mean", "encoder.patch_sizes": "none",
-            "data.flip": True, "drift.n_unc": 4, "drift.alpha_max": 3.0, "max_steps": 6, "save_interval": 3}  # fmt: skip
+    return {
+        "encoder.name": "mae",
+        "encoder.path": str(folder),
+        "encoder.layers": "conv1",
+        "encoder.statistics": "map,mean",
+        "encoder.patch_sizes": "none",
+        "data.flip": True,
+        "drift.n_unc": 4,
+        "drift.alpha_max": 3.0,
+        "max_steps": 6,
+        "save_interval": 3,
+    }
 
 
 def test_a_view_of_each_image_is_recalled():
@@ -39,13 +61,20 @@ def test_a_view_of_each_image_is_recalled():
 WHOLE = {"drift.n_pos": "all", "drift.bank_per_class": "all"}
 
 
-@pytest.mark.parametrize("bank", [pytest.param(WHOLE, marks=pytest.mark.slow), STREAM], ids=["whole bank", "stream"])
+@pytest.mark.parametrize(
+    "bank", [pytest.param(WHOLE, marks=pytest.mark.slow), STREAM], ids=["whole bank", "stream"]
+)
 def test_cached_features_give_the_same_losses(tmp_path, encoder, bank):
     """To float32 rounding."""
-    off, on = (train(tmp_path / cache, encoder | bank | {"encoder.cache": cache, "max_steps": 4}) for cache in ("off", "on"))
+    off, on = (
+        train(tmp_path / cache, encoder | bank | {"encoder.cache": cache, "max_steps": 4})
+        for cache in ("off", "on")
+    )
     for a, b in zip(off, on, strict=True):
         for key in ("loss", "drift_rms_0.02", "energy_distance", "feature_scale", "perplexity"):
-            np.testing.assert_allclose(b[key], a[key], rtol=2e-4, err_msg=f"{key} of step {a['step']}")
+            np.testing.assert_allclose(
+                b[key], a[key], rtol=2e-4, err_msg=f"{key} of step {a['step']}"
+            )
 
 
 @pytest.mark.slow
@@ -64,12 +93,23 @@ def test_interrupted_run_ends_in_the_same_bits(tmp_path, encoder, bank):
 def test_one_program_that_donates_and_moves_no_features(encoder, bank):
     """As tests/test_train.py asks of the step without kept features: on 8 devices, no collective carries features, and state and bank are donated to the one program."""
     parts = parts_of(encoder | bank | {"encoder.cache": "on", "model.hidden_size": 64}, devices=8)
-    state, everywhere = train_drift.make_state(parts), sharding.replicated(parts.mesh)
-    kept, frozen = train_drift.place_bank(parts, train_drift.fill_bank(parts)[0]), jax.device_put(parts.encoder_params, everywhere)
-    fresh = None if parts.whole_bank else jax.device_put((np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32)), everywhere)
+    state, everywhere = drift.make_state(parts), sharding.replicated(parts.mesh)
+    kept, frozen = (
+        drift.place_bank(parts, drift.fill_bank(parts)[0]),
+        jax.device_put(parts.encoder_params, everywhere),
+    )
+    fresh = (
+        None
+        if parts.whole_bank
+        else jax.device_put((np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32)), everywhere)
+    )
     wide = lambda shape: tuple(sorted(n for n in shape if n != 1))
-    shapes = {wide(shape) for leaf in jax.tree.leaves(state.params) for shape in (leaf.shape, leaf.shape[1:])}  # of all layers, and of one
-    step = train_drift.make_step(parts)
+    shapes = {
+        wide(shape)
+        for leaf in jax.tree.leaves(state.params)
+        for shape in (leaf.shape, leaf.shape[1:])
+    }  # of all layers, and of one
+    step = drift.make_step(parts)
     for operation, moved in collectives(step.lower(state, kept, fresh, frozen).compile().as_text()):
         for shape in moved:
             assert wide(shape) in shapes or np.prod(shape) <= 64, f"{operation} of {shape}"
@@ -81,14 +121,38 @@ def test_one_program_that_donates_and_moves_no_features(encoder, bank):
 
 
 def test_cache_is_chosen_by_what_it_saves(encoder):
-    choice = lambda **changes: parts_of(encoder | STREAM | {k.replace("__", "."): v for k, v in changes.items()}).config.encoder.cache
+    choice = lambda **changes: (
+        parts_of(
+            encoder | STREAM | {k.replace("__", "."): v for k, v in changes.items()}
+        ).config.encoder.cache
+    )
     assert choice() == "on"
-    assert choice(encoder__cache_budget_gb=1e-4) == "off"  # 10 x 16 + 40 samples, 2 views of 64 x 8 + 8 numbers: 0.8 MB
-    assert choice(drift__bank_push=48) == "off"  # 48 new images in two views, and 8 classes x 12 reals
+    assert (
+        choice(encoder__cache_budget_gb=1e-4) == "off"
+    )  # 10 x 16 + 40 samples, 2 views of 64 x 8 + 8 numbers: 0.8 MB
+    assert (
+        choice(drift__bank_push=48) == "off"
+    )  # 48 new images in two views, and 8 classes x 12 reals
     assert choice(encoder__cache="off") == "off"
-    assert choice(encoder__name="none", encoder__path="", encoder__layers="", encoder__statistics="", encoder__patch_sizes="") == "off"
+    assert (
+        choice(
+            encoder__name="none",
+            encoder__path="",
+            encoder__layers="",
+            encoder__statistics="",
+            encoder__patch_sizes="",
+        )
+        == "off"
+    )
     with pytest.raises(UserError, match="raw samples"):
-        choice(encoder__name="none", encoder__path="", encoder__layers="", encoder__statistics="", encoder__patch_sizes="", encoder__cache="on")
+        choice(
+            encoder__name="none",
+            encoder__path="",
+            encoder__layers="",
+            encoder__statistics="",
+            encoder__patch_sizes="",
+            encoder__cache="on",
+        )
     with pytest.raises(UserError, match="bank_placement host"):
         choice(encoder__cache="on", drift__bank_placement="host")
     parts = parts_of(encoder | STREAM)
@@ -97,13 +161,19 @@ def test_cache_is_chosen_by_what_it_saves(encoder):
 
 def test_what_is_watched_is_no_spread(encoder):
     """Of a map of one location the spreads are the same for all images."""
-    assert parts_of(encoder | STREAM | {"encoder.statistics": "mean,std"}).drift.monitor == "conv1_mean"
+    assert (
+        parts_of(encoder | STREAM | {"encoder.statistics": "mean,std"}).drift.monitor
+        == "conv1_mean"
+    )
 
 
 @pytest.mark.slow
 def test_features_in_host_memory_give_the_same_run(tmp_path, encoder):
     whole = encoder | {"drift.n_pos": 8, "drift.bank_per_class": "all", "encoder.cache": "on"}
-    device, host = (train(tmp_path / where, whole | {"drift.bank_placement": where}) for where in ("device", "host"))
+    device, host = (
+        train(tmp_path / where, whole | {"drift.bank_placement": where})
+        for where in ("device", "host")
+    )
     for a, b in zip(device, host, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
 
@@ -111,13 +181,20 @@ def test_features_in_host_memory_give_the_same_run(tmp_path, encoder):
 @pytest.mark.slow
 @pytest.mark.parametrize("bank", [WHOLE, STREAM], ids=["whole bank", "stream"])
 def test_devices_do_not_change_the_losses(tmp_path, encoder, bank):
-    one, eight = (train(tmp_path / str(n), encoder | bank | {"encoder.cache": "on"}, devices=n) for n in (1, 8))
+    one, eight = (
+        train(tmp_path / str(n), encoder | bank | {"encoder.cache": "on"}, devices=n)
+        for n in (1, 8)
+    )
     for a, b in zip(one, eight, strict=True):
         np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-4)
 
 
 def test_features_in_a_checkpoint(encoder):
     """Those of a stream are there, those of a whole data set are not: it is there to be encoded again."""
-    held = lambda bank: train_drift.checkpoint_shapes(parts_of(encoder | bank | {"encoder.cache": "on"}))["bank"]
-    assert {d: a.shape[2:] for d, a in held(STREAM)["images"].items()} == {"8": (2, 64 + 1, 8)}  # both views of both sets
+    held = lambda bank: drift.checkpoint_shapes(parts_of(encoder | bank | {"encoder.cache": "on"}))[
+        "bank"
+    ]
+    assert {d: a.shape[2:] for d, a in held(STREAM)["images"].items()} == {
+        "8": (2, 64 + 1, 8)
+    }  # both views of both sets
     assert "images" not in held(WHOLE)

@@ -30,7 +30,8 @@ def small(value: float = 1.0) -> dict:
 
 def abstract(tree):
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), tree
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
+        tree,
     )
 
 
@@ -91,7 +92,9 @@ def test_round_trip_is_exact_for_every_dtype_and_structure(tmp_path):
     }
     tree = {
         "params": params,
-        "opt_state": optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)).init({"w": jnp.ones(3)}),
+        "opt_state": optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)).init(
+            {"w": jnp.ones(3)}
+        ),
         "bank": {
             "uint8": jnp.asarray(bits.astype(np.uint8)),
             "int32": jnp.asarray(bits.view(np.int32)),
@@ -185,7 +188,9 @@ def test_first_look_at_the_metadata_finds_a_whole_checkpoint(two_checkpoints, tm
 @pytest.mark.parametrize("damage", [flip, truncate, os.remove])
 def test_damage_of_any_file_is_found_or_harmless(two_checkpoints, tmp_path, caplog, damage):
     files = [
-        file.relative_to(two_checkpoints) for file in (two_checkpoints / "20").rglob("*") if file.is_file()
+        file.relative_to(two_checkpoints)
+        for file in (two_checkpoints / "20").rglob("*")
+        if file.is_file()
     ]
     fell_back = set()
     for file in files:
@@ -214,7 +219,9 @@ def test_nothing_readable_is_one_clear_line(two_checkpoints, tmp_path):
     shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
     for step in (10, 20):
         truncate(tmp_path / str(step) / "metadata" / "metadata")
-    with pytest.raises(UserError, match="no readable checkpoint.*step 20.*truncated.*step 10") as error:
+    with pytest.raises(
+        UserError, match="no readable checkpoint.*step 20.*truncated.*step 10"
+    ) as error:
         Checkpoints(tmp_path).restore(abstract(small()))
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="no checkpoint of step 15.*10, 20"):

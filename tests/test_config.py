@@ -5,7 +5,6 @@ import itertools
 import json
 import logging
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -56,6 +55,7 @@ def recipe_folder(tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- precedence
 
+
 def two_values(key):
     """Two different values that the key accepts, the second not the default."""
     if isinstance(key.default, bool):
@@ -88,7 +88,9 @@ def test_precedence_per_key(low, high, recipe_folder, monkeypatch):
         assert first != second, key
         values = {low: first, high: second}
         recipe_folder("trial", {key.name: values["recipe"]} if "recipe" in values else {})
-        monkeypatch.setitem(PRESETS, "trial", {key.name: values["preset"]} if "preset" in values else {})
+        monkeypatch.setitem(
+            PRESETS, "trial", {key.name: values["preset"]} if "preset" in values else {}
+        )
         given = {"recipe": "trial", "model.preset": "trial"}
         if "command line" in values:
             given[key.name] = values["command line"]
@@ -98,8 +100,11 @@ def test_precedence_per_key(low, high, recipe_folder, monkeypatch):
             others = [other for other in TABLE if other.name not in (key.name, *given)]
             assert all(resolved[other.name] == other.default for other in others)
         checked += 1
-    assert checked == (sum(key.name.startswith("model.") for key in TABLE) - 1 if "preset" in (low, high)
-                       else len(TABLE) - 3)
+    assert checked == (
+        sum(key.name.startswith("model.") for key in TABLE) - 1
+        if "preset" in (low, high)
+        else len(TABLE) - 3
+    )
 
 
 def test_objective_goes_over_the_recipe_and_under_flags(recipe_folder):
@@ -107,24 +112,36 @@ def test_objective_goes_over_the_recipe_and_under_flags(recipe_folder):
     given = {"recipe": "trial", "objective": "flow"}
     flow = config_lib.resolve(given)
     assert (flow.model.noise_classes, flow.model.class_dropout_prob) == (0, 0.1)
-    assert config_lib.resolve(given | {"model.class_dropout_prob": 0.0}).model.class_dropout_prob == 0
+    assert (
+        config_lib.resolve(given | {"model.class_dropout_prob": 0.0}).model.class_dropout_prob == 0
+    )
     assert config_lib.resolve({"recipe": "trial"}).model.noise_classes == 8
     saved = config_lib.resolve(given | {"model.class_dropout_prob": 0.2})
-    assert config_lib.resolve({"objective": "flow"}, saved).model.class_dropout_prob == 0.2, "a run goes on with its own settings"
+    assert config_lib.resolve({"objective": "flow"}, saved).model.class_dropout_prob == 0.2, (
+        "a run goes on with its own settings"
+    )
 
 
 def test_flags_that_the_objective_has_no_use_for_are_refused():
     check = lambda *words: config_lib.check_use(resolve(*words), parse(*words))
     check("--objective=flow", "--denoise_timesteps=4", "--drift.bank_per_class=all")
     check("--drift.field=sinkhorn", "--stop_on_collapse")
-    assert error_of(check, "--objective=flow", "--drift.n_pos=8", "--drift.field=kernel").startswith("--drift.field, --drift.n_pos: --objective flow has no use for them")
-    assert error_of(check, "--denoise_timesteps=4").startswith("--denoise_timesteps: --objective drift has no use for it")
+    assert error_of(
+        check, "--objective=flow", "--drift.n_pos=8", "--drift.field=kernel"
+    ).startswith("--drift.field, --drift.n_pos: --objective flow has no use for them")
+    assert error_of(check, "--denoise_timesteps=4").startswith(
+        "--denoise_timesteps: --objective drift has no use for it"
+    )
 
 
 def test_flag_beats_preset_beats_recipe_on_the_real_tables():
     config = resolve("--dataset_name", "digits", "--model.depth", "3", "--model.preset", "tiny")
     assert config.model.depth == 3  # given before the preset, and kept
-    assert config.model.hidden_size == PRESETS["tiny"]["model.hidden_size"] != digits.OVERRIDES["model.hidden_size"]
+    assert (
+        config.model.hidden_size
+        == PRESETS["tiny"]["model.hidden_size"]
+        != digits.OVERRIDES["model.hidden_size"]
+    )
     assert config.model.patch_size == digits.OVERRIDES["model.patch_size"]  # no preset sets it
     assert config.optim.clip == 2.0
 
@@ -149,7 +166,12 @@ def test_recipe_is_chosen_by_data_set_or_by_name(recipe_folder):
 def test_saved_run_takes_the_place_of_defaults_and_recipe():
     saved = resolve("--model.preset=tiny", "--seed=5")
     config = config_lib.resolve(parse("--max_steps=2000"), saved=saved)
-    assert (config.seed, config.max_steps, config.model.depth, config.recipe) == (5, 2000, 6, "digits")
+    assert (config.seed, config.max_steps, config.model.depth, config.recipe) == (
+        5,
+        2000,
+        6,
+        "digits",
+    )
     assert config.optim.learning_rate == 2e-3
     larger = config_lib.resolve({"model.preset": "small", "model.depth": 1}, saved=saved)
     assert (larger.model.hidden_size, larger.model.depth, larger.seed) == (384, 1, 5)
@@ -159,7 +181,11 @@ def test_explain_names_the_source_of_each_value():
     flag_values = parse("--model.preset=tiny", "--model.depth=3", "--drift.temperatures=0.1,0.3")
     config = config_lib.resolve(flag_values)
     config.save_dir = "runs/x"
-    table = [line.split(maxsplit=2) for line in config_lib.explain(config, flag_values).splitlines() if line]
+    table = [
+        line.split(maxsplit=2)
+        for line in config_lib.explain(config, flag_values).splitlines()
+        if line
+    ]
     lines = {name: rest for name, *rest in table}
     assert lines["model.depth"] == ["3", "command line"]
     assert lines["model.hidden_size"] == ["192", "preset tiny"]
@@ -171,6 +197,7 @@ def test_explain_names_the_source_of_each_value():
 
 
 # ---------------------------------------------------------------- the tables
+
 
 def test_table_rows_are_sound():
     assert len({key.name for key in TABLE}) == len(TABLE)
@@ -207,15 +234,21 @@ def test_config_is_locked_and_typed():
 
 # ---------------------------------------------------------------- spellings
 
-@pytest.mark.parametrize(("words", "value"), [
-    (["--data.flip"], True), (["--nodata.flip"], False),
-    *[([f"--data.flip={word}"], True) for word in ("1", "true", "True", "t", "yes")],
-    *[(["--data.flip", word], True) for word in ("1", "true", "TRUE", "yes")],
-    *[([f"--data.flip={word}"], False) for word in ("0", "false", "False", "f", "no")],
-    *[(["--data.flip", word], False) for word in ("0", "false", "FALSE", "no")],
-    (["-data.flip", "1"], True), (["--data.flip", "--seed", "1"], True),
-    (["--data.flip", "--nodata.flip"], False),
-])
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--data.flip"], True),
+        (["--nodata.flip"], False),
+        *[([f"--data.flip={word}"], True) for word in ("1", "true", "True", "t", "yes")],
+        *[(["--data.flip", word], True) for word in ("1", "true", "TRUE", "yes")],
+        *[([f"--data.flip={word}"], False) for word in ("0", "false", "False", "f", "no")],
+        *[(["--data.flip", word], False) for word in ("0", "false", "FALSE", "no")],
+        (["-data.flip", "1"], True),
+        (["--data.flip", "--seed", "1"], True),
+        (["--data.flip", "--nodata.flip"], False),
+    ],
+)
 def test_booleans(words, value):
     assert config_lib.given_flags(parse(*words))["data.flip"] is value
 
@@ -229,8 +262,14 @@ def test_tuples(word):
 
 
 def test_numbers_and_all():
-    config = resolve("--drift.n_pos=all", "--drift.bank_per_class", "all", "--max_steps=1e5", "--optim.b1=0")
-    assert (config.drift.n_pos, config.drift.bank_per_class, config.max_steps) == ("all", "all", 100_000)
+    config = resolve(
+        "--drift.n_pos=all", "--drift.bank_per_class", "all", "--max_steps=1e5", "--optim.b1=0"
+    )
+    assert (config.drift.n_pos, config.drift.bank_per_class, config.max_steps) == (
+        "all",
+        "all",
+        100_000,
+    )
     assert isinstance(config.max_steps, int) and isinstance(config.optim.b1, float)
     config = resolve("--drift.n_pos=7", "--drift.bank_per_class", "8", "--max_steps=1_000")
     assert (config.drift.n_pos, config.drift.bank_per_class, config.max_steps) == (7, 8, 1000)
@@ -248,85 +287,126 @@ def test_the_last_of_a_repeated_flag_counts():
 
 def test_other_programs_take_part_of_the_table():
     extra = [Key("n_samples", 50_000, "how many", "[1, inf)")]
-    flag_values = parse("--load_dir=x", "--n_samples=10", "--data.dir=y", groups=["load_dir", "data"],
-                        extra=extra)
+    flag_values = parse(
+        "--load_dir=x", "--n_samples=10", "--data.dir=y", groups=["load_dir", "data"], extra=extra
+    )
     values = config_lib.all_flags(flag_values)
-    assert (values.load_dir, values.n_samples, values.data.dir, values.data.split) == ("x", 10, "y", "train")
-    assert config_lib.given_flags(flag_values) == {"load_dir": "x", "n_samples": 10, "data.dir": "y"}
-    assert "unknown flag --model.depth" in error_of(lambda: parse("--model.depth=1", groups=("load_dir",)))
+    assert (values.load_dir, values.n_samples, values.data.dir, values.data.split) == (
+        "x",
+        10,
+        "y",
+        "train",
+    )
+    assert config_lib.given_flags(flag_values) == {
+        "load_dir": "x",
+        "n_samples": 10,
+        "data.dir": "y",
+    }
+    assert "unknown flag --model.depth" in error_of(
+        lambda: parse("--model.depth=1", groups=("load_dir",))
+    )
     with pytest.raises(ValueError, match="modle"):
         config_lib.define_flags(("modle",), (), flags.FlagValues())
 
 
 # ---------------------------------------------------------------- errors
 
-@pytest.mark.parametrize(("words", "parts"), [
-    (["--model.dpth=4"], ["--model.dpth", "--model.depth"]),
-    (["--depth=4"], ["--depth", "did you mean --model.depth?"]),
-    (["--model.lr=1"], ["--optim.learning_rate"]),
-    (["--nomodel.remt"], ["nomodel.remt", "--model.remat"]),
-    (["--model.depth"], ["--model.depth", "Missing value"]),
-    (["--save_dir", "--seed", "3"], ["--save_dir", "--seed"]),
-    (["--data.flip", "maybe"], ["'maybe'"]),
-    (["--data.flip=maybe"], ["--data.flip=maybe", "true or false"]),
-    (["--nodata.flip=1"], ["--nodata.flip=1"]),
-    (["model.depth=4"], ["'model.depth=4'", "--model.depth"]),
-    (["--model.depth=2.5"], ["--model.depth=2.5", "an integer in [1, inf)"]),
-    (["--model.depth=0"], ["--model.depth=0", "an integer in [1, inf)"]),
-    (["--model.depth=all"], ["--model.depth=all", "an integer"]),
-    (["--drift.n_pos=al"], ["--drift.n_pos=al", "an integer in [2, inf) or all"]),
-    (["--optim.learning_rate=0"], ["--optim.learning_rate=0", "a number in (0, inf)"]),
-    (["--optim.learning_rate=nan"], ["--optim.learning_rate=nan"]),
-    (["--optim.clip=inf"], ["--optim.clip=inf"]),
-    (["--max_steps=inf"], ["--max_steps=inf"]),
-    (["--optim.ema=0.9,1"], ["--optim.ema=0.9,1", "(0, 1)"]),
-    (["--optim.ema="], ["--optim.ema="]),
-    (["--optim.ema=0.9,0.9"], ["--optim.ema=0.9,0.9", "different"]),
-    (["--drift.temperatures=0.1,-1"], ["--drift.temperatures=0.1,-1", "(0, inf)"]),
-    (["--drift.no_cfg_frac=1.1"], ["--drift.no_cfg_frac=1.1", "[0, 1]"]),
-    (["--model.class_dropout_prob=1"], ["--model.class_dropout_prob=1", "[0, 1)"]),
-    (["--model.attention=cudn"], ["--model.attention=cudn", "one of xla, cudnn"]),
-])
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--model.dpth=4"], ["--model.dpth", "--model.depth"]),
+        (["--depth=4"], ["--depth", "did you mean --model.depth?"]),
+        (["--model.lr=1"], ["--optim.learning_rate"]),
+        (["--nomodel.remt"], ["nomodel.remt", "--model.remat"]),
+        (["--model.depth"], ["--model.depth", "Missing value"]),
+        (["--save_dir", "--seed", "3"], ["--save_dir", "--seed"]),
+        (["--data.flip", "maybe"], ["'maybe'"]),
+        (["--data.flip=maybe"], ["--data.flip=maybe", "true or false"]),
+        (["--nodata.flip=1"], ["--nodata.flip=1"]),
+        (["model.depth=4"], ["'model.depth=4'", "--model.depth"]),
+        (["--model.depth=2.5"], ["--model.depth=2.5", "an integer in [1, inf)"]),
+        (["--model.depth=0"], ["--model.depth=0", "an integer in [1, inf)"]),
+        (["--model.depth=all"], ["--model.depth=all", "an integer"]),
+        (["--drift.n_pos=al"], ["--drift.n_pos=al", "an integer in [2, inf) or all"]),
+        (["--optim.learning_rate=0"], ["--optim.learning_rate=0", "a number in (0, inf)"]),
+        (["--optim.learning_rate=nan"], ["--optim.learning_rate=nan"]),
+        (["--optim.clip=inf"], ["--optim.clip=inf"]),
+        (["--max_steps=inf"], ["--max_steps=inf"]),
+        (["--optim.ema=0.9,1"], ["--optim.ema=0.9,1", "(0, 1)"]),
+        (["--optim.ema="], ["--optim.ema="]),
+        (["--optim.ema=0.9,0.9"], ["--optim.ema=0.9,0.9", "different"]),
+        (["--drift.temperatures=0.1,-1"], ["--drift.temperatures=0.1,-1", "(0, inf)"]),
+        (["--drift.no_cfg_frac=1.1"], ["--drift.no_cfg_frac=1.1", "[0, 1]"]),
+        (["--model.class_dropout_prob=1"], ["--model.class_dropout_prob=1", "[0, 1)"]),
+        (["--model.attention=cudn"], ["--model.attention=cudn", "one of xla, cudnn"]),
+    ],
+)
 def test_bad_command_line(words, parts):
     message = error_of(parse, *words)
     assert all(part in message for part in parts), message
 
 
-@pytest.mark.parametrize(("given", "parts"), [
-    ({"model.preset": "bigg"}, ["--model.preset=bigg", "did you mean big?", "xlarge"]),
-    ({"recipe": "digit"}, ["--recipe=digit", "did you mean digits?"]),
-    ({"recipe": "default"}, ["--recipe=default"]),
-    ({"model.dpth": 4}, ["model.dpth", "did you mean model.depth?"]),
-    ({"model": {"depth": True}}, ["--model.depth=True", "an integer"]),
-    ({"seed": None}, ["--seed=None", "an integer"]),
-    ({"save_dir": 3}, ["--save_dir=3", "text"]),
-    ({"batch_size": 100}, ["--batch_size=100", "--drift.n_neg=64", "e.g. 64"]),
-    ({"batch_size": 32}, ["--batch_size=32", "--drift.n_neg=64", "e.g. 64"]),
-    ({"drift.alpha_min": 2.0, "drift.alpha_max": 1.5}, ["--drift.alpha_min=2", "--drift.alpha_max=1.5"]),
-    ({"drift.n_unc": 0}, ["--drift.n_unc=0", "--drift.alpha_max=1 "]),
-    ({"drift.n_pos": 200}, ["--drift.n_pos=200", "--drift.bank_per_class=128"]),
-    ({"drift.n_unc": 50, "drift.bank_global": 49}, ["--drift.n_unc=50", "--drift.bank_global=49"]),
-    ({"model.hidden_size": 100}, ["--model.hidden_size=100", "--model.num_heads=12"]),
-    ({"model.hidden_size": 12}, ["--model.hidden_size=12", "--model.use_rope"]),
-    ({"data.image_size": 31}, ["--data.image_size=31", "--model.patch_size=2"]),
-    ({"model.attention": "cudnn", "model.use_bf16": False}, ["--model.attention=cudnn", "--model.use_bf16=1"]),
-    ({"model.attention": "cudnn"}, ["--model.attention=cudnn", "--model.attn_fp32=0"]),
-    ({"optim.schedule": "cosine", "max_steps": 5000}, ["--optim.warmup_steps=5000", "--max_steps=5000"]),
-    ({"optim.schedule": "cosine", "optim.end_learning_rate": 1.0}, ["_learning_rate=1", "=0.0002"]),
-    ({"mesh.devices": 6, "mesh.fsdp": 4}, ["--mesh.devices=6", "--mesh.fsdp=4"]),
-])
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ({"model.preset": "bigg"}, ["--model.preset=bigg", "did you mean big?", "xlarge"]),
+        ({"recipe": "digit"}, ["--recipe=digit", "did you mean digits?"]),
+        ({"recipe": "default"}, ["--recipe=default"]),
+        ({"model.dpth": 4}, ["model.dpth", "did you mean model.depth?"]),
+        ({"model": {"depth": True}}, ["--model.depth=True", "an integer"]),
+        ({"seed": None}, ["--seed=None", "an integer"]),
+        ({"save_dir": 3}, ["--save_dir=3", "text"]),
+        ({"batch_size": 100}, ["--batch_size=100", "--drift.n_neg=64", "e.g. 64"]),
+        ({"batch_size": 32}, ["--batch_size=32", "--drift.n_neg=64", "e.g. 64"]),
+        (
+            {"drift.alpha_min": 2.0, "drift.alpha_max": 1.5},
+            ["--drift.alpha_min=2", "--drift.alpha_max=1.5"],
+        ),
+        ({"drift.n_unc": 0}, ["--drift.n_unc=0", "--drift.alpha_max=1 "]),
+        ({"drift.n_pos": 200}, ["--drift.n_pos=200", "--drift.bank_per_class=128"]),
+        (
+            {"drift.n_unc": 50, "drift.bank_global": 49},
+            ["--drift.n_unc=50", "--drift.bank_global=49"],
+        ),
+        ({"model.hidden_size": 100}, ["--model.hidden_size=100", "--model.num_heads=12"]),
+        ({"model.hidden_size": 12}, ["--model.hidden_size=12", "--model.use_rope"]),
+        ({"data.image_size": 31}, ["--data.image_size=31", "--model.patch_size=2"]),
+        (
+            {"model.attention": "cudnn", "model.use_bf16": False},
+            ["--model.attention=cudnn", "--model.use_bf16=1"],
+        ),
+        ({"model.attention": "cudnn"}, ["--model.attention=cudnn", "--model.attn_fp32=0"]),
+        (
+            {"optim.schedule": "cosine", "max_steps": 5000},
+            ["--optim.warmup_steps=5000", "--max_steps=5000"],
+        ),
+        (
+            {"optim.schedule": "cosine", "optim.end_learning_rate": 1.0},
+            ["_learning_rate=1", "=0.0002"],
+        ),
+        ({"mesh.devices": 6, "mesh.fsdp": 4}, ["--mesh.devices=6", "--mesh.fsdp=4"]),
+    ],
+)
 def test_bad_values(given, parts):
     message = error_of(config_lib.resolve, PLAIN | given)
     assert all(part in message for part in parts), message
 
 
-@pytest.mark.parametrize("given", [
-    {"drift.n_pos": 200, "drift.bank_per_class": "all"}, {"drift.n_pos": "all"}, {"drift.bank_global": 0},
-    {"drift.n_unc": 0, "drift.alpha_max": 1}, {"model.name": "mlp", "model.hidden_size": 100},
-    {"model.use_rope": False, "model.hidden_size": 12}, {"mesh.devices": 8, "mesh.fsdp": 4},
-    {"max_steps": 10},
-    {"data.image_size": 250, "model.patch_size": 4, "model.use_stable_vae": True},
-])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"drift.n_pos": 200, "drift.bank_per_class": "all"},
+        {"drift.n_pos": "all"},
+        {"drift.bank_global": 0},
+        {"drift.n_unc": 0, "drift.alpha_max": 1},
+        {"model.name": "mlp", "model.hidden_size": 100},
+        {"model.use_rope": False, "model.hidden_size": 12},
+        {"mesh.devices": 8, "mesh.fsdp": 4},
+        {"max_steps": 10},
+        {"data.image_size": 250, "model.patch_size": 4, "model.use_stable_vae": True},
+    ],
+)
 def test_values_that_fit(given):
     resolved = config_lib.flatten(config_lib.resolve(PLAIN | given))
     assert given.items() <= resolved.items()
@@ -337,10 +417,13 @@ def test_bad_recipe_is_named(recipe_folder):
     message = error_of(resolve, "--recipe=broken")
     assert message == "recipe broken: unknown key model.dpth; did you mean model.depth?"
     recipe_folder("wrong", {"model.depth": "deep"})
-    assert "recipe wrong: model.depth=deep: expected an integer" in error_of(resolve, "--recipe=wrong")
+    assert "recipe wrong: model.depth=deep: expected an integer" in error_of(
+        resolve, "--recipe=wrong"
+    )
 
 
 # ---------------------------------------------------------------- config.json
+
 
 def test_json_round_trip(tmp_path):
     config = resolve("--model.preset=tiny", "--optim.ema=0.9", "--drift.n_pos=5", "--data.flip")
@@ -363,13 +446,18 @@ def test_older_json_takes_defaults_and_says_so(caplog):
 def test_bad_json(tmp_path):
     path = tmp_path / "config.json"
     assert str(path) in error_of(config_lib.from_json, path)
-    for text, part in [("{", "not JSON"), ("[1]", "list"),
-                       ('{"model": {"dpth": 1}}', "did you mean model.depth?"),
-                       ('{"model": {"depth": "x"}}', "model.depth=x: expected an integer")]:
+    for text, part in [
+        ("{", "not JSON"),
+        ("[1]", "list"),
+        ('{"model": {"dpth": 1}}', "did you mean model.depth?"),
+        ('{"model": {"depth": "x"}}', "model.depth=x: expected an integer"),
+    ]:
         path.write_text(text)
         message = error_of(config_lib.from_json, path)
         assert str(path) in message and part in message
-    assert "cannot write" in error_of(config_lib.save_json, resolve(), tmp_path / "no" / "config.json")
+    assert "cannot write" in error_of(
+        config_lib.save_json, resolve(), tmp_path / "no" / "config.json"
+    )
 
 
 # ---------------------------------------------------------------- a program
@@ -399,8 +487,12 @@ def program(tmp_path):
     (tmp_path / "program.py").write_text(SCRIPT.format(root=str(ROOT)))
 
     def run(*words):
-        return subprocess.run([sys.executable, str(tmp_path / "program.py"), *words], cwd=tmp_path,
-                              capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, str(tmp_path / "program.py"), *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
 
     return run
 
@@ -410,12 +502,17 @@ def test_program_runs_without_jax(program):
     assert (done.returncode, done.stdout, done.stderr) == (0, "3 False\n", "")
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--model.dpth", "3"],
-     "error: unknown flag --model.dpth; did you mean --model.depth? (--help lists all)\n"),
-    (["--model.depth", "x"], "error: --model.depth=x: expected an integer in [1, inf)\n"),
-    (["--seed", "13"], "error: seed 13 is unlucky\n"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--model.dpth", "3"],
+            "error: unknown flag --model.dpth; did you mean --model.depth? (--help lists all)\n",
+        ),
+        (["--model.depth", "x"], "error: --model.depth=x: expected an integer in [1, inf)\n"),
+        (["--seed", "13"], "error: seed 13 is unlucky\n"),
+    ],
+)
 def test_user_errors_are_one_line(program, words, message):
     done = program(*words)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)

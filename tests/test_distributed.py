@@ -12,16 +12,20 @@ import types
 
 import numpy as np
 import pytest
-
 from conftest import ROOT
 from test_train import STREAM, TINY, records, train
+
+from evaluation.scores import read_rows
 from utils import distributed
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
-from utils.scores import read_rows
 
 KEYS = ("loss", "drift_rms_0.02", "energy_distance", "grad_norm", "diversity")
-WIDE = TINY | {"model.hidden_size": 64, "drift.n_unc": 4, "drift.alpha_max": 3.0}  # wide enough for parameters to be sharded
+WIDE = TINY | {
+    "model.hidden_size": 64,
+    "drift.n_unc": 4,
+    "drift.alpha_max": 3.0,
+}  # wide enough for parameters to be sharded
 
 
 def free_port() -> int:
@@ -35,13 +39,32 @@ class Job:
 
     def __init__(self, folder, flags, ranks=2, devices=4, start=None, own=None):
         port, self.processes, self.paths = free_port(), {}, {}
-        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"}
+        env = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        }
         for rank in range(ranks) if start is None else start:
             self.paths[rank] = folder / f"log_{time.time_ns()}_{rank}"
-            place = {"distributed.coordinator": f"localhost:{port}", "distributed.processes": ranks, "distributed.process": rank} if ranks > 1 else {}
-            words = [f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in (flags | place | (own or {}).get(rank, {})).items()]
+            place = (
+                {
+                    "distributed.coordinator": f"localhost:{port}",
+                    "distributed.processes": ranks,
+                    "distributed.process": rank,
+                }
+                if ranks > 1
+                else {}
+            )
+            words = [
+                f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
+                for k, v in (flags | place | (own or {}).get(rank, {})).items()
+            ]
             with open(self.paths[rank], "w") as file:
-                self.processes[rank] = subprocess.Popen([sys.executable, str(ROOT / "train_drift.py"), *words], stdout=file, stderr=file, env=env, cwd=ROOT)
+                self.processes[rank] = subprocess.Popen(
+                    [sys.executable, str(ROOT / "train_drift.py"), *words],
+                    stdout=file,
+                    stderr=file,
+                    env=env,
+                    cwd=ROOT,
+                )
 
     def log(self, rank):
         return self.paths[rank].read_text()
@@ -49,7 +72,9 @@ class Job:
     def wait(self, timeout=400):
         deadline = time.time() + timeout
         try:
-            return {rank: p.wait(max(deadline - time.time(), 1)) for rank, p in self.processes.items()}
+            return {
+                rank: p.wait(max(deadline - time.time(), 1)) for rank, p in self.processes.items()
+            }
         finally:
             for p in self.processes.values():
                 p.kill()
@@ -57,8 +82,12 @@ class Job:
     def until(self, folder, step, timeout=300):
         """Returns when the run has logged this step."""
         deadline = time.time() + timeout
-        while not ((folder / "metrics.jsonl").exists() and any(r["step"] >= step for r in records(folder))):
-            assert time.time() < deadline and all(p.poll() is None for p in self.processes.values()), {r: self.log(r) for r in self.paths}
+        while not (
+            (folder / "metrics.jsonl").exists() and any(r["step"] >= step for r in records(folder))
+        ):
+            assert time.time() < deadline and all(
+                p.poll() is None for p in self.processes.values()
+            ), {r: self.log(r) for r in self.paths}
             time.sleep(0.05)
 
 
@@ -77,18 +106,34 @@ def same_losses(a, b):
 
 # ---------------------------------------------------------------- who takes part
 
+
 def options(**changes):
-    return types.SimpleNamespace(**{"coordinator": "", "processes": 0, "process": -1, "timeout": 2} | changes)
+    return types.SimpleNamespace(
+        **{"coordinator": "", "processes": 0, "process": -1, "timeout": 2} | changes
+    )
 
 
 def test_who_takes_part():
     given = options(coordinator="a:1", processes=4, process=2)
     assert distributed.find(given, {}) == ("a:1", 4, 2, None)
-    env = {"JAX_COORDINATOR_ADDRESS": "b:2", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "JAX_LOCAL_DEVICE_IDS": "0,1"}
+    env = {
+        "JAX_COORDINATOR_ADDRESS": "b:2",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": "1",
+        "JAX_LOCAL_DEVICE_IDS": "0,1",
+    }
     assert distributed.find(options(), env) == ("b:2", 2, 1, [0, 1])
     assert distributed.find(options(coordinator="a:1"), env) == ("a:1", 2, 1, [0, 1])
-    assert distributed.find(options(), {}) is None and distributed.find(options(processes=1), env) is None
-    for wrong in ({"coordinator": "a:1"}, {"processes": 2, "process": 0}, {"coordinator": "a", "processes": 2, "process": 0}, {"coordinator": "a:1", "processes": 2, "process": 2}):
+    assert (
+        distributed.find(options(), {}) is None
+        and distributed.find(options(processes=1), env) is None
+    )
+    for wrong in (
+        {"coordinator": "a:1"},
+        {"processes": 2, "process": 0},
+        {"coordinator": "a", "processes": 2, "process": 0},
+        {"coordinator": "a:1", "processes": 2, "process": 2},
+    ):
         with pytest.raises(UserError, match="--distributed"):
             distributed.find(options(**wrong), {})
 
@@ -103,7 +148,10 @@ def call_roll(port, ranks, present, timeout=2):
         except UserError as error:
             found[rank] = str(error)
 
-    threads = [threading.Thread(target=one, args=(i, rank, of)) for i, (rank, of) in enumerate((p, ranks) if isinstance(p, int) else p for p in present)]
+    threads = [
+        threading.Thread(target=one, args=(i, rank, of))
+        for i, (rank, of) in enumerate((p, ranks) if isinstance(p, int) else p for p in present)
+    ]
     for t in threads:
         t.start()
     for t in threads:
@@ -115,18 +163,29 @@ def test_the_roll_names_who_is_missing():
     host = socket.gethostname()
     assert call_roll(free_port(), 3, (0, 1, 2), timeout=30) == dict.fromkeys(range(3), [host] * 3)
     for error in call_roll(free_port(), 4, (0, 2)).values():
-        assert error.startswith("processes 1, 3 of 4 are missing") and f"0 ({host}), 2 ({host})" in error
+        assert (
+            error.startswith("processes 1, 3 of 4 are missing")
+            and f"0 ({host}), 2 ({host})" in error
+        )
     (error,) = call_roll(free_port(), 2, (1,), timeout=1).values()
     assert error.startswith("process 0 of 2 is missing") and "localhost" in error
-    assert all("two processes are number 1 of 3" in error for error in call_roll(free_port(), 3, (0, 1, 1)).values())
-    assert all("the same --distributed.processes" in error for error in call_roll(free_port(), 2, (0, (1, 3))).values())
+    assert all(
+        "two processes are number 1 of 3" in error
+        for error in call_roll(free_port(), 3, (0, 1, 1)).values()
+    )
+    assert all(
+        "the same --distributed.processes" in error
+        for error in call_roll(free_port(), 2, (0, (1, 3))).values()
+    )
 
 
 def test_strangers_at_the_port_are_ignored():
     """A port scan, and a process that came, died and was started again."""
     port, host = free_port(), socket.gethostname()
     result = []
-    thread = threading.Thread(target=lambda: result.append(distributed.roll_call(f"localhost:{port}", 3, 0, 30)))
+    thread = threading.Thread(
+        target=lambda: result.append(distributed.roll_call(f"localhost:{port}", 3, 0, 30))
+    )
     thread.start()
     while True:
         try:
@@ -138,7 +197,14 @@ def test_strangers_at_the_port_are_ignored():
             break
         except OSError:
             time.sleep(0.05)
-    threads = [thread] + [threading.Thread(target=lambda rank=rank: result.append(distributed.roll_call(f"localhost:{port}", 3, rank, 30))) for rank in (2, 1)]
+    threads = [thread] + [
+        threading.Thread(
+            target=lambda rank=rank: result.append(
+                distributed.roll_call(f"localhost:{port}", 3, rank, 30)
+            )
+        )
+        for rank in (2, 1)
+    ]
     for t in threads[1:]:  # the dead one does not complete the roll
         t.start()
         time.sleep(0.5)
@@ -149,35 +215,58 @@ def test_strangers_at_the_port_are_ignored():
 
 # ---------------------------------------------------------------- the same run
 
+
 def test_two_processes_train_as_one(tmp_path):
     """Four steps on 2 processes x 1 device, a checkpoint, two more in one process: the losses of one process all along."""
     flags = TINY | STREAM | {"max_steps": 4}
     one, two = tmp_path / "one", tmp_path / "two"
     finish(tmp_path, flags | {"save_dir": two}, devices=1)
     assert len(records(two)) == 4
-    same_losses(train(one, STREAM | {"max_steps": 6}, devices=2), train(two, STREAM | {"max_steps": 6}, devices=2))
+    same_losses(
+        train(one, STREAM | {"max_steps": 6}, devices=2),
+        train(two, STREAM | {"max_steps": 6}, devices=2),
+    )
     assert json.loads((two / "config.json").read_text())["max_steps"] == 6
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"mesh.fsdp": 4}, {"mesh.fsdp": 8}, STREAM, STREAM | {"drift.bank_placement": "host"}],
-                         ids=["whole bank", "fsdp 4", "fsdp over both processes", "stream", "stream, bank in host memory"])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"mesh.fsdp": 4}, {"mesh.fsdp": 8}, STREAM, STREAM | {"drift.bank_placement": "host"}],
+    ids=[
+        "whole bank",
+        "fsdp 4",
+        "fsdp over both processes",
+        "stream",
+        "stream, bank in host memory",
+    ],
+)
 def test_20_steps_and_the_moves_of_a_checkpoint(tmp_path, changes):
     """20 steps of 2 processes x 4 devices, with grids and scores, equal those of 1 x 8; a run that moves between both, too."""
     flags = WIDE | changes | {"sample_interval": 10, "eval_interval": 10}
     one, two, moving = (tmp_path / name for name in ("one", "two", "moving"))
     finish(tmp_path, flags | {"save_dir": one}, ranks=1, devices=8)
     finish(tmp_path, flags | {"save_dir": two})
-    for until, kw in ((5, {}), (10, {"ranks": 1, "devices": 8}), (15, {}), (20, {"ranks": 1, "devices": 8})):
+    for until, kw in (
+        (5, {}),
+        (10, {"ranks": 1, "devices": 8}),
+        (15, {}),
+        (20, {"ranks": 1, "devices": 8}),
+    ):
         finish(tmp_path, flags | {"save_dir": moving, "max_steps": until}, **kw)
     same_losses(records(one), records(two))
     same_losses(records(one), records(moving))
-    distances = [[row["fd_pixels"] for row in read_rows(folder / "fid.csv")] for folder in (one, two)]
+    distances = [
+        [row["fd_pixels"] for row in read_rows(folder / "fid.csv")] for folder in (one, two)
+    ]
     np.testing.assert_allclose(*distances, rtol=1e-4)
-    assert sorted(p.name for p in (one / "samples").iterdir()) == sorted(p.name for p in (two / "samples").iterdir())
+    assert sorted(p.name for p in (one / "samples").iterdir()) == sorted(
+        p.name for p in (two / "samples").iterdir()
+    )
 
 
 # ---------------------------------------------------------------- the end
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
@@ -186,15 +275,23 @@ def test_sigterm_on_one_process_stops_all_at_one_step(tmp_path, rank):
     job = Job(tmp_path, flags | {"save_dir": run}, devices=1)
     job.until(run, 3)
     job.processes[rank].send_signal(signal.SIGTERM)
-    assert job.wait(90) == {0: 128 + signal.SIGTERM, 1: 128 + signal.SIGTERM}, job.log(0) + job.log(1)
+    assert job.wait(90) == {0: 128 + signal.SIGTERM, 1: 128 + signal.SIGTERM}, job.log(0) + job.log(
+        1
+    )
     (step,) = Checkpoints(run / "checkpoints").steps()
-    assert f"SIGTERM: saved at step {step}" in job.log(0) and "Traceback" not in job.log(0) + job.log(1)
+    assert f"SIGTERM: saved at step {step}" in job.log(0) and "Traceback" not in job.log(
+        0
+    ) + job.log(1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_killed_the_other_ends_and_the_job_resumes_exactly(tmp_path, rank):
-    flags, straight, killed = TINY | STREAM | {"max_steps": 40}, tmp_path / "straight", tmp_path / "killed"
+    flags, straight, killed = (
+        TINY | STREAM | {"max_steps": 40},
+        tmp_path / "straight",
+        tmp_path / "killed",
+    )
     finish(tmp_path, flags | {"save_dir": straight}, devices=1)
     job = Job(tmp_path, flags | {"save_dir": killed, "max_steps": 100000}, devices=1)
     job.until(killed, 9)
@@ -203,10 +300,16 @@ def test_one_killed_the_other_ends_and_the_job_resumes_exactly(tmp_path, rank):
     assert job.processes[1 - rank].wait(60) != 0
     last = job.log(1 - rank).strip().splitlines()[-1]
     deadline = time.time() + 5
-    while not last.startswith("error: ") and time.time() < deadline:  # the last words come a moment after the end
+    while (
+        not last.startswith("error: ") and time.time() < deadline
+    ):  # the last words come a moment after the end
         time.sleep(0.1)
         last = job.log(1 - rank).strip().splitlines()[-1]
-    assert last.startswith(f"error: process {1 - rank} of 2") and "resume" in last and time.time() - begin < 60, job.log(1 - rank)
+    assert (
+        last.startswith(f"error: process {1 - rank} of 2")
+        and "resume" in last
+        and time.time() - begin < 60
+    ), job.log(1 - rank)
     finish(tmp_path, flags | {"save_dir": killed}, devices=1)
     assert records(straight) == records(killed)[:40]
 
@@ -215,16 +318,31 @@ def test_one_killed_the_other_ends_and_the_job_resumes_exactly(tmp_path, rank):
 def test_a_mistake_of_one_process_ends_all(tmp_path):
     """Other flags in one process are named; a missing process is named by the one that waits."""
     job = Job(tmp_path, TINY | {"save_dir": tmp_path / "b"}, devices=1, own={1: {"seed": 7}})
-    assert 2 in job.wait(120).values() and "seed is 7 in process 1 and 0 in process 0" in job.log(0) + job.log(1)
+    assert 2 in job.wait(120).values() and "seed is 7 in process 1 and 0 in process 0" in job.log(
+        0
+    ) + job.log(1)
     job = Job(tmp_path, TINY | {"save_dir": tmp_path / "a", "distributed.timeout": 5}, start=[0])
-    assert job.wait(60) == {0: 2} and "error: process 1 of 2 is missing" in job.log(0) and "Traceback" not in job.log(0)
+    assert (
+        job.wait(60) == {0: 2}
+        and "error: process 1 of 2 is missing" in job.log(0)
+        and "Traceback" not in job.log(0)
+    )
 
 
 @pytest.mark.slow
 def test_a_folder_that_is_not_shared_ends_all(tmp_path):
     """Each process looks a minute for what the other writes in its folder."""
-    job = Job(tmp_path, TINY | {"save_dir": tmp_path / "here"}, devices=1, own={1: {"save_dir": tmp_path / "there"}})
+    job = Job(
+        tmp_path,
+        TINY | {"save_dir": tmp_path / "here"},
+        devices=1,
+        own={1: {"save_dir": tmp_path / "there"}},
+    )
     assert job.wait(150) == {0: 2, 1: 2}, job.log(0) + job.log(1)
     for rank, name in enumerate(("here", "there")):
-        assert f"error: {tmp_path / name} is not one folder for all: process 0, 1 of 2 does not see" in job.log(rank) and "Traceback" not in job.log(rank)
+        assert (
+            f"error: {tmp_path / name} is not one folder for all: process 0, 1 of 2 does not see"
+            in job.log(rank)
+            and "Traceback" not in job.log(rank)
+        )
         assert not list((tmp_path / name).glob("metrics.jsonl"))

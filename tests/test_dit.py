@@ -176,7 +176,9 @@ def test_program_size_does_not_grow_with_depth(remat):
     def size(depth):
         model = DiT(**SMALL | dict(depth=depth, remat=remat))
         params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-        loss = jax.grad(lambda params: model.apply({"params": params}, *example_inputs(model)).sum())
+        loss = jax.grad(
+            lambda params: model.apply({"params": params}, *example_inputs(model)).sum()
+        )
         return count_equations(jax.make_jaxpr(loss)(params).jaxpr)
 
     assert size(2) == size(8) > 100
@@ -187,9 +189,9 @@ def test_gradients_reach_every_parameter_and_survive_remat(model):
     params, inputs = random_params(model), example_inputs(model, 4)
 
     def gradients(model):
-        return jax.jit(jax.grad(lambda params: (model.apply({"params": params}, *inputs) ** 2).mean()))(
-            params
-        )
+        return jax.jit(
+            jax.grad(lambda params: (model.apply({"params": params}, *inputs) ** 2).mean())
+        )(params)
 
     plain, remat = gradients(model), gradients(model.clone(remat=True))
     for (path, g), r in zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(remat), strict=True):
@@ -200,7 +202,9 @@ def test_gradients_reach_every_parameter_and_survive_remat(model):
 def test_null_class_is_one_more_label():
     model, null = DiT(**SMALL), DiT(**SMALL, null_class=True)
     noise, _, cfg_scale, styles = example_inputs(model)
-    labels = jnp.array([0, 3, 4], jnp.int32)  # with num_classes 3: a class, the null class, no class at all
+    labels = jnp.array(
+        [0, 3, 4], jnp.int32
+    )  # with num_classes 3: a class, the null class, no class at all
     params = random_params(null)
     rows = params["conditioning"]["class_embedding"]
     assert rows.shape == (4, 8)
@@ -223,7 +227,9 @@ def test_style_draw_is_uniform():
     assert (draw_style_indices(model.clone(noise_classes=0), jax.random.key(0), 7) == 0).all()
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (GOLDEN / "official_specs").glob("gen_*.json")))
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (GOLDEN / "official_specs").glob("gen_*.json"))
+)
 def test_parameter_counts_of_the_published_sizes(name):
     spec = json.loads((GOLDEN / "official_specs" / f"{name}.json").read_text())
     config = {k: v for k, v in spec["model_config"].items() if k != "use_remat"}
@@ -270,7 +276,11 @@ def test_contradicting_fields(change, words):
         (1, np.zeros((3, 1), np.int32), "labels has shape (3, 1)"),
         (2, np.ones((2,), np.float32), "cfg_scale has shape (2,)"),
         (2, np.ones((3,), np.int32), "cfg_scale is int32"),
-        (3, np.zeros((3, 4), np.int32), "style_indices has shape (3, 4), but this DiT expects (3, 2)"),
+        (
+            3,
+            np.zeros((3, 4), np.int32),
+            "style_indices has shape (3, 4), but this DiT expects (3, 2)",
+        ),
     ],
 )
 def test_wrong_inputs(position, value, words):
@@ -287,7 +297,9 @@ def test_call_checks_its_inputs():
     noise, labels, cfg_scale, styles = example_inputs(model)
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     with pytest.raises(UserError, match="noise has shape"):
-        jax.eval_shape(lambda p: model.apply({"params": p}, noise[:, :4], labels, cfg_scale, styles), params)
+        jax.eval_shape(
+            lambda p: model.apply({"params": p}, noise[:, :4], labels, cfg_scale, styles), params
+        )
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="cudnn works on this device")
@@ -319,7 +331,9 @@ def numpy_mlp(params, noise, cond):
         h = norm(block["norm"], x) * (1 + scale) + shift
         x = x + gate * linear(block["down"], silu(linear(block["up"], h)))
     shift, scale = np.split(linear(params["output"]["modulation"], silu(cond)), 2, axis=-1)
-    return linear(params["output"]["linear"], norm(params["output"]["norm"], x) * (1 + scale) + shift)
+    return linear(
+        params["output"]["linear"], norm(params["output"]["norm"], x) * (1 + scale) + shift
+    )
 
 
 @pytest.mark.parametrize("shape", [(2,), (4, 3, 2)])
@@ -333,7 +347,9 @@ def test_mlp_against_numpy(shape):
     cond = conditioning.apply({"params": params["conditioning"]}, *conditions)
     samples = sample(model, params, noise, *conditions)
     assert samples.dtype == jnp.float32
-    expected = numpy_mlp(jax.tree.map(np.asarray, params), np.asarray(noise).reshape(3, -1), np.asarray(cond))
+    expected = numpy_mlp(
+        jax.tree.map(np.asarray, params), np.asarray(noise).reshape(3, -1), np.asarray(cond)
+    )
     assert_close(samples, expected.reshape(3, *shape))
 
 

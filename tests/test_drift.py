@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drifting.field import kernel_field
+from drifting.fields import kernel_field
 from drifting.guidance import sample_alpha, unconditional_weight
 from drifting.loss import drift_loss
 
@@ -20,16 +20,22 @@ def check_golden(case):
     gold = {k.split("/")[1]: GOLDEN[k] for k in GOLDEN if k.startswith(case + "/")}
 
     def total(gen):
-        loss, info = drift_loss(gen, gold["pos"], gold["neg"], weight_neg=gold["weight_neg"], temperatures=TAUS)
+        loss, info = drift_loss(
+            gen, gold["pos"], gold["neg"], weight_neg=gold["weight_neg"], temperatures=TAUS
+        )
         return loss.sum(), (loss, info)
 
     (_, (loss, info)), grad = jax.jit(jax.value_and_grad(total, has_aux=True))(gold["gen"])
-    found = {"loss": loss, "grad_gen": grad, "scale": info["scale"]} | {f"drift_sq_norm_{t}": info[f"drift_sq_norm_{t}"] for t in TAUS}
+    found = {"loss": loss, "grad_gen": grad, "scale": info["scale"]} | {
+        f"drift_sq_norm_{t}": info[f"drift_sq_norm_{t}"] for t in TAUS
+    }
     for name, value in found.items():
         assert np.max(np.abs(value - gold[name])) <= 1e-4 * np.max(np.abs(gold[name])), name
 
 
-@pytest.mark.parametrize("case", ["plain", "uncond", "tiny_scale", "large_scale", "paper_shape", "collapsed"])
+@pytest.mark.parametrize(
+    "case", ["plain", "uncond", "tiny_scale", "large_scale", "paper_shape", "collapsed"]
+)
 def test_golden_loss_and_gradient(case):
     check_golden(case)
 
@@ -41,7 +47,11 @@ def naive_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg):
     n, m, k = len(x), len(neg), np.zeros((len(x), len(neg) + len(pos)))
     for i in range(n):
         for j in range(len(y)):
-            k[i, j] = 0.0 if (j < self_neg and i == j) else np.exp(-max(np.linalg.norm(x[i] - y[j]), 1e-4) / tau)
+            k[i, j] = (
+                0.0
+                if (j < self_neg and i == j)
+                else np.exp(-max(np.linalg.norm(x[i] - y[j]), 1e-4) / tau)
+            )
     a = np.zeros_like(k)
     for i in range(n):
         for j in range(len(y)):
@@ -66,8 +76,13 @@ def test_field_agrees_with_loops(tau, self_neg):
     rng = np.random.default_rng(0)
     x, pos, unc = rng.normal(size=(6, 5)), rng.normal(size=(7, 5)) + 0.5, rng.normal(size=(3, 5))
     neg = np.concatenate([x, unc]) if self_neg else unc
-    weight_pos, weight_neg = np.array([1, 1, 0, 1, 2, 1, 1.0]), np.r_[np.ones(self_neg), 0.5, 0, 1.5]
-    v, perplexity = jax.jit(kernel_field, static_argnums=6)(*map(jnp.float32, (x, pos, neg, weight_pos, weight_neg, tau)), self_neg)
+    weight_pos, weight_neg = (
+        np.array([1, 1, 0, 1, 2, 1, 1.0]),
+        np.r_[np.ones(self_neg), 0.5, 0, 1.5],
+    )
+    v, perplexity = jax.jit(kernel_field, static_argnums=6)(
+        *map(jnp.float32, (x, pos, neg, weight_pos, weight_neg, tau)), self_neg
+    )
     expected, expected_perplexity = naive_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg)
     np.testing.assert_allclose(v, expected, atol=2e-5 * np.abs(expected).max())
     np.testing.assert_allclose(perplexity, expected_perplexity, rtol=1e-5)
@@ -76,7 +91,10 @@ def test_field_agrees_with_loops(tau, self_neg):
 def test_absent_positives_do_not_change_the_loss():
     """Padding a class with samples of weight 0 is what `n_pos = all` does for classes of different sizes."""
     rng = np.random.default_rng(1)
-    gen, pos = rng.normal(size=(2, 6, 5)).astype(np.float32), rng.normal(size=(2, 7, 5)).astype(np.float32)
+    gen, pos = (
+        rng.normal(size=(2, 6, 5)).astype(np.float32),
+        rng.normal(size=(2, 7, 5)).astype(np.float32),
+    )
     of = jax.jit(lambda pos, weight: drift_loss(gen, pos, weight_pos=weight, temperatures=TAUS))
     loss, info = of(pos, np.ones((2, 7)))
     padded = np.concatenate([pos, np.full((2, 3, 5), 0.3, np.float32)], 1)
@@ -98,7 +116,9 @@ def test_collapsed_samples_get_one_drift():
 def test_gradient_stops_at_the_reals():
     rng = np.random.default_rng(1)
     gen, pos, neg = (jnp.float32(rng.normal(size=(2, k, 5))) for k in (6, 7, 3))
-    grads = jax.jit(jax.grad(lambda p, n: drift_loss(gen, p, n, temperatures=TAUS)[0].sum(), argnums=(0, 1)))(pos, neg)
+    grads = jax.jit(
+        jax.grad(lambda p, n: drift_loss(gen, p, n, temperatures=TAUS)[0].sum(), argnums=(0, 1))
+    )(pos, neg)
     assert all((g == 0).all() for g in grads)
 
 

@@ -18,11 +18,18 @@ from weight_rule import draw
 from models import encoders
 from models.convnext import ConvNextV2
 from models.dinov2 import Dinov2, cubic_matrix, resize_positions
-from models.encoders import encoder_of, join_where, load_encoder, options_of, set_weights, split_where
+from models.encoders import (
+    encoder_of,
+    join_where,
+    load_encoder,
+    options_of,
+    set_weights,
+    split_where,
+)
 from models.resnet import RESNETS, ResNet
 from utils import config as config_lib
 from utils.errors import UserError
-from utils.tensors import expected_shapes, match, read_tensors, rename, strip_prefix
+from utils.weight_files.tensors import expected_shapes, match, read_tensors, rename, strip_prefix
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -36,7 +43,9 @@ def golden(name):
     }
     io = {}
     for key, value in np.load(GOLDEN / name / "io.npz").items():
-        io[key.removesuffix("_nchw")] = value.transpose(0, 2, 3, 1) if key.endswith("_nchw") else value
+        io[key.removesuffix("_nchw")] = (
+            value.transpose(0, 2, 3, 1) if key.endswith("_nchw") else value
+        )
     return tensors, spec["config"], io
 
 
@@ -59,7 +68,11 @@ def torch_tensors(model, image_size, seed=0):
             one = shape[1:] if "*" in name else shape
             if path[-1] == "kernel":
                 one = (one[-1], one[-2], *one[:-2])
-            key = name.replace("*", str(layer)).replace(".kernel", ".weight").replace(".scale", ".weight")
+            key = (
+                name.replace("*", str(layer))
+                .replace(".kernel", ".weight")
+                .replace(".scale", ".weight")
+            )
             tensors[key] = draw(key, one, seed, 1.0)
     return tensors
 
@@ -104,7 +117,9 @@ def test_golden_resnet(name):
 def test_golden_convnextv2():
     tensors, config, io = golden("convnextv2_tiny")
     maps = run(
-        ConvNextV2(tuple(config["depths"]), tuple(config["hidden_sizes"]), None), tensors, io["pixel_values"]
+        ConvNextV2(tuple(config["depths"]), tuple(config["hidden_sizes"]), None),
+        tensors,
+        io["pixel_values"],
     )
     close(maps["embeddings"], io["stage_0"])
     for stage in range(1, 5):
@@ -162,7 +177,10 @@ def test_positions_of_the_trained_grid_are_untouched(antialias):
 
 def test_registers_take_part_and_have_no_position(tiny):
     encode, params, _ = load_encoder(
-        tiny("dinov2_registers"), image_size=28, names=("cls", "registers", "patches"), statistics=("map",)
+        tiny("dinov2_registers"),
+        image_size=28,
+        names=("cls", "registers", "patches"),
+        statistics=("map",),
     )
     x = np.random.default_rng(0).uniform(-1, 1, (1, 28, 28, 3)).astype(np.float32)
     run = jax.jit(encode)
@@ -255,7 +273,12 @@ def test_composition(tiny):
     encode, params, metadata = load_encoder(f"none+{dino}+{resnet}", **options)
     sets = jax.jit(encode)(params, x)
     assert set(sets) == {"global", "dinov2/cls", "resnet18/layer3_mean", "resnet18/layer4_mean"}
-    assert [encoder_of(name, metadata) for name in sorted(sets)] == ["dinov2", "none", "resnet18", "resnet18"]
+    assert [encoder_of(name, metadata) for name in sorted(sets)] == [
+        "dinov2",
+        "none",
+        "resnet18",
+        "resnet18",
+    ]
     for where, name in [(dino, "dinov2"), (resnet, "resnet18")]:
         encode, params, _ = load_encoder(where, **options)
         for key, value in jax.jit(encode)(params, x).items():
@@ -269,7 +292,9 @@ def test_composition(tiny):
 def test_latents_reach_a_pixel_encoder_through_the_decoder(tiny):
     where = tiny("dinov2")
     kernel = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
-    decode = lambda kernel, z: jnp.tanh(jax.image.resize(z, (z.shape[0], 28, 28, 4), "nearest") @ kernel)
+    decode = lambda kernel, z: jnp.tanh(
+        jax.image.resize(z, (z.shape[0], 28, 28, 4), "nearest") @ kernel
+    )
     options = {"image_size": 28, "names": {"dinov2": ("cls",)}}
     encode, params, _ = load_encoder(f"none+{where}", decode=(decode, kernel), **options)
     pixels, pixel_params, _ = load_encoder(where, **options)
@@ -291,8 +316,16 @@ def test_grey_images_are_three_equal_channels(tiny):
 
 def test_convnext_locations_are_standardised(tiny):
     encode, params, _ = load_encoder(tiny("convnextv2"), image_size=64)
-    sets = jax.jit(encode)(params, np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32))
-    assert "stage1" not in sets and {"stage1_mean", "stage1_std", "stage2", "stage4", "pooled"} <= set(sets)
+    sets = jax.jit(encode)(
+        params, np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    )
+    assert "stage1" not in sets and {
+        "stage1_mean",
+        "stage1_std",
+        "stage2",
+        "stage4",
+        "pooled",
+    } <= set(sets)
     np.testing.assert_allclose(sets["stage2"].mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(sets["stage2"].std(-1), 1, atol=0.05)
 
@@ -455,15 +488,42 @@ def test_wrong_calls(tiny):
 
 
 def flags(**changes):
-    return config_lib.resolve({"recipe": "none"} | {f"encoder.{k}": v for k, v in changes.items()}).encoder
+    return config_lib.resolve(
+        {"recipe": "none"} | {f"encoder.{k}": v for k, v in changes.items()}
+    ).encoder
 
 
 def test_options_by_flags():
-    assert options_of(flags(name="dinov2")) == {"names": {}, "statistics": {}, "patch_sizes": {}, "image_size": {}}
-    chosen = options_of(flags(name="none+mae+dinov2", layers="+layer3*,!conv1+cls", statistics="+map,mean", patch_sizes="+none", image_size="++98", bf16="on"))
-    assert chosen["names"] == {"mae": ("layer3*", "!conv1"), "dinov2": ("cls",)} and chosen["statistics"] == {"mae": ("map", "mean")}
-    assert chosen["patch_sizes"] == {"mae": ()} and chosen["image_size"] == {"dinov2": 98} and chosen["bf16"] is True
-    wrong = [({"layers": "a+b"}, "for 2 encoders"), ({"patch_sizes": "2,x"}, "sizes such as 2,4"), ({"image_size": "0"}, "a side in pixels"), ({"name": "none", "layers": "x"}, "nothing to choose")]
+    assert options_of(flags(name="dinov2")) == {
+        "names": {},
+        "statistics": {},
+        "patch_sizes": {},
+        "image_size": {},
+    }
+    chosen = options_of(
+        flags(
+            name="none+mae+dinov2",
+            layers="+layer3*,!conv1+cls",
+            statistics="+map,mean",
+            patch_sizes="+none",
+            image_size="++98",
+            bf16="on",
+        )
+    )
+    assert chosen["names"] == {"mae": ("layer3*", "!conv1"), "dinov2": ("cls",)} and chosen[
+        "statistics"
+    ] == {"mae": ("map", "mean")}
+    assert (
+        chosen["patch_sizes"] == {"mae": ()}
+        and chosen["image_size"] == {"dinov2": 98}
+        and chosen["bf16"] is True
+    )
+    wrong = [
+        ({"layers": "a+b"}, "for 2 encoders"),
+        ({"patch_sizes": "2,x"}, "sizes such as 2,4"),
+        ({"image_size": "0"}, "a side in pixels"),
+        ({"name": "none", "layers": "x"}, "nothing to choose"),
+    ]
     for changes, words in wrong:
         with pytest.raises(UserError, match=words):
             options_of(flags(**{"name": "mae"} | changes))
@@ -472,7 +532,10 @@ def test_options_by_flags():
 def test_weights_by_flags():
     weight = set_weights(flags(name="none+mae+dinov2", weights="1,0.5,2"))
     assert [weight(name) for name in ("global", "mae/layer1", "dinov2/cls")] == [1, 0.5, 2]
-    assert set_weights(flags(name="none+mae", weights="1,3"))("layer1_mean") == 3 and set_weights(flags(name="mae", weights="2"))("norm_x") == 2
+    assert (
+        set_weights(flags(name="none+mae", weights="1,3"))("layer1_mean") == 3
+        and set_weights(flags(name="mae", weights="2"))("norm_x") == 2
+    )
     for given in ("1,2", "0", "x", "nan", ""):
         with pytest.raises(UserError, match="--encoder.weights"):
             set_weights(flags(name="mae", weights=given))

@@ -14,15 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from safetensors.numpy import save_file
 from weight_rule import draw
 
 import data
-import eval_fid
-import train_drift
-from conftest import ROOT
 from data import pipeline
+from evaluation import evaluate
+from evaluation import scores as scores_lib
+from evaluation.image_files import read_images, write_npz
 from evaluation.labels import choose_labels, label_kind
 from evaluation.reference import feature_count
 from evaluation.search import golden_section, parse_alphas
@@ -33,19 +34,34 @@ from metrics.neighbours import nearest, usual_distance
 from metrics.networks import Network, enlarge
 from metrics.precision_recall import precision_recall
 from models.dit import init_params
-from models.mlp import MLPGenerator
 from models.sampling import generate
 from models.weights import load_generator
-from utils import config as config_lib, scores as scores_lib, sharding
+from training import drift
+from utils import config as config_lib
+from utils import sharding
 from utils.errors import UserError
 from utils.figures import to_uint8
-from utils.image_files import read_images, write_npz
 from utils.logging import without_warnings
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-TINY = {"dataset_name": "digits", "batch_size": 40, "drift.n_neg": 4, "drift.alpha_max": 3.0, "drift.n_unc": 4, "model.hidden_size": 16, "model.depth": 1,
-        "model.num_heads": 2, "optim.warmup_steps": 1, "optim.learning_rate": 2e-2, "max_steps": 6, "log_interval": 2, "save_interval": 2, "keep_interval": 2, "sample_interval": 6,
-        "eval_interval": 3}  # fmt: skip
+TINY = {
+    "dataset_name": "digits",
+    "batch_size": 40,
+    "drift.n_neg": 4,
+    "drift.alpha_max": 3.0,
+    "drift.n_unc": 4,
+    "model.hidden_size": 16,
+    "model.depth": 1,
+    "model.num_heads": 2,
+    "optim.warmup_steps": 1,
+    "optim.learning_rate": 2e-2,
+    "max_steps": 6,
+    "log_interval": 2,
+    "save_interval": 2,
+    "keep_interval": 2,
+    "sample_interval": 6,
+    "eval_interval": 3,
+}
 
 
 def tiny_generator():
@@ -64,22 +80,41 @@ def convolution(names=None) -> Network:
     @jax.jit
     def features(params, images):
         x = enlarge(jnp.repeat(images, 3, -1)).astype(jnp.float32) / 255
-        x = jax.nn.relu(jax.lax.conv_general_dilated(x, params, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest")).mean((1, 2))
+        x = jax.nn.relu(
+            jax.lax.conv_general_dilated(
+                x,
+                params,
+                (2, 2),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                precision="highest",
+            )
+        ).mean((1, 2))
         return {"features": x, "logits": 50 * x[:, :7]}
 
-    return Network("inception", features, kernel, {"network": "inception", "resize": "tf", "weights": "drawn"}, {"fd": "fid", "kd": "kid", "kd_std": "kid_std"})
+    return Network(
+        "inception",
+        features,
+        kernel,
+        {"network": "inception", "resize": "tf", "weights": "drawn"},
+        {"fd": "fid", "kd": "kid", "kd_std": "kid_std"},
+    )
 
 
 @pytest.fixture
 def small_inception(monkeypatch):
-    monkeypatch.setitem(eval_fid.NETWORKS, "inception", lambda source, resize: convolution())
+    monkeypatch.setitem(evaluate.NETWORKS, "inception", lambda source, resize: convolution())
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    parts = train_drift.build(config := config_lib.resolve(TINY | {"save_dir": str(folder)}), data.load("digits"), sharding.make_mesh(1, 1))
-    train_drift.train(parts, train_drift.open_run(config))
+    parts = drift.build(
+        config := config_lib.resolve(TINY | {"save_dir": str(folder)}),
+        data.load("digits"),
+        sharding.make_mesh(1, 1),
+    )
+    drift.train(parts, drift.open_run(config))
     return folder
 
 
@@ -90,18 +125,46 @@ def mesh_sharding(n):
 
 # ---------------------------------------------------------------- the same figure everywhere
 
-@pytest.mark.parametrize("features, ways", [("pixels", ((1, 101), (8, 32))), ("inception", ((1, 101), (1, 16), (2, 16), (8, 32)))], ids=["pixels", "inception"])
+
+@pytest.mark.parametrize(
+    "features, ways",
+    [("pixels", ((1, 101), (8, 32))), ("inception", ((1, 101), (1, 16), (2, 16), (8, 32)))],
+    ids=["pixels", "inception"],
+)
 def test_batches_and_devices_do_not_change_scores(features, ways, small_inception):
     model, params = tiny_generator()
-    reference = eval_fid.load_reference("digits", features=features, split="test", metrics="fid,kid,precision_recall,density_coverage", sharding=mesh_sharding(1))
+    reference = evaluate.load_reference(
+        "digits",
+        features=features,
+        split="test",
+        metrics="fid,kid,precision_recall,density_coverage",
+        sharding=mesh_sharding(1),
+    )
     results, images = [], []
     for devices, batch_size in ways:
-        put = jax.device_put(params, sharding.replicated(jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))))
+        put = jax.device_put(
+            params,
+            sharding.replicated(jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))),
+        )
         seen = []
-        results.append(eval_fid.evaluate(model, put, reference, cfg_scale=1.5, seed=3, num_samples=101, batch_size=batch_size, sharding=mesh_sharding(devices), see=seen.append))
+        results.append(
+            evaluate.evaluate(
+                model,
+                put,
+                reference,
+                cfg_scale=1.5,
+                seed=3,
+                num_samples=101,
+                batch_size=batch_size,
+                sharding=mesh_sharding(devices),
+                see=seen.append,
+            )
+        )
         images.append(np.concatenate(seen))
         assert images[-1].shape == (101, 8, 8, 1)
-        np.testing.assert_allclose(images[-1], images[0], atol=2e-6, err_msg="sample i is the same image")
+        np.testing.assert_allclose(
+            images[-1], images[0], atol=2e-6, err_msg="sample i is the same image"
+        )
     for result in results[1:]:
         assert result.keys() == results[0].keys()
         for name in scores_lib.scores(result):
@@ -113,9 +176,28 @@ def two_processes(folder, *args):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": str(ROOT / "tests")}
-    jobs = [subprocess.Popen([sys.executable, str(ROOT / "tests" / "two_processes.py"), str(rank), "2", str(port), str(folder), *map(str, args)], env=env,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in range(2)]  # fmt: skip
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "PYTHONPATH": str(ROOT / "tests"),
+    }
+    jobs = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(ROOT / "tests" / "two_processes.py"),
+                str(rank),
+                "2",
+                str(port),
+                str(folder),
+                *map(str, args),
+            ],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
     errors = [job.communicate(timeout=600)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], errors
     return [dict(np.load(folder / f"{rank}.npz")) for rank in range(2)]
@@ -125,7 +207,9 @@ def check_same(results, alone, images):
     """Scores of both processes are those of one to 1e-6, and sample i is the same image."""
     np.testing.assert_allclose(np.concatenate([r["images"] for r in results]), images, atol=2e-6)
     for result in results:
-        assert result["num_samples"] == len(images) and "8 of 16 samples are not finite" in str(result["refused"])
+        assert result["num_samples"] == len(images) and "8 of 16 samples are not finite" in str(
+            result["refused"]
+        )
         for name, value in scores_lib.scores(alone).items():
             assert float(result[name]) == pytest.approx(value, rel=1e-6), name
 
@@ -135,7 +219,16 @@ def test_processes(tmp_path):
     both = two_processes(tmp_path)
     model, params = tiny_generator()
     seen = []
-    alone = eval_fid.evaluate(model, params, eval_fid.load_reference("digits"), cfg_scale=1.5, seed=3, num_samples=101, batch_size=64, see=seen.append)
+    alone = evaluate.evaluate(
+        model,
+        params,
+        evaluate.load_reference("digits"),
+        cfg_scale=1.5,
+        seed=3,
+        num_samples=101,
+        batch_size=64,
+        see=seen.append,
+    )
     check_same(both, alone, np.concatenate(seen))
 
 
@@ -144,7 +237,13 @@ def inception_weights(tmp_path_factory):
     """Drawn by the rule of the golden data."""
     spec = json.loads((GOLDEN / "inception_fid" / "spec.json").read_text())
     path = tmp_path_factory.mktemp("weights") / "inception.safetensors"
-    save_file({k: draw(k, tuple(shape), spec["weight_seed"], spec["gain"]) for k, shape in spec["tensors"].items()}, path)
+    save_file(
+        {
+            k: draw(k, tuple(shape), spec["weight_seed"], spec["gain"])
+            for k, shape in spec["tensors"].items()
+        },
+        path,
+    )
     return path
 
 
@@ -157,16 +256,40 @@ def test_inception_everywhere(tmp_path, inception_weights, caplog):
     model, params = tiny_generator()
     results, seen = [], []
     for devices, batch_size in ((1, 21), (1, 4), (2, 8), (8, 8)):
-        put = jax.device_put(params, sharding.replicated(jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))))
+        put = jax.device_put(
+            params,
+            sharding.replicated(jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))),
+        )
         where = mesh_sharding(devices)
-        reference = eval_fid.load_reference("digits", features="inception", inception_weights=str(inception_weights), fid_stats=str(real), batch_size=batch_size, sharding=where)
+        reference = evaluate.load_reference(
+            "digits",
+            features="inception",
+            inception_weights=str(inception_weights),
+            fid_stats=str(real),
+            batch_size=batch_size,
+            sharding=where,
+        )
         seen.append([])
-        results.append(eval_fid.evaluate(model, put, reference, cfg_scale=1.5, seed=3, num_samples=21, batch_size=batch_size, sharding=where, see=seen[-1].append))
+        results.append(
+            evaluate.evaluate(
+                model,
+                put,
+                reference,
+                cfg_scale=1.5,
+                seed=3,
+                num_samples=21,
+                batch_size=batch_size,
+                sharding=where,
+                see=seen[-1].append,
+            )
+        )
     for result, batches in zip(results[1:], seen[1:]):
         np.testing.assert_allclose(np.concatenate(batches), np.concatenate(seen[0]), atol=2e-6)
         for name in ("fid_21", "is_21", "precision_21", "recall_21"):
             assert result[name] == pytest.approx(results[0][name], rel=1e-6), name
-    check_same(two_processes(tmp_path, inception_weights, real), results[0], np.concatenate(seen[0]))
+    check_same(
+        two_processes(tmp_path, inception_weights, real), results[0], np.concatenate(seen[0])
+    )
 
 
 def test_pixels_are_the_plain_definition():
@@ -174,10 +297,17 @@ def test_pixels_are_the_plain_definition():
     model, params = tiny_generator()
     images, labels = pipeline.everything(data.load("digits", "test"))
     x = np.concatenate(list(generate(model, params, labels, 1.0, 0)))
-    fake, real = np.clip(x, -1, 1).reshape(540, 64).astype(np.float64), images.reshape(540, 64) / 127.5 - 1
-    result = eval_fid.evaluate(model, params, eval_fid.load_reference("digits"), cfg_scale=1.0, seed=0)
+    fake, real = (
+        np.clip(x, -1, 1).reshape(540, 64).astype(np.float64),
+        images.reshape(540, 64) / 127.5 - 1,
+    )
+    result = evaluate.evaluate(
+        model, params, evaluate.load_reference("digits"), cfg_scale=1.0, seed=0
+    )
     assert result["num_samples"] == 540 and "class_agreement" in result
-    assert result["fd_pixels"] == pytest.approx(frechet_distance(*moments(fake), *moments(real)), rel=1e-12)
+    assert result["fd_pixels"] == pytest.approx(
+        frechet_distance(*moments(fake), *moments(real)), rel=1e-12
+    )
     assert (result["precision"], result["recall"]) == precision_recall(real, fake, k=3)
 
 
@@ -196,13 +326,18 @@ def test_collect_is_moments_of_all(monkeypatch):
 
 # ---------------------------------------------------------------- names, samples, labels
 
+
 def test_names_say_what_does_not_compare():
     inception = convolution()
-    assert [inception.score_name("fd", n) for n in (50_000, 5_000, 540)] == ["fid", "fid_5k", "fid_540"]
+    assert [inception.score_name("fd", n) for n in (50_000, 5_000, 540)] == [
+        "fid",
+        "fid_5k",
+        "fid_540",
+    ]
     assert inception.score_name("precision", 10_000) == "precision_10k"
     clean = dataclasses.replace(inception, facts=inception.facts | {"resize": "clean"})
     assert clean.score_name("fd", 50_000) == "fid_clean"
-    assert eval_fid.NETWORKS["pixels"]("", "").score_name("fd", 540) == "fd_pixels"
+    assert evaluate.NETWORKS["pixels"]("", "").score_name("fd", 540) == "fd_pixels"
 
 
 @pytest.mark.parametrize("value, words", [(np.nan, "not finite"), (200.0, "latents, or 0 to 255")])
@@ -218,16 +353,26 @@ def test_bytes_are_those_of_the_files():
 
 
 def test_too_few_samples_warn(caplog):
-    collect(convolution(), [np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)], 9, keep=False)
+    collect(
+        convolution(),
+        [np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)],
+        9,
+        keep=False,
+    )
     assert sum("9 samples of 20 features" in r.message for r in caplog.records) == 1
 
 
 def test_labels(tmp_path, caplog):
-    reference = eval_fid.load_reference("digits")
+    reference = evaluate.load_reference("digits")
     assert label_kind("", reference) == "reference"
     labels = choose_labels("reference", reference, 1000, 10)
-    assert np.array_equal(labels[:540], reference.labels) and np.isin(labels[540:], reference.labels).all()
-    by_class = dataclasses.replace(reference, read=lambda: (None, np.sort(reference.labels)))  # as folders and many files are
+    assert (
+        np.array_equal(labels[:540], reference.labels)
+        and np.isin(labels[540:], reference.labels).all()
+    )
+    by_class = dataclasses.replace(
+        reference, read=lambda: (None, np.sort(reference.labels))
+    )  # as folders and many files are
     counts = np.bincount(choose_labels("reference", by_class, 270, 10), minlength=10)
     assert counts.min() > 10 and (counts <= np.bincount(reference.labels)).all()
     assert np.array_equal(choose_labels("uniform", reference, 25, 10), np.arange(25) % 10)
@@ -238,7 +383,10 @@ def test_labels(tmp_path, caplog):
     for name in ("y.npy", "y.txt", "y.npz"):
         assert choose_labels(str(tmp_path / name), reference, 4, 10).tolist() == [1, 2, 2, 1]
     assert "8 of 10 classes are not among the labels" in caplog.text
-    for bad, words in ((str(tmp_path / "none.txt"), "expected uniform"), (str(tmp_path / "y.npy"), "the generator knows 0 to 1")):
+    for bad, words in (
+        (str(tmp_path / "none.txt"), "expected uniform"),
+        (str(tmp_path / "y.npy"), "the generator knows 0 to 1"),
+    ):
         with pytest.raises(UserError, match=words):
             choose_labels(bad, reference, 4, 2)
 
@@ -250,7 +398,15 @@ def test_golden_section():
     assert golden_section(lambda a: a, 1.0, 4.0) == 1.0
 
 
-@pytest.mark.parametrize("text, expected", [("1", ([1.0], None)), ("1,1.5,2", ([1.0, 1.5, 2.0], None)), ("search", ([], (1.0, 4.0))), ("search:1,2", ([], (1.0, 2.0)))])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("1", ([1.0], None)),
+        ("1,1.5,2", ([1.0, 1.5, 2.0], None)),
+        ("search", ([], (1.0, 4.0))),
+        ("search:1,2", ([], (1.0, 2.0))),
+    ],
+)
 def test_alphas(text, expected):
     assert parse_alphas(text) == expected
 
@@ -258,22 +414,38 @@ def test_alphas(text, expected):
 def test_nearest_finds_copies():
     gallery = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
     order, distance = nearest(gallery[[7, 200]], gallery, 3)
-    assert order[:, 0].tolist() == [7, 200] and distance[:, 0].tolist() == [0, 0] and (np.diff(distance) > 0).all()
+    assert (
+        order[:, 0].tolist() == [7, 200]
+        and distance[:, 0].tolist() == [0, 0]
+        and (np.diff(distance) > 0).all()
+    )
     d = np.linalg.norm(gallery[:, None] - gallery[None], axis=-1) + 1e9 * np.eye(300)
     assert usual_distance(gallery, most=100) == pytest.approx(np.median(d.min(1)[::3]), rel=1e-6)
 
 
 # ---------------------------------------------------------------- the program
 
+
 def program(*flags, script="eval_fid.py", timeout=120):
-    env = os.environ | {"XLA_FLAGS": "", "XDG_CACHE_HOME": "/nonexistent", "PYTHONWARNINGS": "default"}
-    return subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], capture_output=True, text=True, timeout=timeout, env=env, cwd=ROOT)
+    env = os.environ | {
+        "XLA_FLAGS": "",
+        "XDG_CACHE_HOME": "/nonexistent",
+        "PYTHONWARNINGS": "default",
+    }
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, flags)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=env,
+        cwd=ROOT,
+    )
 
 
 def call(capsys, *flags):
     """eval_fid.main in this process: the JSON of its last line."""
-    values = eval_fid.define_flags(config_lib.flags.FlagValues())
-    eval_fid.main(config_lib.parse(["eval_fid.py", *map(str, flags)], values))
+    values = evaluate.define_flags(config_lib.flags.FlagValues())
+    evaluate.main(config_lib.parse(["eval_fid.py", *map(str, flags)], values))
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -285,27 +457,85 @@ def rows_of(folder):
 def test_training_evaluates(run_folder):
     """The trainer's rows: digits in pixels, as many samples as are held out; scores are among the curves."""
     rows = rows_of(run_folder)
-    assert [(r["step"], r["num_samples"], r["features"], r["reference"]) for r in rows] == [(s, "540", "pixels", "digits:test") for s in ("3", "6")]
+    assert [(r["step"], r["num_samples"], r["features"], r["reference"]) for r in rows] == [
+        (s, "540", "pixels", "digits:test") for s in ("3", "6")
+    ]
     assert all(float(r["fd_pixels"]) > 0 for r in rows)
 
 
 def test_all_checkpoints_and_alphas(run_folder, tmp_path, capsys, small_inception, monkeypatch):
-    flags = ["--load_dir", run_folder, "--all", "1", "--ema", "raw", "--cfg_scale", "1,2,3", "--features", "inception", "--num_samples", "64", "--out", tmp_path, "--reference_split", "test"]
+    flags = [
+        "--load_dir",
+        run_folder,
+        "--all",
+        "1",
+        "--ema",
+        "raw",
+        "--cfg_scale",
+        "1,2,3",
+        "--features",
+        "inception",
+        "--num_samples",
+        "64",
+        "--out",
+        tmp_path,
+        "--reference_split",
+        "test",
+    ]
     last = call(capsys, *flags)
     rows = rows_of(tmp_path)
-    assert [(r["step"], r["cfg_scale"]) for r in rows] == [(s, a) for s in ("2", "4", "6") for a in ("1.0", "2.0", "3.0")]
+    assert [(r["step"], r["cfg_scale"]) for r in rows] == [
+        (s, a) for s in ("2", "4", "6") for a in ("1.0", "2.0", "3.0")
+    ]
     assert len({r["fid_64"] for r in rows}) == 9 and "fid" not in rows[0]
-    assert {"fid_64", "is_64", "precision_64", "recall_64", "step", "ema", "cfg_scale", "seed", "features", "resize", "weights", "reference", "labels", "dataset_name", "load_dir"} <= last.keys()
+    assert {
+        "fid_64",
+        "is_64",
+        "precision_64",
+        "recall_64",
+        "step",
+        "ema",
+        "cfg_scale",
+        "seed",
+        "features",
+        "resize",
+        "weights",
+        "reference",
+        "labels",
+        "dataset_name",
+        "load_dir",
+    } <= last.keys()
     pictures = [*tmp_path.glob("*.png"), *tmp_path.glob("samples/*.png")]
-    assert {p.name for p in pictures} == {"fid_64_by_step.png", "fid_64_by_alpha.png", *(f"eval_step_0000000{s}.png" for s in (2, 4, 6))}
+    assert {p.name for p in pictures} == {
+        "fid_64_by_step.png",
+        "fid_64_by_alpha.png",
+        *(f"eval_step_0000000{s}.png" for s in (2, 4, 6)),
+    }
     assert all(Image.open(p).size[0] > 200 for p in pictures)
     before = (tmp_path / "fid.csv").read_bytes()
     monkeypatch.setattr(eval_fid, "evaluate", None)  # all are done
-    assert call(capsys, *flags)["fid_64"] == last["fid_64"] and (tmp_path / "fid.csv").read_bytes() == before
+    assert (
+        call(capsys, *flags)["fid_64"] == last["fid_64"]
+        and (tmp_path / "fid.csv").read_bytes() == before
+    )
 
 
 def test_search_ends_at_the_least(run_folder, tmp_path, capsys, small_inception):
-    last = call(capsys, "--load_dir", run_folder, "--cfg_scale", "search:1,2", "--features", "inception", "--num_samples", "40", "--metrics", "fid", "--out", tmp_path)
+    last = call(
+        capsys,
+        "--load_dir",
+        run_folder,
+        "--cfg_scale",
+        "search:1,2",
+        "--features",
+        "inception",
+        "--num_samples",
+        "40",
+        "--metrics",
+        "fid",
+        "--out",
+        tmp_path,
+    )
     rows = rows_of(tmp_path)
     assert len(rows) >= 5 and last["fid_40"] == min(float(r["fid_40"]) for r in rows)
 
@@ -313,10 +543,24 @@ def test_search_ends_at_the_least(run_folder, tmp_path, capsys, small_inception)
 def test_npz_and_folder_give_the_scores_of_the_run(run_folder, tmp_path, capsys):
     """The samples as ADM's .npz, and as PNGs; pixels are rounded to bytes there. In pixels the neighbours are drawn too."""
     npz, folder = tmp_path / "samples.npz", tmp_path / "png"
-    run = call(capsys, "--load_dir", run_folder, "--num_samples", "120", "--samples_npz", npz, "--out", tmp_path)
+    run = call(
+        capsys,
+        "--load_dir",
+        run_folder,
+        "--num_samples",
+        "120",
+        "--samples_npz",
+        npz,
+        "--out",
+        tmp_path,
+    )
     assert (tmp_path / "samples" / "eval_step_00000006_neighbours.png").exists()
     images = read_images(npz)
-    assert len(images) == 120 and images.labels.tolist() == choose_labels("reference", eval_fid.load_reference("digits"), 120, 10).tolist()
+    assert (
+        len(images) == 120
+        and images.labels.tolist()
+        == choose_labels("reference", evaluate.load_reference("digits"), 120, 10).tolist()
+    )
     folder.mkdir()
     for i in range(120):
         Image.fromarray(images[i][..., 0]).save(folder / f"{i:03d}.png")
@@ -326,7 +570,10 @@ def test_npz_and_folder_give_the_scores_of_the_run(run_folder, tmp_path, capsys)
         from_folder = call(capsys, "--load_dir", folder, "--dataset_name", "digits", "--out", table)
     call(capsys, "--load_dir", npz, "--dataset_name", "digits", "--out", table)
     assert [r["samples"] for r in rows_of(table)] == [str(folder), str(npz)]  # once each
-    assert scores_lib.scores(from_npz) == scores_lib.scores(from_folder) and from_npz["num_samples"] == 120
+    assert (
+        scores_lib.scores(from_npz) == scores_lib.scores(from_folder)
+        and from_npz["num_samples"] == 120
+    )
     assert from_npz["fd_pixels"] == pytest.approx(run["fd_pixels"], rel=0.01)
 
 
@@ -334,9 +581,25 @@ def test_published_artifact(tmp_path, capsys):
     """By what its own samples give: the distance of moments in float64, the rows apart from those of others, the first samples as pictures."""
     real = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
     np.savez(tmp_path / "real.npz", real, np.arange(50) % 10)
-    last = call(capsys, "--load_dir", GOLDEN / "pixel_tiny", "--fid_stats", tmp_path / "real.npz", "--num_samples", "100", "--cfg_scale", "1.5", "--out", tmp_path / "out")
+    last = call(
+        capsys,
+        "--load_dir",
+        GOLDEN / "pixel_tiny",
+        "--fid_stats",
+        tmp_path / "real.npz",
+        "--num_samples",
+        "100",
+        "--cfg_scale",
+        "1.5",
+        "--out",
+        tmp_path / "out",
+    )
     model, params, _ = load_generator(GOLDEN / "pixel_tiny")
-    x = np.clip(np.concatenate(list(generate(model, params, np.arange(100) % 10, 1.5, 0))), -1, 1).reshape(100, -1).astype(np.float64)
+    x = (
+        np.clip(np.concatenate(list(generate(model, params, np.arange(100) % 10, 1.5, 0))), -1, 1)
+        .reshape(100, -1)
+        .astype(np.float64)
+    )
     expected = frechet_distance(*moments(x), *moments(real.reshape(50, -1) / 127.5 - 1))
     assert last["fd_pixels"] == pytest.approx(expected, rel=1e-6) and last["labels"] == "reference"
     assert [r["samples"] for r in rows_of(tmp_path / "out")] == [str(GOLDEN / "pixel_tiny")]
@@ -346,7 +609,9 @@ def test_published_artifact(tmp_path, capsys):
 def test_only_all_scores_are_done(tmp_path):
     """A row with as many scores, but others, is not the evaluation that is asked for."""
     row = {"step": 1, "ema": "0.999", "cfg_scale": 1.0, "reference": "007"}
-    scores_lib.append_row(tmp_path / "fid.csv", row | {"fid_5k": 1.0, "precision_5k": 0.5, "recall_5k": 0.5})
+    scores_lib.append_row(
+        tmp_path / "fid.csv", row | {"fid_5k": 1.0, "precision_5k": 0.5, "recall_5k": 0.5}
+    )
     assert scores_lib.find_row(tmp_path / "fid.csv", row, ["fid_5k", "recall_5k"])["fid_5k"] == 1
     assert scores_lib.find_row(tmp_path / "fid.csv", row, ["fid_5k", "kid_5k"]) is None
     assert scores_lib.find_row(tmp_path / "fid.csv", row | {"cfg_scale": 2.0}, ["fid_5k"]) is None
@@ -374,35 +639,62 @@ def test_unreadable_images_are_left_out(tmp_path, caplog):
     first = sorted(tmp_path.rglob("*.png"))[0]
     first.write_bytes(first.read_bytes()[:40])
     options = {"max_corrupt": 0.1, "channels": 1}
-    reference = eval_fid.load_reference(f"folder:{tmp_path}", data_options=options, shape=(8, 8, 1), batch_size=16)
+    reference = evaluate.load_reference(
+        f"folder:{tmp_path}", data_options=options, shape=(8, 8, 1), batch_size=16
+    )
     good, y = pipeline.everything(data.load(f"folder:{tmp_path}", "train", options))
     assert reference.real.count == len(good) == 59
-    np.testing.assert_allclose(reference.real.mu, good.reshape(59, 64).mean(0) / 127.5 - 1, atol=1e-12)
+    np.testing.assert_allclose(
+        reference.real.mu, good.reshape(59, 64).mean(0) / 127.5 - 1, atol=1e-12
+    )
     np.testing.assert_array_equal(reference.labels, y)
 
 
 def test_rows_of_the_same_settings_are_one(tmp_path):
     path = tmp_path / "fid.csv"
-    row = {"step": 1, "ema": "0.999", "cfg_scale": 1.0, "seed": 0, "num_samples": 9, "features": "pixels", "reference": "digits:test", "labels": "reference"}
+    row = {
+        "step": 1,
+        "ema": "0.999",
+        "cfg_scale": 1.0,
+        "seed": 0,
+        "num_samples": 9,
+        "features": "pixels",
+        "reference": "digits:test",
+        "labels": "reference",
+    }
     scores_lib.append_row(path, row | {"fd_pixels": 2.0})
     scores_lib.append_row(path, row | {"precision": 0.5})
     scores_lib.append_row(path, row | {"reference": "digits:train", "fd_pixels": 3.0})
     first, second = scores_lib.read_rows(path)
-    assert scores_lib.scores(first) == {"fd_pixels": 2.0, "precision": 0.5} and scores_lib.scores(second) == {"fd_pixels": 3.0}
+    assert scores_lib.scores(first) == {"fd_pixels": 2.0, "precision": 0.5} and scores_lib.scores(
+        second
+    ) == {"fd_pixels": 3.0}
 
 
 def test_sanity_at_the_first_step(tmp_path, small_inception, monkeypatch):
     """An evaluation that cannot work stops the training at its first step."""
     statistics = tmp_path / "stats.npz"
     np.savez(statistics, mu=np.zeros(2048), sigma=np.eye(2048))
-    parts = train_drift.build(config := config_lib.resolve(TINY | {"save_dir": str(tmp_path / "run"), "fid_stats": str(statistics)}), data.load("digits"), sharding.make_mesh(1, 1))
+    parts = drift.build(
+        config := config_lib.resolve(
+            TINY | {"save_dir": str(tmp_path / "run"), "fid_stats": str(statistics)}
+        ),
+        data.load("digits"),
+        sharding.make_mesh(1, 1),
+    )
     with pytest.raises(UserError, match="2048 features, but pixels gives 64"):
-        train_drift.train(parts, train_drift.open_run(config))
+        drift.train(parts, drift.open_run(config))
     steps = []
-    monkeypatch.setattr(eval_fid, "evaluate", lambda *_, num_samples=0, **__: steps.append(num_samples) or 1 / 0)
-    parts = train_drift.build(config := config_lib.resolve(TINY | {"save_dir": str(tmp_path / "run2")}), data.load("digits"), sharding.make_mesh(1, 1))
+    monkeypatch.setattr(
+        eval_fid, "evaluate", lambda *_, num_samples=0, **__: steps.append(num_samples) or 1 / 0
+    )
+    parts = drift.build(
+        config := config_lib.resolve(TINY | {"save_dir": str(tmp_path / "run2")}),
+        data.load("digits"),
+        sharding.make_mesh(1, 1),
+    )
     with pytest.raises(ZeroDivisionError):
-        train_drift.train(parts, train_drift.open_run(config))
+        drift.train(parts, drift.open_run(config))
     assert steps == [32] and not (tmp_path / "run2" / "fid.csv").exists()
 
 
@@ -411,7 +703,10 @@ MISTAKES = [
     (("--load_dir", "nowhere"), "no such file"),
     (("--load_dir", "RUN", "--features", "incepton"), "did you mean inception"),
     (("--load_dir", "RUN", "--features", "inception"), "cannot fetch the Inception weights"),
-    (("--load_dir", "RUN", "--features", "inception", "--inception_weights", "none.pth"), "no Inception weights"),
+    (
+        ("--load_dir", "RUN", "--features", "inception", "--inception_weights", "none.pth"),
+        "no Inception weights",
+    ),
     (("--load_dir", "RUN", "--features", "inception", "--resize", "lanczos"), "tf, pytorch, clean"),
     (("--load_dir", "RUN", "--metrics", "fids"), "unknown metric"),
     (("--load_dir", "RUN", "--metrics", ","), "unknown metric"),
@@ -425,29 +720,46 @@ MISTAKES = [
     (("--load_dir", "RUN", "--num_samples", "1"), "too few"),
     (("--load_dir", "RUN", "--num_samples", "3"), "precision_recall needs at least 4"),
     (("--load_dir", "RUN", "--step", "2", "--all", "1"), "give one of them"),
-    (("--load_dir", "RUN", "--metrics", "precision_recall", "--cfg_scale", "search"), "add fid to --metrics"),
+    (
+        ("--load_dir", "RUN", "--metrics", "precision_recall", "--cfg_scale", "search"),
+        "add fid to --metrics",
+    ),
     (("--load_dir", "RUN", "--cfg_scale", "searching"), "expected a number from 1 on"),
     (("--load_dir", "RUN", "--samples_npz", "samples.png"), "ends in .npz"),
     (("--load_dir", "RUN", "--labels", "unifrom"), "expected uniform"),
     (("--load_dir", "RUN", "--labels", "EMPTY"), "expected a list of integers"),
     (("--load_dir", "RUN", "--out", "EMPTY"), "cannot write in"),
     (("--load_dir", "EMPTY", "--dataset_name", "digits"), "not a zip file"),
-    (("--load_dir", "IMAGES", "--dataset_name", "digits", "--cfg_scale", "2", "--ema", "raw"), "--ema, --cfg_scale"),
+    (
+        ("--load_dir", "IMAGES", "--dataset_name", "digits", "--cfg_scale", "2", "--ema", "raw"),
+        "--ema, --cfg_scale",
+    ),
     (("--load_dir", "IMAGES"), "nothing to compare with"),
     (("--load_dir", "IMAGES", "--dataset_name", "digits"), "bring them to one size"),
     (("--load_dir", "ARTIFACT", "--fid_stats", "IMAGES", "--all", "1"), "one set of parameters"),
     (("--load_dir", "ARTIFACT", "--dataset_name", "digits"), "bring them to one size"),
-    (("--load_dir", "LATENTS", "--fid_stats", "IMAGES", "--vae", "nowhere"), "neither a folder nor a hub id"),
+    (
+        ("--load_dir", "LATENTS", "--fid_stats", "IMAGES", "--vae", "nowhere"),
+        "neither a folder nor a hub id",
+    ),
 ]
 
 
 @pytest.mark.parametrize("flags, words", MISTAKES, ids=[" ".join(f[-2:]) for f, _ in MISTAKES])
 def test_a_mistake_is_one_error(flags, words, run_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.setattr(
+        "urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network"))
+    )
     np.savez(tmp_path / "images.npz", np.zeros((20, 16, 16, 3), np.uint8))
     (tmp_path / "empty.txt").touch()
-    places = {"RUN": run_folder, "EMPTY": tmp_path / "empty.txt", "IMAGES": tmp_path / "images.npz", "ARTIFACT": GOLDEN / "pixel_tiny", "LATENTS": GOLDEN / "latent_tiny"}
+    places = {
+        "RUN": run_folder,
+        "EMPTY": tmp_path / "empty.txt",
+        "IMAGES": tmp_path / "images.npz",
+        "ARTIFACT": GOLDEN / "pixel_tiny",
+        "LATENTS": GOLDEN / "latent_tiny",
+    }
     with pytest.raises(UserError) as error:
         call(capsys, *(places.get(f, f) for f in flags))
     assert words in str(error.value) and "\n" not in str(error.value)
@@ -455,14 +767,22 @@ def test_a_mistake_is_one_error(flags, words, run_folder, tmp_path, capsys, monk
 
 def test_a_mistake_is_one_line():
     done = program("--load_dir", "nowhere")
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert (
+        done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    ), done.stderr
 
 
 def test_dinov2_by_name(tmp_path):
     """`dinov2:FILE`: the class token of the encoder of models/, of images brought to 224."""
     spec = json.loads((GOLDEN / "dinov2_small" / "spec.json").read_text())
-    save_file({k: draw(k, tuple(shape), spec["weight_seed"], spec["gain"]) for k, shape in spec["tensors"].items()}, tmp_path / "small.safetensors")
-    network = eval_fid.load_network(f"dinov2:{tmp_path / 'small.safetensors'}", "", "")
+    save_file(
+        {
+            k: draw(k, tuple(shape), spec["weight_seed"], spec["gain"])
+            for k, shape in spec["tensors"].items()
+        },
+        tmp_path / "small.safetensors",
+    )
+    network = evaluate.load_network(f"dinov2:{tmp_path / 'small.safetensors'}", "", "")
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
     found = np.asarray(network.features(network.params, images)["features"])
     assert found.shape == (2, 384) and feature_count(network, (8, 8, 1)) == 384
@@ -472,5 +792,7 @@ def test_dinov2_by_name(tmp_path):
 
     encode, params, _ = load_encoder(f"dinov2:{tmp_path / 'small.safetensors'}")
     x = resize(np.repeat(images, 3, -1), 224, "clean") / 127.5 - 1
-    np.testing.assert_allclose(found, encode(params, x)["cls"][:, 0], atol=1e-5 * np.abs(found).max())
+    np.testing.assert_allclose(
+        found, encode(params, x)["cls"][:, 0], atol=1e-5 * np.abs(found).max()
+    )
     assert network.score_name("fd", 50_000) == "fd_dinov2"

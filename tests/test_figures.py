@@ -19,7 +19,9 @@ def read(path):
 def find_tile(page, tile):
     """Places (y, x) where `tile` [h, w, 3] lies in `page`, as a set."""
     windows = np.lib.stride_tricks.sliding_window_view(page, tile.shape)[:, :, 0]
-    return {tuple(int(v) for v in place) for place in np.argwhere((windows == tile).all(axis=(2, 3, 4)))}
+    return {
+        tuple(int(v) for v in place) for place in np.argwhere((windows == tile).all(axis=(2, 3, 4)))
+    }
 
 
 def enlarged(image, scale):
@@ -33,7 +35,9 @@ def enlarged(image, scale):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_image_is_in_its_row_and_column(tmp_path, channels):
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, channels), np.uint8)
-    save_grid(tmp_path / "grid.png", images, columns=2, row_labels=["a", "b", "c"], title="t", scale=3)
+    save_grid(
+        tmp_path / "grid.png", images, columns=2, row_labels=["a", "b", "c"], title="t", scale=3
+    )
     page = read(tmp_path / "grid.png")
     places = []
     for image in images:
@@ -73,10 +77,15 @@ def test_floats_are_scaled_and_clipped_and_nan_is_an_error(tmp_path):
 def test_comparison_shows_generated_left_and_real_right(tmp_path):
     rng = np.random.default_rng(0)
     generated, real = rng.integers(0, 256, (2, 4, 8, 8, 1), np.uint8)
-    save_comparison(tmp_path / "both.png", generated, real, columns=2, row_labels=["0", "1"], scale=2)
+    save_comparison(
+        tmp_path / "both.png", generated, real, columns=2, row_labels=["0", "1"], scale=2
+    )
     page = read(tmp_path / "both.png")
     for left, right in zip(generated, real):
-        ((y, x),), ((y2, x2),) = find_tile(page, enlarged(left, 2)), find_tile(page, enlarged(right, 2))
+        ((y, x),), ((y2, x2),) = (
+            find_tile(page, enlarged(left, 2)),
+            find_tile(page, enlarged(right, 2)),
+        )
         assert y == y2 and x < page.shape[1] / 2 < x2
 
 
@@ -103,7 +112,11 @@ def records(n=300):
         "seconds",
     )
     return [
-        {"step": 10 * i, **dict(zip(keys, rng.random(len(keys)) + 0.1)), "energy_distance": rng.normal()}
+        {
+            "step": 10 * i,
+            **dict(zip(keys, rng.random(len(keys)) + 0.1)),
+            "energy_distance": rng.normal(),
+        }
         for i in range(n)
     ]
 
@@ -131,12 +144,17 @@ def test_curves_have_a_panel_for_each_measure_that_is_there(tmp_path, panels):
     )
     assert panels["energy distance, 0 when equal"] == (["energy distance"], True)
     assert panels["diversity, generated / real"] == (["diversity"], False)
-    assert panels["norms and learning rate"] == (["grad norm", "update norm", "param norm", "lr"], True)
+    assert panels["norms and learning rate"] == (
+        ["grad norm", "update norm", "param norm", "lr"],
+        True,
+    )
     assert len(panels) == 7
     picture = matplotlib.image.imread(path)
     assert picture.shape[1] >= 1000 and picture[..., :3].std() > 0.05
 
-    save_curves(path, [{"step": 1, "diversity": 1.0, "unheard_of": 3.0}, {"step": 2, "fd_pixels": 1.0}])
+    save_curves(
+        path, [{"step": 1, "diversity": 1.0, "unheard_of": 3.0}, {"step": 2, "fd_pixels": 1.0}]
+    )
     assert panels == {
         "diversity, generated / real": (["diversity"], False),
         "evaluation, distances": (["fd pixels"], True),

@@ -5,18 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
+from test_train import everything_saved, parts_of, records, same_bits, train
 
-import eval_fid
-import sample
 from baselines.flow import Flow, draw, flow_loss, sample_t, with_steps
+from evaluation import evaluate, sample
+from evaluation.scores import read_rows
 from models.build import describe, from_description
 from models.mlp import MLPGenerator
 from models.runs import load_run
 from models.sampling import generate
-from test_train import everything_saved, parts_of, records, same_bits, train
 from utils import config as config_lib
 from utils.errors import UserError
-from utils.scores import read_rows
 
 FLOW = {"objective": "flow", "model.noise_classes": 0, "model.noise_coords": 1, "batch_size": 40}
 STREAM = {"drift.bank_per_class": 16, "drift.n_pos": 8, "data.flip": True}
@@ -36,7 +35,9 @@ class Oracle:
 
 def euler(v, steps, x_0, scale=1.0):
     n = len(x_0)
-    return Flow(Oracle(v), steps).apply({"params": {}}, x_0, jnp.zeros(n, int), jnp.full(n, scale), None)
+    return Flow(Oracle(v), steps).apply(
+        {"params": {}}, x_0, jnp.zeros(n, int), jnp.full(n, scale), None
+    )
 
 
 X_0 = jax.random.normal(jax.random.key(0), (50, 2))
@@ -46,7 +47,11 @@ X_0 = jax.random.normal(jax.random.key(0), (50, 2))
 def test_a_point_mass_is_reached_in_any_number_of_steps(steps):
     """Its velocity is (c - x) / (1 - t): the paths are straight."""
     c = jnp.array([1.0, -2.0])
-    np.testing.assert_allclose(euler(lambda x, t, y: (c - x) / (1 - t), steps, X_0), jnp.broadcast_to(c, X_0.shape), atol=1e-5)
+    np.testing.assert_allclose(
+        euler(lambda x, t, y: (c - x) / (1 - t), steps, X_0),
+        jnp.broadcast_to(c, X_0.shape),
+        atol=1e-5,
+    )
 
 
 MEAN, STD = jnp.array([1.0, -2.0]), 0.5
@@ -60,7 +65,10 @@ def gaussian_velocity(x, t, y=None):
 
 def test_a_gaussian_is_reached_with_an_error_of_first_order():
     """The flow from N(0, 1) to N(MEAN, STD^2) is x -> MEAN + STD x; Euler's error halves when the steps double."""
-    error = [float(jnp.abs(euler(gaussian_velocity, n, X_0) - (MEAN + STD * X_0)).max()) for n in (64, 128, 256)]
+    error = [
+        float(jnp.abs(euler(gaussian_velocity, n, X_0) - (MEAN + STD * X_0)).max())
+        for n in (64, 128, 256)
+    ]
     assert error[2] < 0.01 and all(1.9 < a / b < 2.1 for a, b in zip(error, error[1:]))
 
 
@@ -74,7 +82,11 @@ def test_loss_is_least_at_the_conditional_mean():
     variance = 1 + STD**2 - (grid * STD**2 - (1 - grid)) ** 2 / (grid**2 * STD**2 + (1 - grid) ** 2)
     best = flow_loss(lambda x, t: gaussian_velocity(x, t[:, None]), x_0, x_1, t)
     np.testing.assert_allclose(best, variance.mean(), rtol=0.01)
-    np.testing.assert_allclose(flow_loss(lambda x, t: gaussian_velocity(x, t[:, None]) + 0.3, x_0, x_1, t) - best, 0.09, atol=0.006)
+    np.testing.assert_allclose(
+        flow_loss(lambda x, t: gaussian_velocity(x, t[:, None]) + 0.3, x_0, x_1, t) - best,
+        0.09,
+        atol=0.006,
+    )
 
 
 def test_times_have_their_density():
@@ -92,7 +104,9 @@ def test_guidance_goes_beyond_the_null_class():
     v = lambda x, t, y: jnp.where(y == 0, a, b) + 0 * x
     for scale in (1.0, 2.5):
         np.testing.assert_allclose(euler(v, 3, X_0, scale), X_0 + b + scale * (a - b), atol=1e-5)
-    mixed = Flow(Oracle(v), 3).apply({"params": {}}, X_0[:2], jnp.zeros(2, int), jnp.array([1.0, 2.5]), None)
+    mixed = Flow(Oracle(v), 3).apply(
+        {"params": {}}, X_0[:2], jnp.zeros(2, int), jnp.array([1.0, 2.5]), None
+    )
     np.testing.assert_allclose(mixed, X_0[:2] + b + jnp.array([[1.0], [2.5]]) * (a - b), atol=1e-5)
 
 
@@ -105,15 +119,24 @@ def test_draws_of_a_whole_bank():
     assert (labels == images // 4).all()
 
 
-@pytest.mark.parametrize("changes", [pytest.param(FLOW, marks=pytest.mark.slow), FLOW | STREAM], ids=["whole bank", "stream"])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param(FLOW, marks=pytest.mark.slow), FLOW | STREAM],
+    ids=["whole bank", "stream"],
+)
 def test_resumed_ends_in_the_same_bits(tmp_path, changes):
     train(tmp_path / "straight", changes | {"max_steps": 8})
     train(tmp_path / "twice", changes | {"max_steps": 4})
     train(tmp_path / "twice", changes | {"max_steps": 8})
-    (tree, metadata, _), (tree2, metadata2, _) = (everything_saved(tmp_path / name, changes) for name in ("straight", "twice"))
+    (tree, metadata, _), (tree2, metadata2, _) = (
+        everything_saved(tmp_path / name, changes) for name in ("straight", "twice")
+    )
     same_bits(tree, tree2)
     assert metadata["position"] == metadata2["position"] == (8 * 40 if changes != FLOW else 0)
-    assert records(tmp_path / "straight") == records(tmp_path / "twice") and len(records(tmp_path / "twice")) == 8
+    assert (
+        records(tmp_path / "straight") == records(tmp_path / "twice")
+        and len(records(tmp_path / "twice")) == 8
+    )
 
 
 @pytest.mark.slow
@@ -127,7 +150,17 @@ def test_devices_do_not_change_the_losses(tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flow")
-    train(folder, FLOW | {"max_steps": 8, "model.class_dropout_prob": 0.2, "eval_interval": 8, "sample_interval": 8, "denoise_timesteps": 2})
+    train(
+        folder,
+        FLOW
+        | {
+            "max_steps": 8,
+            "model.class_dropout_prob": 0.2,
+            "eval_interval": 8,
+            "sample_interval": 8,
+            "denoise_timesteps": 2,
+        },
+    )
     return folder
 
 
@@ -138,13 +171,17 @@ def program(module, given, groups, flag_rows):
 
 def test_samples_do_not_depend_on_the_batch(run):
     model, params, metadata = load_run(run)
-    assert isinstance(model, Flow) and model.steps == 2 and metadata["config"]["objective"] == "flow"
+    assert (
+        isinstance(model, Flow) and model.steps == 2 and metadata["config"]["objective"] == "flow"
+    )
     labels = np.arange(20) % 10
     for scale in (1.0, 3.0):
         whole = np.concatenate(list(generate(model, params, labels, scale, 3, batch_size=20)))
         parts = np.concatenate(list(generate(model, params, labels, scale, 3, batch_size=7)))
         np.testing.assert_allclose(parts, whole, atol=1e-5)
-    mixed = next(generate(model, params, labels, np.where(np.arange(20) < 10, 1.0, 3.0), 3, batch_size=20))
+    mixed = next(
+        generate(model, params, labels, np.where(np.arange(20) < 10, 1.0, 3.0), 3, batch_size=20)
+    )
     np.testing.assert_allclose(mixed[10:], whole[10:], atol=1e-5)
     alone = next(generate(model, params, labels, 1.0, 3, batch_size=20))
     np.testing.assert_allclose(mixed[:10], alone[:10], atol=1e-5)
@@ -155,13 +192,31 @@ def test_samples_do_not_depend_on_the_batch(run):
 def test_sampling_and_evaluation_take_the_steps(run, tmp_path):
     (row,) = read_rows(run / "fid.csv")
     assert row["denoise_timesteps"] == 2
-    program(sample, {"load_dir": run, "num_samples": 5, "denoise_timesteps": 4, "cfg_scale": 2, "out": tmp_path / "x.npz"}, ("load_dir", "seed"), sample.FLAGS)
+    program(
+        sample,
+        {
+            "load_dir": run,
+            "num_samples": 5,
+            "denoise_timesteps": 4,
+            "cfg_scale": 2,
+            "out": tmp_path / "x.npz",
+        },
+        ("load_dir", "seed"),
+        sample.FLAGS,
+    )
     assert np.load(tmp_path / "x.npz")["arr_0"].shape == (5, 8, 8, 1)
     groups = ("load_dir", "seed", "dataset_name", "features", "inception_weights", "fid_stats")
     for steps in (2, 4):
-        program(eval_fid, {"load_dir": run, "num_samples": 40, "denoise_timesteps": steps}, groups, eval_fid.FLAGS)
+        program(
+            eval_fid,
+            {"load_dir": run, "num_samples": 40, "denoise_timesteps": steps},
+            groups,
+            evaluate.FLAGS,
+        )
     rows = read_rows(run / "fid.csv")
-    assert [r["denoise_timesteps"] for r in rows] == [2, 2, 4] and rows[1]["fd_pixels"] != rows[2]["fd_pixels"]
+    assert [r["denoise_timesteps"] for r in rows] == [2, 2, 4] and rows[1]["fd_pixels"] != rows[2][
+        "fd_pixels"
+    ]
 
 
 def test_mistakes(run, tmp_path):
@@ -172,8 +227,18 @@ def test_mistakes(run, tmp_path):
     with pytest.raises(UserError, match="one pass"):
         with_steps(MLPGenerator(4, 2, 0, 1, (2,), 4, 1, 2.0, False), 3)
     model, params, _ = load_run(run)
-    without = from_description(describe(model) | {"network": describe(model.network) | {"null_class": False}})
+    without = from_description(
+        describe(model) | {"network": describe(model.network) | {"null_class": False}}
+    )
     with pytest.raises(UserError, match="--cfg_scale 2.*class_dropout_prob"):
         next(generate(without, params, [0], 2.0, 0))
     with pytest.raises(UserError, match="objective = flow"):
-        train(run, {"max_steps": 9, "model.noise_classes": 0, "model.noise_coords": 1, "model.class_dropout_prob": 0.2})
+        train(
+            run,
+            {
+                "max_steps": 9,
+                "model.noise_classes": 0,
+                "model.noise_coords": 1,
+                "model.class_dropout_prob": 0.2,
+            },
+        )

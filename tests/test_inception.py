@@ -1,4 +1,5 @@
 """The FID network and the readers of its weights. Weights are drawn by rule; nothing is fetched."""
+
 import collections
 import io
 import json
@@ -21,7 +22,7 @@ from metrics import inception
 from metrics.inception import in_batches, load_inception
 from metrics.resize import resize
 from utils.errors import UserError
-from utils.torch_file import LEGACY_PROTOCOL, MAGIC_NUMBER, read_torch_file
+from utils.weight_files.torch_file import LEGACY_PROTOCOL, MAGIC_NUMBER, read_torch_file
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "inception_fid"
 
@@ -29,8 +30,10 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "inception_fid"
 @pytest.fixture(scope="module")
 def tensors():
     spec = json.loads((GOLDEN / "spec.json").read_text())
-    return {key: draw(key, tuple(shape), spec["weight_seed"], spec["gain"])
-            for key, shape in spec["tensors"].items()}
+    return {
+        key: draw(key, tuple(shape), spec["weight_seed"], spec["gain"])
+        for key, shape in spec["tensors"].items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,7 @@ def golden():
 
 # -------------------------------------------------- `.pth` files as PyTorch writes them, without it
 
+
 class Storage:
     def __init__(self, array):
         self.array = np.ascontiguousarray(array)
@@ -55,6 +59,7 @@ class Storage:
 
 class Name:
     """Pickles as a reference to module.name, which need not exist."""
+
     def __init__(self, module, name):
         self.code = f"c{module}\n{name}\n".encode()
 
@@ -64,6 +69,7 @@ class Name:
 
 class Tensor:
     """Pickles as PyTorch's tensors do: a call of _rebuild_tensor_v2 on a persistent storage."""
+
     def __init__(self, array, storage=None, offset=0, stride=None):
         self.storage = storage or Storage(array)
         self.offset, self.size = offset, array.shape
@@ -74,11 +80,18 @@ class Tensor:
         return Name("torch._utils", "_rebuild_tensor_v2"), args
 
 
-STORAGE_NAMES = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage",
-                 "int64": "LongStorage", "bool": "BoolStorage"}
+STORAGE_NAMES = {
+    "float32": "FloatStorage",
+    "float64": "DoubleStorage",
+    "float16": "HalfStorage",
+    "int64": "LongStorage",
+    "bool": "BoolStorage",
+}
 
 
-class Pickler(pickle._Pickler):  # the Python one: only it lets a name be written that cannot be imported
+class Pickler(
+    pickle._Pickler
+):  # the Python one: only it lets a name be written that cannot be imported
     dispatch = {**pickle._Pickler.dispatch, Name: lambda self, name: self.write(name.code)}
 
     def __init__(self, file, legacy):
@@ -117,7 +130,9 @@ def write_legacy(path, tree):
     with open(path, "wb") as file:
         pickle.dump(MAGIC_NUMBER, file, protocol=2)
         pickle.dump(LEGACY_PROTOCOL, file, protocol=2)
-        pickle.dump({"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, file, protocol=2)
+        pickle.dump(
+            {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, file, protocol=2
+        )
         pickler = Pickler(file, legacy=True)
         pickler.dump(to_tree(tree))
         pickle.dump([str(i) for i in range(len(pickler.storages))], file, protocol=2)
@@ -132,10 +147,15 @@ WRITERS = pytest.mark.parametrize("write", [write_zip, write_legacy])
 def test_reads_tensors(write, tmp_path):
     base = np.arange(24, dtype=np.float32)
     shared = Storage(base)
-    tree = {"a": base.reshape(2, 3, 4), "n": np.array(7), "empty": np.zeros((0, 3), np.float32),
-            "half": base.astype(np.float16), "nested": {"mask": base > 3, "epoch": 4},
-            "transposed": Tensor(base.reshape(4, 6).T, shared, 0, (1, 6)),
-            "view": Tensor(base[4:10].reshape(2, 3), shared, 4, (3, 1))}
+    tree = {
+        "a": base.reshape(2, 3, 4),
+        "n": np.array(7),
+        "empty": np.zeros((0, 3), np.float32),
+        "half": base.astype(np.float16),
+        "nested": {"mask": base > 3, "epoch": 4},
+        "transposed": Tensor(base.reshape(4, 6).T, shared, 0, (1, 6)),
+        "view": Tensor(base[4:10].reshape(2, 3), shared, 4, (3, 1)),
+    }
     write(tmp_path / "x.pth", tree)
     read = read_torch_file(tmp_path / "x.pth")
     np.testing.assert_array_equal(read["a"], base.reshape(2, 3, 4))
@@ -155,10 +175,15 @@ class Attack:
 
 
 @WRITERS
-@pytest.mark.parametrize("call, args, name", [
-    (os.mkdir, ["{}/ran"], "mkdir"), (eval, ["open('{}/ran', 'w')"], "eval"), (getattr, ["", "join"],
-    "getattr"), (types.SimpleNamespace, [], "SimpleNamespace"),
-])
+@pytest.mark.parametrize(
+    "call, args, name",
+    [
+        (os.mkdir, ["{}/ran"], "mkdir"),
+        (eval, ["open('{}/ran', 'w')"], "eval"),
+        (getattr, ["", "join"], "getattr"),
+        (types.SimpleNamespace, [], "SimpleNamespace"),
+    ],
+)
 def test_refuses_to_run_anything(write, call, args, name, tmp_path):
     args = [arg.format(tmp_path) for arg in args]
     write(tmp_path / "x.pth", {"weights": np.ones(3, np.float32), "more": Attack(call, *args)})
@@ -169,7 +194,11 @@ def test_refuses_to_run_anything(write, call, args, name, tmp_path):
 
 def test_allowed_names_cannot_be_changed(tmp_path):
     """BUILD sets attributes on whatever object it is given: the allowed names must not take any."""
-    for target in (b"torch._utils\n_rebuild_tensor_v2", b"torch\nFloatStorage", b"collections\nOrderedDict"):
+    for target in (
+        b"torch._utils\n_rebuild_tensor_v2",
+        b"torch\nFloatStorage",
+        b"collections\nOrderedDict",
+    ):
         code = b"\x80\x02c" + target + b"\nN}X\x08\x00\x00\x00__call__K\x01s\x86b."
         with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
             archive.writestr("archive/data.pkl", code)
@@ -178,8 +207,10 @@ def test_allowed_names_cannot_be_changed(tmp_path):
 
 
 @WRITERS
-@pytest.mark.parametrize("tensor", [
-    dict(offset=1), dict(offset=-1), dict(stride=(4, 2)), dict(stride=(-2, 1)), dict(stride=(1,))])
+@pytest.mark.parametrize(
+    "tensor",
+    [dict(offset=1), dict(offset=-1), dict(stride=(4, 2)), dict(stride=(-2, 1)), dict(stride=(1,))],
+)
 def test_refuses_to_read_beyond_a_storage(write, tensor, tmp_path):
     write(tmp_path / "x.pth", {"w": Tensor(np.ones((3, 2), np.float32), **tensor)})
     with pytest.raises(UserError, match="damaged"):
@@ -204,6 +235,7 @@ def test_refuses_a_missing_file(tmp_path):
 
 
 # -------------------------------------------------------------------------------------- the network
+
 
 @pytest.mark.parametrize("size", ["32", "rect", "big"])
 def test_golden(network, golden, size):
@@ -233,7 +265,9 @@ def test_one_compilation_per_image_size(network, golden):
     for part in (images, images[:3], images[:1]):
         in_batches(features, params, part, 4, ["2048"])
     assert resize._cache_size() == 1
-    np.testing.assert_allclose(inside_jit(params, images), expected, rtol=0, atol=1e-6 * expected.max())
+    np.testing.assert_allclose(
+        inside_jit(params, images), expected, rtol=0, atol=1e-6 * expected.max()
+    )
 
 
 def test_refuses_other_images(network):
@@ -246,9 +280,15 @@ def test_refuses_other_images(network):
 
 # -------------------------------------------------------------------------------------- the weights
 
-@pytest.mark.parametrize("name, write", [
-    ("w.npz", lambda path, tensors: np.savez(path, **tensors)), ("w.pth", write_legacy),
-    ("w.safetensors", lambda path, tensors: safetensors.numpy.save_file(tensors, path))])
+
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("w.npz", lambda path, tensors: np.savez(path, **tensors)),
+        ("w.pth", write_legacy),
+        ("w.safetensors", lambda path, tensors: safetensors.numpy.save_file(tensors, path)),
+    ],
+)
 def test_every_format_gives_the_same_parameters(name, write, tensors, network, tmp_path):
     write(tmp_path / name, tensors)
     _, params = load_inception(tmp_path / name)
@@ -262,7 +302,9 @@ def test_refuses_wrong_tensors(tensors, tmp_path):
     with pytest.raises(UserError, match=f"no tensor {lost}"):
         load_inception(path)
     write_zip(path, {**tensors, "fc.weight": np.zeros((1000, 2048), np.float32)})
-    with pytest.raises(UserError, match=r"fc.weight has shape \(1000, 2048\), expected \(1008, 2048\)"):
+    with pytest.raises(
+        UserError, match=r"fc.weight has shape \(1000, 2048\), expected \(1008, 2048\)"
+    ):
         load_inception(path)
     write_zip(path, {"state_dict": tensors})
     with pytest.raises(UserError, match="no plain"):
@@ -298,7 +340,9 @@ def server(monkeypatch, tmp_path):
 def test_standard_file_is_fetched_once(server, tensors, network, tmp_path, monkeypatch):
     write_legacy(tmp_path / "source.pth", tensors)
     server.answer = (tmp_path / "source.pth").read_bytes()
-    monkeypatch.setattr(inception, "WEIGHTS_SHA256", inception.hashlib.sha256(server.answer).hexdigest())
+    monkeypatch.setattr(
+        inception, "WEIGHTS_SHA256", inception.hashlib.sha256(server.answer).hexdigest()
+    )
     for where in (None, ""):
         _, params = load_inception(where)
     jax.tree.map(np.testing.assert_array_equal, params, network[1])
@@ -327,6 +371,7 @@ def test_wrong_checksum(server):
 
 # ------------------------------------------------------------------------------------------- resize
 
+
 @pytest.mark.parametrize("shape", [(32, 48), (299, 299), (320, 300), (700, 17)])
 def test_clean_resize_is_pillows(shape):
     images = np.random.default_rng(0).integers(0, 256, (1, *shape, 3), np.uint8)
@@ -337,8 +382,10 @@ def test_clean_resize_is_pillows(shape):
         np.testing.assert_allclose(ours[:, :, channel], theirs, atol=2e-4)
 
 
-@pytest.mark.parametrize("mode, position", [
-    ("tf", lambda i, n: i * n / 299), ("pytorch", lambda i, n: max((i + 0.5) * n / 299 - 0.5, 0))])
+@pytest.mark.parametrize(
+    "mode, position",
+    [("tf", lambda i, n: i * n / 299), ("pytorch", lambda i, n: max((i + 0.5) * n / 299 - 0.5, 0))],
+)
 @pytest.mark.parametrize("shape", [(32, 48), (400, 299)])
 def test_bilinear_resize_is_the_naive_one(mode, position, shape):
     images = np.random.default_rng(0).integers(0, 256, (1, *shape, 1), np.uint8)
@@ -358,7 +405,9 @@ def test_range_of_the_input(mode, white):
     """pytorch-fid scales to [-1, 1]; TensorFlow's graph, torch-fidelity and clean-fid take (x - 128) / 128."""
     images = np.stack([np.zeros((32, 32, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)])
     x = (np.asarray(inception.prepare(images, mode)) - 128) / 128
-    np.testing.assert_allclose(x.reshape(2, -1).T, np.broadcast_to([-1, white], (299 * 299 * 3, 2)), atol=1e-6)
+    np.testing.assert_allclose(
+        x.reshape(2, -1).T, np.broadcast_to([-1, white], (299 * 299 * 3, 2)), atol=1e-6
+    )
 
 
 def test_unknown_resize():

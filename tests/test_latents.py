@@ -10,24 +10,25 @@ import time
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
+from test_encoders import tiny  # noqa: F401, a fixture
+from test_train import STREAM, TINY, records, same_bits
+from test_vae import spec_of, tensors_of, write
 
 import data
-import eval_fid
-import train_drift
-from conftest import ROOT
 from data import pipeline
+from evaluation import evaluate
+from evaluation.scores import read_rows
 from models.encoders import load_encoder
 from models.latents import latent_space_of, load_latent_space
 from models.runs import load_run
 from models.sampling import generate
 from models.vae import load_vae
-from test_encoders import tiny  # noqa: F401, a fixture
-from test_train import TINY, STREAM, records, same_bits
-from test_vae import spec_of, tensors_of, write
-from utils import config as config_lib, sharding
+from training import drift
+from utils import config as config_lib
+from utils import sharding
 from utils.errors import UserError
-from utils.scores import read_rows
 
 N, SIDE = 10, 16
 
@@ -47,9 +48,20 @@ def place(tmp_path_factory):
 
 
 def cache(place, out, **flags):
-    flags = {"dataset_name": f"folder:{place / 'images'}", "vae": place / "vae", "out": place / out, "encode_batch_size": 4} | flags
-    command = [sys.executable, str(ROOT / "scripts" / "cache_latents.py"), *(f"--{k}={v}" for k, v in flags.items())]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""}, timeout=300)
+    flags = {
+        "dataset_name": f"folder:{place / 'images'}",
+        "vae": place / "vae",
+        "out": place / out,
+        "encode_batch_size": 4,
+    } | flags
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "cache_latents.py"),
+        *(f"--{k}={v}" for k, v in flags.items()),
+    ]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""}, timeout=300
+    )
 
 
 def test_cached_latents(place):
@@ -57,7 +69,11 @@ def test_cached_latents(place):
     name = f"latents:{place / 'moments'}"
     dataset, flipped = data.load(name), data.load(name, options={"flip": True})
     images, labels = pipeline.everything(data.load(f"folder:{place / 'images'}"))
-    assert dataset.shape == (8, 8, 4) and dataset.dtype == "float32" and dataset.class_names == ("a", "b")
+    assert (
+        dataset.shape == (8, 8, 4)
+        and dataset.dtype == "float32"
+        and dataset.class_names == ("a", "b")
+    )
     assert dataset.counts == (5, 5) and flipped.counts == (10, 10) and len(flipped.source) == 2 * N
     vae, params = load_vae(place / "vae")
     x = images.astype(np.float32) / 127.5 - 1
@@ -67,8 +83,12 @@ def test_cached_latents(place):
         expected = np.concatenate([0.18215 * mean, 0.18215 * np.exp(0.5 * logvar)], -1)
         np.testing.assert_allclose(stored, expected, atol=2e-3 * np.abs(expected).max())  # float16
         assert [flipped.source[first + i]["label"] for i in range(N)] == labels.tolist()
-    draws = [x for x, _ in (next(pipeline.stream(dataset, 0, 4 * N, position)) for position in (0, N, 0))]
-    np.testing.assert_array_equal(draws[0], draws[2])  # a draw depends on the seed and the position alone
+    draws = [
+        x for x, _ in (next(pipeline.stream(dataset, 0, 4 * N, position)) for position in (0, N, 0))
+    ]
+    np.testing.assert_array_equal(
+        draws[0], draws[2]
+    )  # a draw depends on the seed and the position alone
     np.testing.assert_array_equal(draws[0][N:], draws[1][: 3 * N])
     assert draws[0].shape == (4 * N, 8, 8, 4) and draws[0].dtype == np.float32
     mean, std = np.split(np.stack([dataset.source[i]["image"] for i in range(N)]), 2, -1)
@@ -79,8 +99,22 @@ def test_a_killed_process_goes_on(place):
     """SIGKILL while it encodes, then the same command: the bytes of one that was not killed."""
     flags = {"encode_batch_size": 1, "data.image_size": 8}
     assert cache(place, "alive", **flags).returncode == 0
-    command = ["--" + k + f"={v}" for k, v in ({"dataset_name": f"folder:{place / 'images'}", "vae": place / "vae", "out": place / "dead"} | flags).items()]
-    process = subprocess.Popen([sys.executable, str(ROOT / "scripts" / "cache_latents.py"), *command], env=os.environ | {"XLA_FLAGS": ""}, stderr=subprocess.DEVNULL)
+    command = [
+        "--" + k + f"={v}"
+        for k, v in (
+            {
+                "dataset_name": f"folder:{place / 'images'}",
+                "vae": place / "vae",
+                "out": place / "dead",
+            }
+            | flags
+        ).items()
+    ]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "cache_latents.py"), *command],
+        env=os.environ | {"XLA_FLAGS": ""},
+        stderr=subprocess.DEVNULL,
+    )
     done = place / "dead" / "done.json"
     while not done.exists() or not 0 < json.loads(done.read_text())["samples"]:
         assert process.poll() is None
@@ -110,30 +144,65 @@ def test_goes_on_after_a_kill(place):
     with pytest.raises(UserError, match="mirrored images were not encoded"):
         data.load(f"latents:{folder}", options={"flip": True})
     other = cache(place, "killed", moments=1, flips=1)
-    assert other.returncode == 2 and "holds latents with moments" in other.stderr and "Traceback" not in other.stderr
+    assert (
+        other.returncode == 2
+        and "holds latents with moments" in other.stderr
+        and "Traceback" not in other.stderr
+    )
     with pytest.raises(UserError, match="holds no latents"):
         data.load(f"latents:{place}")
 
 
 def run(place, folder, **changes):
     """A few steps of a tiny generator, the images encoded as they come."""
-    config = config_lib.resolve(TINY | STREAM | {"dataset_name": f"folder:{place / 'images'}", "save_dir": str(place / folder), "model.use_stable_vae": True, "vae": str(place / "vae"),
-                                "batch_size": 8, "drift.n_pos": 2, "drift.n_unc": 2, "drift.bank_push": 4, "drift.bank_per_class": 4, "drift.bank_global": 8, "max_steps": 4,
-                                "sample_interval": 4, "eval_interval": 4, "save_interval": 2, "features": "pixels", "data.flip": True, "encoder.cache": "off"} | changes)  # fmt: skip
-    parts = train_drift.build(config, data.load(config.dataset_name, options=config.data), sharding.make_mesh(2, 1))
-    train_drift.train(parts, train_drift.open_run(config))
+    config = config_lib.resolve(
+        TINY
+        | STREAM
+        | {
+            "dataset_name": f"folder:{place / 'images'}",
+            "save_dir": str(place / folder),
+            "model.use_stable_vae": True,
+            "vae": str(place / "vae"),
+            "batch_size": 8,
+            "drift.n_pos": 2,
+            "drift.n_unc": 2,
+            "drift.bank_push": 4,
+            "drift.bank_per_class": 4,
+            "drift.bank_global": 8,
+            "max_steps": 4,
+            "sample_interval": 4,
+            "eval_interval": 4,
+            "save_interval": 2,
+            "features": "pixels",
+            "data.flip": True,
+            "encoder.cache": "off",
+        }
+        | changes
+    )
+    parts = drift.build(
+        config, data.load(config.dataset_name, options=config.data), sharding.make_mesh(2, 1)
+    )
+    drift.train(parts, drift.open_run(config))
     return parts
 
 
 def test_encoded_as_they_come(place):
     """The bank holds draws from the encoder's distribution of its images, mirrored or not; a resumed run is the same to the bit; grids and scores are of decoded images."""
     parts = run(place, "run")
-    bank, position = train_drift.fill_bank(parts)
+    bank, position = drift.fill_bank(parts)
     images, labels = pipeline.everything(data.load(f"folder:{place / 'images'}"))
     vae, params = load_vae(place / "vae")
-    candidates = [vae.encode(params, view.astype(np.float32) / 127.5 - 1) for view in (images, images[:, :, ::-1])]
-    mean, logvar = (0.18215 * np.concatenate([c[0] for c in candidates]), np.concatenate([c[1] for c in candidates]))
-    noise = (bank["pool"].reshape(-1, 1, *mean.shape[1:]) - mean) / (0.18215 * np.exp(0.5 * logvar))  # [G, 2 S, 8, 8, 4]
+    candidates = [
+        vae.encode(params, view.astype(np.float32) / 127.5 - 1)
+        for view in (images, images[:, :, ::-1])
+    ]
+    mean, logvar = (
+        0.18215 * np.concatenate([c[0] for c in candidates]),
+        np.concatenate([c[1] for c in candidates]),
+    )
+    noise = (bank["pool"].reshape(-1, 1, *mean.shape[1:]) - mean) / (
+        0.18215 * np.exp(0.5 * logvar)
+    )  # [G, 2 S, 8, 8, 4]
     rms = np.sqrt(np.mean(noise**2, (2, 3, 4))).min(1)
     assert position >= 8 and np.abs(rms - 1).max() < 0.3  # of 256 normal values each
     assert len(set(np.sqrt(np.mean(noise**2, (2, 3, 4))).argmin(1) // N)) == 2  # both views occur
@@ -145,18 +214,26 @@ def test_encoded_as_they_come(place):
     (model, params, metadata), (_, again, _) = load_run(place / "run"), load_run(place / "resumed")
     same_bits(params, again)
     assert model.sample_shape == (8, 8, 4) and list((place / "run" / "samples").glob("*.png"))
-    assert read_rows(place / "run" / "fid.csv")[0]["reference"] == f"folder:{place / 'images'}:train"
+    assert (
+        read_rows(place / "run" / "fid.csv")[0]["reference"] == f"folder:{place / 'images'}:train"
+    )
 
     space = latent_space_of(model, metadata, "", sharding.local_sharding())
     (z,) = generate(model, params, [0, 1, 0], 1.0, 0, batch_size=3)
     expected = vae.decode(load_vae(place / "vae")[1], z / 0.18215)
     np.testing.assert_allclose(space.decode(z), expected, atol=1e-3 * np.abs(expected).max())
     tensors = tensors_of(spec_of("vae_tiny"))
-    write(place / "other_vae", spec_of("vae_tiny")["config"], tensors | {"quant_conv.bias": tensors["quant_conv.bias"] + 1})
+    write(
+        place / "other_vae",
+        spec_of("vae_tiny")["config"],
+        tensors | {"quant_conv.bias": tensors["quant_conv.bias"] + 1},
+    )
     with pytest.raises(UserError, match="holds a run on latents of a VAE with the checksum"):
         run(place, "run", vae=str(place / "other_vae"), max_steps=6)
     with pytest.raises(UserError, match="its weights have the checksum"):
-        load_latent_space(str(place / "other_vae"), sharding.local_sharding(), metadata["dataset"]["latents"])
+        load_latent_space(
+            str(place / "other_vae"), sharding.local_sharding(), metadata["dataset"]["latents"]
+        )
 
 
 @pytest.mark.slow
@@ -164,50 +241,117 @@ def test_encoded_as_they_come(place):
 def test_a_generator_of_latents_learns_from_an_encoder_of_pixels(place, tiny, cached):  # noqa: F811
     """Generated latents go through the VAE's decoder to the encoder, and the gradient comes back the same way: there is no other feature set that could move the generator."""
     encoder, path = tiny("resnet18").split(":")
-    flags = {"encoder.name": encoder, "encoder.path": path, "encoder.image_size": "32", "encoder.layers": "layer[34]", "encoder.statistics": "mean,std", "encoder.patch_sizes": "none",
-             "optim.weight_decay": 0.0, "eval_interval": 0, "data.flip": False, "encoder.cache": "auto", "max_steps": 3}  # fmt: skip
+    flags = {
+        "encoder.name": encoder,
+        "encoder.path": path,
+        "encoder.image_size": "32",
+        "encoder.layers": "layer[34]",
+        "encoder.statistics": "mean,std",
+        "encoder.patch_sizes": "none",
+        "optim.weight_decay": 0.0,
+        "eval_interval": 0,
+        "data.flip": False,
+        "encoder.cache": "auto",
+        "max_steps": 3,
+    }
     if cached:
         assert cache(place, "seen", moments=0).returncode == 0
-        flags |= {"dataset_name": f"latents:{place / 'seen'}", "model.use_stable_vae": False, "drift.bank_per_class": "all", "sample_interval": 0}
+        flags |= {
+            "dataset_name": f"latents:{place / 'seen'}",
+            "model.use_stable_vae": False,
+            "drift.bank_per_class": "all",
+            "sample_interval": 0,
+        }
     folder = f"pixels {cached}"
     parts = run(place, folder, **flags)
-    assert parts.config.encoder.cache == ("on" if cached else "off")  # where all reals are at hand their features are kept, not their latents
+    assert parts.config.encoder.cache == (
+        "on" if cached else "off"
+    )  # where all reals are at hand their features are kept, not their latents
     logged = records(place / folder)
-    assert len(logged) == 3 and all(np.isfinite(r["loss"]) and r["grad_norm"] > 1e-3 for r in logged)
+    assert len(logged) == 3 and all(
+        np.isfinite(r["loss"]) and r["grad_norm"] > 1e-3 for r in logged
+    )
 
     vae, vae_params = load_vae(place / "vae")
-    encode, params, _ = load_encoder(f"{encoder}:{path}", image_size=32, names=("layer[34]",), statistics=("mean", "std"), patch_sizes=())
+    encode, params, _ = load_encoder(
+        f"{encoder}:{path}",
+        image_size=32,
+        names=("layer[34]",),
+        statistics=("mean", "std"),
+        patch_sizes=(),
+    )
     z = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     expected = jax.jit(lambda z: encode(params, vae.decode(vae_params, z / 0.18215)))(z)
-    total = jax.jit(lambda z: sum((f**2).sum() for f in parts.encode(parts.encoder_params, z).values()))
+    total = jax.jit(
+        lambda z: sum((f**2).sum() for f in parts.encode(parts.encoder_params, z).values())
+    )
     for name, f in jax.jit(parts.encode)(parts.encoder_params, z).items():
         np.testing.assert_allclose(f, expected[name], atol=1e-4 * np.abs(expected[name]).max())
     gradient = jax.grad(total)(z)
     direction = np.sign(gradient) * 1e-3
-    np.testing.assert_allclose(total(z + direction) - total(z - direction), 2 * (gradient * direction).sum(), rtol=0.05)
+    np.testing.assert_allclose(
+        total(z + direction) - total(z - direction), 2 * (gradient * direction).sum(), rtol=0.05
+    )
 
 
 def test_reference_of_cached_latents_is_their_images(place):
     assert cache(place, "referenced", **{"data.image_size": 8}).returncode == 0
     name = f"latents:{place / 'referenced'}"
     assert data.load(name).shape == (4, 4, 4)
-    reference = eval_fid.load_reference(name, features="pixels", split="train")
-    assert reference.name == f"folder:{place / 'images'}:train" and reference.real.count == N and reference.gallery[1](0).shape == (8, 8, 3)
+    reference = evaluate.load_reference(name, features="pixels", split="train")
+    assert (
+        reference.name == f"folder:{place / 'images'}:train"
+        and reference.real.count == N
+        and reference.gallery[1](0).shape == (8, 8, 3)
+    )
 
 
-@pytest.mark.parametrize("flags, words", [
-    ({"dataset_name": "digits", "vae": "x/y"}, "learnt in pixels"),
-    ({"dataset_name": "digits", "model.use_stable_vae": True, "vae": "VAE"}, "--data.channels 3"),
-    ({"dataset_name": "digits", "model.use_stable_vae": True, "vae": "/no/such"}, "neither a folder nor a hub id"),
-    ({"model.use_stable_vae": True, "vae": "VAE", "data.image_size": 15}, "give --data.image_size 16"),
-    ({"model.use_stable_vae": True, "vae": "VAE", "drift.bank_per_class": "all", "data.flip": True}, "encodes each image once"),
-    ({"dataset_name": "digits", "encoder.name": "none", "sample_interval": 1, "model.use_stable_vae": True, "vae": "EMPTY"}, "has no config.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"dataset_name": "digits", "vae": "x/y"}, "learnt in pixels"),
+        (
+            {"dataset_name": "digits", "model.use_stable_vae": True, "vae": "VAE"},
+            "--data.channels 3",
+        ),
+        (
+            {"dataset_name": "digits", "model.use_stable_vae": True, "vae": "/no/such"},
+            "neither a folder nor a hub id",
+        ),
+        (
+            {"model.use_stable_vae": True, "vae": "VAE", "data.image_size": 15},
+            "give --data.image_size 16",
+        ),
+        (
+            {
+                "model.use_stable_vae": True,
+                "vae": "VAE",
+                "drift.bank_per_class": "all",
+                "data.flip": True,
+            },
+            "encodes each image once",
+        ),
+        (
+            {
+                "dataset_name": "digits",
+                "encoder.name": "none",
+                "sample_interval": 1,
+                "model.use_stable_vae": True,
+                "vae": "EMPTY",
+            },
+            "has no config.json",
+        ),
+    ],
+)
 def test_mistakes_are_one_line(place, flags, words):
     (place / "empty").mkdir(exist_ok=True)
     flags = {"dataset_name": f"folder:{place / 'images'}"} | flags
-    flags["vae"] = {"VAE": str(place / "vae"), "EMPTY": str(place / "empty")}.get(flags["vae"], flags["vae"])
+    flags["vae"] = {"VAE": str(place / "vae"), "EMPTY": str(place / "empty")}.get(
+        flags["vae"], flags["vae"]
+    )
     with pytest.raises(UserError, match=words) as caught:
         config = config_lib.resolve(TINY | flags)
-        train_drift.build(config, data.load(config.dataset_name, options=config.data), sharding.make_mesh(1, 1))
+        drift.build(
+            config, data.load(config.dataset_name, options=config.data), sharding.make_mesh(1, 1)
+        )
     assert "\n" not in str(caught.value)

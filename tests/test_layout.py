@@ -7,31 +7,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_train import TINY, collectives, train
 
 import data
-import train_drift
 from drifting.accumulate import in_groups, mean_over_groups
 from drifting.loss import drift_loss
-from test_train import TINY, collectives, train
+from training import drift
 from utils import config as config_lib
 from utils import sharding
 from utils.errors import UserError
 
-WIDE = TINY | {"model.hidden_size": 64, "model.depth": 1, "drift.n_unc": 4, "drift.alpha_max": 3.0}  # wide enough for parameters to be sharded
+WIDE = TINY | {
+    "model.hidden_size": 64,
+    "model.depth": 1,
+    "drift.n_unc": 4,
+    "drift.alpha_max": 3.0,
+}  # wide enough for parameters to be sharded
 FEW = {"batch_size": 16, "drift.n_neg": 8}  # two classes of eight
 EXACT = {"drift.exact_scales": True}
 
 
 def parts_of(changes, devices, fsdp):
     config = config_lib.resolve(WIDE | {"mesh.devices": devices, "mesh.fsdp": fsdp} | changes)
-    return train_drift.build(config, data.load("digits"), sharding.make_mesh(devices, fsdp))
+    return drift.build(config, data.load("digits"), sharding.make_mesh(devices, fsdp))
 
 
 def begin(parts):
     """(state, bank, step) on the mesh."""
-    bank = train_drift.fill_bank(parts)[0]
+    bank = drift.fill_bank(parts)[0]
     bank = bank if parts.bank_on_host else jax.device_put(bank, sharding.replicated(parts.mesh))
-    return train_drift.make_state(parts), bank, train_drift.make_step(parts)
+    return drift.make_state(parts), bank, drift.make_step(parts)
 
 
 @functools.cache
@@ -46,22 +51,36 @@ def curve(changes, devices, fsdp, steps):
 
 
 def check_same(changes, devices, fsdp, reference, steps):
-    ours, expected = curve(tuple(changes.items()), devices, fsdp, steps), curve(tuple(reference.items()), 1, 1, steps)
+    ours, expected = (
+        curve(tuple(changes.items()), devices, fsdp, steps),
+        curve(tuple(reference.items()), 1, 1, steps),
+    )
     for key in ("loss", "drift_rms_0.02", "energy_distance", "feature_scale", "grad_norm"):
-        np.testing.assert_allclose([r[key] for r in ours], [r[key] for r in expected], rtol=1e-4, atol=1e-6, err_msg=key)
+        np.testing.assert_allclose(
+            [r[key] for r in ours], [r[key] for r in expected], rtol=1e-4, atol=1e-6, err_msg=key
+        )
 
 
-@pytest.mark.parametrize("changes, devices, fsdp, reference", [
-    ({"optim.accumulate": 4} | EXACT, 1, 1, {}),
-    ({"optim.accumulate": 2} | EXACT, 8, 2, {}),
-    pytest.param(FEW, 8, 1, FEW, marks=pytest.mark.slow),  # rows over all devices
-    (FEW, 8, 2, FEW),  # classes over fsdp, rows over data
-], ids=["groups", "groups on a mesh", "rows", "classes and rows"])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, devices, fsdp, reference",
+    [
+        ({"optim.accumulate": 4} | EXACT, 1, 1, {}),
+        ({"optim.accumulate": 2} | EXACT, 8, 2, {}),
+        pytest.param(FEW, 8, 1, FEW, marks=pytest.mark.slow),  # rows over all devices
+        (FEW, 8, 2, FEW),  # classes over fsdp, rows over data
+    ],
+    ids=["groups", "groups on a mesh", "rows", "classes and rows"],
+)
 def test_the_numbers_are_those_of_one_device_and_one_group(changes, devices, fsdp, reference):
     check_same(changes, devices, fsdp, reference, 3)
 
 
-MATRIX = [(k, devices, fsdp) for k in (1, 2, 4) for devices, fsdp in ((1, 1), (2, 1), (2, 2), (8, 1), (8, 2), (8, 4)) if (k, devices) != (1, 1)]
+MATRIX = [
+    (k, devices, fsdp)
+    for k in (1, 2, 4)
+    for devices, fsdp in ((1, 1), (2, 1), (2, 2), (8, 1), (8, 2), (8, 4))
+    if (k, devices) != (1, 1)
+]
 
 
 @pytest.mark.slow
@@ -69,7 +88,10 @@ MATRIX = [(k, devices, fsdp) for k in (1, 2, 4) for devices, fsdp in ((1, 1), (2
 def test_matrix_of_meshes_and_groups(k, devices, fsdp):
     """20 steps on 1, 2 and 8 devices, fsdp 1, 2 and 4, in 1, 2 and 4 groups."""
     shape = {"model.depth": 2}
-    if k > 1 and (devices, fsdp) == (8, 1):  # the classes of a group do not divide over one axis of eight: the rows have to
+    if k > 1 and (devices, fsdp) == (
+        8,
+        1,
+    ):  # the classes of a group do not divide over one axis of eight: the rows have to
         shape |= {"drift.n_neg": 8, "batch_size": 64}
     check_same(shape | {"optim.accumulate": k} | EXACT, devices, fsdp, shape, 20)
 
@@ -79,16 +101,36 @@ def test_a_checkpoint_moves_between_meshes_and_groups(tmp_path):
     wide = {"model.hidden_size": 64, "drift.n_unc": 4, "drift.alpha_max": 3.0} | EXACT
     straight = train(tmp_path / "straight", wide)
     for until, k, devices, fsdp in ((5, 4, 1, 1), (10, 1, 8, 4), (15, 2, 2, 2), (20, 2, 8, 2)):
-        moved = train(tmp_path / "moving", wide | {"optim.accumulate": k, "max_steps": until}, devices=devices, fsdp=fsdp)
+        moved = train(
+            tmp_path / "moving",
+            wide | {"optim.accumulate": k, "max_steps": until},
+            devices=devices,
+            fsdp=fsdp,
+        )
     np.testing.assert_allclose([r["loss"] for r in moved], [r["loss"] for r in straight], rtol=1e-4)
 
 
 def test_rows_send_features_alone():
     """Two classes on eight devices: what travels beside parameters is feature vectors without gradient, and sums over samples; no images."""
-    parts, d = parts_of(FEW | {"model.depth": 1, "model.hidden_size": 48, "drift.n_pos": 8, "drift.temperatures": (0.05,)}, 8, 1), 23
+    parts, d = (
+        parts_of(
+            FEW
+            | {
+                "model.depth": 1,
+                "model.hidden_size": 48,
+                "drift.n_pos": 8,
+                "drift.temperatures": (0.05,),
+            },
+            8,
+            1,
+        ),
+        23,
+    )
     assert parts.layout.row_axes == ("data",)
     project = np.random.default_rng(0).normal(size=(64, d)).astype(np.float32)
-    parts = dataclasses.replace(parts, encode=lambda params, x: {"global": x.reshape(-1, 1, 64) @ project})  # unlike images in their shape
+    parts = dataclasses.replace(
+        parts, encode=lambda params, x: {"global": x.reshape(-1, 1, 64) @ project}
+    )  # unlike images in their shape
     state, bank, step = begin(parts)
     compiled = step.lower(state, bank, None, {}).compile()
     wide = lambda shape: tuple(sorted(n for n in shape if n != 1))
@@ -97,26 +139,49 @@ def test_rows_send_features_alone():
     moved = 0
     for operation, shapes in collectives(compiled.as_text()):
         for shape in shapes:
-            if wide(shape) in shapes_of_parameters or np.prod(shape) <= n_c * (n + reals):  # a parameter, or a number for each sample
+            if wide(shape) in shapes_of_parameters or np.prod(shape) <= n_c * (
+                n + reals
+            ):  # a parameter, or a number for each sample
                 continue
             assert operation == "all-gather" and d in shape, f"{operation} of {shape}"
             moved += int(np.prod(shape))
-    assert moved == n_c * (2 * n + reals) * d, "each vector is gathered once; those of the monitored set, generated, once more"
+    assert moved == n_c * (2 * n + reals) * d, (
+        "each vector is gathered once; those of the monitored set, generated, once more"
+    )
 
 
 def test_groups_take_less_memory():
     """Temporary memory of the compiled step, in samples wide enough to matter, falls with the number of groups."""
     used = []
     for k in (1, 4):
-        parts = parts_of({"optim.accumulate": k, "batch_size": 8 * 32, "drift.n_neg": 32, "drift.bank_per_class": 16, "drift.n_pos": 8, "drift.bank_push": 8}, 1, 1)
+        parts = parts_of(
+            {
+                "optim.accumulate": k,
+                "batch_size": 8 * 32,
+                "drift.n_neg": 32,
+                "drift.bank_per_class": 16,
+                "drift.n_pos": 8,
+                "drift.bank_push": 8,
+            },
+            1,
+            1,
+        )
         state, bank, step = begin(parts)
         fresh = (np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32))
-        used.append(step.lower(state, bank, fresh, {}).compile().memory_analysis().temp_size_in_bytes)
+        used.append(
+            step.lower(state, bank, fresh, {}).compile().memory_analysis().temp_size_in_bytes
+        )
     assert used[1] < 0.5 * used[0], used
 
 
 def test_groups_on_a_host_bank():
-    stream = {"optim.accumulate": 2, "drift.n_pos": 8, "drift.bank_per_class": 16, "drift.bank_global": 40, "drift.bank_push": 8}
+    stream = {
+        "optim.accumulate": 2,
+        "drift.n_pos": 8,
+        "drift.bank_per_class": 16,
+        "drift.bank_global": 40,
+        "drift.bank_push": 8,
+    }
     losses = []
     for placement in ("device", "host"):
         state, bank, step = begin(parts_of(stream | {"drift.bank_placement": placement}, 2, 1))
@@ -134,12 +199,20 @@ def test_groups_of_problems_against_all_at_once():
 
     def loss_fn(shift, group, pooled):
         gen, pos = group
-        loss, info = drift_loss(gen + shift, pos, temperatures=(0.05, 0.2), set_of=np.zeros(len(gen), int), pooled=pooled[0] if pooled else None)
+        loss, info = drift_loss(
+            gen + shift,
+            pos,
+            temperatures=(0.05, 0.2),
+            set_of=np.zeros(len(gen), int),
+            pooled=pooled[0] if pooled else None,
+        )
         return jnp.mean(loss), {"sets": [info]}
 
     whole, grouped = (jax.tree.map(jnp.asarray, in_groups((gen, pos), k)) for k in (1, 2))
     shift = jnp.full(5, 0.3)
-    run = lambda groups, exact: jax.jit(lambda shift: mean_over_groups(loss_fn, shift, groups, exact))(shift)
+    run = lambda groups, exact: jax.jit(
+        lambda shift: mean_over_groups(loss_fn, shift, groups, exact)
+    )(shift)
     (loss, _), grad = run(whole, False)
     (exact_loss, info), exact_grad = run(grouped, True)
     np.testing.assert_allclose(exact_loss, loss, rtol=1e-5)
@@ -148,10 +221,18 @@ def test_groups_of_problems_against_all_at_once():
     alone = [run(jax.tree.map(lambda a: a[i : i + 1], grouped), False) for i in (0, 1)]
     np.testing.assert_allclose(own_loss, np.mean([a[0][0] for a in alone]), rtol=1e-5)
     np.testing.assert_allclose(own_grad, np.mean([a[1] for a in alone], 0), rtol=1e-4, atol=1e-6)
-    assert np.abs(own_grad - grad).max() > 0.01 * np.abs(grad).max(), "the groups are unlike enough to tell"
+    assert np.abs(own_grad - grad).max() > 0.01 * np.abs(grad).max(), (
+        "the groups are unlike enough to tell"
+    )
 
 
-@pytest.mark.parametrize("changes, words", [({"optim.accumulate": 3}, "--optim.accumulate 3: it must divide the 8 classes"), ({"batch_size": 14, "drift.n_neg": 7}, "--drift.n_neg 8 --batch_size 16")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"optim.accumulate": 3}, "--optim.accumulate 3: it must divide the 8 classes"),
+        ({"batch_size": 14, "drift.n_neg": 7}, "--drift.n_neg 8 --batch_size 16"),
+    ],
+)
 def test_what_does_not_divide(changes, words):
     with pytest.raises(UserError, match=words):
         parts_of(changes, 8, 1)
@@ -160,7 +241,9 @@ def test_what_does_not_divide(changes, words):
 def test_many_classes_stay_whole():
     """Ten classes on eight devices have their rows spread; where classes divide, they are not."""
     mesh = sharding.make_mesh(8, 2)
-    axes = lambda classes, rows: (found := sharding.layout(mesh, classes, rows)) and (found.class_axes, found.row_axes)
+    axes = lambda classes, rows: (
+        (found := sharding.layout(mesh, classes, rows)) and (found.class_axes, found.row_axes)
+    )
     assert axes(16, 3) == (("data", "fsdp"), ())
     assert axes(4, 6) == (("data",), ("fsdp",))
     assert axes(10, 4) == (("fsdp",), ("data",))

@@ -110,7 +110,9 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(ValueError):
         write_json_atomic(path, {"a": float("nan")})
     monkeypatch.setattr(
-        run_logging.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        run_logging.os,
+        "replace",
+        lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")),
     )
     with pytest.raises(UserError, match="No space left"):
         write_json_atomic(path, {"a": 2})
@@ -168,7 +170,9 @@ def test_without_a_terminal_progress_is_one_line_per_interval(tmp_path, caplog, 
     assert first.startswith(
         "step  100/2000, 312 images/s, loss 0.412, drift 0.031, energy 0.0123, diversity 0.97, "
     )
-    assert second.startswith("step  200/2000, 12,346 images/s, ") and second.endswith(", 30:00 left")
+    assert second.startswith("step  200/2000, 12,346 images/s, ") and second.endswith(
+        ", 30:00 left"
+    )
     assert sys.stderr.getvalue() == ""
 
 
@@ -185,7 +189,9 @@ def test_on_a_terminal_progress_is_a_bar_and_log_lines_stay_whole(root_logger, m
     bar.show(200, VALUES, 312.4)
     bar.close()
     text = sys.stderr.getvalue()
-    assert "100/200" in text and "200/200" in text and "312 images/s, loss 0.412, drift 0.031" in text
+    assert (
+        "100/200" in text and "200/200" in text and "312 images/s, loss 0.412, drift 0.031" in text
+    )
     assert "info: saved" in text.replace("\r", "\n").split("\n")
 
 
@@ -193,12 +199,13 @@ def test_on_a_terminal_progress_is_a_bar_and_log_lines_stay_whole(root_logger, m
 
 
 def test_wandb_is_not_imported_when_disabled():
-    code = (
-        "import sys, utils.logging; sys.exit(bool({'wandb', 'tqdm', 'jax', 'matplotlib'} & set(sys.modules)))"
-    )
+    code = "import sys, utils.logging; sys.exit(bool({'wandb', 'tqdm', 'jax', 'matplotlib'} & set(sys.modules)))"
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     assert (
-        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}).returncode == 0
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}
+        ).returncode
+        == 0
     )
 
 
@@ -234,13 +241,19 @@ def test_resumed_run_continues_the_same_wandb_run(tmp_path, monkeypatch):
     monkeypatch.setitem(
         sys.modules,
         "wandb",
-        types.SimpleNamespace(Settings=dict, Image=str, init=lambda **given: calls.append(given) or run),
+        types.SimpleNamespace(
+            Settings=dict, Image=str, init=lambda **given: calls.append(given) or run
+        ),
     )
     for resume_step in (0, 5):
         with RunLog(tmp_path / "name", options("online"), resume_step, config={"seed": 0}) as log:
             log.log(resume_step + 1, {"loss": 0.5})
     assert calls[0]["id"] == calls[1]["id"] and calls[0]["resume"] == "allow"
-    assert calls[0]["name"] == "name" and calls[0]["entity"] is None and calls[0]["config"] == {"seed": 0}
+    assert (
+        calls[0]["name"] == "name"
+        and calls[0]["entity"] is None
+        and calls[0]["config"] == {"seed": 0}
+    )
     assert logged == [{"step": 1, "loss": 0.5}, {"step": 6, "loss": 0.5}]
 
 

@@ -38,13 +38,18 @@ def artifact(name, folder):
         for path, shape in spec["tensors"].items()
     }
     (folder / "metadata.json").write_text((GOLDEN / name / "metadata.json").read_text())
-    (folder / "ema_params.msgpack").write_bytes(flax.serialization.msgpack_serialize(unflatten_dict(flat)))
+    (folder / "ema_params.msgpack").write_bytes(
+        flax.serialization.msgpack_serialize(unflatten_dict(flat))
+    )
     return folder
 
 
 def small_params(seed=0):
     shapes = mae_shapes(SMALL)
-    flat = {path: draw_flax("/".join(path), leaf.shape, seed) for path, leaf in flatten_dict(shapes).items()}
+    flat = {
+        path: draw_flax("/".join(path), leaf.shape, seed)
+        for path, leaf in flatten_dict(shapes).items()
+    }
     return unflatten_dict(flat)
 
 
@@ -54,12 +59,16 @@ def test_golden_features(name, tmp_path):
     encode, params, metadata = load_encoder(artifact(name, tmp_path))
     sets = jax.jit(encode)(params, golden["x"])
     assert metadata["kind"] == "mae"
-    assert set(sets) == {key.removeprefix("shape/") for key in golden.files if key.startswith("shape/")}
+    assert set(sets) == {
+        key.removeprefix("shape/") for key in golden.files if key.startswith("shape/")
+    }
     for key, value in sets.items():
         value = np.asarray(value)
         head, moments = golden[f"head/{key}"], golden[f"moments/{key}"]
         assert value.shape == tuple(golden[f"shape/{key}"]) and value.dtype == np.float32
-        np.testing.assert_allclose(value.ravel()[:64], head, atol=1e-4 * np.abs(head).max(), err_msg=key)
+        np.testing.assert_allclose(
+            value.ravel()[:64], head, atol=1e-4 * np.abs(head).max(), err_msg=key
+        )
         np.testing.assert_allclose(
             [value.mean(dtype=float), value.std(dtype=float)],
             moments,
@@ -86,7 +95,9 @@ def test_feature_sets_against_loops():
     np.testing.assert_array_equal(sets["a"], x.reshape(2, 24, 3))
     for b in range(2):
         np.testing.assert_allclose(sets["a_mean"][b, 0], x[b].reshape(-1, 3).mean(0), atol=1e-6)
-        np.testing.assert_allclose(sets["a_std"][b, 0], np.sqrt(x[b].reshape(-1, 3).var(0) + 1e-6), atol=1e-6)
+        np.testing.assert_allclose(
+            sets["a_std"][b, 0], np.sqrt(x[b].reshape(-1, 3).var(0) + 1e-6), atol=1e-6
+        )
         for i in range(2):
             for j in range(3):
                 patch = x[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].reshape(4, 3)
@@ -97,7 +108,9 @@ def test_feature_sets_against_loops():
 
 
 def test_std_of_a_constant_has_a_finite_gradient():
-    grad = jax.grad(lambda x: feature_sets({"map": x}, ("*",), ("std",), (2,))["map_std_2"].sum())(jnp.ones((1, 4, 4, 1)))
+    grad = jax.grad(lambda x: feature_sets({"map": x}, ("*",), ("std",), (2,))["map_std_2"].sum())(
+        jnp.ones((1, 4, 4, 1))
+    )
     np.testing.assert_array_equal(grad, 0)
 
 
@@ -172,7 +185,9 @@ def test_dropout_draws_only_when_training():
     params = small_params()
     x, mask = jax.random.normal(jax.random.key(2), (1, 32, 32, 2)), jnp.zeros((1, 16, 16, 1))
     apply = jax.jit(
-        lambda seed: SMALL.apply({"params": params}, x, mask, True, rngs={"dropout": jax.random.key(seed)})[1]
+        lambda seed: SMALL.apply(
+            {"params": params}, x, mask, True, rngs={"dropout": jax.random.key(seed)}
+        )[1]
     )
     assert not np.allclose(apply(0), apply(1))
 
@@ -191,11 +206,14 @@ def test_gradient_to_the_image_and_the_parameters():
 
         def projection(params, x):
             maps = model.apply({"params": params}, x, method="maps")
-            sets = feature_sets(maps, ("norm_x", "conv1", "layer2_blk2", "layer4"), ("mean", "std"), (2,))
+            sets = feature_sets(
+                maps, ("norm_x", "conv1", "layer2_blk2", "layer4"), ("mean", "std"), (2,)
+            )
             outputs = [*sets.values(), *model.apply({"params": params}, x, mask, False)]
             assert all(y.dtype == jnp.float64 for y in outputs)
             return sum(
-                jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)) for y in outputs
+                jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+                for y in outputs
             )
 
         run = jax.jit(jax.value_and_grad(projection, (0, 1)))
@@ -247,8 +265,8 @@ def test_wrong_weights(tmp_path):
     def expect(*words):
         with pytest.raises(UserError) as error:
             load_encoder(folder)
-        assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), str(
-            error.value
+        assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), (
+            str(error.value)
         )
 
     name = "encoder.stages_1.layers_0.conv2.kernel"
@@ -280,6 +298,8 @@ def test_groups_of_two_numbers_are_normalised_exactly():
     x = (3 + 2e-3 * np.random.default_rng(0).normal(size=(16, 1, 1, 64))).astype(np.float32)
     norm = mae.group_norm(64, None, None)
     pairs = x.astype(np.float64).reshape(16, 32, 2)
-    expected = (pairs - pairs.mean(-1, keepdims=True)) / np.sqrt(pairs.var(-1, keepdims=True) + norm.epsilon)
+    expected = (pairs - pairs.mean(-1, keepdims=True)) / np.sqrt(
+        pairs.var(-1, keepdims=True) + norm.epsilon
+    )
     found = norm.apply(norm.init(jax.random.key(0), x), x)
     np.testing.assert_allclose(found.reshape(16, 32, 2), expected, atol=1e-3)

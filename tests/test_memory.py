@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT
 
 ONE_DEVICE = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
@@ -28,5 +27,14 @@ print(faults[-1])
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_steps_fault_no_memory_in():
-    faults = lambda *words: int(subprocess.run([sys.executable, "-c", STEPS, *words], cwd=ROOT, capture_output=True, text=True, check=True, env=ONE_DEVICE).stdout)
+    faults = lambda *words: int(
+        subprocess.run(
+            [sys.executable, "-c", STEPS, *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            env=ONE_DEVICE,
+        ).stdout
+    )
     assert 10 * faults("keep") < faults()

@@ -1,4 +1,5 @@
 """Distances between feature sets: golden figures, closed forms, naive NumPy."""
+
 import itertools
 import logging
 import pathlib
@@ -28,6 +29,7 @@ def normal(*shape, seed=0):
 
 # ---------------------------------------------------------------------------------------------- FID
 
+
 def test_fid_golden(golden):
     value = frechet_distance(*moments(golden["features_real"]), *moments(golden["features_fake"]))
     assert value == pytest.approx(golden["fid"], rel=1e-10)
@@ -39,7 +41,9 @@ def test_fid_of_gaussians_on_common_axes():
     l1, l2 = np.abs(normal(2, 40, seed=1))
     mu1, mu2 = normal(2, 40, seed=2)
     expected = np.sum((mu1 - mu2) ** 2) + np.sum((np.sqrt(l1) - np.sqrt(l2)) ** 2)
-    assert frechet_distance(mu1, q * l1 @ q.T, mu2, q * l2 @ q.T) == pytest.approx(expected, rel=1e-10)
+    assert frechet_distance(mu1, q * l1 @ q.T, mu2, q * l2 @ q.T) == pytest.approx(
+        expected, rel=1e-10
+    )
 
 
 def test_fid_under_a_linear_map():
@@ -58,10 +62,14 @@ def test_fid_of_singular_covariances():
     s, t = a @ a.T, b @ b.T
     zero, small = np.zeros(120), np.zeros(20)
     expected = frechet_distance(small, s, small, t)
-    assert frechet_distance(zero, q @ s @ q.T, zero, q @ t @ q.T) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(zero, q @ s @ q.T, zero, q @ t @ q.T) == pytest.approx(
+        expected, rel=1e-9
+    )
     # against a full-rank one, rounding in the 100 empty dimensions must not add up: Tr S + 120 - 2 Tr S^(1/2)
     expected = np.trace(s) + 120 - 2 * np.sqrt(np.linalg.eigvalsh(s)).sum()
-    assert frechet_distance(zero, q @ s @ q.T, zero, np.eye(120)) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(zero, q @ s @ q.T, zero, np.eye(120)) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_fid_of_equal_statistics_is_zero():
@@ -71,12 +79,15 @@ def test_fid_of_equal_statistics_is_zero():
     assert frechet_distance(mu, zero, mu + 1, zero) == pytest.approx(20)
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda mu, sigma: (mu[:-1], sigma[:-1, :-1]), "cannot be compared"),
-    (lambda mu, sigma: (mu[:-1], sigma), r"expected \[D\] and \[D, D\]"),
-    (lambda mu, sigma: (mu * np.nan, sigma), "not finite"),
-    (lambda mu, sigma: (mu, np.triu(sigma)), "not symmetric"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda mu, sigma: (mu[:-1], sigma[:-1, :-1]), "cannot be compared"),
+        (lambda mu, sigma: (mu[:-1], sigma), r"expected \[D\] and \[D, D\]"),
+        (lambda mu, sigma: (mu * np.nan, sigma), "not finite"),
+        (lambda mu, sigma: (mu, np.triu(sigma)), "not symmetric"),
+    ],
+)
 def test_fid_refuses(spoil, message):
     mu, sigma = moments(normal(50, 20))
     with pytest.raises(UserError, match=message):
@@ -87,7 +98,9 @@ def test_moments_are_numpys():
     x = (normal(500, 12) * 3 + 100).astype(np.float32)
     mu, sigma = moments(x)
     np.testing.assert_allclose(mu, x.mean(0, dtype=np.float64), rtol=1e-13)
-    np.testing.assert_allclose(sigma, np.cov(x.astype(np.float64), rowvar=False), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(
+        sigma, np.cov(x.astype(np.float64), rowvar=False), rtol=1e-11, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("offset", [0, 1e4])
@@ -100,7 +113,7 @@ def test_stream_equals_one_pass(offset):
         size, start = itertools.cycle(sizes), 0
         for part in itertools.cycle(parts):
             n = next(size)
-            part.update(x[start:start + n])
+            part.update(x[start : start + n])
             start += n
             if start >= len(x):
                 break
@@ -142,21 +155,27 @@ def test_moments_refuse():
 
 # ---------------------------------------------------------------------------------------------- KID
 
+
 def naive_mmd2(x, y):
     def k(a, b):
         return (np.dot(a, b) / len(a) + 1) ** 3
 
     n, m = len(x), len(y)
-    return (sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-            + sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
-            - 2 * sum(k(a, b) for a in x for b in y) / (n * m))
+    return (
+        sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+        + sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+        - 2 * sum(k(a, b) for a in x for b in y) / (n * m)
+    )
 
 
 def test_kid_golden(golden):
     real, fake = golden["features_real"], golden["features_fake"]
     assert mmd2(real, fake) == pytest.approx(golden["mmd2_poly3_unbiased"], rel=2e-7)
     mean, std = kid.kid(real, fake, subsets=100, subset_size=500, seed=0)
-    golden_mean, golden_std = golden["kid_mean_subsets100_size500"], golden["kid_std_subsets100_size500"]
+    golden_mean, golden_std = (
+        golden["kid_mean_subsets100_size500"],
+        golden["kid_std_subsets100_size500"],
+    )
     assert abs(mean - golden_mean) < 3 * golden_std / np.sqrt(100)
     assert std == pytest.approx(golden_std, rel=0.3)
 
@@ -174,13 +193,17 @@ def test_mmd2_of_close_sets():
     x, y = 0.5 * np.abs(normal(2, 700, 256)).astype(np.float32)
     kernel = lambda a, b: (a.astype(np.float64) @ b.T.astype(np.float64) / 256 + 1) ** 3
     kx, ky = kernel(x, x), kernel(y, y)
-    expected = ((kx.sum() - np.trace(kx)) + (ky.sum() - np.trace(ky))) / (700 * 699) - 2 * kernel(x, y).mean()
+    expected = ((kx.sum() - np.trace(kx)) + (ky.sum() - np.trace(ky))) / (700 * 699) - 2 * kernel(
+        x, y
+    ).mean()
     assert abs(mmd2(x, y) - expected) < 1e-8 * kx.mean()
 
 
 def test_kid_is_reproducible():
     x, y = normal(50, 5), normal(40, 5, seed=1)
-    assert kid.kid(x, y, 5, 20, seed=3) == kid.kid(x, y, 5, 20, seed=3) != kid.kid(x, y, 5, 20, seed=4)
+    assert (
+        kid.kid(x, y, 5, 20, seed=3) == kid.kid(x, y, 5, 20, seed=3) != kid.kid(x, y, 5, 20, seed=4)
+    )
     assert kid.kid(x, y, 1, 40, seed=0)[1] == 0
     # one subset that is everything
     assert kid.kid(x[:40], y, 1, 40, seed=0)[0] == pytest.approx(mmd2(x[:40], y))
@@ -197,6 +220,7 @@ def test_kid_refuses():
 
 
 # -------------------------------------------------------------- nearest neighbours, inception score
+
 
 def distances(x, y):
     return np.sqrt(((x[:, None].astype(np.float64) - y[None]) ** 2).sum(-1))
@@ -219,11 +243,14 @@ def naive_density_coverage(real, fake, k):
 
 def test_neighbours_golden(golden):
     real, fake = golden["features_real"], golden["features_fake"]
-    assert precision_recall.precision_recall(real, fake, k=3) == (golden["precision"], golden["recall"])
+    assert precision_recall.precision_recall(real, fake, k=3) == (
+        golden["precision"],
+        golden["recall"],
+    )
     assert density_coverage(real, fake, k=5) == (golden["density_k5"], golden["coverage_k5"])
 
 
-@pytest.mark.parametrize("entries", [40, 1000, 2 ** 26])
+@pytest.mark.parametrize("entries", [40, 1000, 2**26])
 @pytest.mark.parametrize("k", [1, 4])
 def test_neighbours_are_the_naive_ones(k, entries, monkeypatch):
     """Whatever the tiles; the sets lie far from the origin, where float32 distances would be poor."""
@@ -232,12 +259,16 @@ def test_neighbours_are_the_naive_ones(k, entries, monkeypatch):
     expected = naive_precision_recall(real, fake, k)
     assert precision_recall.precision_recall(real, fake, k) == pytest.approx(expected, rel=1e-12)
     assert 0 < min(expected) and max(expected) < 1
-    assert density_coverage(real, fake, k) == pytest.approx(naive_density_coverage(real, fake, k), rel=1e-12)
+    assert density_coverage(real, fake, k) == pytest.approx(
+        naive_density_coverage(real, fake, k), rel=1e-12
+    )
 
 
 def test_copies_are_at_distance_zero():
     """Memorised samples: |x|² + |y|² - 2 x·y rounds to something else than 0 for most of them."""
-    real = np.repeat(normal(50, 300).astype(np.float32), 4, 0)  # each four times: balls of k = 3 are points
+    real = np.repeat(
+        normal(50, 300).astype(np.float32), 4, 0
+    )  # each four times: balls of k = 3 are points
     fake = real[::-1][:100]
     assert precision_recall.precision_recall(real, fake, k=3) == (1.0, 0.5)
     assert density_coverage(real, fake, k=3) == (0.0, 0.0)  # open balls without volume

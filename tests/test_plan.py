@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-
 from conftest import ROOT
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
 from models import encoders, standin
+from planning import hlo
+from planning.cost import CHIPS, matmul_flops
 from scripts import plan
-from utils import hlo
-from utils.cost import CHIPS, matmul_flops
 from utils.errors import UserError
 
 
@@ -24,18 +25,25 @@ def test_flops_of_products_convolutions_and_loops():
     a, b = jnp.ones((3, 8, 16)), jnp.ones((3, 16, 5))
     product = lambda a, b: jnp.einsum("bij,bjk->bik", a, b)
     assert matmul_flops(jax.make_jaxpr(product)(a, b)) == 2 * 3 * 8 * 16 * 5
-    assert matmul_flops(jax.make_jaxpr(jax.grad(lambda a, b: product(a, b).sum(), (0, 1)))(a, b)) == 2 * 2 * 3 * 8 * 16 * 5
+    assert (
+        matmul_flops(jax.make_jaxpr(jax.grad(lambda a, b: product(a, b).sum(), (0, 1)))(a, b))
+        == 2 * 2 * 3 * 8 * 16 * 5
+    )
     w = jnp.ones((16, 16))
     layers = lambda x: jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=7)[0]
     assert matmul_flops(jax.make_jaxpr(jax.jit(layers))(jnp.ones((4, 16)))) == 7 * 2 * 4 * 16 * 16
     again = jax.value_and_grad(lambda x: jax.checkpoint(lambda x: jnp.sin(x @ w) @ w)(x).sum())
-    assert matmul_flops(jax.make_jaxpr(again)(jnp.ones((4, 16)))) == 5 * 2 * 4 * 16 * 16  # two forward, one of them again, two back
+    assert (
+        matmul_flops(jax.make_jaxpr(again)(jnp.ones((4, 16)))) == 5 * 2 * 4 * 16 * 16
+    )  # two forward, one of them again, two back
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_flops_of_convolutions_as_xla_counts_them(stride):
     """Forward and both gradients; XLA leaves out what falls on the padding, so the border is made thin."""
-    conv = lambda x, w: jax.lax.conv_general_dilated(x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")).sum()
+    conv = lambda x, w: jax.lax.conv_general_dilated(
+        x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ).sum()
     x, w = jnp.ones((2, 65, 65, 8)), jnp.ones((3, 3, 8, 16))
     for f in (conv, jax.grad(conv, 0), jax.grad(conv, 1)):
         expected = jax.jit(f).lower(x, w).cost_analysis()["flops"]
@@ -44,7 +52,11 @@ def test_flops_of_convolutions_as_xla_counts_them(stride):
 
 def test_traffic_counts_the_turns_of_loops():
     mesh = Mesh(np.array(jax.devices()), ("d",))
-    n, everywhere, spread = len(jax.devices()), NamedSharding(mesh, P()), NamedSharding(mesh, P("d"))
+    n, everywhere, spread = (
+        len(jax.devices()),
+        NamedSharding(mesh, P()),
+        NamedSharding(mesh, P("d")),
+    )
 
     def f(x):
         def turn(total, k):
@@ -53,7 +65,12 @@ def test_traffic_counts_the_turns_of_loops():
 
         return jax.lax.scan(turn, x, jnp.arange(5.0))[0]
 
-    text = jax.jit(f, in_shardings=everywhere, out_shardings=everywhere).lower(jnp.ones((n * 32,))).compile().as_text()
+    text = (
+        jax.jit(f, in_shardings=everywhere, out_shardings=everywhere)
+        .lower(jnp.ones((n * 32,)))
+        .compile()
+        .as_text()
+    )
     assert hlo.collective_traffic(text)["all-gather"] == (5, 5 * n * 32 * 4)
     assert max(hlo.parse(text).runs.values()) == 5
     assert hlo.sent_bytes({"all-gather": (5, 10.0), "all-reduce": (1, 4.0)}) == 18
@@ -124,15 +141,25 @@ ENTRY %main (a: f32[8], b: f32[16]) -> f32[1] {
   ROOT %part = f32[1]{0} reduce-scatter(%a), dimensions={0}, to_apply=%add
 }
 """
-    assert hlo.collective_traffic(text) == {"all-gather": (2, 2 * 4 * 96), "all-reduce": (1, 4 * 24), "reduce-scatter": (1, 4 * 8)}
+    assert hlo.collective_traffic(text) == {
+        "all-gather": (2, 2 * 4 * 96),
+        "all-reduce": (1, 4 * 24),
+        "reduce-scatter": (1, 4 * 8),
+    }
 
 
 def test_memory_of_devices():
-    device = lambda kind, platform, **stats: types.SimpleNamespace(device_kind=kind, platform=platform, memory_stats=lambda: stats or None)
+    device = lambda kind, platform, **stats: types.SimpleNamespace(
+        device_kind=kind, platform=platform, memory_stats=lambda: stats or None
+    )
     assert plan.memory_of(device("TPU v6 lite", "tpu"), 4) == CHIPS["TPU v6 lite"].memory
     assert plan.memory_of(device("a card of 24 GB", "gpu", bytes_limit=24e9), 4) == 24e9
     assert plan.memory_of(device("another", "gpu"), 4) is None
-    assert 2**28 < plan.memory_of(jax.devices("cpu")[0], 2) == plan.memory_of(jax.devices("cpu")[0], 1) / 2
+    assert (
+        2**28
+        < plan.memory_of(jax.devices("cpu")[0], 2)
+        == plan.memory_of(jax.devices("cpu")[0], 1) / 2
+    )
 
 
 def test_memory_by_the_compilers_dump():
@@ -147,23 +174,40 @@ allocation 2: size 30, page 0, preallocated-temp:
 
 def test_encoders_by_their_shapes():
     """The published MAE's tensors, by name and shape; random weights give finite features that differ between images."""
-    spec = json.loads((ROOT / "tests" / "golden" / "official_specs" / "mae_latent_640.json").read_text())
+    spec = json.loads(
+        (ROOT / "tests" / "golden" / "official_specs" / "mae_latent_640.json").read_text()
+    )
     encode, shapes, _ = standin.load_shapes("mae:hf://mae_latent_640")
-    ours = {jax.tree_util.keystr(path, simple=True, separator="/"): a.shape for path, a in jax.tree_util.tree_leaves_with_path(shapes)}
+    ours = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): a.shape
+        for path, a in jax.tree_util.tree_leaves_with_path(shapes)
+    }
     assert ours == {k: tuple(v) for k, v in spec["tensors"].items() if k.startswith("encoder/")}
     both = {"mae": {"encoder": 1, "decoder": 2, "fc": 3}, "dinov2": {"a": {"b": 4}}}
     both |= {"decode": {"encoder": 5, "decoder": 6}}
-    assert encoders.only_used(both) == both | {"mae": {"encoder": 1}} and encoders.only_used(both["mae"]) == {"encoder": 1}
+    assert encoders.only_used(both) == both | {"mae": {"encoder": 1}} and encoders.only_used(
+        both["mae"]
+    ) == {"encoder": 1}
     sets = jax.eval_shape(encode, shapes, jax.ShapeDtypeStruct((2, 32, 32, 4), jnp.float32))
     assert sets["layer1"].shape == (2, 1024, 640)
     with pytest.raises(UserError, match="size of this MAE"):
         standin.load_shapes("mae:hf://mae_of_my_own")
     encode, params, _ = standin.load_random("resnet18")
     features = jax.jit(encode)(params, jax.random.normal(jax.random.key(0), (2, 32, 32, 3)))
-    assert all(np.isfinite(f).all() for f in features.values()) and not np.allclose(*features["layer4_mean"])
+    assert all(np.isfinite(f).all() for f in features.values()) and not np.allclose(
+        *features["layer4_mean"]
+    )
 
 
-@pytest.mark.parametrize("given, samples, says", [("32x32x4", 10, "expected latents"), ("0x32x4x10", 10, "expected latents"), ("32x32x4x0", 10, "expected latents"), ("latents", 10, "at least one")])
+@pytest.mark.parametrize(
+    "given, samples, says",
+    [
+        ("32x32x4", 10, "expected latents"),
+        ("0x32x4x10", 10, "expected latents"),
+        ("32x32x4x0", 10, "expected latents"),
+        ("latents", 10, "at least one"),
+    ],
+)
 def test_senseless_stand_ins(given, samples, says):
     flags = ml_collections.ConfigDict({"stand_in": given, "samples": samples})
     with pytest.raises(UserError, match=says):
@@ -172,13 +216,43 @@ def test_senseless_stand_ins(given, samples, says):
 
 def test_plan_for_the_devices_at_hand(tmp_path):
     """Sizes as they are, and exit codes: 0 for what fits, 2 for a mistake."""
-    flags = ["--dataset_name", "digits", "--model.preset", "debug", "--mesh.devices", "1", "--drift.n_neg", "4", "--batch_size", "40", "--model.use_bf16", "0"]
+    flags = [
+        "--dataset_name",
+        "digits",
+        "--model.preset",
+        "debug",
+        "--mesh.devices",
+        "1",
+        "--drift.n_neg",
+        "4",
+        "--batch_size",
+        "40",
+        "--model.use_bf16",
+        "0",
+    ]
     program = [sys.executable, str(ROOT / "scripts" / "plan.py")]
-    done = subprocess.run([*program, *flags, "--json", str(tmp_path / "plan.json")], capture_output=True, text=True)
+    done = subprocess.run(
+        [*program, *flags, "--json", str(tmp_path / "plan.json")], capture_output=True, text=True
+    )
     assert done.returncode == 0 and done.stdout.startswith("| target | chips | fits |"), done.stderr
     (row,) = json.loads((tmp_path / "plan.json").read_text())
-    assert row["fits"] and row["optimizer_gib"] == pytest.approx(2 * row["parameters_gib"], rel=1e-3) and 0 < row["tflop"] < 1 and row["collective_gib"] == 0
-    done = subprocess.run([*program, *flags, "--json", str(tmp_path / "no" / "plan.json")], capture_output=True, text=True)
+    assert (
+        row["fits"]
+        and row["optimizer_gib"] == pytest.approx(2 * row["parameters_gib"], rel=1e-3)
+        and 0 < row["tflop"] < 1
+        and row["collective_gib"] == 0
+    )
+    done = subprocess.run(
+        [*program, *flags, "--json", str(tmp_path / "no" / "plan.json")],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and "there is no folder" in done.stderr and not done.stdout
-    done = subprocess.run([*program, *flags, "--target", "gpu:many"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr
+    done = subprocess.run(
+        [*program, *flags, "--target", "gpu:many"], capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.count("error: ") == 1
+        and "Traceback" not in done.stderr
+    ), done.stderr

@@ -15,17 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
+from conftest import ROOT
 from PIL import Image
 
-import pretrain_mae
-import train_drift
 from configs.default import DISTRIBUTED
-from conftest import ROOT
 from drifting.state import named_key
 from models.encoders import load_encoder
 from models.mae import random_mask
-from models.mae_step import MAEConfig, class_weight, mae_step, random_resized_crop
+from models.mae_step import MAEConfig, class_weight, random_resized_crop
 from models.runs import load_mae_run, load_run
+from training import mae
 from training.parts import build_encoder
 from utils import config as config_lib
 from utils import sharding
@@ -33,15 +32,34 @@ from utils.checkpoint import Checkpoints
 from utils.config import MAE_TRAINER
 from utils.errors import UserError
 
-TINY = {"dataset_name": "digits", "recipe": "none", "batch_size": 32, "max_steps": 60, "log_interval": 1, "save_interval": 20, "sample_interval": 0, "eval_interval": 0,
-        "mae.base_channels": 16, "mae.layers": "1,1,1,1", "mae.use_bf16": False, "mae.crop_area": 0.7, "mae.finetune_steps": 40, "mae.class_warmup": 10,
-        "mae.class_weight": 0.5, "optim.warmup_steps": 5, "optim.ema": (0.9,), "mesh.devices": 1}  # fmt: skip
+TINY = {
+    "dataset_name": "digits",
+    "recipe": "none",
+    "batch_size": 32,
+    "max_steps": 60,
+    "log_interval": 1,
+    "save_interval": 20,
+    "sample_interval": 0,
+    "eval_interval": 0,
+    "mae.base_channels": 16,
+    "mae.layers": "1,1,1,1",
+    "mae.use_bf16": False,
+    "mae.crop_area": 0.7,
+    "mae.finetune_steps": 40,
+    "mae.class_warmup": 10,
+    "mae.class_weight": 0.5,
+    "optim.warmup_steps": 5,
+    "optim.ema": (0.9,),
+    "mesh.devices": 1,
+}
 TIMING = ("images_per_s", "seconds", "data_wait")
 
 
 def parts_of(changes=(), devices=1, fsdp=1):
-    config = config_lib.resolve(TINY | {"mesh.devices": devices, "mesh.fsdp": fsdp} | dict(changes), schema=MAE_TRAINER)
-    return pretrain_mae.build(config, sharding.make_mesh(devices, fsdp))
+    config = config_lib.resolve(
+        TINY | {"mesh.devices": devices, "mesh.fsdp": fsdp} | dict(changes), schema=MAE_TRAINER
+    )
+    return mae.build(config, sharding.make_mesh(devices, fsdp))
 
 
 def train(folder, changes=(), until=None, **kw):
@@ -52,7 +70,7 @@ def train(folder, changes=(), until=None, **kw):
         with config.unlocked():
             config.max_steps = until
         parts = dataclasses.replace(parts, config=config)
-    pretrain_mae.train(parts, pretrain_mae.open_run(parts.config))
+    mae.train(parts, mae.open_run(parts.config))
     return records(folder)
 
 
@@ -62,8 +80,10 @@ def records(folder):
 
 
 def everything_saved(folder):
-    shapes = pretrain_mae.checkpoint_tree(pretrain_mae.state_shapes(parts_of()))
-    return Checkpoints(folder / "checkpoints").restore(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), shapes))
+    shapes = mae.checkpoint_tree(mae.state_shapes(parts_of()))
+    return Checkpoints(folder / "checkpoints").restore(
+        jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), shapes)
+    )
 
 
 def same_bits(a, b):
@@ -74,33 +94,52 @@ def same_bits(a, b):
 def run(tmp_path_factory):
     """An uninterrupted run, with figures, evaluations and an export."""
     folder = tmp_path_factory.mktemp("mae") / "run"
-    train(folder, {"eval_interval": 30, "sample_interval": 60, "mae.export": str(folder / "export")})
+    train(
+        folder, {"eval_interval": 30, "sample_interval": 60, "mae.export": str(folder / "export")}
+    )
     return folder
 
 
 # ---------------------------------------------------------------- the step
 
+
 def test_crops_are_bilinear_resizes_of_a_rectangle():
     """On a ramp, a crop is a ramp: its slope is the share of the side, its ends lie in the image; against interpolation in NumPy on an image of noise."""
     n, height, width = 200, 12, 18
-    rows = jnp.broadcast_to(jnp.arange(height, dtype=jnp.float32)[:, None, None], (height, width, 1))
+    rows = jnp.broadcast_to(
+        jnp.arange(height, dtype=jnp.float32)[:, None, None], (height, width, 1)
+    )
     columns = jnp.broadcast_to(jnp.arange(width, dtype=jnp.float32)[:, None], (height, width, 1))
     noise = jax.random.normal(jax.random.key(1), (height, width, 1))
     x = jnp.broadcast_to(jnp.concatenate([rows, columns, noise], -1), (n, height, width, 3))
     out = np.asarray(random_resized_crop(jax.random.key(0), x, 0.3))
     y, x_ = out[:, 5, 5, 0], out[:, 5, 5, 1]
-    share_h, share_w = out[:, 6, 5, 0] - y, out[:, 5, 6, 1] - x_  # slopes in the middle, far from the edges
+    share_h, share_w = (
+        out[:, 6, 5, 0] - y,
+        out[:, 5, 6, 1] - x_,
+    )  # slopes in the middle, far from the edges
     inner = slice(2, -2)
     for axis, slope, channel in ((1, share_h, 0), (2, share_w, 1)):
         slopes = np.diff(np.moveaxis(out[..., channel], axis, 1)[:, inner], axis=1)
-        np.testing.assert_allclose(slopes, np.broadcast_to(slope[:, None, None], slopes.shape), atol=1e-4)
+        np.testing.assert_allclose(
+            slopes, np.broadcast_to(slope[:, None, None], slopes.shape), atol=1e-4
+        )
     area = share_h * share_w
     assert area.min() > 0.25 and area.max() <= 1 + 1e-5 and 0.55 < area.mean() < 0.72
-    assert 1.2 < (share_w / share_h).max() < 4 / 3 + 1e-3 and 1.2 < (share_h / share_w).max() < 4 / 3 + 1e-3
+    assert (
+        1.2 < (share_w / share_h).max() < 4 / 3 + 1e-3
+        and 1.2 < (share_h / share_w).max() < 4 / 3 + 1e-3
+    )
     i, j = y, x_  # the place in the image that the pixel (5, 5) shows
     low = np.floor(np.stack([i, j], 1)).astype(int)
     grid, image = np.stack([i, j], 1) - low, np.asarray(noise)[..., 0]
-    value = sum(image[np.clip(low[:, 0] + a, 0, height - 1), np.clip(low[:, 1] + b, 0, width - 1)] * abs(1 - a - grid[:, 0]) * abs(1 - b - grid[:, 1]) for a in (0, 1) for b in (0, 1))
+    value = sum(
+        image[np.clip(low[:, 0] + a, 0, height - 1), np.clip(low[:, 1] + b, 0, width - 1)]
+        * abs(1 - a - grid[:, 0])
+        * abs(1 - b - grid[:, 1])
+        for a in (0, 1)
+        for b in (0, 1)
+    )
     np.testing.assert_allclose(out[:, 5, 5, 2], value, atol=1e-3)
     same_bits(random_resized_crop(jax.random.key(0), x, 1), x)
 
@@ -108,47 +147,82 @@ def test_crops_are_bilinear_resizes_of_a_rectangle():
 def test_step_against_numpy():
     """One step of the fine-tuning by hand from the network's outputs: the squares of hidden cells only, the entropy, and their mix."""
     parts, at = parts_of(), 22  # the third step of the fine-tuning: lambda is 0.3 of 0.5
-    state = pretrain_mae.make_state(parts).replace(step=jnp.int32(at))
+    state = mae.make_state(parts).replace(step=jnp.int32(at))
     before = jax.tree.map(np.asarray, state.params)
-    images, labels = np.asarray(parts.dataset.source.images[:32]), np.asarray(parts.dataset.source.labels[:32])
-    x = np.asarray(random_resized_crop(named_key(0, "crop", at), jnp.asarray(images / 127.5 - 1, jnp.float32), 0.7))
+    images, labels = (
+        np.asarray(parts.dataset.source.images[:32]),
+        np.asarray(parts.dataset.source.labels[:32]),
+    )
+    x = np.asarray(
+        random_resized_crop(
+            named_key(0, "crop", at), jnp.asarray(images / 127.5 - 1, jnp.float32), 0.7
+        )
+    )
     mask = np.asarray(random_mask(named_key(0, "mask", at), (32, 8, 8, 1), 2, 0.5))
     outputs = jax.jit(lambda params: parts.model.apply({"params": params}, x, mask, False))(before)
     recon, logits = (np.asarray(a, np.float64) for a in outputs)
     rec, cls, right = [], [], []
     for b in range(32):
-        hidden = [(recon[b, i, j] - x[b, i, j]) ** 2 for i in range(8) for j in range(8) if mask[b, i, j]]
+        hidden = [
+            (recon[b, i, j] - x[b, i, j]) ** 2 for i in range(8) for j in range(8) if mask[b, i, j]
+        ]
         rec.append(np.sum(hidden) / len(hidden))
         cls.append(np.log(np.sum(np.exp(logits[b] - logits[b, labels[b]]))))
         right.append(np.argmax(logits[b]) == labels[b])
-    new, metrics = pretrain_mae.make_step(parts)(state, images, labels)
-    expected = {"loss_rec": np.mean(rec), "loss_cls": np.mean(cls), "accuracy": np.mean(right), "class_weight": 0.15, "loss": 0.85 * np.mean(rec) + 0.15 * np.mean(cls)}
+    new, metrics = mae.make_step(parts)(state, images, labels)
+    expected = {
+        "loss_rec": np.mean(rec),
+        "loss_cls": np.mean(cls),
+        "accuracy": np.mean(right),
+        "class_weight": 0.15,
+        "loss": 0.85 * np.mean(rec) + 0.15 * np.mean(cls),
+    }
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
     assert int(new.step) == at + 1
-    jax.tree.map(lambda e, p, q: np.testing.assert_allclose(e, 0.9 * p + 0.1 * q, atol=1e-6), new.ema["0.9"], before, new.params)
+    jax.tree.map(
+        lambda e, p, q: np.testing.assert_allclose(e, 0.9 * p + 0.1 * q, atol=1e-6),
+        new.ema["0.9"],
+        before,
+        new.params,
+    )
 
 
 def test_weight_of_the_classifier():
-    c = MAEConfig(mask_prob=0.5, crop_area=1.0, flip=False, finetune_from=100, class_weight=0.1, class_warmup=50)
+    c = MAEConfig(
+        mask_prob=0.5,
+        crop_area=1.0,
+        flip=False,
+        finetune_from=100,
+        class_weight=0.1,
+        class_warmup=50,
+    )
     steps = np.array([0, 99, 100, 124, 149, 150, 5000])
-    np.testing.assert_allclose([class_weight(s, c) for s in steps], [0, 0, 0.1 / 50, 0.05, 0.1, 0.1, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(
+        [class_weight(s, c) for s in steps], [0, 0, 0.1 / 50, 0.05, 0.1, 0.1, 0.1], rtol=1e-6
+    )
 
 
 def test_classifier_learns_only_in_the_fine_tuning(run):
     """Its loss enters from there on."""
     rows = [r for r in records(run) if "loss" in r]
     assert [r["class_weight"] > 0 for r in rows] == [False] * 20 + [True] * 40
-    assert all(r["loss"] == r["loss_rec"] for r in rows[:20]) and all(r["loss"] != r["loss_rec"] for r in rows[20:])
+    assert all(r["loss"] == r["loss_rec"] for r in rows[:20]) and all(
+        r["loss"] != r["loss_rec"] for r in rows[20:]
+    )
 
 
 # ---------------------------------------------------------------- the run
+
 
 def test_interrupted_run_ends_in_the_same_bits(run, tmp_path):
     """Stopped after 42 steps, between two saves."""
     for until in (42, None):
         train(tmp_path, until=until)
-    (tree, metadata, step), (tree2, metadata2, _) = everything_saved(run), everything_saved(tmp_path)
+    (tree, metadata, step), (tree2, metadata2, _) = (
+        everything_saved(run),
+        everything_saved(tmp_path),
+    )
     assert step == 60 and metadata["position"] == metadata2["position"] == 60 * 32
     same_bits(tree, tree2)
     trained = lambda folder: [r for r in records(folder) if "loss" in r]
@@ -160,18 +234,33 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):
     """SIGKILL at three random steps."""
     given = TINY | {"max_steps": 60, "mae.finetune_steps": 20, "eval_interval": 10}
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    command = lambda folder: [sys.executable, str(ROOT / "pretrain_mae.py"), f"--save_dir={folder}", *(f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in given.items())]
+    command = lambda folder: [
+        sys.executable,
+        str(ROOT / "pretrain_mae.py"),
+        f"--save_dir={folder}",
+        *(
+            f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
+            for k, v in given.items()
+        ),
+    ]
     env = os.environ | {"XLA_FLAGS": ""}
     assert subprocess.run(command(straight), env=env, timeout=300).returncode == 0
     for goal in sorted(random.Random(time.time_ns()).sample(range(2, 58), 3)):
         process = subprocess.Popen(command(killed), stderr=subprocess.DEVNULL, env=env)
         log, deadline = killed / "metrics.jsonl", time.time() + 200
-        while process.poll() is None and time.time() < deadline and not (log.exists() and log.read_text().count("\n") >= goal):
+        while (
+            process.poll() is None
+            and time.time() < deadline
+            and not (log.exists() and log.read_text().count("\n") >= goal)
+        ):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert subprocess.run(command(killed), env=env, timeout=300).returncode == 0
-    (tree, metadata, step), (tree2, metadata2, step2) = everything_saved(straight), everything_saved(killed)
+    (tree, metadata, step), (tree2, metadata2, step2) = (
+        everything_saved(straight),
+        everything_saved(killed),
+    )
     assert step == step2 == 60 and metadata["position"] == metadata2["position"]
     same_bits(tree, tree2)
     assert records(straight) == records(killed)
@@ -194,14 +283,19 @@ def test_learns_to_rebuild_and_to_classify(run):
 
 
 def test_run_folder_holds_what_a_run_holds(run):
-    assert {"config.json", "checkpoints", "metrics.jsonl", "samples", "curves.png"} <= {p.name for p in run.iterdir()}
+    assert {"config.json", "checkpoints", "metrics.jsonl", "samples", "curves.png"} <= {
+        p.name for p in run.iterdir()
+    }
     rows = [r for r in records(run) if "held_out_loss_rec" in r]
-    assert [r["step"] for r in rows] == [30, 60] and all(0 <= r["held_out_accuracy"] <= 1 for r in rows)
+    assert [r["step"] for r in rows] == [30, 60] and all(
+        0 <= r["held_out_accuracy"] <= 1 for r in rows
+    )
     grid = np.asarray(Image.open(run / "samples" / "step_00000060.png"))
     assert grid.std() > 30 and Image.open(run / "curves.png").size[0] > 300
 
 
 # ---------------------------------------------------------------- the encoder
+
 
 def test_run_and_export_are_encoders(run):
     """The first average, by the run folder and in the published format, whose metadata has the published keys; the generator's training takes either."""
@@ -211,14 +305,27 @@ def test_run_and_export_are_encoders(run):
     same_bits(params, exported_params)
     same_bits(params, everything_saved(run)[0]["ema_0.9"])
     sets = jax.eval_shape(encode, params, x)
-    assert sets["layer1"].shape == (4, 64, 16) and sets["layer4_mean"].shape == (4, 1, 128) and metadata["step"] == 60
+    assert (
+        sets["layer1"].shape == (4, 64, 16)
+        and sets["layer4_mean"].shape == (4, 1, 128)
+        and metadata["step"] == 60
+    )
     few = {"names": ("layer[34]",), "statistics": ("mean",), "patch_sizes": ()}
-    ours, theirs = (jax.jit(load_encoder(where, **few)[0])(params, x) for where in (f"mae:{run}", run / "export"))
+    ours, theirs = (
+        jax.jit(load_encoder(where, **few)[0])(params, x)
+        for where in (f"mae:{run}", run / "export")
+    )
     same_bits(ours, theirs)
     published = json.loads((ROOT / "tests/golden/mae_latent_small/metadata.json").read_text())
     written = json.loads((run / "export" / "metadata.json").read_text())
-    assert set(published) <= set(written) and set(published["model_config"]) == set(written["model_config"]) and facts["step"] == 60
-    config = config_lib.resolve({"dataset_name": "digits", "encoder.name": "none+mae", "encoder.path": f",{run}"})
+    assert (
+        set(published) <= set(written)
+        and set(published["model_config"]) == set(written["model_config"])
+        and facts["step"] == 60
+    )
+    config = config_lib.resolve(
+        {"dataset_name": "digits", "encoder.name": "none+mae", "encoder.path": f",{run}"}
+    )
     encode, params = build_encoder(config.encoder)[:2]
     assert "global" in jax.eval_shape(encode, params, x)
 
@@ -241,15 +348,39 @@ def test_latents_are_trained_on_as_they_are(tmp_path):
     folder.mkdir()
     np.save(folder / "latents.npy", latents)
     np.save(folder / "labels.npy", np.arange(24, dtype=np.int32) % 3)
-    (folder / "meta.json").write_text(json.dumps({"images": {"dataset": "digits", "data": {}, "split": "train"}, "flips": 1, "class_names": ["a", "b", "c"], "shape": [8, 8, 4], "moments": True}))
+    (folder / "meta.json").write_text(
+        json.dumps(
+            {
+                "images": {"dataset": "digits", "data": {}, "split": "train"},
+                "flips": 1,
+                "class_names": ["a", "b", "c"],
+                "shape": [8, 8, 4],
+                "moments": True,
+            }
+        )
+    )
     (folder / "done.json").write_text(json.dumps({"samples": 24}))
-    rows = train(tmp_path / "run", {"dataset_name": f"latents:{folder}", "max_steps": 2, "mae.finetune_steps": 1, "batch_size": 8, "sample_interval": 2, "eval_interval": 2})
-    assert np.isfinite(rows[-1]["held_out_loss_rec"]) and (tmp_path / "run" / "samples" / "step_00000002.png").exists()
+    rows = train(
+        tmp_path / "run",
+        {
+            "dataset_name": f"latents:{folder}",
+            "max_steps": 2,
+            "mae.finetune_steps": 1,
+            "batch_size": 8,
+            "sample_interval": 2,
+            "eval_interval": 2,
+        },
+    )
+    assert (
+        np.isfinite(rows[-1]["held_out_loss_rec"])
+        and (tmp_path / "run" / "samples" / "step_00000002.png").exists()
+    )
     encode, params, _ = load_encoder(f"mae:{tmp_path / 'run'}")
     assert jax.eval_shape(encode, params, jnp.zeros((1, 8, 8, 4)))["norm_x"].shape == (1, 1, 4)
 
 
 # ---------------------------------------------------------------- configuration
+
 
 @pytest.mark.parametrize("name", config_lib.recipes("configs.mae"))
 def test_recipes_resolve(name):
@@ -261,14 +392,29 @@ def test_recipes_resolve(name):
 
 
 def call(*words):
-    flag_values = config_lib.define_flags(extra=DISTRIBUTED, flag_values=flags.FlagValues(), schema=MAE_TRAINER)
-    pretrain_mae.main(config_lib.parse(["pretrain_mae.py", *(str(w) for w in words)], flag_values))
+    flag_values = config_lib.define_flags(
+        extra=DISTRIBUTED, flag_values=flags.FlagValues(), schema=MAE_TRAINER
+    )
+    mae.main(config_lib.parse(["pretrain_mae.py", *(str(w) for w in words)], flag_values))
 
 
 def test_dry_run(capsys, tmp_path):
-    call("--dataset_name", "digits", "--save_dir", tmp_path / "run", "--dry_run", "--mae.base_channels", "24")
+    call(
+        "--dataset_name",
+        "digits",
+        "--save_dir",
+        tmp_path / "run",
+        "--dry_run",
+        "--mae.base_channels",
+        "24",
+    )
     out = capsys.readouterr().out
-    assert "mae.base_channels" in out and "parameters" in out and "command line" in out and not (tmp_path / "run").exists()
+    assert (
+        "mae.base_channels" in out
+        and "parameters" in out
+        and "command line" in out
+        and not (tmp_path / "run").exists()
+    )
 
 
 ONE_LINE = [
@@ -288,10 +434,23 @@ ONE_LINE = [
 def test_a_mistake_is_one_line(words, text, tmp_path):
     for i in range(4):
         Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / f"{i}.png")
-    given = [f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in TINY.items() if k != "recipe"]
+    given = [
+        f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
+        for k, v in TINY.items()
+        if k != "recipe"
+    ]
     with pytest.raises(UserError) as error:
-        call(*given, "--save_dir", tmp_path / "run", *(w.replace("FOLDER", str(tmp_path)) for w in words))
-    assert "\n" not in str(error.value) and text in str(error.value) and not (tmp_path / "run" / "checkpoints").exists()
+        call(
+            *given,
+            "--save_dir",
+            tmp_path / "run",
+            *(w.replace("FOLDER", str(tmp_path)) for w in words),
+        )
+    assert (
+        "\n" not in str(error.value)
+        and text in str(error.value)
+        and not (tmp_path / "run" / "checkpoints").exists()
+    )
 
 
 def test_another_network_in_the_folder_is_refused(run):

@@ -5,9 +5,9 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import eval_fid
 from conftest import ROOT
+
+from evaluation import evaluate
 from utils import config
 from utils.config import KEYS
 
@@ -30,7 +30,9 @@ def test_loss_and_gradient():
     names = run(1)
     assert names["gradient"].shape == (32, 8, 8, 1) and jnp.abs(names["gradient"]).max() > 0
     moved = names["generated"] - 0.1 * names["gradient"] / jnp.abs(names["gradient"]).max()
-    assert jnp.linalg.norm(moved.mean(0) - names["real"].mean(0)) < jnp.linalg.norm(names["generated"].mean(0) - names["real"].mean(0))
+    assert jnp.linalg.norm(moved.mean(0) - names["real"].mean(0)) < jnp.linalg.norm(
+        names["generated"].mean(0) - names["real"].mean(0)
+    )
 
 
 def test_a_loop_of_your_own_learns():
@@ -41,17 +43,31 @@ def test_a_loop_of_your_own_learns():
     np.testing.assert_allclose(spread, [1, 0.2], atol=0.25)
 
 
-@pytest.mark.parametrize("flag", sorted(set(re.findall(r"--((?:model|drift|optim|mesh|wandb)\.\w+|dry_run|stop_on_collapse|save_dir|dataset_name)", TEXT))))
+@pytest.mark.parametrize(
+    "flag",
+    sorted(
+        set(
+            re.findall(
+                r"--((?:model|drift|optim|mesh|wandb)\.\w+|dry_run|stop_on_collapse|save_dir|dataset_name)",
+                TEXT,
+            )
+        )
+    ),
+)
 def test_flags_exist(flag):
     assert flag in KEYS
 
 
 def test_commands_of_evaluation():
     """Every eval_fid.py line of the README and of docs/evaluation.md parses."""
-    lines = re.findall(r"python eval_fid\.py ([^\n#`]*)", TEXT + (ROOT / "docs" / "evaluation.md").read_text())
+    lines = re.findall(
+        r"python eval_fid\.py ([^\n#`]*)", TEXT + (ROOT / "docs" / "evaluation.md").read_text()
+    )
     assert len(lines) >= 7
     for line in lines:
-        config.parse(["eval_fid.py", *line.split()], eval_fid.define_flags(config.flags.FlagValues()))
+        config.parse(
+            ["eval_fid.py", *line.split()], evaluate.define_flags(config.flags.FlagValues())
+        )
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w/.]+)\)", TEXT))))

@@ -3,30 +3,151 @@
 import re
 
 import pytest
+from conftest import ROOT
 
 import data
-import train_drift
-from conftest import ROOT
-from utils import config as config_lib, sharding
+from training import drift
+from utils import config as config_lib
+from utils import sharding
 
 # arXiv 2602.04770, Table 8; pushed per step and the positives of B/2 as in the authors' release.
-COLUMNS = ("optim.learning_rate", "optim.warmup_steps", "optim.weight_decay", "max_steps", "N_c", "drift.n_pos", "drift.n_neg", "drift.n_unc", "drift.bank_push",
-           "drift.alpha_power", "drift.no_cfg_frac", "model.hidden_size", "model.depth", "model.num_heads", "model.patch_size", "encoder.name", "FID")  # fmt: skip
+COLUMNS = (
+    "optim.learning_rate",
+    "optim.warmup_steps",
+    "optim.weight_decay",
+    "max_steps",
+    "N_c",
+    "drift.n_pos",
+    "drift.n_neg",
+    "drift.n_unc",
+    "drift.bank_push",
+    "drift.alpha_power",
+    "drift.no_cfg_frac",
+    "model.hidden_size",
+    "model.depth",
+    "model.num_heads",
+    "model.patch_size",
+    "encoder.name",
+    "FID",
+)
 TABLE_8 = {
-    "imagenet256_ablation": (2e-4, 5000, 0.01, 30_000, 64, 64, 64, 16, 64, 3.0, 0.0, 768, 12, 12, 2, "mae", "8.46"),
-    "imagenet256_B": (4e-4, 10_000, 0.0, 200_000, 128, 64, 64, 32, 128, 5.0, 0.0, 768, 12, 12, 2, "mae", "1.75"),
-    "imagenet256_L": (4e-4, 10_000, 0.01, 200_000, 128, 64, 64, 32, 64, 3.0, 0.5, 1024, 24, 16, 2, "mae", "1.54"),
-    "imagenet256_pixel_B": (2e-4, 10_000, 0.01, 100_000, 128, 128, 64, 32, 128, 5.0, 0.0, 768, 12, 12, 16, "mae+convnextv2", "1.76"),
-    "imagenet256_pixel_L": (4e-4, 10_000, 0.01, 100_000, 128, 128, 64, 32, 128, 5.0, 0.0, 1024, 24, 16, 16, "mae+convnextv2", "1.61"),
+    "imagenet256_ablation": (
+        2e-4,
+        5000,
+        0.01,
+        30_000,
+        64,
+        64,
+        64,
+        16,
+        64,
+        3.0,
+        0.0,
+        768,
+        12,
+        12,
+        2,
+        "mae",
+        "8.46",
+    ),
+    "imagenet256_B": (
+        4e-4,
+        10_000,
+        0.0,
+        200_000,
+        128,
+        64,
+        64,
+        32,
+        128,
+        5.0,
+        0.0,
+        768,
+        12,
+        12,
+        2,
+        "mae",
+        "1.75",
+    ),
+    "imagenet256_L": (
+        4e-4,
+        10_000,
+        0.01,
+        200_000,
+        128,
+        64,
+        64,
+        32,
+        64,
+        3.0,
+        0.5,
+        1024,
+        24,
+        16,
+        2,
+        "mae",
+        "1.54",
+    ),
+    "imagenet256_pixel_B": (
+        2e-4,
+        10_000,
+        0.01,
+        100_000,
+        128,
+        128,
+        64,
+        32,
+        128,
+        5.0,
+        0.0,
+        768,
+        12,
+        12,
+        16,
+        "mae+convnextv2",
+        "1.76",
+    ),
+    "imagenet256_pixel_L": (
+        4e-4,
+        10_000,
+        0.01,
+        100_000,
+        128,
+        128,
+        64,
+        32,
+        128,
+        5.0,
+        0.0,
+        1024,
+        24,
+        16,
+        16,
+        "mae+convnextv2",
+        "1.61",
+    ),
 }
-OF_ALL = {"optim.b1": 0.9, "optim.b2": 0.95, "optim.clip": 2.0, "optim.ema": (0.999, 0.9995, 0.9998, 0.9999), "optim.schedule": "constant", "drift.alpha_min": 1.0,
-          "drift.alpha_max": 4.0, "drift.temperatures": (0.02, 0.05, 0.2), "drift.bank_per_class": 128, "drift.bank_global": 1000}  # fmt: skip
+OF_ALL = {
+    "optim.b1": 0.9,
+    "optim.b2": 0.95,
+    "optim.clip": 2.0,
+    "optim.ema": (0.999, 0.9995, 0.9998, 0.9999),
+    "optim.schedule": "constant",
+    "drift.alpha_min": 1.0,
+    "drift.alpha_max": 4.0,
+    "drift.temperatures": (0.02, 0.05, 0.2),
+    "drift.bank_per_class": 128,
+    "drift.bank_global": 1000,
+}
 
 
 @pytest.mark.parametrize("recipe", TABLE_8)
 def test_numbers_of_the_paper(recipe):
     config = config_lib.flatten(config_lib.resolve({"recipe": recipe}))
-    found = config | {"N_c": config["batch_size"] // config["drift.n_neg"], "FID": re.search(r"Expected  FID ([\d.]+)", header(recipe))[1]}
+    found = config | {
+        "N_c": config["batch_size"] // config["drift.n_neg"],
+        "FID": re.search(r"Expected  FID ([\d.]+)", header(recipe))[1],
+    }
     assert {k: found[k] for k in COLUMNS} == dict(zip(COLUMNS, TABLE_8[recipe], strict=True))
     assert {k: config[k] for k in OF_ALL} == OF_ALL
 
@@ -40,7 +161,9 @@ def test_headers(recipe):
     lines = header(recipe)
     for word in ("Command", "Hardware", "Time", "Expected", "Measured"):
         assert re.search(rf"^{word} ", lines, re.M), word
-    assert re.search(r"^Command .*(python train_drift.py|\.sh)|^ +python train_drift.py", lines, re.M)
+    assert re.search(
+        r"^Command .*(python train_drift.py|\.sh)|^ +python train_drift.py", lines, re.M
+    )
 
 
 @pytest.mark.parametrize("recipe", config_lib.recipes())
@@ -50,5 +173,9 @@ def test_planned_offline(recipe):
         pytest.skip("of a folder that the user names")
     named = {"dataset_name": recipe} if recipe in data.SOURCES else {}
     config = config_lib.resolve({"recipe": recipe, "dry_run": True, "mesh.devices": 1} | named)
-    parts = train_drift.build(config, data.load(config.dataset_name, config.data.split, config.data, facts_only=True), sharding.make_mesh(1, 1))
-    assert f"{config.max_steps:,}" in train_drift.report(parts)
+    parts = drift.build(
+        config,
+        data.load(config.dataset_name, config.data.split, config.data, facts_only=True),
+        sharding.make_mesh(1, 1),
+    )
+    assert f"{config.max_steps:,}" in drift.report(parts)

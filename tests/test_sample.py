@@ -5,18 +5,18 @@ import pathlib
 import numpy as np
 import pytest
 from PIL import Image
+from test_train import TINY, records, same_bits, train
 
-import sample
-import train_drift
-from configs.default import DISTRIBUTED, Key
+from configs.default import DISTRIBUTED
+from evaluation import sample
+from evaluation.scores import read_rows
 from models.export import export_run
 from models.runs import load_run
 from models.sampling import generate
 from models.weights import load_generator
-from test_train import TINY, records, same_bits, train
+from training import drift
 from utils import config as config_lib
 from utils.errors import UserError
-from utils.scores import read_rows
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -24,7 +24,10 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    train(folder, {"max_steps": 8, "model.class_dropout_prob": 0.2, "eval_interval": 4, "sample_interval": 4})
+    train(
+        folder,
+        {"max_steps": 8, "model.class_dropout_prob": 0.2, "eval_interval": 4, "sample_interval": 4},
+    )
     return folder
 
 
@@ -53,30 +56,65 @@ def test_sample_i_depends_on_seed_and_i_alone(run):
     whole = np.concatenate(list(generate(model, params, labels, 1.0, 3, batch_size=20)))
     parts = np.concatenate(list(generate(model, params, labels, 1.0, 3, batch_size=7)))
     np.testing.assert_allclose(parts, whole, atol=1e-5)
-    later = np.concatenate(list(generate(model, params, labels[5:9], 1.0, 3, first=5, batch_size=4)))
+    later = np.concatenate(
+        list(generate(model, params, labels[5:9], 1.0, 3, first=5, batch_size=4))
+    )
     np.testing.assert_allclose(later, whole[5:9], atol=1e-5)
-    assert np.abs(np.concatenate(list(generate(model, params, labels, 1.0, 4, batch_size=20))) - whole).max() > 0.1
+    assert (
+        np.abs(
+            np.concatenate(list(generate(model, params, labels, 1.0, 4, batch_size=20))) - whole
+        ).max()
+        > 0.1
+    )
 
 
 def test_grid_sweep_comparison_files(run, tmp_path):
     main(load_dir=run)
     assert Image.open(run / "samples" / "grid.png").size[0] > 400
-    main(load_dir=run, classes="3,10", cfg_scale="1,2", per_class=3, compare=True, out=tmp_path / "sweep.png")
+    main(
+        load_dir=run,
+        classes="3,10",
+        cfg_scale="1,2",
+        per_class=3,
+        compare=True,
+        out=tmp_path / "sweep.png",
+    )
     assert (tmp_path / "sweep.png").exists()
     main(load_dir=run, num_samples=12, out=tmp_path / "x.npz")
     main(load_dir=run, num_samples=12, out=tmp_path / "pngs", sample_batch_size=5)
     arrays = np.load(tmp_path / "x.npz")
-    assert arrays["arr_0"].shape == (12, 8, 8, 1) and arrays["arr_0"].dtype == np.uint8 and arrays["arr_1"].tolist() == [*range(10), 0, 1]
+    assert (
+        arrays["arr_0"].shape == (12, 8, 8, 1)
+        and arrays["arr_0"].dtype == np.uint8
+        and arrays["arr_1"].tolist() == [*range(10), 0, 1]
+    )
     files = sorted((tmp_path / "pngs").iterdir())
     assert [f.name for f in files][:2] == ["000000_0.png", "000001_1.png"]
-    assert np.abs(np.stack([np.asarray(Image.open(f)) for f in files]).astype(int) - arrays["arr_0"][..., 0]).max() <= 1
+    assert (
+        np.abs(
+            np.stack([np.asarray(Image.open(f)) for f in files]).astype(int)
+            - arrays["arr_0"][..., 0]
+        ).max()
+        <= 1
+    )
 
 
-@pytest.mark.parametrize("given, word", [
-    ({"load_dir": ""}, "load_dir"), ({"load_dir": "nowhere"}, "nowhere"), ({"classes": "11"}, "labels 0 to 9, and 10"), ({"classes": "a"}, "comma"),
-    ({"num_samples": 3, "out": "x.gif"}, "npz"), ({"out": "x.npz"}, "png"), ({"num_samples": 3, "cfg_scale": "1,2"}, "grid"),
-    ({"load_dir": GOLDEN / "latent_tiny", "latents": 1}, "samples.npz"), ({"load_dir": GOLDEN / "latent_tiny", "vae": "/no/vae"}, "--vae names another place"), ({"load_dir": GOLDEN / "pixel_tiny", "ema": "raw"}, "--ema"), ({"ema": "0.5"}, "0.99"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, word",
+    [
+        ({"load_dir": ""}, "load_dir"),
+        ({"load_dir": "nowhere"}, "nowhere"),
+        ({"classes": "11"}, "labels 0 to 9, and 10"),
+        ({"classes": "a"}, "comma"),
+        ({"num_samples": 3, "out": "x.gif"}, "npz"),
+        ({"out": "x.npz"}, "png"),
+        ({"num_samples": 3, "cfg_scale": "1,2"}, "grid"),
+        ({"load_dir": GOLDEN / "latent_tiny", "latents": 1}, "samples.npz"),
+        ({"load_dir": GOLDEN / "latent_tiny", "vae": "/no/vae"}, "--vae names another place"),
+        ({"load_dir": GOLDEN / "pixel_tiny", "ema": "raw"}, "--ema"),
+        ({"ema": "0.5"}, "0.99"),
+    ],
+)
 def test_mistakes(run, given, word):
     with pytest.raises(UserError, match=word):
         main(**{"load_dir": run} | given)
@@ -86,10 +124,16 @@ def test_published_artifact_starts_a_run(run, tmp_path):
     """--init_from a run or an artifact; its weights are the first parameters."""
     assert export_run(run, tmp_path / "artifact") == "generator"
     for where in (run, tmp_path / "artifact"):
-        parts = train_drift.build(config_lib.resolve(TINY | {"model.class_dropout_prob": 0.2, "init_from": str(where)}), train_drift.data.load("digits"),
-                                  train_drift.sharding.make_mesh(1, 1))  # fmt: skip
-        state = train_drift.make_state(parts)
-        np.testing.assert_array_equal(state.params["patch_embedding"]["kernel"], load_generator(where)[1]["patch_embedding"]["kernel"])
+        parts = drift.build(
+            config_lib.resolve(TINY | {"model.class_dropout_prob": 0.2, "init_from": str(where)}),
+            drift.data.load("digits"),
+            drift.sharding.make_mesh(1, 1),
+        )
+        state = drift.make_state(parts)
+        np.testing.assert_array_equal(
+            state.params["patch_embedding"]["kernel"],
+            load_generator(where)[1]["patch_embedding"]["kernel"],
+        )
 
 
 def test_an_export_is_the_chosen_average_and_makes_the_same_samples(run, tmp_path):
@@ -101,7 +145,9 @@ def test_an_export_is_the_chosen_average_and_makes_the_same_samples(run, tmp_pat
     assert load_generator(tmp_path / "first")[2]["ema_decay"] == 0.99
     for where in (run, tmp_path / "first"):
         main(load_dir=where, num_samples=4, out=tmp_path / f"{where.name}.npz")
-    ours, theirs = (np.load(tmp_path / f"{where.name}.npz")["arr_0"] for where in (run, tmp_path / "first"))
+    ours, theirs = (
+        np.load(tmp_path / f"{where.name}.npz")["arr_0"] for where in (run, tmp_path / "first")
+    )
     np.testing.assert_array_equal(ours, theirs)
     main(load_dir=tmp_path / "first", per_class=2, compare=True)
     with pytest.raises(UserError, match="not the folder of a run"):
@@ -113,9 +159,21 @@ def test_a_run_goes_on_with_its_own_settings(run, tmp_path):
     from absl import flags
 
     def command(*words):
-        train_drift.main(config_lib.parse(["train_drift.py", *words], config_lib.define_flags(extra=DISTRIBUTED, flag_values=flags.FlagValues())))
+        drift.main(
+            config_lib.parse(
+                ["train_drift.py", *words],
+                config_lib.define_flags(extra=DISTRIBUTED, flag_values=flags.FlagValues()),
+            )
+        )
 
-    command(f"--load_dir={run}", f"--save_dir={tmp_path / 'b'}", "--mesh.devices=1", "--max_steps=10", *(f"--{k}={v}" for k, v in TINY.items() if k != "max_steps"), "--model.class_dropout_prob=0.2")
+    command(
+        f"--load_dir={run}",
+        f"--save_dir={tmp_path / 'b'}",
+        "--mesh.devices=1",
+        "--max_steps=10",
+        *(f"--{k}={v}" for k, v in TINY.items() if k != "max_steps"),
+        "--model.class_dropout_prob=0.2",
+    )
     assert [r["step"] for r in records(tmp_path / "b")] == [9, 10]
     command(f"--save_dir={tmp_path / 'b'}", "--max_steps=12")
     assert [r["step"] for r in records(tmp_path / "b")] == [9, 10, 11, 12]

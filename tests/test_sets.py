@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from drifting.config import DriftConfig
-from drifting.learned import field_loss, init_field
+from drifting.fields.learned import field_loss, init_field
+from drifting.layout import Whole
 from drifting.loss import drift_loss
 from drifting.measure import measure
-from drifting.place import Whole
-from drifting.sets import by_width, pack, unpack
+from drifting.problems import by_width, pack, unpack
 from drifting.state import named_key, named_keys
 from drifting.step import feature_loss
 from utils import compiler, sharding
@@ -18,10 +18,16 @@ from utils import compiler, sharding
 
 def test_pack_and_unpack():
     random = np.random.default_rng(0)
-    phi = {"b": random.normal(size=(3, 4, 2)), "wide": random.normal(size=(3, 1, 5)), "a": random.normal(size=(3, 1, 2))}
+    phi = {
+        "b": random.normal(size=(3, 4, 2)),
+        "wide": random.normal(size=(3, 1, 5)),
+        "a": random.normal(size=(3, 1, 2)),
+    }
     assert by_width(phi) == {"2": ["a", "b"], "5": ["wide"]}
     packed = pack(phi)
-    np.testing.assert_array_equal(packed["2"], np.concatenate([phi["a"], phi["b"]], 1).astype(np.float32))
+    np.testing.assert_array_equal(
+        packed["2"], np.concatenate([phi["a"], phi["b"]], 1).astype(np.float32)
+    )
     other = unpack({d: f[:2] for d, f in packed.items()}, phi)  # of fewer samples
     for name, f in phi.items():
         np.testing.assert_array_equal(other[name], f[:2].astype(np.float32))
@@ -30,50 +36,109 @@ def test_pack_and_unpack():
 def test_keys_drawn_together_are_those_drawn_apart():
     keys = named_keys(np.uint32(3), ("labels", "noise", "noise second"), 17)
     for name, key in keys.items():
-        np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(named_key(np.uint32(3), name, 17)))
+        np.testing.assert_array_equal(
+            jax.random.key_data(key), jax.random.key_data(named_key(np.uint32(3), name, 17))
+        )
 
 
 def test_compiler_settings_that_are_named_or_unknown_are_left_alone(monkeypatch):
     mesh = sharding.make_mesh(1, 1)
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    assert set(compiler.options(mesh)) == {"xla_cpu_use_fusion_emitters", "xla_cpu_experimental_ynn_fusion_type"}
+    assert set(compiler.options(mesh)) == {
+        "xla_cpu_use_fusion_emitters",
+        "xla_cpu_experimental_ynn_fusion_type",
+    }
     monkeypatch.setitem(compiler.CPU, "xla_cpu_no_such_setting", 1)
-    assert set(compiler.options(mesh)) == {"xla_cpu_use_fusion_emitters", "xla_cpu_experimental_ynn_fusion_type"}
+    assert set(compiler.options(mesh)) == {
+        "xla_cpu_use_fusion_emitters",
+        "xla_cpu_experimental_ynn_fusion_type",
+    }
     assert jax.jit(lambda x: x + 1, compiler_options=compiler.options(mesh))(1) == 2
 
 
-CONFIG = DriftConfig(n_classes=3, n_c=2, n_neg=4, n_pos=5, n_unc=3, alpha_min=1.0, alpha_max=3.0, alpha_power=1.0, no_cfg_frac=0.0, temperatures=(0.1, 0.5), field="kernel",
-                     style_shape=(0, 0), set_weight={"b": 0.5, "a": 2.0, "wide": 3.0}.get)  # fmt: skip
+CONFIG = DriftConfig(
+    n_classes=3,
+    n_c=2,
+    n_neg=4,
+    n_pos=5,
+    n_unc=3,
+    alpha_min=1.0,
+    alpha_max=3.0,
+    alpha_power=1.0,
+    no_cfg_frac=0.0,
+    temperatures=(0.1, 0.5),
+    field="kernel",
+    style_shape=(0, 0),
+    set_weight={"b": 0.5, "a": 2.0, "wide": 3.0}.get,
+)
 SIZES = {"b": (4, 2), "wide": (2, 5), "a": (1, 2)}  # T, D
 
 
 def drawn(seed, samples):
     """Feature sets [C N, T, D] of unlike scales."""
     random = np.random.default_rng(seed)
-    return {k: jnp.asarray((i + 1) * random.normal(size=(CONFIG.n_c * samples, *size)), jnp.float32) for i, (k, size) in enumerate(SIZES.items())}
+    return {
+        k: jnp.asarray((i + 1) * random.normal(size=(CONFIG.n_c * samples, *size)), jnp.float32)
+        for i, (k, size) in enumerate(SIZES.items())
+    }
 
 
 @pytest.mark.parametrize("second", [False, True])
 def test_sets_side_by_side_have_the_losses_of_each_alone(second):
     """Loss, gradient and scalars: one call for each width against one `drift_loss` for each set, of C T problems; guidance, an absent positive, weights of sets."""
-    c, gen, real, other = CONFIG, drawn(0, CONFIG.n_neg), drawn(1, CONFIG.n_unc + CONFIG.n_pos), drawn(2, CONFIG.n_neg)
-    weight_pos, weight_unc = np.ones((2, c.n_pos), np.float32), np.array([[0.5] * c.n_unc, [2.0] * c.n_unc], np.float32)
+    c, gen, real, other = (
+        CONFIG,
+        drawn(0, CONFIG.n_neg),
+        drawn(1, CONFIG.n_unc + CONFIG.n_pos),
+        drawn(2, CONFIG.n_neg),
+    )
+    weight_pos, weight_unc = (
+        np.ones((2, c.n_pos), np.float32),
+        np.array([[0.5] * c.n_unc, [2.0] * c.n_unc], np.float32),
+    )
     weight_pos[1, -1] = 0
 
     def side_by_side(gen):
-        loss, info = feature_loss(gen, pack(real), jnp.asarray(weight_pos), jnp.asarray(weight_unc), c, Whole(), phi_second=other if second else None)
+        loss, info = feature_loss(
+            gen,
+            pack(real),
+            jnp.asarray(weight_pos),
+            jnp.asarray(weight_unc),
+            c,
+            Whole(),
+            phi_second=other if second else None,
+        )
         return loss, measure(info["sets"], info["distances"])
 
     def one_by_one(gen):
         total, infos = 0.0, []
         for k, (t, d) in SIZES.items():
-            problems = lambda f: jnp.stack([f[i * (len(f) // 2) : (i + 1) * (len(f) // 2), j] for i in range(2) for j in range(t)])  # [C T, N, D]
-            weights = {"weight_pos": np.repeat(weight_pos, t, 0), "weight_neg": np.repeat(weight_unc, t, 0)}
+            problems = lambda f: jnp.stack(
+                [
+                    f[i * (len(f) // 2) : (i + 1) * (len(f) // 2), j]
+                    for i in range(2)
+                    for j in range(t)
+                ]
+            )  # [C T, N, D]
+            weights = {
+                "weight_pos": np.repeat(weight_pos, t, 0),
+                "weight_neg": np.repeat(weight_unc, t, 0),
+            }
             y = problems(real[k])
-            loss, info = drift_loss(problems(gen[k]), y[:, c.n_unc :], y[:, : c.n_unc], **weights, temperatures=c.temperatures, second=problems(other[k]) if second else None)
+            loss, info = drift_loss(
+                problems(gen[k]),
+                y[:, c.n_unc :],
+                y[:, : c.n_unc],
+                **weights,
+                temperatures=c.temperatures,
+                second=problems(other[k]) if second else None,
+            )
             total += c.set_weight(k) * jnp.mean(loss)
             infos.append(info)
-        return total, {k: jnp.mean(jnp.stack([info[name] for info in infos])) for k, name in (("feature_scale", "scale"), ("perplexity", "perplexity"))}
+        return total, {
+            k: jnp.mean(jnp.stack([info[name] for info in infos]))
+            for k, name in (("feature_scale", "scale"), ("perplexity", "perplexity"))
+        }
 
     (packed, scalars), slope = jax.jit(jax.value_and_grad(side_by_side, has_aux=True))(gen)
     (alone, expected), expected_slope = jax.jit(jax.value_and_grad(one_by_one, has_aux=True))(gen)
@@ -88,7 +153,15 @@ def test_a_learned_field_sees_positives_alone():
     """Of the reals of a step, the unconditional ones come first and are no part of the sets that it denoises."""
     c, real = CONFIG, drawn(1, CONFIG.n_unc + CONFIG.n_pos)
     params = init_field(jax.random.key(0), [d for _, d in SIZES.values()], 4, True)
-    loss = jax.jit(lambda packed: field_loss(params, jax.random.key(1), unpack(packed, drawn(0, c.n_neg)), jnp.ones((2, c.n_pos)), c.temperatures))
+    loss = jax.jit(
+        lambda packed: field_loss(
+            params,
+            jax.random.key(1),
+            unpack(packed, drawn(0, c.n_neg)),
+            jnp.ones((2, c.n_pos)),
+            c.temperatures,
+        )
+    )
 
     def moved(of_class):
         shift = jnp.zeros((2, c.n_unc + c.n_pos)).at[:, of_class].set(1.0).reshape(-1, 1, 1)
@@ -96,4 +169,6 @@ def test_a_learned_field_sees_positives_alone():
 
     whole = loss(pack(real))
     np.testing.assert_array_equal(moved(slice(0, c.n_unc)), whole)
-    assert all(abs(moved(i) - whole) > 1e-4 for i in (c.n_unc, -1))  # the first and the last positive
+    assert all(
+        abs(moved(i) - whole) > 1e-4 for i in (c.n_unc, -1)
+    )  # the first and the last positive

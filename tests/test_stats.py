@@ -6,22 +6,29 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 import data
-import eval_fid
-from conftest import ROOT
 from data import pipeline
+from evaluation import evaluate
+from evaluation.image_files import batches, read_images, write_npz
 from metrics.collect import Evidence
 from metrics.fid import frechet_distance, moments
 from metrics.statistics import check_provenance, read_statistics, write_statistics
 from utils import config as config_lib
 from utils.errors import UserError
-from utils.image_files import batches, read_images, write_npz
 
 MU, SIGMA = moments(np.random.default_rng(0).normal(size=(50, 4)))
 EVIDENCE = Evidence(50, MU, SIGMA, np.ones((50, 4), np.float32))
-FACTS = {"network": "inception", "resize": "tf", "weights": "6726825d", "dataset_name": "digits", "split": "train", "image_shape": [32, 32, 3]}
+FACTS = {
+    "network": "inception",
+    "resize": "tf",
+    "weights": "6726825d",
+    "dataset_name": "digits",
+    "split": "train",
+    "image_shape": [32, 32, 3],
+}
 
 
 @pytest.mark.parametrize("names", [("mu", "sigma"), ("ref_mu", "ref_sigma")])
@@ -30,13 +37,22 @@ def test_formats(names, dtype, tmp_path):
     """pytorch-fid, EDM and jax-flow; MeanFlow and the drifting paper's release."""
     np.savez(tmp_path / "s.npz", **{names[0]: MU.astype(dtype), names[1]: SIGMA.astype(dtype)})
     statistics = read_statistics(tmp_path / "s.npz")
-    assert frechet_distance(*statistics.evidence[1:3], MU, SIGMA) < (1e-12 if dtype == np.float64 else 1e-9)
+    assert frechet_distance(*statistics.evidence[1:3], MU, SIGMA) < (
+        1e-12 if dtype == np.float64 else 1e-9
+    )
     assert statistics.provenance == {} and statistics.evidence.features is None
 
 
 def test_adm_reference_batch(tmp_path):
     """Images and statistics in one file: the statistics count; the spatial ones are left alone."""
-    np.savez(tmp_path / "adm.npz", arr_0=np.zeros((3, 8, 8, 3), np.uint8), mu=MU, sigma=SIGMA, mu_s=MU * 2, sigma_s=SIGMA * 2)
+    np.savez(
+        tmp_path / "adm.npz",
+        arr_0=np.zeros((3, 8, 8, 3), np.uint8),
+        mu=MU,
+        sigma=SIGMA,
+        mu_s=MU * 2,
+        sigma_s=SIGMA * 2,
+    )
     assert np.array_equal(read_statistics(tmp_path / "adm.npz").evidence.mu, MU)
     np.savez(tmp_path / "images.npz", arr_0=np.zeros((3, 8, 8, 3), np.uint8))
     assert read_statistics(tmp_path / "images.npz") is None
@@ -45,13 +61,21 @@ def test_adm_reference_batch(tmp_path):
 def test_ours_are_kept_to_the_bit(tmp_path):
     write_statistics(tmp_path / "s.npz", EVIDENCE, FACTS, features=True)
     (count, mu, sigma, features, _), provenance = read_statistics(tmp_path / "s.npz")
-    assert np.array_equal(mu, MU) and np.array_equal(sigma, SIGMA) and np.array_equal(features, EVIDENCE.features) and mu.dtype == np.float64
+    assert (
+        np.array_equal(mu, MU)
+        and np.array_equal(sigma, SIGMA)
+        and np.array_equal(features, EVIDENCE.features)
+        and mu.dtype == np.float64
+    )
     assert count == 50 and provenance == FACTS | {"count": 50}
     with np.load(tmp_path / "s.npz", allow_pickle=False) as file:  # as pytorch-fid reads it
         assert {"mu", "sigma"} <= set(file)
 
 
-@pytest.mark.parametrize("key, value", [("network", "dinov2"), ("resize", "clean"), ("weights", "0000"), ("image_shape", [64, 64, 3])])
+@pytest.mark.parametrize(
+    "key, value",
+    [("network", "dinov2"), ("resize", "clean"), ("weights", "0000"), ("image_shape", [64, 64, 3])],
+)
 def test_another_provenance_is_refused(key, value, tmp_path):
     write_statistics(tmp_path / "s.npz", EVIDENCE, FACTS)
     statistics = read_statistics(tmp_path / "s.npz")
@@ -62,8 +86,12 @@ def test_another_provenance_is_refused(key, value, tmp_path):
 
 def test_warnings(tmp_path, caplog):
     write_statistics(tmp_path / "s.npz", EVIDENCE, FACTS)
-    check_provenance("s.npz", read_statistics(tmp_path / "s.npz"), FACTS | {"dataset_name": "cifar10"}, 4)
-    assert [r.message for r in caplog.records] == ["--fid_stats s.npz: made with dataset_name digits, but this evaluation has cifar10"]
+    check_provenance(
+        "s.npz", read_statistics(tmp_path / "s.npz"), FACTS | {"dataset_name": "cifar10"}, 4
+    )
+    assert [r.message for r in caplog.records] == [
+        "--fid_stats s.npz: made with dataset_name digits, but this evaluation has cifar10"
+    ]
     caplog.clear()
     np.savez(tmp_path / "bare.npz", mu=MU, sigma=SIGMA)
     check_provenance("bare.npz", read_statistics(tmp_path / "bare.npz"), FACTS, 4)
@@ -72,13 +100,17 @@ def test_warnings(tmp_path, caplog):
         check_provenance("bare.npz", read_statistics(tmp_path / "bare.npz"), FACTS, 2048)
 
 
-@pytest.mark.parametrize("arrays, words", [
-    ({"mean": MU}, "expected mu and sigma"),
-    ({"mu": MU, "sigma": SIGMA[:3]}, "expected"),
-    ({"mu": MU * np.nan, "sigma": SIGMA}, "not finite"),
-    ({"mu": MU, "sigma": np.triu(np.ones((4, 4)))}, "not symmetric"),
-    ({"mu": np.array([object()]), "sigma": SIGMA}, "plain arrays"),
-], ids=["other names", "shape", "not finite", "no covariance", "objects"])  # fmt: skip
+@pytest.mark.parametrize(
+    "arrays, words",
+    [
+        ({"mean": MU}, "expected mu and sigma"),
+        ({"mu": MU, "sigma": SIGMA[:3]}, "expected"),
+        ({"mu": MU * np.nan, "sigma": SIGMA}, "not finite"),
+        ({"mu": MU, "sigma": np.triu(np.ones((4, 4)))}, "not symmetric"),
+        ({"mu": np.array([object()]), "sigma": SIGMA}, "plain arrays"),
+    ],
+    ids=["other names", "shape", "not finite", "no covariance", "objects"],
+)
 def test_broken_files(arrays, words, tmp_path):
     np.savez(tmp_path / "s.npz", **arrays)
     with pytest.raises(UserError, match=words) as error:
@@ -96,11 +128,16 @@ def test_truncated_file(cut, tmp_path):
 
 # ---------------------------------------------------------------- images
 
+
 def test_images(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), np.uint8)
     write_npz(tmp_path / "x.npz", x, np.arange(5))
     images = read_images(tmp_path / "x.npz")
-    assert np.array_equal(images.items, x) and images.labels.tolist() == [0, 1, 2, 3, 4] and images.shape == (6, 7, 3)
+    assert (
+        np.array_equal(images.items, x)
+        and images.labels.tolist() == [0, 1, 2, 3, 4]
+        and images.shape == (6, 7, 3)
+    )
     (tmp_path / "folder" / "b").mkdir(parents=True)
     for i, image in enumerate(x):
         Image.fromarray(image).save(tmp_path / "folder" / ("b" if i > 2 else "") / f"{i}.png")
@@ -109,7 +146,15 @@ def test_images(tmp_path):
     assert len(folder) == 5 and all(any(np.array_equal(folder[i], y) for y in x) for i in range(5))
 
 
-@pytest.mark.parametrize("array", [np.zeros((3, 8, 8, 3), np.float32), np.zeros((3, 8, 8, 4), np.uint8), np.zeros((0, 8, 8, 3), np.uint8), np.zeros((3, 8), np.uint8)])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((3, 8, 8, 3), np.float32),
+        np.zeros((3, 8, 8, 4), np.uint8),
+        np.zeros((0, 8, 8, 3), np.uint8),
+        np.zeros((3, 8), np.uint8),
+    ],
+)
 def test_no_images(array, tmp_path):
     np.savez(tmp_path / "x.npz", array)
     with pytest.raises(UserError, match="expected images as arr_0, uint8"):
@@ -129,18 +174,45 @@ def test_mixed_sizes(tmp_path):
 
 # ---------------------------------------------------------------- the program
 
+
 def compute(*flags):
-    done = subprocess.run([sys.executable, str(ROOT / "scripts" / "compute_fid_stats.py"), *map(str, flags)], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "compute_fid_stats.py"), *map(str, flags)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
 def test_program_and_its_use(tmp_path, caplog):
     out = tmp_path / "digits.npz"
-    done = compute("--dataset_name", "digits", "--reference_split", "test", "--features", "pixels", "--keep_features", "1", "--out", out)
+    done = compute(
+        "--dataset_name",
+        "digits",
+        "--reference_split",
+        "test",
+        "--features",
+        "pixels",
+        "--keep_features",
+        "1",
+        "--out",
+        out,
+    )
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
-    assert facts == {"out": str(out), "dataset_name": "digits", "split": "test", "network": "pixels", "resize": "", "weights": "", "image_shape": [8, 8, 1], "count": 540}
+    assert facts == {
+        "out": str(out),
+        "dataset_name": "digits",
+        "split": "test",
+        "network": "pixels",
+        "resize": "",
+        "weights": "",
+        "image_shape": [8, 8, 1],
+        "count": 540,
+    }
     images, _ = pipeline.everything(data.load("digits", "test"))
     mu, sigma = moments(images.reshape(540, 64) / 127.5 - 1)
     statistics = read_statistics(out)
@@ -151,36 +223,60 @@ def test_program_and_its_use(tmp_path, caplog):
 
     caplog.clear()
     model, params = tiny_generator()
-    scores = [eval_fid.evaluate(model, params, reference, cfg_scale=1.0, seed=0, num_samples=100, labels="uniform") for reference in (
-        eval_fid.load_reference("digits", metrics="fid,precision_recall"), eval_fid.load_reference("digits", fid_stats=str(out), metrics="fid,precision_recall"))]  # fmt: skip
+    scores = [
+        evaluate.evaluate(
+            model, params, reference, cfg_scale=1.0, seed=0, num_samples=100, labels="uniform"
+        )
+        for reference in (
+            evaluate.load_reference("digits", metrics="fid,precision_recall"),
+            evaluate.load_reference("digits", fid_stats=str(out), metrics="fid,precision_recall"),
+        )
+    ]
     assert "--fid_stats" not in caplog.text
-    gallery = eval_fid.load_reference("digits", fid_stats=str(out)).gallery
-    np.testing.assert_array_equal(gallery.features[5].reshape(8, 8, 1), gallery.image(5) / 127.5 - 1)
+    gallery = evaluate.load_reference("digits", fid_stats=str(out)).gallery
+    np.testing.assert_array_equal(
+        gallery.features[5].reshape(8, 8, 1), gallery.image(5) / 127.5 - 1
+    )
     for name in ("fd_pixels", "precision", "recall"):
         assert scores[0][name] == pytest.approx(scores[1][name], rel=1e-12)
 
 
-@pytest.mark.parametrize("flags, words", [
-    (("--images", "nowhere.npz", "--features", "pixels"), "does not exist"),
-    (("--images", "x.npz", "--dataset_name", "digits"), "give one of them"),
-    (("--dataset_name", "digit"), "did you mean digits"),
-], ids=["no file", "two sources", "typo"])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--images", "nowhere.npz", "--features", "pixels"), "does not exist"),
+        (("--images", "x.npz", "--dataset_name", "digits"), "give one of them"),
+        (("--dataset_name", "digit"), "did you mean digits"),
+    ],
+    ids=["no file", "two sources", "typo"],
+)
 def test_a_mistake_is_one_line(flags, words):
     done = compute(*flags)
-    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
 
 
 def test_a_reference_without_features_has_no_neighbours(tmp_path):
-    write_statistics(tmp_path / "s.npz", Evidence(50, np.zeros(64), np.eye(64)), {"network": "pixels"})
-    assert eval_fid.load_reference("digits", fid_stats=str(tmp_path / "s.npz")).metrics == ("fid",)
+    write_statistics(
+        tmp_path / "s.npz", Evidence(50, np.zeros(64), np.eye(64)), {"network": "pixels"}
+    )
+    assert evaluate.load_reference("digits", fid_stats=str(tmp_path / "s.npz")).metrics == ("fid",)
     with pytest.raises(UserError, match="it needs features"):
-        eval_fid.load_reference("digits", fid_stats=str(tmp_path / "s.npz"), metrics="kid")
+        evaluate.load_reference("digits", fid_stats=str(tmp_path / "s.npz"), metrics="kid")
 
 
 def test_images_as_reference(tmp_path):
     """An .npz of the held-out digits is the same reference as the data set's split."""
     images, labels = pipeline.everything(data.load("digits", "test"))
     write_npz(tmp_path / "real.npz", images, labels)
-    a, b = eval_fid.load_reference("", fid_stats=str(tmp_path / "real.npz"), features="pixels"), eval_fid.load_reference("digits")
-    assert np.array_equal(a.real.mu, b.real.mu) and np.array_equal(a.real.sigma, b.real.sigma) and np.array_equal(a.labels, b.labels)
+    a, b = (
+        evaluate.load_reference("", fid_stats=str(tmp_path / "real.npz"), features="pixels"),
+        evaluate.load_reference("digits"),
+    )
+    assert (
+        np.array_equal(a.real.mu, b.real.mu)
+        and np.array_equal(a.real.sigma, b.real.sigma)
+        and np.array_equal(a.labels, b.labels)
+    )
     assert config_lib.KEYS["fid_stats"].default == ""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_drift import GOLDEN, TAUS, check_golden
 
-from drifting import tiled
-from drifting.field import kernel_field
+from drifting.fields import kernel_field
+from drifting.fields import kernel_tiled as tiled
 from drifting.loss import drift_loss
 
 
@@ -19,11 +19,20 @@ def test_golden_loss_and_gradient(case, monkeypatch):
 
 
 @pytest.mark.parametrize("tau", [0.3, 2.0])
-@pytest.mark.parametrize("options", [{}, {"kernel": "gaussian", "normalize": "y", "attraction": 1.5}], ids=["paper", "options"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"kernel": "gaussian", "normalize": "y", "attraction": 1.5}],
+    ids=["paper", "options"],
+)
 def test_tiles_change_nothing_but_rounding(tau, options, monkeypatch):
     rng = np.random.default_rng(0)
-    x, pos, unc = (jnp.float32(rng.normal(size=(n, 5)) + 20) for n in (12, 100, 4))  # far from the origin
-    weight_pos, weight_neg = jnp.float32(rng.integers(0, 3, 100)), jnp.r_[jnp.ones(12), 0.5, 0, 1.5, 2]
+    x, pos, unc = (
+        jnp.float32(rng.normal(size=(n, 5)) + 20) for n in (12, 100, 4)
+    )  # far from the origin
+    weight_pos, weight_neg = (
+        jnp.float32(rng.integers(0, 3, 100)),
+        jnp.r_[jnp.ones(12), 0.5, 0, 1.5, 2],
+    )
     args = (x, pos, jnp.concatenate([x, unc]), weight_pos, weight_neg, tau)
     v, perplexity = kernel_field(*args, 12, **options)
     monkeypatch.setattr(tiled, "TILE", 16)
@@ -34,10 +43,18 @@ def test_tiles_change_nothing_but_rounding(tau, options, monkeypatch):
 
 def test_memory_does_not_grow_with_the_positives():
     """Beyond the positives themselves, their copy and their weights, a loss over 40 tiles takes what one over 4 does."""
+
     def temporaries(tiles_of_positives):
         shape = lambda n: jax.ShapeDtypeStruct((1, n, 4), jnp.float32)
-        step = jax.jit(jax.value_and_grad(lambda gen, pos: drift_loss(gen, pos, temperatures=TAUS)[0].sum()))
-        return step.lower(shape(64), shape(tiles_of_positives * tiled.TILE)).compile().memory_analysis().temp_size_in_bytes
+        step = jax.jit(
+            jax.value_and_grad(lambda gen, pos: drift_loss(gen, pos, temperatures=TAUS)[0].sum())
+        )
+        return (
+            step.lower(shape(64), shape(tiles_of_positives * tiled.TILE))
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
 
     few, many = temporaries(4), temporaries(40)
     copies = 36 * tiled.TILE * 4 * 4 * 6

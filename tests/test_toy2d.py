@@ -16,7 +16,9 @@ def test_modes_have_equal_mass_and_hold_their_samples(toy):
     mode, n = toys.mode_of(toy, x), toys.TOYS[toy]
     assert np.abs(x).max() < 3.5 and (mode >= 0).mean() > 0.998
     assert np.abs(np.bincount(mode[mode >= 0], minlength=n) * n / 8000 - 1).max() < 0.12
-    assert [int(toys.mode_of(toy, toys.centre(toy, k)[None])[0]) for k in range(n)] == list(range(n))
+    assert [int(toys.mode_of(toy, toys.centre(toy, k)[None])[0]) for k in range(n)] == list(
+        range(n)
+    )
     assert toys.mode_of(toy, np.array([[9.0, 9.0]])).tolist() == [-1]
 
 
@@ -48,7 +50,11 @@ def test_from_one_mode_to_both():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [{}, {"drift.field": "sinkhorn", "drift.temperatures": (0.2,)}], ids=["kernel", "sinkhorn"])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"drift.field": "sinkhorn", "drift.temperatures": (0.2,)}],
+    ids=["kernel", "sinkhorn"],
+)
 def test_both_modes_from_every_start(given):
     laboratory = lab(given)
     for init in toy2d.INITS:
@@ -60,7 +66,9 @@ def test_attraction_alone_collapses():
     """V+ without V- (Table 1): from every start the samples contract to a point, or to one in each mode, across which the real ones are 0.2 wide; the far ones end between the modes."""
     laboratory, ends = lab({"drift.repulsion": 0.0}), {}
     for init in toy2d.INITS:
-        ends[init] = np.asarray(laboratory.samples(toy2d.train(laboratory, init, seed=0)["state"].params, 10))
+        ends[init] = np.asarray(
+            laboratory.samples(toy2d.train(laboratory, init, seed=0)["state"].params, 10)
+        )
         assert ends[init][:, 1].std() < 0.02, init
     assert (toys.mode_of("bimodal", ends["far"]) == -1).all()
 

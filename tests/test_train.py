@@ -13,30 +13,53 @@ import time
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import data
-import train_drift
-from conftest import ROOT
+from training import drift
 from utils import config as config_lib
 from utils import sharding
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 
-TINY = {"dataset_name": "digits", "batch_size": 32, "drift.n_neg": 4, "model.hidden_size": 16, "model.depth": 2, "model.num_heads": 2, "model.n_cls_tokens": 1,
-        "model.noise_coords": 2, "model.noise_classes": 4, "model.patch_size": 4, "optim.warmup_steps": 2, "optim.schedule": "constant",
-        "max_steps": 20, "log_interval": 1, "save_interval": 4, "sample_interval": 0, "eval_interval": 0}  # fmt: skip
-STREAM = {"drift.n_pos": 8, "drift.bank_per_class": 16, "drift.bank_global": 40, "drift.bank_push": 8, "drift.n_unc": 4, "drift.alpha_max": 3.0}
+TINY = {
+    "dataset_name": "digits",
+    "batch_size": 32,
+    "drift.n_neg": 4,
+    "model.hidden_size": 16,
+    "model.depth": 2,
+    "model.num_heads": 2,
+    "model.n_cls_tokens": 1,
+    "model.noise_coords": 2,
+    "model.noise_classes": 4,
+    "model.patch_size": 4,
+    "optim.warmup_steps": 2,
+    "optim.schedule": "constant",
+    "max_steps": 20,
+    "log_interval": 1,
+    "save_interval": 4,
+    "sample_interval": 0,
+    "eval_interval": 0,
+}
+STREAM = {
+    "drift.n_pos": 8,
+    "drift.bank_per_class": 16,
+    "drift.bank_global": 40,
+    "drift.bank_push": 8,
+    "drift.n_unc": 4,
+    "drift.alpha_max": 3.0,
+}
 TIMING = ("images_per_s", "seconds", "data_wait")
 
 
 def parts_of(changes=(), devices=1, fsdp=1):
     config = config_lib.resolve(TINY | {"mesh.devices": devices, "mesh.fsdp": fsdp} | dict(changes))
-    return train_drift.build(config, data.load("digits"), sharding.make_mesh(devices, fsdp))
+    return drift.build(config, data.load("digits"), sharding.make_mesh(devices, fsdp))
 
 
 def train(folder, changes=(), **kw):
     parts = parts_of(dict(changes) | {"save_dir": str(folder)}, **kw)
-    train_drift.train(parts, train_drift.open_run(parts.config))
+    drift.train(parts, drift.open_run(parts.config))
     return records(folder)
 
 
@@ -47,7 +70,7 @@ def records(folder):
 
 def everything_saved(folder, changes=(), step=None):
     parts = parts_of(changes)
-    shapes = train_drift.checkpoint_shapes(parts)
+    shapes = drift.checkpoint_shapes(parts)
     strip = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
     return Checkpoints(folder / "checkpoints").restore(jax.tree.map(strip, shapes), step)
 
@@ -57,17 +80,31 @@ def same_bits(a, b):
 
 
 def command(*flags, script="train_drift.py"):
-    return [sys.executable, str(ROOT / script), *(f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in flags)]
+    return [
+        sys.executable,
+        str(ROOT / script),
+        *(f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in flags),
+    ]
 
 
 def run(flags, script="train_drift.py", **kw):
     env = os.environ | {"XLA_FLAGS": "", "PYTHONWARNINGS": "default"}
-    return subprocess.run(command(*flags, script=script), capture_output=True, text=True, timeout=300, cwd=kw.pop("cwd", ROOT), env=env | kw.pop("env", {}))
+    return subprocess.run(
+        command(*flags, script=script),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=kw.pop("cwd", ROOT),
+        env=env | kw.pop("env", {}),
+    )
 
 
 # ---------------------------------------------------------------- exactness
 
-@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.slow), STREAM], ids=["whole bank", "stream"])
+
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, marks=pytest.mark.slow), STREAM], ids=["whole bank", "stream"]
+)
 def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes):
     """SIGKILL at three random steps; parameters, EMA, optimiser state, bank and metrics end as those of an uninterrupted run."""
     flags = (TINY | changes | {"max_steps": 60}).items()
@@ -75,7 +112,12 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes):
     assert (done := run([*flags, ("save_dir", straight)])).returncode == 0, done.stderr
     goals = sorted(random.Random(time.time_ns()).sample(range(2, 58), 3))
     for goal in goals:
-        process = subprocess.Popen(command(*flags, ("save_dir", killed)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"XLA_FLAGS": ""})
+        process = subprocess.Popen(
+            command(*flags, ("save_dir", killed)),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"XLA_FLAGS": ""},
+        )
         deadline = time.time() + 120
         while process.poll() is None and time.time() < deadline:
             log = killed / "metrics.jsonl"
@@ -98,15 +140,33 @@ def test_devices_and_fsdp_do_not_change_the_losses(tmp_path):
     wide = {"model.hidden_size": 64}  # wide enough for parameters to be sharded
     curves = {}
     for devices, fsdp in ((1, 1), (2, 1), (8, 1), (8, 4)):
-        curves[devices, fsdp] = train(tmp_path / f"{devices}-{fsdp}", wide | {"drift.n_unc": 4, "drift.alpha_max": 3.0}, devices=devices, fsdp=fsdp)
+        curves[devices, fsdp] = train(
+            tmp_path / f"{devices}-{fsdp}",
+            wide | {"drift.n_unc": 4, "drift.alpha_max": 3.0},
+            devices=devices,
+            fsdp=fsdp,
+        )
     for which, curve in curves.items():
         assert len(curve) == 20
         for key in ("loss", "drift_rms_0.02", "energy_distance", "grad_norm"):
-            np.testing.assert_allclose([r[key] for r in curve], [r[key] for r in curves[1, 1]], rtol=1e-4, atol=1e-6, err_msg=f"{which} {key}")
+            np.testing.assert_allclose(
+                [r[key] for r in curve],
+                [r[key] for r in curves[1, 1]],
+                rtol=1e-4,
+                atol=1e-6,
+                err_msg=f"{which} {key}",
+            )
     moving = tmp_path / "moving"
     for until, (devices, fsdp) in ((5, (8, 4)), (10, (1, 1)), (15, (2, 1)), (20, (8, 1))):
-        curve = train(moving, wide | {"drift.n_unc": 4, "drift.alpha_max": 3.0, "max_steps": until}, devices=devices, fsdp=fsdp)
-    np.testing.assert_allclose([r["loss"] for r in curve], [r["loss"] for r in curves[1, 1]], rtol=1e-4)
+        curve = train(
+            moving,
+            wide | {"drift.n_unc": 4, "drift.alpha_max": 3.0, "max_steps": until},
+            devices=devices,
+            fsdp=fsdp,
+        )
+    np.testing.assert_allclose(
+        [r["loss"] for r in curve], [r["loss"] for r in curves[1, 1]], rtol=1e-4
+    )
 
 
 def test_bank_in_host_memory_gives_the_same_run(tmp_path):
@@ -114,17 +174,24 @@ def test_bank_in_host_memory_gives_the_same_run(tmp_path):
     host = train(tmp_path / "host", STREAM | {"drift.bank_placement": "host"})
     for a, b in zip(device, host, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
-    same_bits(everything_saved(tmp_path / "device", STREAM)[0]["bank"], everything_saved(tmp_path / "host", STREAM)[0]["bank"])
+    same_bits(
+        everything_saved(tmp_path / "device", STREAM)[0]["bank"],
+        everything_saved(tmp_path / "host", STREAM)[0]["bank"],
+    )
 
 
 # ---------------------------------------------------------------- the step
 
+
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_step_compiles_once_and_donates(fsdp):
     parts = parts_of({"model.hidden_size": 64}, devices=8, fsdp=fsdp)
-    state = train_drift.make_state(parts)
-    bank = jax.device_put(train_drift.fill_bank(parts)[0], sharding.replicated(parts.mesh))
-    step, frozen = train_drift.make_step(parts), jax.device_put(parts.encoder_params, sharding.replicated(parts.mesh))
+    state = drift.make_state(parts)
+    bank = jax.device_put(drift.fill_bank(parts)[0], sharding.replicated(parts.mesh))
+    step, frozen = (
+        drift.make_step(parts),
+        jax.device_put(parts.encoder_params, sharding.replicated(parts.mesh)),
+    )
     with jax.transfer_guard("disallow"):
         for _ in range(3):
             old = jax.tree.leaves((state, {k: v for k, v in bank.items() if v.size}))
@@ -138,25 +205,56 @@ def collectives(hlo: str):
     """[(operation, shapes)] of the compiled text."""
     found = []
     for line in re.sub(r"/\*.*?\*/", "", hlo).splitlines():
-        match = re.search(r" = (.*?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(", line)
+        match = re.search(
+            r" = (.*?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(",
+            line,
+        )
         if match:
-            found.append((match[2], [tuple(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\w+\[([\d,]*)\]", match[1])]))
+            found.append(
+                (
+                    match[2],
+                    [
+                        tuple(int(n) for n in dims.split(",") if n)
+                        for dims in re.findall(r"\w+\[([\d,]*)\]", match[1])
+                    ],
+                )
+            )
     return found
 
 
 @pytest.mark.parametrize("fsdp", [1, 2])
-@pytest.mark.parametrize("changes", [{"drift.n_unc": 4, "drift.alpha_max": 3.0}, pytest.param(STREAM, marks=pytest.mark.slow)], ids=["whole bank", "stream"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"drift.n_unc": 4, "drift.alpha_max": 3.0}, pytest.param(STREAM, marks=pytest.mark.slow)],
+    ids=["whole bank", "stream"],
+)
 def test_only_parameters_and_scalars_travel(changes, fsdp):
     """On 8 devices each class stays on one: no collective of the compiled step moves samples or features, and the parameters travel at most 2.2 (fsdp: 3.2) times."""
     parts = parts_of(changes | {"model.hidden_size": 64}, devices=8, fsdp=fsdp)
-    state, everywhere = train_drift.make_state(parts), sharding.replicated(parts.mesh)
-    bank = jax.device_put(train_drift.fill_bank(parts)[0], everywhere)
-    fresh = None if parts.whole_bank else jax.device_put((np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32)), everywhere)
-    compiled = train_drift.make_step(parts).lower(state, bank, fresh, parts.encoder_params).compile()
+    state, everywhere = drift.make_state(parts), sharding.replicated(parts.mesh)
+    bank = jax.device_put(drift.fill_bank(parts)[0], everywhere)
+    fresh = (
+        None
+        if parts.whole_bank
+        else jax.device_put((np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32)), everywhere)
+    )
+    compiled = drift.make_step(parts).lower(state, bank, fresh, parts.encoder_params).compile()
     of_parameters = set()
     for leaf in jax.tree.leaves(state.params):
         for shape in (leaf.shape, leaf.shape[1:]):  # a layer of the scan
-            of_parameters |= {tuple(sorted(s)) for s in (shape, (*shape[:-1], shape[-1] // fsdp), (shape[0] // fsdp, *shape[1:])) if s} if shape else set()
+            of_parameters |= (
+                {
+                    tuple(sorted(s))
+                    for s in (
+                        shape,
+                        (*shape[:-1], shape[-1] // fsdp),
+                        (shape[0] // fsdp, *shape[1:]),
+                    )
+                    if s
+                }
+                if shape
+                else set()
+            )
     size = 0
     for operation, shapes in collectives(compiled.as_text()):
         for shape in shapes:
@@ -170,6 +268,7 @@ def test_only_parameters_and_scalars_travel(changes, fsdp):
 
 
 # ---------------------------------------------------------------- what goes wrong
+
 
 def test_collapse_is_named(tmp_path, caplog):
     """A zero-initialised output layer starts the generator collapsed; the trainer says so, and stops if asked to."""
@@ -190,7 +289,10 @@ def test_not_finite_stops_with_the_step(tmp_path):
 
 def test_damaged_checkpoint_falls_back(tmp_path, caplog):
     train(tmp_path, {"max_steps": 8})
-    newest = max((f for f in (tmp_path / "checkpoints" / "8").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    newest = max(
+        (f for f in (tmp_path / "checkpoints" / "8").rglob("*") if f.is_file()),
+        key=lambda f: f.stat().st_size,
+    )
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     train(tmp_path, {"max_steps": 12})
     assert sum("damaged" in r.message and "using step 4" in r.message for r in caplog.records) == 1
@@ -200,13 +302,21 @@ def test_damaged_checkpoint_falls_back(tmp_path, caplog):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_saves_and_exits(tmp_path, name):
     flags = (TINY | {"max_steps": 100000, "save_interval": 100000, "save_dir": tmp_path}).items()
-    process = subprocess.Popen(command(*flags), stderr=subprocess.PIPE, text=True, env=os.environ | {"XLA_FLAGS": ""})
-    while process.poll() is None and not ((tmp_path / "metrics.jsonl").exists() and records(tmp_path)):
+    process = subprocess.Popen(
+        command(*flags), stderr=subprocess.PIPE, text=True, env=os.environ | {"XLA_FLAGS": ""}
+    )
+    while process.poll() is None and not (
+        (tmp_path / "metrics.jsonl").exists() and records(tmp_path)
+    ):
         time.sleep(0.05)
     process.send_signal(signal.Signals[name])
     _, stderr = process.communicate(timeout=60)
     (step,) = Checkpoints(tmp_path / "checkpoints").steps()
-    assert process.returncode == 128 + signal.Signals[name] and f"{name}: saved at step {step}" in stderr and "Traceback" not in stderr, stderr
+    assert (
+        process.returncode == 128 + signal.Signals[name]
+        and f"{name}: saved at step {step}" in stderr
+        and "Traceback" not in stderr
+    ), stderr
 
 
 def test_run_folder_of_another_model(tmp_path):
@@ -214,12 +324,21 @@ def test_run_folder_of_another_model(tmp_path):
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(UserError, match="model.depth = 2, but model.depth = 3"):
         train(tmp_path, {"max_steps": 8, "model.depth": 3})
-    assert (tmp_path / "config.json").read_text() == before and Checkpoints(tmp_path / "checkpoints").steps() == [4]
+    assert (tmp_path / "config.json").read_text() == before and Checkpoints(
+        tmp_path / "checkpoints"
+    ).steps() == [4]
 
 
 def test_two_programs_do_not_share_a_folder(tmp_path):
-    other = subprocess.Popen([sys.executable, "-c", f"import fcntl; f = open({str(tmp_path / '.lock')!r}, 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"],
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    other = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import fcntl; f = open({str(tmp_path / '.lock')!r}, 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     other.stdout.readline()
     with pytest.raises(UserError, match="another program is training there"):
         train(tmp_path)
@@ -232,21 +351,32 @@ def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for where in (tmp_path / "file" / "run", "/proc/run"):
         with pytest.raises(UserError, match="cannot write"):
-            train_drift.open_run(parts_of({"save_dir": str(where)}).config)
+            drift.open_run(parts_of({"save_dir": str(where)}).config)
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk takes root")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk takes root"
+)
 def test_full_disk_keeps_the_earlier_checkpoints(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("cannot mount a small disk here")
     try:
         train(disk / "run", {"max_steps": 4, "keep_checkpoints": 100})
         (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 40_000))
-        done = run((TINY | {"save_dir": disk / "run", "max_steps": 8, "keep_checkpoints": 100}).items())
+        done = run(
+            (TINY | {"save_dir": disk / "run", "max_steps": 8, "keep_checkpoints": 100}).items()
+        )
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert done.returncode == 2 and len(errors) == 1 and "free some space" in errors[0] and "Traceback" not in done.stderr, done.stderr
+        assert (
+            done.returncode == 2
+            and len(errors) == 1
+            and "free some space" in errors[0]
+            and "Traceback" not in done.stderr
+        ), done.stderr
         assert Checkpoints(disk / "run" / "checkpoints").steps() == [4]
         (disk / "filler").unlink()
         assert len(train(disk / "run", {"max_steps": 8, "keep_checkpoints": 100})) == 8
@@ -261,7 +391,10 @@ ONE_LINE = [
     ({"encoder.name": "dinov9"}, "encoder"),
     ({"drift.field": "kernal"}, "kernel"),
     ({"batch_size": 52}, "classes"),
-    ({"batch_size": 28, "mesh.devices": 1, "drift.n_pos": 4000, "drift.bank_per_class": 5000}, "n_pos"),
+    (
+        {"batch_size": 28, "mesh.devices": 1, "drift.n_pos": 4000, "drift.bank_per_class": 5000},
+        "n_pos",
+    ),
     ({"mesh.devices": 64}, "devices"),
     ({"model.patch_size": 3}, "patch"),
     ({"max_steps": -1}, "max_steps"),
@@ -273,5 +406,10 @@ ONE_LINE = [
 def test_a_mistake_is_one_line(tmp_path, changes, word):
     done = run((TINY | {"save_dir": tmp_path / "run"} | changes).items())
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2 and len(lines) == 1 and word in lines[0] and "Traceback" not in done.stderr, done.stderr
+    assert (
+        done.returncode == 2
+        and len(lines) == 1
+        and word in lines[0]
+        and "Traceback" not in done.stderr
+    ), done.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()

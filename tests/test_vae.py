@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-
 from conftest import ROOT
+from weight_rule import draw
+
 from models.vae import CONFIG, WEIGHTS, load_vae
 from utils.errors import UserError
-from weight_rule import draw
 
 GOLDEN = ROOT / "tests" / "golden"
 OLD = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
@@ -21,7 +21,10 @@ def spec_of(name):
 
 
 def tensors_of(spec):
-    return {key: draw(key, tuple(shape), spec["weight_seed"], spec["gain"]) for key, shape in spec["tensors"].items()}
+    return {
+        key: draw(key, tuple(shape), spec["weight_seed"], spec["gain"])
+        for key, shape in spec["tensors"].items()
+    }
 
 
 def write(folder, config, tensors):
@@ -56,7 +59,9 @@ def test_reproduces_diffusers(name, n, tmp_path):
     assert_close(mean, io["latent_mean_nchw"])
     assert_close(logvar, io["latent_logvar_nchw"])
     assert_close(jax.jit(vae.decode)(params, nhwc(io["z_nchw"])), io["decoded_nchw"])
-    assert vae.scaling_factor == 0.18215 and vae.reduction == 2 ** (len(spec["config"]["block_out_channels"]) - 1)
+    assert vae.scaling_factor == 0.18215 and vae.reduction == 2 ** (
+        len(spec["config"]["block_out_channels"]) - 1
+    )
 
 
 def test_reads_what_diffusers_writes():
@@ -76,17 +81,28 @@ def test_older_names_half_precision_and_a_subfolder(tiny, tmp_path):
     old = {}
     for name, value in tensors.items():
         for new_part, old_part in OLD.items():
-            name, value = (name.replace(new_part, old_part), value[..., None, None] if value.ndim == 2 else value) if new_part in name else (name, value)
+            name, value = (
+                (
+                    name.replace(new_part, old_part),
+                    value[..., None, None] if value.ndim == 2 else value,
+                )
+                if new_part in name
+                else (name, value)
+            )
         old[name] = value.astype(np.float16)
     assert sum(value.ndim == 4 and "attentions" in name for name, value in old.items()) == 8
-    _, now = load_vae(write(tmp_path / "new", config, {k: v.astype(np.float16) for k, v in tensors.items()}))
+    _, now = load_vae(
+        write(tmp_path / "new", config, {k: v.astype(np.float16) for k, v in tensors.items()})
+    )
     _, before = load_vae(write(tmp_path / "pipeline" / "vae", config, old).parent)
     jax.tree.map(np.testing.assert_array_equal, now, before)
     assert {leaf.dtype for leaf in jax.tree.leaves(now)} == {np.dtype("float32")}
 
 
 def test_scaling_is_inverted(tiny, tmp_path):
-    vae, _ = load_vae(write(tmp_path, tiny[0] | {"scaling_factor": 0.5, "shift_factor": 0.1}, tiny[1]))
+    vae, _ = load_vae(
+        write(tmp_path, tiny[0] | {"scaling_factor": 0.5, "shift_factor": 0.1}, tiny[1])
+    )
     z = np.array([0.1, 2.1], np.float32)
     np.testing.assert_allclose(vae.scale(z), [0, 1], atol=1e-6)
     np.testing.assert_allclose(vae.unscale(vae.scale(z)), z, rtol=1e-6)
@@ -107,11 +123,19 @@ def test_wrong_files_are_one_line(tiny, tmp_path, monkeypatch):
     assert "neither a folder nor a hub id" in message(tmp_path / "nowhere")
     assert CONFIG in message(tmp_path)
     assert "UNet" in message(broken("kind", {"_class_name": "UNet"}))
-    assert "AttnDownEncoderBlock2D" in message(broken("block", config | {"down_block_types": ["AttnDownEncoderBlock2D"] * 2}))
+    assert "AttnDownEncoderBlock2D" in message(
+        broken("block", config | {"down_block_types": ["AttnDownEncoderBlock2D"] * 2})
+    )
     first = "encoder.conv_in.weight"
-    assert first in message(broken("lacks", tensors={k: v for k, v in tensors.items() if k != first}))
-    assert first in message(broken("shape", tensors=tensors | {first: tensors[first][:, :1].copy()}))
-    assert "unexpected tensor extra" in message(broken("extra", tensors=tensors | {"extra": np.zeros(3, np.float32)}))
+    assert first in message(
+        broken("lacks", tensors={k: v for k, v in tensors.items() if k != first})
+    )
+    assert first in message(
+        broken("shape", tensors=tensors | {first: tensors[first][:, :1].copy()})
+    )
+    assert "unexpected tensor extra" in message(
+        broken("extra", tensors=tensors | {"extra": np.zeros(3, np.float32)})
+    )
     (broken("no_json") / CONFIG).write_text("{")
     assert "not a JSON object" in message(tmp_path / "no_json")
     file = broken("cut") / WEIGHTS

@@ -13,7 +13,13 @@ from flax import serialization, traverse_util
 
 from models.dit import DiT
 from models.mlp import MLPGenerator
-from models.weights import expected_shapes, generator_names, load_generator, save_generator, to_published
+from models.weights import (
+    expected_shapes,
+    generator_names,
+    load_generator,
+    save_generator,
+    to_published,
+)
 from utils.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -46,10 +52,15 @@ def test_saving_gives_back_the_published_file(name, tmp_path):
 
 
 def test_own_fields_and_bfloat16_survive(tmp_path):
-    model = load_generator(GOLDEN / "pixel_tiny")[0].clone(null_class=True, remat=True, input_size=(16, 8))
+    model = load_generator(GOLDEN / "pixel_tiny")[0].clone(
+        null_class=True, remat=True, input_size=(16, 8)
+    )
     rng = np.random.default_rng(0)
     shapes = expected_shapes(model)
-    params = {name: jnp.asarray(rng.standard_normal(shape), jnp.bfloat16) for name, shape in shapes.items()}
+    params = {
+        name: jnp.asarray(rng.standard_normal(shape), jnp.bfloat16)
+        for name, shape in shapes.items()
+    }
     params = traverse_util.unflatten_dict(params, sep="/")
     save_generator(tmp_path, model, params, {"step": 7})
     again, restored, metadata = load_generator(tmp_path)
@@ -64,7 +75,9 @@ def test_running_options_are_not_part_of_an_artifact(tmp_path):
     assert load_generator(tmp_path)[0] == model.clone(use_bf16=True, attn_fp32=False)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (GOLDEN / "official_specs").glob("gen_*.json")))
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (GOLDEN / "official_specs").glob("gen_*.json"))
+)
 def test_names_and_shapes_of_the_published_sizes(name):
     spec = json.loads((GOLDEN / "official_specs" / f"{name}.json").read_text())
     config = dict(spec["model_config"], num_classes=spec["num_classes"])
@@ -81,7 +94,9 @@ def test_hub_names(tmp_path, monkeypatch):
 
     def snapshot_download(repo_id, allow_patterns):
         asked.update(repo_id=repo_id, allow_patterns=allow_patterns)
-        shutil.copytree(GOLDEN / "plain_tiny", tmp_path / "models/gen/jax/small", dirs_exist_ok=True)
+        shutil.copytree(
+            GOLDEN / "plain_tiny", tmp_path / "models/gen/jax/small", dirs_exist_ok=True
+        )
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
@@ -143,7 +158,9 @@ def test_tensor_of_another_shape(artifact):
 
 
 def test_tensor_without_a_place(artifact):
-    edit_tensors(artifact, lambda tensors: tensors.update({"LightningDiT_0/blocks_2/extra": np.zeros(3)}))
+    edit_tensors(
+        artifact, lambda tensors: tensors.update({"LightningDiT_0/blocks_2/extra": np.zeros(3)})
+    )
     assert_user_error(artifact, "LightningDiT_0/blocks_2/extra")
 
 
@@ -181,7 +198,8 @@ def test_missing_files(artifact):
 
 
 @pytest.mark.parametrize(
-    "text, words", [("{", "not JSON"), ("[]", "no model_config"), ('{"kind": "gen"}', "no model_config")]
+    "text, words",
+    [("{", "not JSON"), ("[]", "no model_config"), ('{"kind": "gen"}', "no model_config")],
 )
 def test_broken_metadata(artifact, text, words):
     (artifact / "metadata.json").write_text(text)
@@ -195,9 +213,16 @@ def test_saving_needs_the_models_own_params(tmp_path):
     with pytest.raises(UserError, match="it has no extra"):
         save_generator(tmp_path, model, params | {"extra": jnp.zeros(3)}, {})
     mlp = MLPGenerator(
-        cond_dim=8, num_classes=1, noise_classes=0, noise_coords=1, sample_shape=(2,),
-        hidden_size=8, depth=1, mlp_ratio=1.0, use_bf16=False,
-    )  # fmt: skip
+        cond_dim=8,
+        num_classes=1,
+        noise_classes=0,
+        noise_coords=1,
+        sample_shape=(2,),
+        hidden_size=8,
+        depth=1,
+        mlp_ratio=1.0,
+        use_bf16=False,
+    )
     with pytest.raises(UserError, match="not MLPGenerator"):
         save_generator(tmp_path, mlp, {}, {})
     assert not list(tmp_path.iterdir())

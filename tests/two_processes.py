@@ -3,7 +3,12 @@
 import pathlib
 import sys
 
-rank, ranks, port, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], pathlib.Path(sys.argv[4])
+rank, ranks, port, folder = (
+    int(sys.argv[1]),
+    int(sys.argv[2]),
+    sys.argv[3],
+    pathlib.Path(sys.argv[4]),
+)
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import jax  # noqa: E402
@@ -11,21 +16,43 @@ import numpy as np  # noqa: E402
 
 jax.distributed.initialize(f"localhost:{port}", ranks, rank)
 
-import eval_fid  # noqa: E402
-from evaluation.scoring import score  # noqa: E402
 from test_eval import tiny_generator  # noqa: E402
+
+from evaluation import evaluate  # noqa: E402
+from evaluation.scoring import score  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 
 model, params = tiny_generator()
-inception = {"features": "inception", "inception_weights": sys.argv[5], "fid_stats": sys.argv[6]} if sys.argv[5:] else {}
+inception = (
+    {"features": "inception", "inception_weights": sys.argv[5], "fid_stats": sys.argv[6]}
+    if sys.argv[5:]
+    else {}
+)
 batch_size, num_samples = (4, 21) if inception else (16, 101)
-reference = eval_fid.load_reference("digits", sharding=eval_fid.local_sharding(), batch_size=batch_size, **inception)
+reference = evaluate.load_reference(
+    "digits", sharding=evaluate.local_sharding(), batch_size=batch_size, **inception
+)
 seen = []
-scores = eval_fid.evaluate(model, params, reference, cfg_scale=1.5, seed=3, num_samples=num_samples, batch_size=batch_size, sharding=eval_fid.local_sharding(), see=seen.append)
+scores = evaluate.evaluate(
+    model,
+    params,
+    reference,
+    cfg_scale=1.5,
+    seed=3,
+    num_samples=num_samples,
+    batch_size=batch_size,
+    sharding=evaluate.local_sharding(),
+    see=seen.append,
+)
 try:  # what goes wrong in the samples of one process stops both, instead of leaving the other waiting
     images = np.full((8, 8, 8, 1), np.nan if rank == 1 else 0.0, np.float32)
     score(iter([images]), reference, None, 8, None)
     refused = ""
 except UserError as error:
     refused = str(error)
-np.savez(folder / f"{rank}.npz", images=np.concatenate(seen), refused=refused, **{k: v for k, v in scores.items()})
+np.savez(
+    folder / f"{rank}.npz",
+    images=np.concatenate(seen),
+    refused=refused,
+    **{k: v for k, v in scores.items()},
+)

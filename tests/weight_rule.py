@@ -1,11 +1,14 @@
 """Weights drawn from their own names, so that golden data needs no weight files."""
+
 import zlib
 
 import numpy as np
 
 
 def _normal(key, shape, seed):
-    return np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}/{key}".encode()))).standard_normal(shape)
+    return np.random.Generator(
+        np.random.PCG64(zlib.crc32(f"{seed}/{key}".encode()))
+    ).standard_normal(shape)
 
 
 def draw(key: str, shape: tuple[int, ...], seed: int, gain: float) -> np.ndarray:

@@ -20,9 +20,16 @@ class HostBank:
             self.cpu = jax.local_devices()[0]
         self.step, self.groups = first_step, parts.drift.groups
         self.seed, self.shape = np.uint32(parts.config.seed), parts.dataset.shape
-        shapes = {"images": jax.ShapeDtypeStruct((parts.dataset.n_classes, parts.per_class), np.uint8), "pool": jax.ShapeDtypeStruct((parts.pool,), np.uint8)}
-        self.push_slots = jax.jit(lambda counters, labels: banks.push_slots(shapes | counters, labels))
-        self.draw = jax.jit(lambda counters, seed, step: banks.draw(shapes | counters, seed, step, parts.drift))
+        shapes = {
+            "images": jax.ShapeDtypeStruct((parts.dataset.n_classes, parts.per_class), np.uint8),
+            "pool": jax.ShapeDtypeStruct((parts.pool,), np.uint8),
+        }
+        self.push_slots = jax.jit(
+            lambda counters, labels: banks.push_slots(shapes | counters, labels)
+        )
+        self.draw = jax.jit(
+            lambda counters, seed, step: banks.draw(shapes | counters, seed, step, parts.drift)
+        )
 
     def push(self, bank, images, labels):
         images, labels = jax.device_get((images, labels))
@@ -50,8 +57,13 @@ def keep_on_one_device(parts: Parts, at_once: int):
     params, jitted = jax.device_put(parts.encoder_params, device), jax.jit(parts.keep)
 
     def keep(images):
-        padded = np.concatenate([images, np.zeros((at_once - len(images), *images.shape[1:]), images.dtype)])
-        return jax.tree.map(lambda a: a[: len(images)], jax.device_get(jitted(params, jax.device_put(padded, device))))
+        padded = np.concatenate(
+            [images, np.zeros((at_once - len(images), *images.shape[1:]), images.dtype)]
+        )
+        return jax.tree.map(
+            lambda a: a[: len(images)],
+            jax.device_get(jitted(params, jax.device_put(padded, device))),
+        )
 
     return keep
 
@@ -63,8 +75,12 @@ def reals(parts: Parts, position: int):
     """
     c, rank, ranks = parts.config, jax.process_index(), jax.process_count()
     mine = parts.push // ranks
-    share = sharding.Shares(parts.mesh, mine, *encoding(parts)) if ranks > 1 or parts.encodes else None
-    for images, labels in pipeline.stream(parts.dataset, c.seed, mine, position, rank, ranks, c.data.workers):
+    share = (
+        sharding.Shares(parts.mesh, mine, *encoding(parts)) if ranks > 1 or parts.encodes else None
+    )
+    for images, labels in pipeline.stream(
+        parts.dataset, c.seed, mine, position, rank, ranks, c.data.workers
+    ):
         index = (position + rank + ranks * np.arange(mine)).astype(np.uint32)
         yield share((images, labels, index))[:2] if share else (images, labels)
         position += parts.push
@@ -74,7 +90,10 @@ def encoding(parts: Parts):
     """What `sharding.Shares` does to a batch (images, labels, index in the stream), and the parameters for it."""
     if not parts.encodes:
         return ()
-    return lambda params, rows: (parts.space.draw(params, rows[0], rows[2], parts.config.seed, parts.config.data.flip), *rows[1:]), jax.device_get(parts.space.params)
+    return lambda params, rows: (
+        parts.space.draw(params, rows[0], rows[2], parts.config.seed, parts.config.data.flip),
+        *rows[1:],
+    ), jax.device_get(parts.space.params)
 
 
 def fill_bank(parts: Parts):
@@ -82,10 +101,17 @@ def fill_bank(parts: Parts):
 
     A whole bank holds the data set in its order. Another takes the stream until every class, and the pool, hold what a step draws from them.
     """
-    dataset, bank = parts.dataset, banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample)
+    dataset, bank = (
+        parts.dataset,
+        banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample),
+    )
     if parts.whole_bank:
         images, labels = pipeline.everything(dataset)
-        images = parts.space.encode(images, parts.config.seed, parts.config.data.flip) if parts.encodes else images
+        images = (
+            parts.space.encode(images, parts.config.seed, parts.config.data.flip)
+            if parts.encodes
+            else images
+        )
         bank["filled"][:] = np.bincount(labels, minlength=dataset.n_classes)
         bank["next"][:] = bank["filled"] % parts.per_class
         slots = np.zeros_like(labels)
@@ -95,7 +121,9 @@ def fill_bank(parts: Parts):
         keep = keep_on_one_device(parts, at_once)
         for start in range(0, len(images), at_once):
             some = slice(start, start + at_once)
-            for kept, new in zip(jax.tree.leaves(bank["images"]), jax.tree.leaves(keep(images[some]))):
+            for kept, new in zip(
+                jax.tree.leaves(bank["images"]), jax.tree.leaves(keep(images[some]))
+            ):
                 kept[labels[some], slots[some]] = new.reshape(-1, *kept.shape[2:])
         return bank, 0
     if parts.baseline:
@@ -108,13 +136,20 @@ def fill_bank(parts: Parts):
         bank = host.push(bank, keep(images), labels)
         position += len(labels)
         of_any_class = bank["pool_filled"] if parts.pool else bank["filled"].sum()
-        enough = bank["filled"].min() >= needed and of_any_class >= min(parts.pool or of_any_class + 1, max(parts.drift.n_unc, parts.drift.n_pos))
+        enough = bank["filled"].min() >= needed and of_any_class >= min(
+            parts.pool or of_any_class + 1, max(parts.drift.n_unc, parts.drift.n_pos)
+        )
         if enough and (parts.config.drift.n_pos != "all" or position >= len(dataset.source)):
             return bank, position
         if position > len(dataset.source) + len(labels):  # every sample was seen
             if parts.config.drift.n_pos == "all" and bank["filled"].min() > 0:
                 return bank, position
-            pipeline.check_counts(dataset, bank["filled"], needed if parts.config.drift.n_pos != "all" else 1, "--drift.n_pos")
+            pipeline.check_counts(
+                dataset,
+                bank["filled"],
+                needed if parts.config.drift.n_pos != "all" else 1,
+                "--drift.n_pos",
+            )
 
 
 def place_bank(parts: Parts, bank):
@@ -127,4 +162,8 @@ def next_fresh(parts: Parts, stream):
     if stream is None:
         return None
     fresh = next(stream)
-    return fresh if parts.bank_on_host or isinstance(fresh[0], jax.Array) else sharding.put(fresh, sharding.replicated(parts.mesh))
+    return (
+        fresh
+        if parts.bank_on_host or isinstance(fresh[0], jax.Array)
+        else sharding.put(fresh, sharding.replicated(parts.mesh))
+    )

@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 SUMS = "crc32.json"
 METADATA = "metadata"
-AFTER_SUMS = ("_CHECKPOINT_METADATA", "commit_success.txt")  # files that Orbax writes last; not read here
+AFTER_SUMS = (
+    "_CHECKPOINT_METADATA",
+    "commit_success.txt",
+)  # files that Orbax writes last; not read here
 
 
 class Checkpoints:
@@ -102,7 +105,7 @@ class Checkpoints:
             self._manager.close()
             self._manager = None
 
-    def __enter__(self) -> "Checkpoints":
+    def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, *_) -> None:
@@ -113,7 +116,9 @@ class Checkpoints:
         if not self.folder.is_dir():
             return []
         return sorted(
-            int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal() and entry.is_dir()
+            int(entry.name)
+            for entry in self.folder.iterdir()
+            if entry.name.isdecimal() and entry.is_dir()
         )
 
     def latest(self) -> int | None:
@@ -129,7 +134,9 @@ class Checkpoints:
             )
         return self._items(step)
 
-    def restore(self, like: dict[str, Any], step: int | None = None) -> tuple[dict[str, Any], dict, int]:
+    def restore(
+        self, like: dict[str, Any], step: int | None = None
+    ) -> tuple[dict[str, Any], dict, int]:
         """Reads the items of `like` from the newest undamaged checkpoint, or from `step`.
 
         like: {item: pytree of arrays or ShapeDtypeStructs}. A leaf with a sharding comes back as a
@@ -143,7 +150,9 @@ class Checkpoints:
         self.close()  # the next save opens the folder again, and may have to go back before newer steps
         steps = self.steps()
         if not steps:
-            raise UserError(f"no checkpoint in {self.folder}: give the folder of a run that has saved one")
+            raise UserError(
+                f"no checkpoint in {self.folder}: give the folder of a run that has saved one"
+            )
         if step is not None and step not in steps:
             raise UserError(f"no checkpoint of step {step} in {self.folder}: choose one of {steps}")
         damaged = {}
@@ -153,11 +162,16 @@ class Checkpoints:
             )
             if damage is None:
                 tree = {name: self._read(candidate, name, item) for name, item in like.items()}
-                metadata = json.loads((self.folder / str(candidate) / METADATA / METADATA).read_text())
+                metadata = json.loads(
+                    (self.folder / str(candidate) / METADATA / METADATA).read_text()
+                )
                 self._last = candidate
                 if damaged:
                     log.warning(
-                        "%s: skipped damaged %s; using step %d", self.folder, _listed(damaged), candidate
+                        "%s: skipped damaged %s; using step %d",
+                        self.folder,
+                        _listed(damaged),
+                        candidate,
                     )
                 return tree, metadata, candidate
             damaged[candidate] = damage
@@ -190,7 +204,10 @@ class Checkpoints:
                 shutil.rmtree(target, ignore_errors=True)
                 (self.folder / str(later)).rename(target)
                 log.warning(
-                    "%s: the run goes on from before step %d: moved to %s", self.folder, later, target.name
+                    "%s: the run goes on from before step %d: moved to %s",
+                    self.folder,
+                    later,
+                    target.name,
                 )
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
@@ -199,19 +216,32 @@ class Checkpoints:
 
     def _check_space(self, step: int, tree: dict) -> None:
         """A disk that cannot hold the checkpoint is found before anything is written to it."""
-        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) // jax.process_count()
+        needed = (
+            sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+            // jax.process_count()
+        )
         there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
         free = shutil.disk_usage(there).free
         if free < needed:
-            raise self._failed(f"it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free", step)
+            raise self._failed(
+                f"it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free", step
+            )
 
     def _failed(self, error: Exception | str, step: int | None = None) -> UserError:
         step = self._pending if step is None else step
         self._pending = self._manager = self._last = None
-        for rest in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):  # gives the space back on a full disk
+        for rest in self.folder.glob(
+            f"{step}.orbax-checkpoint-tmp*"
+        ):  # gives the space back on a full disk
             shutil.rmtree(rest, ignore_errors=True)
         system = re.search(r"OS error[^\]]*", str(error))  # the end of a long line of TensorStore's
-        reason = error if isinstance(error, str) else system[0] if system else " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = (
+            error
+            if isinstance(error, str)
+            else system[0]
+            if system
+            else " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        )
         return UserError(
             f"could not write checkpoint {step} in {self.folder}: {reason}; earlier checkpoints are "
             f"untouched: make the folder writable or free some space, then run the command again"
@@ -222,7 +252,9 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         (folder,) = self.folder.glob(f"{self._pending}.orbax-checkpoint-tmp*")
-        names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+        names = (
+            file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+        )
         sums = {name: _sum(folder / name) for name in sorted(names) if name not in AFTER_SUMS}
         (folder / SUMS).write_text(json.dumps({"crc32": _sum_of(sums), "files": sums}))
 
@@ -273,11 +305,13 @@ class Checkpoints:
         if wanted:
             targets = {path: _restore_args(ocp, leaf) for path, leaf in wanted.items()}
             arrays = reader.restore(
-                where / name, args=ocp.args.PyTreeRestore(item=_nested(wanted), restore_args=_nested(targets))
+                where / name,
+                args=ocp.args.PyTreeRestore(item=_nested(wanted), restore_args=_nested(targets)),
             )
             arrays = _flat(arrays)
         restored = [
-            _as_key(arrays[path], leaf) if path in arrays else _empty(leaf) for path, leaf in leaves.items()
+            _as_key(arrays[path], leaf) if path in arrays else _empty(leaf)
+            for path, leaf in leaves.items()
         ]
         return jax.tree.unflatten(jax.tree.structure(like), restored)
 
@@ -299,10 +333,16 @@ class StopSignal:
     def requested(self) -> bool:
         return self.name is not None
 
-    def __enter__(self) -> "StopSignal":
+    def __enter__(self) -> StopSignal:
         several = jax.process_count() > 1
-        handlers = {signal.SIGINT: self._pass_on} if several else dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._handle)
-        self._previous = {which: signal.signal(which, handler) for which, handler in handlers.items()}
+        handlers = (
+            {signal.SIGINT: self._pass_on}
+            if several
+            else dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._handle)
+        )
+        self._previous = {
+            which: signal.signal(which, handler) for which, handler in handlers.items()
+        }
         return self
 
     def __exit__(self, *_) -> None:
@@ -334,7 +374,10 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 def _flat(tree: Any) -> dict[str, Any]:
     """{"path/of/leaf": leaf} in the order of jax.tree.leaves; fields by name or index."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/") or "value": leaf for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/") or "value": leaf
+        for path, leaf in leaves
+    }
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
@@ -362,7 +405,9 @@ def _stored(flat: dict[str, Any], abstract: bool = False) -> dict[str, Any]:
         return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=getattr(key, "sharding", None))
 
     return {
-        path: words(leaf) if _is_key(leaf) else leaf for path, leaf in flat.items() if 0 not in np.shape(leaf)
+        path: words(leaf) if _is_key(leaf) else leaf
+        for path, leaf in flat.items()
+        if 0 not in np.shape(leaf)
     }
 
 
@@ -411,4 +456,6 @@ def _from_first_process(text: str | None) -> str | None:
     from jax.experimental import multihost_utils
 
     buffer = np.frombuffer((text or "").encode()[:256].ljust(256), np.uint8)
-    return bytes(multihost_utils.broadcast_one_to_all(buffer)).decode(errors="replace").strip() or None
+    return (
+        bytes(multihost_utils.broadcast_one_to_all(buffer)).decode(errors="replace").strip() or None
+    )

@@ -26,4 +26,8 @@ def options(mesh) -> dict:
     """`compiler_options` for programs that run on the devices of `mesh`; what XLA_FLAGS names stays as it says."""
     if mesh.devices.flat[0].platform != "cpu":
         return {}
-    return {name: value for name, value in CPU.items() if name not in os.environ.get("XLA_FLAGS", "") and _known(name, value)}
+    return {
+        name: value
+        for name, value in CPU.items()
+        if name not in os.environ.get("XLA_FLAGS", "") and _known(name, value)
+    }

@@ -24,7 +24,6 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict
 
-import configs
 from configs.default import MAE_TABLE, TABLE, Key
 from configs.presets import OBJECTIVES, PRESETS, WITHOUT_USE
 from utils.errors import UserError
@@ -32,8 +31,16 @@ from utils.words import near
 
 KEYS = {key.name: key for key in TABLE}
 MAE_KEYS = {key.name: key for key in MAE_TABLE}
-BOOLEANS = {"1": True, "true": True, "t": True, "yes": True,
-            "0": False, "false": False, "f": False, "no": False}
+BOOLEANS = {
+    "1": True,
+    "true": True,
+    "t": True,
+    "yes": True,
+    "0": False,
+    "false": False,
+    "f": False,
+    "no": False,
+}
 NOT_RECIPES = {"default", "presets"}
 
 Given = flags.FlagValues | Mapping[str, Any]  # parsed flags, or {"model.depth": 4, ...}
@@ -53,12 +60,18 @@ class Schema:
 
 # ---------------------------------------------------------------- one value
 
+
 def expected(key: Key) -> str:
     """What a key takes, in words: "an integer in [1, inf) or all"."""
     if isinstance(key.accepts, tuple):
         return "one of " + ", ".join(key.accepts)
-    noun = {bool: "true or false", int: "an integer", float: "a number", str: "text",
-            tuple: "different numbers, separated by commas, each"}[type(key.default)]
+    noun = {
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "text",
+        tuple: "different numbers, separated by commas, each",
+    }[type(key.default)]
     return f"{noun} in {key.accepts}" if key.accepts else noun
 
 
@@ -112,6 +125,7 @@ def _show(value: Any) -> str:
 
 # ---------------------------------------------------------------- the levels
 
+
 def recipes(package: str = "configs") -> list[str]:
     """Names of the recipes: the files in configs/, but for the two tables, or those in a package of it."""
     found = pkgutil.iter_modules(importlib.import_module(package).__path__)
@@ -120,12 +134,16 @@ def recipes(package: str = "configs") -> list[str]:
 
 def _choose(flag: str, name: str, names: Iterable[str]) -> str:
     if name not in names:
-        raise UserError(f"--{flag}={name}: there is none of that name{near(name, names)} "
-                        f"(known: {', '.join(names)})")
+        raise UserError(
+            f"--{flag}={name}: there is none of that name{near(name, names)} "
+            f"(known: {', '.join(names)})"
+        )
     return name
 
 
-def _checked(values: Mapping[str, Any], keys: Mapping[str, Key], source: str = "") -> dict[str, Any]:
+def _checked(
+    values: Mapping[str, Any], keys: Mapping[str, Key], source: str = ""
+) -> dict[str, Any]:
     """The values as their keys' types. Raises UserError, with `source`, for an unknown key or a bad value."""
     where = f"{source}: " if source else ""
     for name in values:
@@ -140,7 +158,9 @@ def _checked(values: Mapping[str, Any], keys: Mapping[str, Key], source: str = "
     return checked
 
 
-def _levels(given: Given, saved: ConfigDict | None, schema: Schema) -> list[tuple[str, dict[str, Any]]]:
+def _levels(
+    given: Given, saved: ConfigDict | None, schema: Schema
+) -> list[tuple[str, dict[str, Any]]]:
     """(where from, {key: value}), the weakest first."""
     keys = schema.keys
     if isinstance(given, flags.FlagValues):
@@ -149,7 +169,9 @@ def _levels(given: Given, saved: ConfigDict | None, schema: Schema) -> list[tupl
     default = {key.name: key.default for key in keys.values()}
     names = recipes(schema.recipes)
 
-    if saved is not None:  # its recipe and preset are already part of what it saved; only new ones count
+    if (
+        saved is not None
+    ):  # its recipe and preset are already part of what it saved; only new ones count
         levels = [("default", default), ("saved run", flatten(saved))]
         recipe = given.get("recipe", "none")
     else:
@@ -161,11 +183,15 @@ def _levels(given: Given, saved: ConfigDict | None, schema: Schema) -> list[tupl
         module = importlib.import_module(f"{schema.recipes}.{_choose('recipe', recipe, names)}")
         levels.append((f"recipe {recipe}", _checked(module.OVERRIDES, keys, f"recipe {recipe}")))
 
-    changes = [values for _, values in levels[1 if saved is None else 2:]] + [given]
-    objective = next((values["objective"] for values in reversed(changes) if "objective" in values), "")
+    changes = [values for _, values in levels[1 if saved is None else 2 :]] + [given]
+    objective = next(
+        (values["objective"] for values in reversed(changes) if "objective" in values), ""
+    )
     if objective and (saved is None or objective != saved.get("objective")):
         levels.append((f"objective {objective}", OBJECTIVES[objective]))
-    preset = next((values["model.preset"] for values in reversed(changes) if "model.preset" in values), "")
+    preset = next(
+        (values["model.preset"] for values in reversed(changes) if "model.preset" in values), ""
+    )
     if preset:
         sizes = PRESETS[_choose("model.preset", preset, PRESETS)]
         levels.append((f"preset {preset}", _checked(sizes, keys, f"preset {preset}")))
@@ -174,7 +200,9 @@ def _levels(given: Given, saved: ConfigDict | None, schema: Schema) -> list[tupl
     return levels + [("command line", given)]
 
 
-def resolve(given: Given, saved: ConfigDict | None = None, schema: Schema | None = None) -> ConfigDict:
+def resolve(
+    given: Given, saved: ConfigDict | None = None, schema: Schema | None = None
+) -> ConfigDict:
     """The whole configuration, locked and validated.
 
     Args:
@@ -193,13 +221,19 @@ def resolve(given: Given, saved: ConfigDict | None = None, schema: Schema | None
 def check_use(config: ConfigDict, given: flags.FlagValues) -> None:
     """Raises UserError if the command line has flags that the objective has no use for."""
     without, used = WITHOUT_USE[config.objective]
-    senseless = [name for name in given_flags(given) if name.startswith(without) and name not in used]
-    check(not senseless,
-          f"{', '.join(f'--{name}' for name in senseless)}: --objective {config.objective} has no use for "
-          f"{'it; leave it' if len(senseless) == 1 else 'them; leave them'} out")
+    senseless = [
+        name for name in given_flags(given) if name.startswith(without) and name not in used
+    ]
+    check(
+        not senseless,
+        f"{', '.join(f'--{name}' for name in senseless)}: --objective {config.objective} has no use for "
+        f"{'it; leave it' if len(senseless) == 1 else 'them; leave them'} out",
+    )
 
 
-def explain(config: ConfigDict, given: Given, saved: ConfigDict | None = None, schema: Schema | None = None) -> str:
+def explain(
+    config: ConfigDict, given: Given, saved: ConfigDict | None = None, schema: Schema | None = None
+) -> str:
     """The configuration as an aligned table of key, value and where the value comes from.
 
     `given`, `saved` and `schema` are what `resolve` was given. A value changed since comes "from the program".
@@ -216,9 +250,14 @@ def explain(config: ConfigDict, given: Given, saved: ConfigDict | None = None, s
         if name.rpartition(".")[0] != group:
             group = name.rpartition(".")[0]
             rows.append(("", "", ""))
-        rows.append((name, _show(value) or '""', origin[name] if merged[name] == value else "program"))
+        rows.append(
+            (name, _show(value) or '""', origin[name] if merged[name] == value else "program")
+        )
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = (f"{name:{widths[0]}}  {value:{widths[1]}}  {source}".rstrip() for name, value, source in rows)
+    lines = (
+        f"{name:{widths[0]}}  {value:{widths[1]}}  {source}".rstrip()
+        for name, value, source in rows
+    )
     return "\n".join(lines)
 
 
@@ -255,37 +294,57 @@ def validate(config: ConfigDict) -> None:
         UserError: names the flags, their values, and what would fit.
     """
     model, drift = config.model, config.drift
-    check(config.objective == "flow" or config.batch_size % drift.n_neg == 0,
-          f"--batch_size={config.batch_size} must be classes per step x --drift.n_neg={drift.n_neg}, e.g. "
-          f"{max(1, config.batch_size // drift.n_neg) * drift.n_neg}")
-    check(drift.alpha_min <= drift.alpha_max,
-          f"--drift.alpha_min={drift.alpha_min:g} must not exceed --drift.alpha_max={drift.alpha_max:g}")
-    check(drift.n_unc > 0 or drift.alpha_max == 1,
-          f"--drift.n_unc=0 allows no guidance: raise it, or give --drift.alpha_max=1 "
-          f"(not {drift.alpha_max:g})")
+    check(
+        config.objective == "flow" or config.batch_size % drift.n_neg == 0,
+        f"--batch_size={config.batch_size} must be classes per step x --drift.n_neg={drift.n_neg}, e.g. "
+        f"{max(1, config.batch_size // drift.n_neg) * drift.n_neg}",
+    )
+    check(
+        drift.alpha_min <= drift.alpha_max,
+        f"--drift.alpha_min={drift.alpha_min:g} must not exceed --drift.alpha_max={drift.alpha_max:g}",
+    )
+    check(
+        drift.n_unc > 0 or drift.alpha_max == 1,
+        f"--drift.n_unc=0 allows no guidance: raise it, or give --drift.alpha_max=1 "
+        f"(not {drift.alpha_max:g})",
+    )
     if drift.bank_per_class != "all":
-        check(drift.n_pos == "all" or drift.n_pos <= drift.bank_per_class,
-              f"--drift.n_pos={drift.n_pos} reals cannot be drawn from "
-              f"--drift.bank_per_class={drift.bank_per_class}; lower the first or raise the second")
-    check(drift.bank_global == 0 or drift.n_unc <= drift.bank_global,
-          f"--drift.n_unc={drift.n_unc} reals cannot be drawn from --drift.bank_global={drift.bank_global}; "
-          "lower the first or raise the second")
+        check(
+            drift.n_pos == "all" or drift.n_pos <= drift.bank_per_class,
+            f"--drift.n_pos={drift.n_pos} reals cannot be drawn from "
+            f"--drift.bank_per_class={drift.bank_per_class}; lower the first or raise the second",
+        )
+    check(
+        drift.bank_global == 0 or drift.n_unc <= drift.bank_global,
+        f"--drift.n_unc={drift.n_unc} reals cannot be drawn from --drift.bank_global={drift.bank_global}; "
+        "lower the first or raise the second",
+    )
 
     if model.name == "dit":
-        check(model.hidden_size % model.num_heads == 0,
-              f"--model.hidden_size={model.hidden_size} must be a multiple of "
-              f"--model.num_heads={model.num_heads}")
-        check(not model.use_rope or model.hidden_size // model.num_heads % 2 == 0,
-              f"--model.hidden_size={model.hidden_size} / --model.num_heads={model.num_heads} "
-              "must be even with --model.use_rope")
+        check(
+            model.hidden_size % model.num_heads == 0,
+            f"--model.hidden_size={model.hidden_size} must be a multiple of "
+            f"--model.num_heads={model.num_heads}",
+        )
+        check(
+            not model.use_rope or model.hidden_size // model.num_heads % 2 == 0,
+            f"--model.hidden_size={model.hidden_size} / --model.num_heads={model.num_heads} "
+            "must be even with --model.use_rope",
+        )
         size = config.data.image_size
-        check(model.use_stable_vae or size % model.patch_size == 0,
-              f"--data.image_size={size} must be a multiple of --model.patch_size={model.patch_size}")
-    check(config.objective == "drift" or model.noise_classes == 0,
-          f"--model.noise_classes={model.noise_classes}: style embeddings are noise of a one-pass generator; "
-          "give 0 with --objective flow")
-    check(model.attention != "cudnn" or model.use_bf16 and not model.attn_fp32,
-          "--model.attention=cudnn works in bfloat16 alone: give --model.use_bf16=1 --model.attn_fp32=0, or choose --model.attention=xla")
+        check(
+            model.use_stable_vae or size % model.patch_size == 0,
+            f"--data.image_size={size} must be a multiple of --model.patch_size={model.patch_size}",
+        )
+    check(
+        config.objective == "drift" or model.noise_classes == 0,
+        f"--model.noise_classes={model.noise_classes}: style embeddings are noise of a one-pass generator; "
+        "give 0 with --objective flow",
+    )
+    check(
+        model.attention != "cudnn" or model.use_bf16 and not model.attn_fp32,
+        "--model.attention=cudnn works in bfloat16 alone: give --model.use_bf16=1 --model.attn_fp32=0, or choose --model.attention=xla",
+    )
 
     _validate_shared(config)
 
@@ -294,11 +353,15 @@ def validate_mae(config: ConfigDict) -> None:
     """The same for the pre-training of encoders."""
     mae = config.mae
     blocks = mae.layers.split(",")
-    check(len(blocks) == 4 and all(n.strip().isdecimal() and int(n) for n in blocks),
-          f"--mae.layers={mae.layers}: expected the residual blocks of four stages, such as 3,4,6,3")
-    check(mae.finetune_steps <= config.max_steps,
-          f"--mae.finetune_steps={mae.finetune_steps} are the last of --max_steps={config.max_steps}: lower the first or "
-          "raise the second")
+    check(
+        len(blocks) == 4 and all(n.strip().isdecimal() and int(n) for n in blocks),
+        f"--mae.layers={mae.layers}: expected the residual blocks of four stages, such as 3,4,6,3",
+    )
+    check(
+        mae.finetune_steps <= config.max_steps,
+        f"--mae.finetune_steps={mae.finetune_steps} are the last of --max_steps={config.max_steps}: lower the first or "
+        "raise the second",
+    )
     _validate_shared(config)
 
 
@@ -310,15 +373,21 @@ def check(fits: bool, message: str) -> None:
 def _validate_shared(config: ConfigDict) -> None:
     optim, mesh = config.optim, config.mesh
     if optim.schedule == "cosine":
-        check(optim.warmup_steps < config.max_steps,
-              f"--optim.warmup_steps={optim.warmup_steps} must be less than --max_steps={config.max_steps} "
-              "with --optim.schedule=cosine")
-        check(optim.end_learning_rate <= optim.learning_rate,
-              f"--optim.end_learning_rate={optim.end_learning_rate:g} must not exceed "
-              f"--optim.learning_rate={optim.learning_rate:g}")
+        check(
+            optim.warmup_steps < config.max_steps,
+            f"--optim.warmup_steps={optim.warmup_steps} must be less than --max_steps={config.max_steps} "
+            "with --optim.schedule=cosine",
+        )
+        check(
+            optim.end_learning_rate <= optim.learning_rate,
+            f"--optim.end_learning_rate={optim.end_learning_rate:g} must not exceed "
+            f"--optim.learning_rate={optim.learning_rate:g}",
+        )
     if mesh.devices:
-        check(mesh.devices % mesh.fsdp == 0,
-              f"--mesh.devices={mesh.devices} must be a multiple of --mesh.fsdp={mesh.fsdp}")
+        check(
+            mesh.devices % mesh.fsdp == 0,
+            f"--mesh.devices={mesh.devices} must be a multiple of --mesh.fsdp={mesh.fsdp}",
+        )
 
 
 TRAINER = Schema(KEYS, "configs", lambda config: validate(config))
@@ -327,16 +396,29 @@ MAE_TRAINER = Schema(MAE_KEYS, "configs.mae", validate_mae)
 
 # ---------------------------------------------------------------- config.json
 
-def from_dict(values: Mapping[str, Any], source: str = "config", schema: Schema | None = None) -> ConfigDict:
+
+def from_dict(
+    values: Mapping[str, Any], source: str = "config", schema: Schema | None = None
+) -> ConfigDict:
     """A saved configuration, nested or dotted, locked and validated. Keys it lacks take defaults (logged).
 
     Raises:
         UserError: an unknown key or a bad value; `source` says where.
     """
     schema, flat = schema or TRAINER, flatten(values)
-    if flat and flat.keys() <= (MAE_KEYS if schema is TRAINER else KEYS).keys() and not flat.keys() <= schema.keys.keys():
-        made, wanted = ("pretrain_mae.py", "train_drift.py") if schema is TRAINER else ("train_drift.py", "pretrain_mae.py")
-        raise UserError(f"{source} is of a run of {made}, but one of {wanted} is needed here: give another folder")
+    if (
+        flat
+        and flat.keys() <= (MAE_KEYS if schema is TRAINER else KEYS).keys()
+        and not flat.keys() <= schema.keys.keys()
+    ):
+        made, wanted = (
+            ("pretrain_mae.py", "train_drift.py")
+            if schema is TRAINER
+            else ("train_drift.py", "pretrain_mae.py")
+        )
+        raise UserError(
+            f"{source} is of a run of {made}, but one of {wanted} is needed here: give another folder"
+        )
     flat = _checked(flat, schema.keys, source)
     missing = [name for name in schema.keys if name not in flat]
     if missing:
@@ -349,9 +431,13 @@ def from_json(path: str | os.PathLike, schema: Schema | None = None) -> ConfigDi
     try:
         values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; expected a run's config.json") from None
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; expected a run's config.json"
+        ) from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); expected a run's config.json: delete it, and train on with the run's own flags") from None
+        raise UserError(
+            f"{path} is not JSON ({error}); expected a run's config.json: delete it, and train on with the run's own flags"
+        ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds a {type(values).__name__}; expected a run's config.json")
     return from_dict(values, str(path), schema)
@@ -365,10 +451,13 @@ def save_json(config: ConfigDict, path: str | os.PathLike) -> None:
         part.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --save_dir") from None
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; choose another --save_dir"
+        ) from None
 
 
 # ---------------------------------------------------------------- flags
+
 
 class _Parser(flags.ArgumentParser):
     """absl's view of one row of a table."""
@@ -390,8 +479,12 @@ class _Serializer(flags.ArgumentSerializer):
         return _show(value)
 
 
-def define_flags(groups: Iterable[str] | None = None, extra: Iterable[Key] = (),
-                 flag_values: flags.FlagValues = flags.FLAGS, schema: Schema = TRAINER) -> flags.FlagValues:
+def define_flags(
+    groups: Iterable[str] | None = None,
+    extra: Iterable[Key] = (),
+    flag_values: flags.FlagValues = flags.FLAGS,
+    schema: Schema = TRAINER,
+) -> flags.FlagValues:
     """Register one absl flag per key; call it once per program, not at import.
 
     Args:
@@ -405,23 +498,41 @@ def define_flags(groups: Iterable[str] | None = None, extra: Iterable[Key] = (),
         groups = set(groups)
         for name in groups - set(keys) - {name.partition(".")[0] for name in keys}:
             raise ValueError(f"{name} is neither a group nor a key of configs/default.py")
-    rows = [key for key in keys.values() if groups is None or {key.name, key.name.partition(".")[0]} & groups]
+    rows = [
+        key
+        for key in keys.values()
+        if groups is None or {key.name, key.name.partition(".")[0]} & groups
+    ]
     for key in (*rows, *extra):
         serializer = None if isinstance(key.default, bool) else _Serializer()
-        flags.DEFINE_flag(flags.Flag(_Parser(key), serializer, key.name, key.default, key.help,
-                                     boolean=isinstance(key.default, bool)), flag_values)
+        flags.DEFINE_flag(
+            flags.Flag(
+                _Parser(key),
+                serializer,
+                key.name,
+                key.default,
+                key.help,
+                boolean=isinstance(key.default, bool),
+            ),
+            flag_values,
+        )
     return flag_values
 
 
 def _rows(flag_values: flags.FlagValues) -> dict[str, Key]:
     """Our flags among those registered."""
-    return {name: flag_values[name].parser.key for name in flag_values
-            if isinstance(flag_values[name].parser, _Parser)}
+    return {
+        name: flag_values[name].parser.key
+        for name in flag_values
+        if isinstance(flag_values[name].parser, _Parser)
+    }
 
 
 def given_flags(flag_values: flags.FlagValues) -> dict[str, Any]:
     """{name: value} of our flags that are on the command line."""
-    return {name: flag_values[name].value for name in _rows(flag_values) if flag_values[name].present}
+    return {
+        name: flag_values[name].value for name in _rows(flag_values) if flag_values[name].present
+    }
 
 
 def all_flags(flag_values: flags.FlagValues) -> ConfigDict:
@@ -455,8 +566,10 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> flags
     try:
         words = flag_values(joined)[1:]
     except flags.UnrecognizedFlagError as error:
-        raise UserError(f"unknown flag --{error.flagname}{near(error.flagname, _rows(flag_values), '--')} "
-                        "(--help lists all)") from None
+        raise UserError(
+            f"unknown flag --{error.flagname}{near(error.flagname, _rows(flag_values), '--')} "
+            "(--help lists all)"
+        ) from None
     except (flags.Error, ValueError) as error:
         raise UserError(str(error).removeprefix("flag ")) from None
     if words:
@@ -482,11 +595,15 @@ def help_text(flag_values: flags.FlagValues) -> str:
         lines.append(f"recipes: {', '.join(recipes(package))}")
     if "model.preset" in rows:
         lines.append(f"presets: {', '.join(PRESETS)}")
-    lines.append("--flagfile=FILE reads flags from a file; --helpfull lists those of the libraries too.")
+    lines.append(
+        "--flagfile=FILE reads flags from a file; --helpfull lists those of the libraries too."
+    )
     return "\n".join(lines) + "\n"
 
 
-def run_main(main: Callable[[flags.FlagValues], Any], flag_values: flags.FlagValues = flags.FLAGS) -> None:
+def run_main(
+    main: Callable[[flags.FlagValues], Any], flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
     """Parse sys.argv and call `main(flag_values)`. A UserError ends as one line and exit code 2."""
     try:
         app.run(main, flags_parser=lambda argv: parse(argv, flag_values))

@@ -51,19 +51,40 @@ def job(options):
         yield
         return
     coordinator, ranks, rank, local_devices = place
-    log.info("process %d of %d: waiting for the others at %s, at most %d s", rank, ranks, coordinator, options.timeout)
+    log.info(
+        "process %d of %d: waiting for the others at %s, at most %d s",
+        rank,
+        ranks,
+        coordinator,
+        options.timeout,
+    )
     try:
         hosts = roll_call(coordinator, ranks, rank, options.timeout)
     except UserError as error:
         _leave(error, f"process {rank} of {ranks}")
-    said = _last_words(f"error: process {rank} of {ranks} ({socket.gethostname()}) was ended from outside, or by JAX because another process of the job is gone: "
-                       f"the lines above say which ({', '.join(f'{r} {host}' for r, host in enumerate(hosts))}). Start all of them again to resume from the last checkpoint")  # fmt: skip
+    said = _last_words(
+        f"error: process {rank} of {ranks} ({socket.gethostname()}) was ended from outside, or by JAX because another process of the job is gone: "
+        f"the lines above say which ({', '.join(f'{r} {host}' for r, host in enumerate(hosts))}). Start all of them again to resume from the last checkpoint"
+    )
     try:
-        jax.distributed.initialize(coordinator, ranks, rank, local_device_ids=local_devices, initialization_timeout=options.timeout, heartbeat_timeout_seconds=HEARTBEAT)
+        jax.distributed.initialize(
+            coordinator,
+            ranks,
+            rank,
+            local_device_ids=local_devices,
+            initialization_timeout=options.timeout,
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
         if not processes.is_first():
             logging.getLogger().setLevel(logging.ERROR)
-        counts = processes.gather(np.array([jax.local_device_count()], np.int32))
-        log.info("%d processes: %s", ranks, ", ".join(f"{r} {host} ({n[0]} devices)" for r, (host, n) in enumerate(zip(hosts, counts))))
+        counts = processes.concatenate_all(np.array([jax.local_device_count()], np.int32))
+        log.info(
+            "%d processes: %s",
+            ranks,
+            ", ".join(
+                f"{r} {host} ({n[0]} devices)" for r, (host, n) in enumerate(zip(hosts, counts))
+            ),
+        )
         yield
     except Exception as error:
         if re.search(GONE, str(error)):  # whatever waited for the other is not what went wrong
@@ -73,7 +94,9 @@ def job(options):
         said()
         _leave(error, f"process {rank} of {ranks}")
     finally:
-        atexit.register(said)  # runs before JAX's own end, which was registered earlier: a wait for the others, with nothing left to lose
+        atexit.register(
+            said
+        )  # runs before JAX's own end, which was registered earlier: a wait for the others, with nothing left to lose
 
 
 def _leave(error: Exception, who: str):
@@ -88,7 +111,9 @@ def _leave(error: Exception, who: str):
 
 def _last_words(text: str):
     """Has `text` written to stderr when this process ends without having called the function that this returns: an abort inside JAX runs no Python any more."""
-    speaker = subprocess.Popen([sys.executable, "-SEc", LAST_WORDS], stdin=subprocess.PIPE, start_new_session=True)
+    speaker = subprocess.Popen(
+        [sys.executable, "-SEc", LAST_WORDS], stdin=subprocess.PIPE, start_new_session=True
+    )
     speaker.stdin.write(text.encode())
     speaker.stdin.flush()
 
@@ -104,6 +129,7 @@ def _last_words(text: str):
 
 # ---------------------------------------------------------------- who takes part
 
+
 def find(options, env: Mapping[str, str] = os.environ):
     """(coordinator "host:port", processes, this process, its local devices or None for all) from the flags, JAX's variables, or the cluster; None for a job of one process.
 
@@ -117,9 +143,11 @@ def find(options, env: Mapping[str, str] = os.environ):
     local = _numbers(env, "JAX_LOCAL_DEVICE_IDS", "") or None
     if (coordinator or ranks or rank >= 0) and not (coordinator and ranks and rank >= 0):
         if not _in_cluster(env):
-            raise UserError(f"a job of several processes needs --distributed.coordinator HOST:PORT (given {coordinator or 'nothing'}), --distributed.processes N "
-                            f"(given {ranks or 'nothing'}) and --distributed.process INDEX (given {rank if rank >= 0 else 'nothing'}), or JAX_COORDINATOR_ADDRESS, "
-                            "JAX_NUM_PROCESSES and JAX_PROCESS_ID")  # fmt: skip
+            raise UserError(
+                f"a job of several processes needs --distributed.coordinator HOST:PORT (given {coordinator or 'nothing'}), --distributed.processes N "
+                f"(given {ranks or 'nothing'}) and --distributed.process INDEX (given {rank if rank >= 0 else 'nothing'}), or JAX_COORDINATOR_ADDRESS, "
+                "JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+            )
     if not (coordinator and ranks and rank >= 0):
         if not _in_cluster(env):
             return None
@@ -127,17 +155,29 @@ def find(options, env: Mapping[str, str] = os.environ):
 
         try:
             coordinator, ranks, rank, local = ClusterEnv.auto_detect_unset_distributed_params(
-                coordinator or None, ranks or None, rank if rank >= 0 else None, local, None, options.timeout)  # fmt: skip
+                coordinator or None,
+                ranks or None,
+                rank if rank >= 0 else None,
+                local,
+                None,
+                options.timeout,
+            )
         except Exception as error:  # network and format errors of the cluster's own services
-            raise UserError(f"the cluster's environment does not say who takes part ({type(error).__name__}: {error}); give --distributed.coordinator, "
-                            "--distributed.processes and --distributed.process, or --distributed.processes 1 for this process alone") from error  # fmt: skip
+            raise UserError(
+                f"the cluster's environment does not say who takes part ({type(error).__name__}: {error}); give --distributed.coordinator, "
+                "--distributed.processes and --distributed.process, or --distributed.processes 1 for this process alone"
+            ) from error
         if not coordinator or not ranks or ranks == 1:
             return None
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
-        raise UserError(f"--distributed.coordinator {coordinator}: expected HOST:PORT, the address of process 0 and a free port there")
+        raise UserError(
+            f"--distributed.coordinator {coordinator}: expected HOST:PORT, the address of process 0 and a free port there"
+        )
     if not 0 <= rank < ranks:
-        raise UserError(f"--distributed.process {rank}: expected 0 to {ranks - 1}, as there are {ranks} processes")
+        raise UserError(
+            f"--distributed.process {rank}: expected 0 to {ranks - 1}, as there are {ranks} processes"
+        )
     return None if ranks == 1 else (coordinator, ranks, rank, local)
 
 
@@ -145,16 +185,25 @@ def _numbers(env, name: str, default: str) -> list[int]:
     try:
         return [int(word) for word in (env.get(name) or default).split(",") if word]
     except ValueError:
-        raise UserError(f"{name}={env[name]}: expected a number, or for JAX_LOCAL_DEVICE_IDS several with commas") from None
+        raise UserError(
+            f"{name}={env[name]}: expected a number, or for JAX_LOCAL_DEVICE_IDS several with commas"
+        ) from None
 
 
 def _in_cluster(env) -> bool:
-    from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm  # a TPU is plugged in, not only libtpu installed
+    from jax._src.cloud_tpu_init import (
+        running_in_cloud_tpu_vm,
+    )  # a TPU is plugged in, not only libtpu installed
 
-    return running_in_cloud_tpu_vm or int(env.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in env
+    return (
+        running_in_cloud_tpu_vm
+        or int(env.get("SLURM_NTASKS", 1)) > 1
+        and "SLURM_STEP_NODELIST" in env
+    )
 
 
 # ---------------------------------------------------------------- the start
+
 
 def roll_call(coordinator: str, ranks: int, rank: int, timeout: float) -> list[str]:
     """Waits until all processes are there; returns their hosts. Raises UserError, in all that are there, naming those that are not after `timeout` seconds.
@@ -167,7 +216,9 @@ def roll_call(coordinator: str, ranks: int, rank: int, timeout: float) -> list[s
         return _receive(coordinator, int(port), ranks, timeout, deadline)
     me = f"{rank} {ranks} {socket.gethostname()}\n"
     answer = None
-    while answer is None and time.monotonic() < deadline + 5:  # the first process says who is missing
+    while (
+        answer is None and time.monotonic() < deadline + 5
+    ):  # the first process says who is missing
         with contextlib.suppress(OSError, ValueError):  # not there yet, or not ours
             with socket.create_connection((host.strip("[]"), int(port)), timeout=5) as connection:
                 connection.settimeout(max(deadline + 10 - time.monotonic(), 1))
@@ -178,8 +229,10 @@ def roll_call(coordinator: str, ranks: int, rank: int, timeout: float) -> list[s
         raise UserError(answer["error"])
     if answer is not None:
         return answer["hosts"]
-    raise UserError(f"process 0 of {ranks} is missing: nothing answers at {coordinator} after {timeout} s (this is process {rank}, {socket.gethostname()}); start it, or "
-                    "check the address and that the port is open")  # fmt: skip
+    raise UserError(
+        f"process 0 of {ranks} is missing: nothing answers at {coordinator} after {timeout} s (this is process {rank}, {socket.gethostname()}); start it, or "
+        "check the address and that the port is open"
+    )
 
 
 def _receive(coordinator, port, ranks, timeout, deadline) -> list[str]:
@@ -193,9 +246,16 @@ def _receive(coordinator, port, ranks, timeout, deadline) -> list[str]:
 
     dual = socket.has_dualstack_ipv6()
     try:
-        server = socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual, backlog=ranks)
+        server = socket.create_server(
+            ("", port),
+            family=socket.AF_INET6 if dual else socket.AF_INET,
+            dualstack_ipv6=dual,
+            backlog=ranks,
+        )
     except OSError as problem:
-        raise UserError(f"--distributed.coordinator {coordinator}: process 0 cannot listen there ({problem.strerror}); give a free port, or end what is left of an earlier run") from None
+        raise UserError(
+            f"--distributed.coordinator {coordinator}: process 0 cannot listen there ({problem.strerror}); give a free port, or end what is left of an earlier run"
+        ) from None
     with server:
         while len(there) < ranks and not error:
             server.settimeout(max(deadline - time.monotonic(), 0.01))
@@ -209,9 +269,14 @@ def _receive(coordinator, port, ranks, timeout, deadline) -> list[str]:
                     continue
                 drop_the_dead()
                 missing = [str(r) for r in range(ranks) if r not in there]
-                error = (f"{'process' if len(missing) == 1 else 'processes'} {', '.join(missing)} of {ranks} {'is' if len(missing) == 1 else 'are'} missing: nothing heard at "
-                         f"{coordinator} after {timeout} s; there are {', '.join(f'{r} ({there[r]})' for r in sorted(there))}. Start all, or raise --distributed.timeout")  # fmt: skip
-            except (ValueError, OSError):  # not one of ours: a port scan, or what is left of an earlier run
+                error = (
+                    f"{'process' if len(missing) == 1 else 'processes'} {', '.join(missing)} of {ranks} {'is' if len(missing) == 1 else 'are'} missing: nothing heard at "
+                    f"{coordinator} after {timeout} s; there are {', '.join(f'{r} ({there[r]})' for r in sorted(there))}. Start all, or raise --distributed.timeout"
+                )
+            except (
+                ValueError,
+                OSError,
+            ):  # not one of ours: a port scan, or what is left of an earlier run
                 continue
             else:
                 drop_the_dead()
@@ -250,16 +315,21 @@ def _hung_up(connection) -> bool:
 
 # ---------------------------------------------------------------- on the way
 
+
 def agree(what: str, facts: Mapping[str, object]) -> None:
     """Checks that all processes have the same facts (JSON); raises UserError, in all of them, naming the first that differ. All processes must call it."""
     if jax.process_count() == 1:
         return
     mine = json.dumps(facts, sort_keys=True, default=str).encode()
-    all_facts = [json.loads(bytes(part)) for part in processes.gather(np.frombuffer(mine, np.uint8))]
+    all_facts = [
+        json.loads(bytes(part)) for part in processes.concatenate_all(np.frombuffer(mine, np.uint8))
+    ]
     for rank, theirs in enumerate(all_facts):
         for key in all_facts[0] | theirs:
             if (here := theirs.get(key, "absent")) != (first := all_facts[0].get(key, "absent")):
-                raise UserError(f"{what}: {key} is {here} in process {rank} and {first} in process 0; all processes of a job need the same code, flags, data and run folder")
+                raise UserError(
+                    f"{what}: {key} is {here} in process {rank} and {first} in process 0; all processes of a job need the same code, flags, data and run folder"
+                )
 
 
 def agree_on_folder(folder: pathlib.Path) -> None:
@@ -272,10 +342,14 @@ def agree_on_folder(folder: pathlib.Path) -> None:
     until = time.monotonic() + SHARED
     while not (seen := all(mark.exists() for mark in marks)) and time.monotonic() < until:
         time.sleep(0.2)
-    blind = [str(r) for r, part in enumerate(processes.gather(np.array([seen]))) if not part[0]]
+    blind = [
+        str(r) for r, part in enumerate(processes.concatenate_all(np.array([seen]))) if not part[0]
+    ]
     marks[rank].unlink(missing_ok=True)
     if blind:
-        raise UserError(f"{folder} is not one folder for all: process {', '.join(blind)} of {ranks} does not see what the others write there; give a --save_dir on a file system that all hosts share")
+        raise UserError(
+            f"{folder} is not one folder for all: process {', '.join(blind)} of {ranks} does not see what the others write there; give a --save_dir on a file system that all hosts share"
+        )
 
 
 def stop_after(step: int, requested: bool) -> bool:

@@ -58,7 +58,11 @@ def save_comparison(
     scale: int | None = None,
 ) -> None:
     """Two grids side by side, the rows of both with the same label; arguments as in `save_grid`."""
-    _save(path, [_grid(generated, columns, row_labels, scale), _grid(real, columns, None, scale)], titles)
+    _save(
+        path,
+        [_grid(generated, columns, row_labels, scale), _grid(real, columns, None, scale)],
+        titles,
+    )
 
 
 def _grid(images: np.ndarray, columns: int, row_labels: Sequence[str] | None, scale: int | None):
@@ -75,8 +79,14 @@ def _grid(images: np.ndarray, columns: int, row_labels: Sequence[str] | None, sc
     if row_labels is not None and len(row_labels) != rows:
         raise ValueError(f"{len(row_labels)} row labels for {rows} rows")
     font = _font(min(18, max(11, height // 3)))
-    left = 0 if row_labels is None else max(math.ceil(font.getlength(str(text))) for text in row_labels) + 10
-    canvas = Image.new("RGB", (left + columns * (width + gap) - gap, rows * (height + gap) - gap), PAPER)
+    left = (
+        0
+        if row_labels is None
+        else max(math.ceil(font.getlength(str(text))) for text in row_labels) + 10
+    )
+    canvas = Image.new(
+        "RGB", (left + columns * (width + gap) - gap, rows * (height + gap) - gap), PAPER
+    )
     draw = ImageDraw.Draw(canvas)
     for i, image in enumerate(images):
         tile = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
@@ -84,7 +94,11 @@ def _grid(images: np.ndarray, columns: int, row_labels: Sequence[str] | None, sc
         canvas.paste(tile.resize((width, height), Image.Resampling.NEAREST), place)
     for row, text in enumerate(row_labels or ()):
         draw.text(
-            (left - 10, row * (height + gap) + height // 2), str(text), fill=INK, font=font, anchor="rm"
+            (left - 10, row * (height + gap) + height // 2),
+            str(text),
+            fill=INK,
+            font=font,
+            anchor="rm",
         )
     return canvas, left
 
@@ -132,7 +146,10 @@ def save_curves(
 
     collapse_ratio: drawn as a line under the diversity. Unknown keys are ignored, null values leave a gap.
     """
-    series = {key: _series(records, key) for key in {key for record in records for key in record} - {"step"}}
+    series = {
+        key: _series(records, key)
+        for key in {key for record in records for key in record} - {"step"}
+    }
     series = {key: xy for key, xy in series.items() if len(xy[0])}
     starting = lambda *prefixes: sorted((k for k in series if k.startswith(prefixes)), key=_natural)
     known = lambda *names: [name for name in names if name in series]
@@ -143,7 +160,11 @@ def save_curves(
         ("energy distance, 0 when equal", known("energy_distance"), True),
         ("diversity, generated / real", known("diversity"), False),
         ("evaluation, distances", starting("fd_", "fid", "kid"), True),
-        ("evaluation, shares", starting("precision", "recall", "agreement", "class_agreement"), False),
+        (
+            "evaluation, shares",
+            starting("precision", "recall", "agreement", "class_agreement"),
+            False,
+        ),
         ("perplexity: reals sharing the attraction", known("perplexity"), False),
         ("norms and learning rate", known("grad_norm", "update_norm", "param_norm", "lr"), True),
         ("images per second", known("images_per_s"), False),
@@ -171,7 +192,9 @@ def save_lines(
     log: bool = False,
 ) -> None:
     """One panel with the curves {name: y} over `x`, as a PNG. log: logarithmic y."""
-    _figure(path, [(title, {name: (x, y) for name, y in lines.items()}, xlabel, ylabel, log)], {}, None)
+    _figure(
+        path, [(title, {name: (x, y) for name, y in lines.items()}, xlabel, ylabel, log)], {}, None
+    )
 
 
 def save_panels(path: str | os.PathLike, panels: Sequence[tuple], title: str | None = None) -> None:
@@ -217,7 +240,9 @@ def _figure(path, plots, reference_lines, title) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         if len(curves) > 1 or name in reference_lines or name.startswith("evaluation"):
-            axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", ncols=2 if len(curves) > 3 else 1)
+            axes.legend(
+                fontsize=8, framealpha=0.8, edgecolor="none", ncols=2 if len(curves) > 3 else 1
+            )
     if title:
         figure.text(0.6 / width, 1 - 0.22 / height, title, fontsize=12, va="center")
     with replacing(path) as temporary:
@@ -231,10 +256,16 @@ def _curve(axes, x: np.ndarray, y: np.ndarray, color: str, label: str) -> None:
         return
     window = np.ones(len(x) // 40 * 2 + 1)
     known = np.isfinite(y)
-    total, count = (np.convolve(a, window, mode="same") for a in (np.where(known, y, 0), known.astype(float)))
+    total, count = (
+        np.convolve(a, window, mode="same") for a in (np.where(known, y, 0), known.astype(float))
+    )
     axes.plot(x, y, color=color, linewidth=0.8, alpha=0.35)
     axes.plot(
-        x, np.where(known, total / np.maximum(count, 1), np.nan), color=color, linewidth=1.5, label=label
+        x,
+        np.where(known, total / np.maximum(count, 1), np.nan),
+        color=color,
+        linewidth=1.5,
+        label=label,
     )
 
 

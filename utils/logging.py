@@ -27,7 +27,9 @@ def setup_logging(quiet: bool = False) -> None:
     only, for the other processes of a job. Replaces the handlers of absl."""
     handler = _Lines()
     handler.setFormatter(_Format())
-    logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(
+        level=logging.ERROR if quiet else logging.INFO, handlers=[handler], force=True
+    )
     logging.getLogger("absl").setLevel(logging.WARNING)
     logging.getLogger("jax").setLevel(logging.WARNING)
 
@@ -35,7 +37,9 @@ def setup_logging(quiet: bool = False) -> None:
 @contextlib.contextmanager
 def without_warnings(*packages: str) -> Iterator[None]:
     """Keeps back what the loggers of these packages say below an error; others, and other threads' libraries, are heard."""
-    quiet = lambda record: record.levelno >= logging.ERROR or record.name.partition(".")[0] not in packages
+    quiet = lambda record: (
+        record.levelno >= logging.ERROR or record.name.partition(".")[0] not in packages
+    )
     handlers = logging.getLogger().handlers[:]
     for handler in handlers:
         handler.addFilter(quiet)
@@ -110,7 +114,11 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for line in file:
             with contextlib.suppress(ValueError):
                 record = json.loads(line)
-                if line.endswith("\n") and isinstance(record, dict) and isinstance(record.get("step"), int):
+                if (
+                    line.endswith("\n")
+                    and isinstance(record, dict)
+                    and isinstance(record.get("step"), int)
+                ):
                     yield line, record
 
 
@@ -154,7 +162,9 @@ class RunLog:
         self.path = self.folder / "metrics.jsonl"
         with replacing(self.path) as temporary:
             with open(temporary, "w", encoding="utf-8") as file:
-                file.writelines(line for line, record in _lines(self.path) if record["step"] <= resume_step)
+                file.writelines(
+                    line for line, record in _lines(self.path) if record["step"] <= resume_step
+                )
         self._file = open(self.path, "ab", buffering=0)
         if wandb_config.mode != "disabled":
             self._try_wandb("does not start", lambda: self._start_wandb(wandb_config, config))
@@ -184,7 +194,7 @@ class RunLog:
         self._try_wandb("does not take images", send)
 
     @contextlib.contextmanager
-    def progress(self, start: int, total: int) -> Iterator["Progress"]:
+    def progress(self, start: int, total: int) -> Iterator[Progress]:
         """A bar on a terminal, log lines elsewhere: `with run.progress(start, total) as bar:
         bar.show(step, values, rate)`."""
         bar = Progress(start, total, bar=sys.stderr.isatty(), writes=self.writes)
@@ -199,7 +209,7 @@ class RunLog:
             self._file.close()
             self._try_wandb("does not finish", lambda: self._wandb.finish())
 
-    def __enter__(self) -> "RunLog":
+    def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *_) -> None:
@@ -235,7 +245,9 @@ class RunLog:
             call()
         except (Exception, SystemExit) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            log.warning("wandb %s (%s); going on without it, the metrics are in %s", what, reason, self.path)
+            log.warning(
+                "wandb %s (%s); going on without it, the metrics are in %s", what, reason, self.path
+            )
             self._wandb = None
 
 
@@ -252,16 +264,24 @@ class Progress:
         if bar and writes:
             from tqdm import tqdm
 
-            self._bar = tqdm(initial=start, total=total, unit="step", dynamic_ncols=True, file=sys.stderr)
+            self._bar = tqdm(
+                initial=start, total=total, unit="step", dynamic_ncols=True, file=sys.stderr
+            )
 
     def show(self, step: int, values: Mapping[str, float], images_per_s: float) -> None:
         """values: the metrics of a step; loss, the drift at the largest temperature, energy distance,
         diversity are shown."""
         if not self.writes:
             return
-        facts = [f"{images_per_s:.3g} images/s" if images_per_s < 1000 else f"{images_per_s:,.0f} images/s"]
+        facts = [
+            f"{images_per_s:.3g} images/s"
+            if images_per_s < 1000
+            else f"{images_per_s:,.0f} images/s"
+        ]
         drifts = sorted(
-            (float(key.removeprefix("drift_rms_")), key) for key in values if key.startswith("drift_rms_")
+            (float(key.removeprefix("drift_rms_")), key)
+            for key in values
+            if key.startswith("drift_rms_")
         )
         chosen = {
             "loss": "loss",

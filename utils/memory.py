@@ -14,7 +14,11 @@ def keep_freed_memory() -> None:
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
-    if jax.default_backend() == "cpu" and sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if (
+        jax.default_backend() == "cpu"
+        and sys.platform.startswith("linux")
+        and hasattr(libc := ctypes.CDLL(None), "mallopt")
+    ):
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, -1)
         libc.mallopt(m_top_pad, 2**28)

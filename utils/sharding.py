@@ -3,8 +3,9 @@
 import dataclasses
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from utils.errors import UserError
 
@@ -16,16 +17,22 @@ def make_mesh(n_devices: int, fsdp: int) -> Mesh:
     devices = jax.devices()
     n_devices = n_devices or len(devices)
     if not 1 <= n_devices <= len(devices):
-        raise UserError(f"--mesh.devices {n_devices}: there are {len(devices)} devices; give 1 to {len(devices)}, or 0 for all.")
+        raise UserError(
+            f"--mesh.devices {n_devices}: there are {len(devices)} devices; give 1 to {len(devices)}, or 0 for all."
+        )
     if n_devices != len(devices) and jax.process_count() > 1:
-        raise UserError(f"--mesh.devices {n_devices}: a job of {jax.process_count()} processes uses all of its {len(devices)} devices; leave it out, or start fewer processes.")
+        raise UserError(
+            f"--mesh.devices {n_devices}: a job of {jax.process_count()} processes uses all of its {len(devices)} devices; leave it out, or start fewer processes."
+        )
     return mesh_of(devices[:n_devices], fsdp)
 
 
 def mesh_of(devices, fsdp: int) -> Mesh:
     """The same over given devices, which may be the description of some that are not here."""
     if len(devices) % fsdp:
-        raise UserError(f"--mesh.fsdp {fsdp}: it must divide the number of devices, {len(devices)}.")
+        raise UserError(
+            f"--mesh.fsdp {fsdp}: it must divide the number of devices, {len(devices)}."
+        )
     return Mesh(np.array(devices).reshape(-1, fsdp), ("data", "fsdp"))
 
 
@@ -40,7 +47,10 @@ def put(tree, where: NamedSharding):
 
     def one(a):
         a = np.asarray(a)
-        parts = [jax.device_put(a[index], device) for device, index in where.addressable_devices_indices_map(a.shape).items()]
+        parts = [
+            jax.device_put(a[index], device)
+            for device, index in where.addressable_devices_indices_map(a.shape).items()
+        ]
         return jax.make_array_from_single_device_arrays(a.shape, where, parts)
 
     return jax.tree.map(one, tree)
@@ -62,7 +72,12 @@ def local_copy(mesh: Mesh, tree):
         return tree
     alone = NamedSharding(local(mesh).mesh, P())
     whole = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
-    return jax.tree.map(lambda a: jax.make_array_from_single_device_arrays(a.shape, alone, [s.data for s in a.addressable_shards]), whole)
+    return jax.tree.map(
+        lambda a: jax.make_array_from_single_device_arrays(
+            a.shape, alone, [s.data for s in a.addressable_shards]
+        ),
+        whole,
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -83,7 +98,10 @@ class Layout:
 
     def __str__(self):
         places = {"classes": self.class_axes, "rows of each class": self.row_axes}
-        return ", ".join(f"{name} over {' x '.join(axes)}" for name, axes in places.items() if axes) or "all on one device"
+        return (
+            ", ".join(f"{name} over {' x '.join(axes)}" for name, axes in places.items() if axes)
+            or "all on one device"
+        )
 
     def _put(self, tree, *spec):
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, P(*spec)))
@@ -103,12 +121,17 @@ class Layout:
         return self._put(tree, self.class_axes + self.row_axes)
 
     def _ways(self):
-        return tuple(int(np.prod([self.mesh.shape[name] for name in axes])) for axes in (self.class_axes, self.row_axes))
+        return tuple(
+            int(np.prod([self.mesh.shape[name] for name in axes]))
+            for axes in (self.class_axes, self.row_axes)
+        )
 
     def flat(self, a):
         (i, j), (c, n) = self._ways(), a.shape[:2]
         a = self._put(a, self.class_axes, self.row_axes)
-        a = a.reshape(i, c // i, j, n // j, *a.shape[2:]).swapaxes(1, 2)  # what is on one device becomes contiguous
+        a = a.reshape(i, c // i, j, n // j, *a.shape[2:]).swapaxes(
+            1, 2
+        )  # what is on one device becomes contiguous
         return self.rows(a.reshape(c * n, *a.shape[4:]))
 
     def split(self, a, classes):
@@ -119,8 +142,19 @@ class Layout:
 
 def layout(mesh: Mesh, classes: int, rows: int) -> Layout | None:
     """Classes over all devices if they divide, or else over one axis of the mesh, or none, and the rows (generated samples of a class) over the rest; None if neither divides."""
-    for class_axes, row_axes in ((("data", "fsdp"), ()), (("data",), ("fsdp",)), (("fsdp",), ("data",)), ((), ("data", "fsdp"))):
-        candidate = Layout(mesh, *(tuple(name for name in axes if mesh.shape[name] > 1) for axes in (class_axes, row_axes)))
+    for class_axes, row_axes in (
+        (("data", "fsdp"), ()),
+        (("data",), ("fsdp",)),
+        (("fsdp",), ("data",)),
+        ((), ("data", "fsdp")),
+    ):
+        candidate = Layout(
+            mesh,
+            *(
+                tuple(name for name in axes if mesh.shape[name] > 1)
+                for axes in (class_axes, row_axes)
+            ),
+        )
         i, j = candidate._ways()
         if classes % i == 0 and rows % j == 0:
             return candidate
@@ -142,11 +176,19 @@ class Shares:
         for i, device in enumerate(mesh.devices.flat):
             k = seen[device.process_index] = seen.get(device.process_index, -1) + 1
             for j in range(k * self.block, min((k + 1) * self.block, n)):
-                order[j * ranks + sorted({d.process_index for d in mesh.devices.flat}).index(device.process_index)] = i * self.block + j - k * self.block
+                order[
+                    j * ranks
+                    + sorted({d.process_index for d in mesh.devices.flat}).index(
+                        device.process_index
+                    )
+                ] = i * self.block + j - k * self.block
         if len(set(seen.values())) > 1:
             raise UserError("the processes have unlike numbers of devices; start each with as many")
         self._pick = np.minimum(np.arange(self.block * len(self.devices)), n - 1)
-        self._join = jax.jit(lambda params, rows: jax.tree.map(lambda a: a[order], each(params, rows)), out_shardings=replicated(mesh))
+        self._join = jax.jit(
+            lambda params, rows: jax.tree.map(lambda a: a[order], each(params, rows)),
+            out_shardings=replicated(mesh),
+        )
 
     def __call__(self, rows):
         """A tree of NumPy arrays [n, ...] -> arrays [n R, ...], without waiting for the devices."""
@@ -155,10 +197,12 @@ class Shares:
     def _spread(self, a):
         blocks = a[self._pick].reshape(len(self.devices), self.block, *a.shape[1:])
         placed = [jax.device_put(block, device) for block, device in zip(blocks, self.devices)]
-        return jax.make_array_from_single_device_arrays((self.block * self.mesh.size, *a.shape[1:]), batch_sharding(self.mesh), placed)
+        return jax.make_array_from_single_device_arrays(
+            (self.block * self.mesh.size, *a.shape[1:]), batch_sharding(self.mesh), placed
+        )
 
 
-def gather(mesh: Mesh, params):
+def all_gather(mesh: Mesh, params):
     """The whole parameters on every device, inside a jitted program; without it the compiler may move samples to the shards instead."""
     return jax.lax.with_sharding_constraint(params, replicated(mesh))
 
@@ -168,7 +212,9 @@ def state_shardings(mesh: Mesh, state):
     n = mesh.shape["fsdp"]
 
     def spec(a):
-        axes = [i for i in sorted(range(len(a.shape)), key=lambda i: -a.shape[i]) if a.shape[i] % n == 0]
+        axes = [
+            i for i in sorted(range(len(a.shape)), key=lambda i: -a.shape[i]) if a.shape[i] % n == 0
+        ]
         if n == 1 or not axes or np.prod(a.shape) < MIN_SHARDED_SIZE:
             return replicated(mesh)
         return NamedSharding(mesh, P(*(None,) * axes[0], "fsdp"))
@@ -178,4 +224,6 @@ def state_shardings(mesh: Mesh, state):
 
 def shapes(tree, shardings):
     """ShapeDtypeStructs of a tree with the given shardings, for restoring a checkpoint onto this mesh."""
-    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
+    return jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings
+    )

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 
 def near(name: str, names: Iterable[str], dashes: str = "") -> str:
-    """"; did you mean a, b or c?" for the names close to `name`, or "".
+    """ "; did you mean a, b or c?" for the names close to `name`, or "".
 
     The group may be missing or wrong, and initials do: for lr, optim.learning_rate.
     """
+
     def tail(full):
         return full.rpartition(".")[2]
 
@@ -18,8 +19,11 @@ def near(name: str, names: Iterable[str], dashes: str = "") -> str:
     names = list(names)
     same = [full for full in names if name and tail(name) in (tail(full), initials(full))]
     close = difflib.get_close_matches(name, names, cutoff=0.75) or [
-        full for part in difflib.get_close_matches(tail(name), map(tail, names), cutoff=0.75)
-        for full in names if tail(full) == part]
+        full
+        for part in difflib.get_close_matches(tail(name), map(tail, names), cutoff=0.75)
+        for full in names
+        if tail(full) == part
+    ]
     found = [dashes + full for full in dict.fromkeys(same + close)][:3]
     if not found:
         return ""

@@ -12,7 +12,10 @@ def out_of_reach() -> bool:
     """Whether the hub's name has no address here. False where a proxy resolves names."""
     import huggingface_hub.constants as hub
 
-    if any(os.environ.get(f"{scheme}_proxy") or os.environ.get(f"{scheme.upper()}_PROXY") for scheme in ("http", "https", "all")):
+    if any(
+        os.environ.get(f"{scheme}_proxy") or os.environ.get(f"{scheme.upper()}_PROXY")
+        for scheme in ("http", "https", "all")
+    ):
         return False
     try:
         socket.getaddrinfo(urllib.parse.urlsplit(hub.ENDPOINT).hostname, 443)

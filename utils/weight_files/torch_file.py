@@ -8,6 +8,7 @@ before anything is called. Two containers exist (facts from torch/serialization.
     before      consecutive pickles: magic number, protocol 1001, machine description, the object, the list of
                 storage keys; then for each key its length (int64) and its raw numbers
 """
+
 import collections
 import math
 import pickle
@@ -25,9 +26,16 @@ MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 
 DTYPES = {
-    "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32,
-    "ShortStorage": np.int16, "CharStorage": np.int8, "ByteStorage": np.uint8, "BoolStorage": np.bool_,
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
 }
 
 
@@ -48,22 +56,30 @@ def read_torch_file(path: str | Path) -> Any:
                 tree, storages = _read_legacy(file)
         return _to_arrays(tree, storages)
     except _NoTensor as error:
-        raise UserError(f"{path} asks for {error}, which is no tensor; it was not run. Save a plain state "
-                        "dict, or as .safetensors") from None
+        raise UserError(
+            f"{path} asks for {error}, which is no tensor; it was not run. Save a plain state "
+            "dict, or as .safetensors"
+        ) from None
     except (UserError, OSError):
         raise
     except Exception as error:  # a damaged pickle can fail in any way
-        raise UserError(f"{path} is damaged, incomplete or not a PyTorch file; get it again "
-                        f"({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{path} is damaged, incomplete or not a PyTorch file; get it again "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def _read_zip(path):
     with zipfile.ZipFile(path) as archive:
         names = {name.partition("/")[2]: name for name in archive.namelist()}
         if "constants.pkl" in names:
-            raise UserError(f"{path} is a TorchScript program; expected weights (a saved state dict)")
+            raise UserError(
+                f"{path} is a TorchScript program; expected weights (a saved state dict)"
+            )
         if "byteorder" in names and archive.read(names["byteorder"]) != b"little":
-            raise UserError(f"{path} was written on a big-endian machine; save it again on a common one")
+            raise UserError(
+                f"{path} was written on a big-endian machine; save it again on a common one"
+            )
         with archive.open(names["data.pkl"]) as file:
             unpickler = _Unpickler(file)
             tree = unpickler.load()
@@ -71,7 +87,9 @@ def _read_zip(path):
         for key, (dtype, count) in unpickler.storages.items():
             info = archive.getinfo(names[f"data/{key}"])
             if info.file_size != count * dtype.itemsize:
-                raise ValueError(f"storage {key}: {info.file_size} bytes, expected {count * dtype.itemsize}")
+                raise ValueError(
+                    f"storage {key}: {info.file_size} bytes, expected {count * dtype.itemsize}"
+                )
             storages[key] = np.frombuffer(archive.read(info), dtype)
     return tree, storages
 
@@ -86,7 +104,7 @@ def _read_legacy(file: BinaryIO):
     storages = {}
     for key in _Unpickler(file).load():
         dtype, count = unpickler.storages[key]
-        written, = struct.unpack("<q", file.read(8))
+        (written,) = struct.unpack("<q", file.read(8))
         data = file.read(count * dtype.itemsize)
         if written != count or len(data) != count * dtype.itemsize:
             raise ValueError(f"storage {key} is cut off")
@@ -100,6 +118,7 @@ class _NoTensor(Exception):
 
 class _Global:
     """Stands for an allowed name. Immutable: a pickle may try to set attributes on whatever it is given."""
+
     __slots__ = ()
 
 
@@ -115,6 +134,7 @@ class _StorageType(_Global):
 
 class _RebuildTensor(_Global):
     """torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])."""
+
     __slots__ = ()
 
     def __call__(self, storage, offset, size, stride, *_):
@@ -123,6 +143,7 @@ class _RebuildTensor(_Global):
 
 class _RebuildParameter(_Global):
     """torch._utils._rebuild_parameter(tensor, requires_grad, hooks)."""
+
     __slots__ = ()
 
     def __call__(self, tensor, *_):
@@ -158,7 +179,10 @@ class _Unpickler(pickle.Unpickler):
         kind, storage_type, key, _, count, *view = pid
         if kind != "storage" or not isinstance(storage_type, _StorageType) or count < 0:
             raise ValueError(f"unknown reference {pid!r}")
-        if self.storages.setdefault(key, (storage_type.dtype, count)) != (storage_type.dtype, count):
+        if self.storages.setdefault(key, (storage_type.dtype, count)) != (
+            storage_type.dtype,
+            count,
+        ):
             raise ValueError(f"storage {key} is described twice and differently")
         _, offset, count = view[0] if view and view[0] is not None else (key, 0, count)
         return _Storage(key, offset, count)
@@ -179,7 +203,7 @@ def _to_array(tensor, storages):
     flat = storages[key]
     if start < 0 or count < 0 or start + count > flat.size:
         raise ValueError(f"a view into storage {key} reaches beyond it")
-    flat = flat[start:start + count]
+    flat = flat[start : start + count]
     if min(offset, *size, *stride, 0) < 0:
         raise ValueError(f"a tensor has offset {offset}, size {size}, stride {stride}")
     elements = math.prod(size)

@@ -3,7 +3,17 @@
 import jax
 import jax.numpy as jnp
 
-CALLS = ("pjit", "jit", "closed_call", "core_call", "remat2", "checkpoint", "scan", "custom_jvp_call", "custom_vjp_call")  # whose operands are, one to one, those of their inner program
+CALLS = (
+    "pjit",
+    "jit",
+    "closed_call",
+    "core_call",
+    "remat2",
+    "checkpoint",
+    "scan",
+    "custom_jvp_call",
+    "custom_vjp_call",
+)  # whose operands are, one to one, those of their inner program
 
 
 def narrow(f, params, *args):
@@ -14,7 +24,11 @@ def narrow(f, params, *args):
     jaxpr = jax.make_jaxpr(f)(params, *args).jaxpr
     leaves, structure = jax.tree.flatten(params)
     halve = [a.dtype == jnp.float32 and _only_cast(jaxpr, v) for a, v in zip(leaves, jaxpr.invars)]
-    cast = lambda a: a.update(dtype=jnp.bfloat16) if isinstance(a, jax.ShapeDtypeStruct) else a.astype(jnp.bfloat16)
+    cast = lambda a: (
+        a.update(dtype=jnp.bfloat16)
+        if isinstance(a, jax.ShapeDtypeStruct)
+        else a.astype(jnp.bfloat16)
+    )
     return structure.unflatten([cast(a) if yes else a for a, yes in zip(leaves, halve)])
 
 
@@ -29,7 +43,14 @@ def _only_cast(jaxpr, var) -> bool:
 def _casts(eqn, var) -> bool:
     if eqn.primitive.name == "convert_element_type":
         return eqn.params["new_dtype"] == jnp.bfloat16
-    inner = next((value for value in eqn.params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")), None)
+    inner = next(
+        (
+            value
+            for value in eqn.params.values()
+            if hasattr(value, "eqns") or hasattr(value, "jaxpr")
+        ),
+        None,
+    )
     if eqn.primitive.name not in CALLS or inner is None:
         return False
     inner, first = getattr(inner, "jaxpr", inner), eqn.params.get("num_consts", 0)

@@ -43,15 +43,29 @@ def read_images(where) -> Images:
     if where.is_dir():
         files = sorted(p for p in where.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not files:
-            raise UserError(f"{where}: no images there; expected files that end in {', '.join(SUFFIXES)}")
+            raise UserError(
+                f"{where}: no images there; expected files that end in {', '.join(SUFFIXES)}"
+            )
         return Images(str(where), files)
     arrays = read_npz(where)
     images = arrays.get("arr_0", next((a for a in arrays.values() if a.ndim == 4), None))
-    if images is None or images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3) or not len(images):
+    if (
+        images is None
+        or images.ndim != 4
+        or images.dtype != np.uint8
+        or images.shape[-1] not in (1, 3)
+        or not len(images)
+    ):
         found = ", ".join(f"{k} {a.dtype} {list(a.shape)}" for k, a in arrays.items()) or "nothing"
-        raise UserError(f"{where}: expected images as arr_0, uint8 [N, H, W, 1 or 3] in 0 to 255; found {found}")
+        raise UserError(
+            f"{where}: expected images as arr_0, uint8 [N, H, W, 1 or 3] in 0 to 255; found {found}"
+        )
     labels = arrays.get("arr_1")
-    return Images(str(where), images, labels if labels is not None and labels.shape == (len(images),) else None)
+    return Images(
+        str(where),
+        images,
+        labels if labels is not None and labels.shape == (len(images),) else None,
+    )
 
 
 def read_npz(path) -> dict[str, np.ndarray]:
@@ -64,8 +78,18 @@ def read_npz(path) -> dict[str, np.ndarray]:
             raise zipfile.BadZipFile("not a zip file")
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged, or no .npz of plain arrays ({' '.join(str(error).split())[:120]}); get it again") from None
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(
+            f"{path} is damaged, or no .npz of plain arrays ({' '.join(str(error).split())[:120]}); get it again"
+        ) from None
 
 
 def write_npz(path, images: np.ndarray, labels: np.ndarray | None) -> None:
@@ -82,7 +106,9 @@ def read_image(path) -> np.ndarray:
         with Image.open(path) as image:
             pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
     except OSError as error:
-        raise UserError(f"{path} cannot be read as an image ({error}); remove it or get it again") from None
+        raise UserError(
+            f"{path} cannot be read as an image ({error}); remove it or get it again"
+        ) from None
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
@@ -92,13 +118,17 @@ def batches(images, indices: range, size: int):
     Raises UserError when they differ in shape.
     """
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        read = lambda start: [pool.submit(images.__getitem__, i) for i in indices[start : start + size]]
+        read = lambda start: [
+            pool.submit(images.__getitem__, i) for i in indices[start : start + size]
+        ]
         ahead = read(0)
         for start in range(0, len(indices), size):
             now, ahead = ahead, read(start + size)
             batch = [image for image in (future.result() for future in now) if image is not None]
             odd = next((b.shape for b in batch if b.shape != batch[0].shape), None)
             if odd:
-                raise UserError(f"{getattr(images, 'name', 'the images')}: shapes {list(batch[0].shape)} and {list(odd)} are mixed; crop all images to one size")
+                raise UserError(
+                    f"{getattr(images, 'name', 'the images')}: shapes {list(batch[0].shape)} and {list(odd)} are mixed; crop all images to one size"
+                )
             if batch:
                 yield np.stack(batch)

@@ -50,13 +50,16 @@ def matmul_rate(dtype) -> float:
 
 # ---------------------------------------------------------------- FLOPs, from the traced program
 
+
 def matmul_flops(jaxpr) -> float:
     """FLOPs (2 per multiply-add) of the matrix products and convolutions of a jaxpr, over all devices.
 
     A scan counts as often as it turns, which XLA's own count does not do, and recomputation counts as it is traced. Element-wise work is left out: it is bound by memory.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # what nobody uses the compiler leaves out
+    jaxpr, _ = partial_eval.dce_jaxpr(
+        jaxpr, [True] * len(jaxpr.outvars)
+    )  # what nobody uses the compiler leaves out
     return _flops(jaxpr)
 
 
@@ -72,16 +75,31 @@ def _flops_of(eqn) -> float:
         return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[i] for i in contracted)
     if name == "conv_general_dilated":
         kernel, spec = eqn.invars[1].aval.shape, params["dimension_numbers"].rhs_spec
-        useful = math.prod(params["lhs_dilation"])  # the zeros between inputs, in the gradient of a strided convolution, are no work
-        return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) / kernel[spec[0]] / useful
+        useful = math.prod(
+            params["lhs_dilation"]
+        )  # the zeros between inputs, in the gradient of a strided convolution, are no work
+        return (
+            2.0
+            * math.prod(eqn.outvars[0].aval.shape)
+            * math.prod(kernel)
+            / kernel[spec[0]]
+            / useful
+        )
     if name == "cond":
         return max(_flops(branch) for branch in params["branches"])
-    inner = sum(_flops(value) for value in params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr"))
+    inner = sum(
+        _flops(value)
+        for value in params.values()
+        if hasattr(value, "eqns") or hasattr(value, "jaxpr")
+    )
     return inner * params["length"] if name == "scan" else inner
 
 
 # ---------------------------------------------------------------- bytes, from shapes
 
+
 def tree_bytes(tree) -> int:
     """Bytes of arrays or shapes on one device, by their shardings."""
-    return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+    return sum(
+        math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
+    )

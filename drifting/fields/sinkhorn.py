@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from drifting.kernel import log_kernel, log_weight, perplexity
+from drifting.distances import log_kernel, log_weight, perplexity
 
 
 def log_plan(log_k, log_a, log_b, iterations):
@@ -28,19 +28,40 @@ def log_plan(log_k, log_a, log_b, iterations):
     return u[:, None] + log_k + v
 
 
-def sinkhorn_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit=1.0, *, kernel="laplace", iterations=20.0, attraction=1.0, repulsion=1.0):
+def sinkhorn_field(
+    x,
+    pos,
+    neg,
+    weight_pos,
+    weight_neg,
+    tau,
+    self_neg,
+    unit=1.0,
+    *,
+    kernel="laplace",
+    iterations=20.0,
+    attraction=1.0,
+    repulsion=1.0,
+):
     """V = T_{q->p}(x) - T_{q->q'}(x), with T = (Pi @ y) / rowsum(Pi) the barycentre of what the plan Pi sends x to.
 
     neg should be q', a second batch independent of x: then V is 0 in expectation for p = q. kernel: laplace for the cost ||x - y||, gaussian for ||x - y||^2 / 2.
     Without iterations Pi is the kernel itself and stays unnormalised, V = sum_y b_y k(x, y) (y - x) of either set (the flow of a maximum mean discrepancy);
     half an iteration is a softmax over y (the flow of a KL divergence).
     """
+
     def pull(y, weight, self_neg):
         log_a = jnp.full(x.shape[0], -jnp.log(x.shape[0]))
-        log_pi = log_plan(log_kernel(x, y, kernel, tau, unit, self_neg), log_a, log_weight(weight), iterations)
+        log_pi = log_plan(
+            log_kernel(x, y, kernel, tau, unit, self_neg), log_a, log_weight(weight), iterations
+        )
         w = jax.nn.softmax(log_pi, axis=1)  # Pi / rowsum(Pi), which does not underflow
         v = jnp.matmul(w, y, precision=jax.lax.Precision.HIGHEST) - x
-        return (v if iterations else v * jnp.exp(jax.nn.logsumexp(log_pi - log_a[:, None], axis=1, keepdims=True))), w
+        return (
+            v
+            if iterations
+            else v * jnp.exp(jax.nn.logsumexp(log_pi - log_a[:, None], axis=1, keepdims=True))
+        ), w
 
     (v_pos, share), (v_neg, _) = pull(pos, weight_pos, 0), pull(neg, weight_neg, self_neg)
     return attraction * v_pos - repulsion * v_neg, perplexity(share)

@@ -47,7 +47,7 @@ def read_tensors(path: str | Path, sha256: str = "") -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} is damaged or truncated ({type(error).__name__}: {one_line(error)}): fetch it again"
         ) from error
-    from utils.torch_file import read_torch_file
+    from utils.weight_files.torch_file import read_torch_file
 
     return dotted(read_torch_file(path))
 
@@ -86,7 +86,9 @@ def strip_prefix(tensors: dict[str, np.ndarray], anchor: str, source: str) -> di
     alone.
     """
     prefixes = [
-        name.removesuffix(anchor) for name in tensors if name == anchor or name.endswith("." + anchor)
+        name.removesuffix(anchor)
+        for name in tensors
+        if name == anchor or name.endswith("." + anchor)
     ]
     if not prefixes:
         raise UserError(
@@ -94,10 +96,16 @@ def strip_prefix(tensors: dict[str, np.ndarray], anchor: str, source: str) -> di
             f"weights (it has {list(tensors)[:3]} ...)"
         )
     prefix = min(prefixes, key=lambda p: (bool(re.search("momentum|encoder_k", p)), len(p)))
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
-def match(tensors: dict[str, np.ndarray], expected: Any, source: str, ignore: tuple[str, ...] = ()) -> Any:
+def match(
+    tensors: dict[str, np.ndarray], expected: Any, source: str, ignore: tuple[str, ...] = ()
+) -> Any:
     """Parameters in the structure of `expected` (nested dicts of shapes), float32, from the tensors whose
     names are their dotted paths.
 
@@ -136,7 +144,9 @@ def match(tensors: dict[str, np.ndarray], expected: Any, source: str, ignore: tu
         params[path] = np.stack(arrays) if stacked else arrays[0]
     for name in tensors:
         if name not in used and not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
-            raise UserError(f"{source}: unexpected tensor {name}: the weights of another architecture")
+            raise UserError(
+                f"{source}: unexpected tensor {name}: the weights of another architecture"
+            )
     return jax.tree.map(jax.numpy.asarray, unflatten_dict(params))
 
 

@@ -10,11 +10,36 @@ import math
 import re
 from collections.abc import Iterator
 
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
-         "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
+SIZES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-NO_WORK = ("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
-           "call", "after-all", "partition-id", "replica-id")  # fmt: skip
+NO_WORK = (
+    "parameter",
+    "constant",
+    "iota",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
+)
 SLICES = ("dynamic-slice", "slice", "gather")
 CALLS = r"(?:body|calls|to_apply|branch_computations|true_computation|false_computation)=\{?([%\w.\-, ]+)"
 SHAPE = r"(\w+)\[([\d,]*)\](\{[^}]*\})?"  # type, sizes, layout
@@ -35,7 +60,9 @@ class Instruction:
     @functools.cached_property
     def bytes(self) -> int:
         """Of the result in main memory; what has a memory space, S(n), is in a memory on the core."""
-        return sum(_bytes(*shape) for *shape, layout in re.findall(SHAPE, self.shape) if "S(" not in layout)
+        return sum(
+            _bytes(*shape) for *shape, layout in re.findall(SHAPE, self.shape) if "S(" not in layout
+        )
 
     @functools.cached_property
     def whole(self) -> int:
@@ -58,7 +85,9 @@ class Module:
 
     def outer(self) -> Iterator[tuple[float, list[Instruction]]]:
         """(how often it runs, instructions) of every computation that is no part of an instruction."""
-        return ((n, self.computations[name]) for name, n in self.runs.items() if name not in self.inner)
+        return (
+            (n, self.computations[name]) for name, n in self.runs.items() if name not in self.inner
+        )
 
 
 @functools.lru_cache(maxsize=2)
@@ -85,7 +114,11 @@ def parse(hlo: str) -> Module:
             loop = _turns(one, computations) if one.kind == "while" else 1
             for callee in one.called:
                 if callee in computations:
-                    visit(callee, times * loop, within or one.kind not in ("while", "conditional", "call"))
+                    visit(
+                        callee,
+                        times * loop,
+                        within or one.kind not in ("while", "conditional", "call"),
+                    )
 
     if entry:
         visit(entry, 1.0, False)
@@ -110,6 +143,7 @@ def _bytes(kind: str, dims: str) -> int:
 
 # ---------------------------------------------------------------- between devices
 
+
 def collective_traffic(hlo: str) -> dict[str, tuple[float, float]]:
     """{operation: (how many, bytes)} of a step; bytes: what it yields on a device, or takes, if more."""
     module, found = parse(hlo), collections.defaultdict(lambda: (0.0, 0.0))
@@ -119,7 +153,9 @@ def collective_traffic(hlo: str) -> dict[str, tuple[float, float]]:
             kind = one.kind.removesuffix("-start")
             if kind in COLLECTIVES:
                 taken = sum(scope[x].whole for x in one.operands if x in scope)
-                both = one.kind != kind and kind != "all-reduce"  # such a start yields what it takes as well
+                both = (
+                    one.kind != kind and kind != "all-reduce"
+                )  # such a start yields what it takes as well
                 size = max(taken, one.whole - taken * both)
                 n, total = found[kind]
                 found[kind] = (n + times, total + times * size)
@@ -132,6 +168,7 @@ def sent_bytes(traffic: dict[str, tuple[float, float]]) -> float:
 
 
 # ---------------------------------------------------------------- to memory
+
 
 def memory_traffic(hlo: str) -> float:
     """Bytes that a step reads from and writes to main memory: operands and results of every instruction, each
@@ -166,7 +203,10 @@ def _traffic(one: Instruction, scope, module: Module) -> float:
 
 def _taken(body: list[Instruction], index: int, module: Module) -> float:
     """Bytes that a fusion reads of its operand: slices of it, if it takes nothing else."""
-    names, total = {one.name for one in body if one.kind == "parameter" and one.operands == (str(index),)}, 0
+    names, total = (
+        {one.name for one in body if one.kind == "parameter" and one.operands == (str(index),)},
+        0,
+    )
     for one in body:
         at = [i for i, name in enumerate(one.operands) if name in names]
         if not at:
@@ -177,7 +217,9 @@ def _taken(body: list[Instruction], index: int, module: Module) -> float:
             total += one.whole
         elif one.kind == "fusion":
             total += sum(_taken(module.computations[one.called[0]], i, module) for i in at)
-        elif one.kind not in ("dynamic-update-slice", "scatter") or at != [0]:  # these leave the rest
+        elif one.kind not in ("dynamic-update-slice", "scatter") or at != [
+            0
+        ]:  # these leave the rest
             return math.inf
     return total
 
@@ -195,12 +237,17 @@ def _put(body: list[Instruction], whole: int) -> float:
 def estimated_cycles(hlo: str) -> float:
     """The TPU compiler's estimate of the cycles of a step, 0 where it gives none."""
     module, found = parse(hlo), r'"estimated_cycles":"(\d+)"'
-    cycles = {name: sum(map(float, re.findall(found, "".join(one.rest for one in module.computations[name]))))
-              for name in module.runs}  # fmt: skip
+    cycles = {
+        name: sum(
+            map(float, re.findall(found, "".join(one.rest for one in module.computations[name])))
+        )
+        for name in module.runs
+    }
     return sum(times * cycles[name] for name, times in module.runs.items())
 
 
 # ---------------------------------------------------------------- in memory
+
 
 def allocations(text: str) -> dict[str, int]:
     """{"temporary" or "other": bytes} of main memory, by the compiler's dump of a buffer assignment; what has

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import optax
 
-from utils import config as config_lib, distributed, processes
+from utils import config as config_lib
+from utils import distributed, processes
 from utils.checkpoint import Checkpoints, StopSignal
 from utils.errors import UserError
 from utils.logging import RunLog
@@ -72,8 +73,11 @@ class Job:
 
 # ---------------------------------------------------------------- the run folder
 
+
 def run_folder(config, prefix: str = "") -> pathlib.Path:
-    return pathlib.Path(config.save_dir or f"runs/{prefix}{config.dataset_name.replace('/', '_').replace(':', '_')}")
+    return pathlib.Path(
+        config.save_dir or f"runs/{prefix}{config.dataset_name.replace('/', '_').replace(':', '_')}"
+    )
 
 
 def has_run(folder: pathlib.Path) -> bool:
@@ -87,10 +91,18 @@ def check_same_run(before, config, where, fixed: tuple[str, ...], free: tuple[st
     fixed: how the keys that must not change start; free: those among them that may. Raises UserError.
     """
     before, now = config_lib.flatten(before), config_lib.flatten(config.to_dict())
-    changed = {k: (before[k], v) for k, v in now.items() if k in before and (tuple(before[k]) if isinstance(before[k], list) else before[k]) != v}
-    for k, (old, new) in sorted(changed.items(), key=lambda item: "." in item[0]):  # the whole before its parts
+    changed = {
+        k: (before[k], v)
+        for k, v in now.items()
+        if k in before and (tuple(before[k]) if isinstance(before[k], list) else before[k]) != v
+    }
+    for k, (old, new) in sorted(
+        changed.items(), key=lambda item: "." in item[0]
+    ):  # the whole before its parts
         if k.startswith(fixed) and k not in free:
-            raise UserError(f"{where} holds a run with {k} = {old}, but {k} = {new} was asked for; give another --save_dir, or --{k} {old}")
+            raise UserError(
+                f"{where} holds a run with {k} = {old}, but {k} = {new} was asked for; give another --save_dir, or --{k} {old}"
+            )
     for k in changed.keys() - {"save_dir", "load_dir", "init_from", "dry_run", "recipe"}:
         log.warning("%s: %s was %s and is now %s", where, k, *changed[k])
 
@@ -104,7 +116,9 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
         (mark := folder / f".writable_{jax.process_index()}").touch()
         mark.unlink()
     except OSError as error:
-        raise UserError(f"--save_dir {folder}: cannot write there ({error.strerror}); give a folder that can be written") from None
+        raise UserError(
+            f"--save_dir {folder}: cannot write there ({error.strerror}); give a folder that can be written"
+        ) from None
     return folder
 
 
@@ -113,11 +127,19 @@ def alone_in(folder: pathlib.Path):
     """Holds the run folder: the metrics and checkpoints of two programs would mix. The system lets go of it with the process, however that ends. Raises UserError."""
     with open(folder / ".lock", "w") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not passed on to worker processes
+            fcntl.lockf(
+                file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # unlike flock, not passed on to worker processes
         except (BlockingIOError, PermissionError):
-            raise UserError(f"{folder}: another program is training there; wait until it ends, or give another --save_dir") from None
+            raise UserError(
+                f"{folder}: another program is training there; wait until it ends, or give another --save_dir"
+            ) from None
         except OSError as error:
-            log.warning("%s: the file system has no locks (%s): see that one program at a time trains there", folder, error.strerror)
+            log.warning(
+                "%s: the file system has no locks (%s): see that one program at a time trains there",
+                folder,
+                error.strerror,
+            )
         yield
 
 
@@ -128,33 +150,55 @@ def megabytes_per_device(tree) -> str:
 
 # ---------------------------------------------------------------- the loop
 
+
 def build_optimizer(o, max_steps):
     """AdamW with warm-up and clipping by the global norm (A.8), of the group `optim`: (learning rate by step, optax transformation)."""
     if o.schedule == "cosine":
-        schedule = optax.warmup_cosine_decay_schedule(0.0, o.learning_rate, o.warmup_steps, max_steps, o.end_learning_rate)
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0, o.learning_rate, o.warmup_steps, max_steps, o.end_learning_rate
+        )
     else:
-        schedule = optax.linear_schedule(0.0, o.learning_rate, o.warmup_steps) if o.warmup_steps else optax.constant_schedule(o.learning_rate)
-    return schedule, optax.chain(optax.clip_by_global_norm(o.clip), optax.adamw(schedule, o.b1, o.b2, weight_decay=o.weight_decay))
+        schedule = (
+            optax.linear_schedule(0.0, o.learning_rate, o.warmup_steps)
+            if o.warmup_steps
+            else optax.constant_schedule(o.learning_rate)
+        )
+    return schedule, optax.chain(
+        optax.clip_by_global_norm(o.clip),
+        optax.adamw(schedule, o.b1, o.b2, weight_decay=o.weight_decay),
+    )
 
 
 def check_finite(step: int, values: dict):
     """Raises UserError when the training has left the numbers."""
     bad = [k for k, v in values.items() if not np.isfinite(v)]
     if bad:
-        raise UserError(f"step {step}: {', '.join(bad)} not finite; the last checkpoint is from before. Lower --optim.learning_rate, or raise --optim.warmup_steps")
+        raise UserError(
+            f"step {step}: {', '.join(bad)} not finite; the last checkpoint is from before. Lower --optim.learning_rate, or raise --optim.warmup_steps"
+        )
 
 
 def agree(job: Job, checkpoints: Checkpoints):
     """The processes of a job must have been given the same, and write to the same run folder."""
     distributed.agree_on_folder(checkpoints.folder.parent)
-    facts = {"the list of checkpoints": checkpoints.steps(), "the version of jax": jax.__version__, "the number of samples": job.samples}
+    facts = {
+        "the list of checkpoints": checkpoints.steps(),
+        "the version of jax": jax.__version__,
+        "the number of samples": job.samples,
+    }
     distributed.agree("at the start", config_lib.flatten(job.config.to_dict()) | facts)
 
 
 def train(job: Job, folder: pathlib.Path):
     """Resume or start, step, log, evaluate, draw, save, until max_steps or a signal."""
     lock = alone_in(folder) if processes.is_first() else contextlib.nullcontext()
-    with lock, StopSignal() as stop, Checkpoints(folder / "checkpoints", job.config.keep_checkpoints, job.config.keep_interval) as checkpoints:
+    with (
+        lock,
+        StopSignal() as stop,
+        Checkpoints(
+            folder / "checkpoints", job.config.keep_checkpoints, job.config.keep_interval
+        ) as checkpoints,
+    ):
         _train(job, folder, checkpoints, stop)
 
 
@@ -169,13 +213,25 @@ def _train(job: Job, folder: pathlib.Path, checkpoints: Checkpoints, stop: StopS
     if processes.is_first():
         config_lib.save_json(config, folder / "config.json")
     if start >= config.max_steps:
-        log.info("%s: complete at step %d. To go on raise --max_steps; for a new run give another --save_dir", folder, start)
+        log.info(
+            "%s: complete at step %d. To go on raise --max_steps; for a new run give another --save_dir",
+            folder,
+            start,
+        )
         return
     job.prepare(start)
-    waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), start  # of the interval between two log lines
+    waited, paused, since, since_step = (
+        0.0,
+        0.0,
+        time.perf_counter(),
+        start,
+    )  # of the interval between two log lines
 
     log.info("%s: training to step %d; the first step is compiled now", folder, config.max_steps)
-    with RunLog(folder, config.wandb, start, config.to_dict()) as run, run.progress(start, config.max_steps) as bar:
+    with (
+        RunLog(folder, config.wandb, start, config.to_dict()) as run,
+        run.progress(start, config.max_steps) as bar,
+    ):
         for step in range(start + 1, config.max_steps + 1):
             with jax.transfer_guard("disallow"):
                 before = time.perf_counter()
@@ -190,11 +246,22 @@ def _train(job: Job, folder: pathlib.Path, checkpoints: Checkpoints, stop: StopS
             due = lambda interval: interval and step % interval == 0 or last and interval
 
             if due(config.log_interval):
-                values = {k: float(v) for k, v in jax.device_get(metrics).items()}  # waits for the device
+                values = {
+                    k: float(v) for k, v in jax.device_get(metrics).items()
+                }  # waits for the device
                 check_finite(step, values)
                 seconds = time.perf_counter() - since - paused
                 rate = config.batch_size * (step - since_step) / seconds
-                run.log(step, values | {"lr": job.learning_rate(step), "images_per_s": rate, "data_wait": waited / seconds, "seconds": seconds})
+                run.log(
+                    step,
+                    values
+                    | {
+                        "lr": job.learning_rate(step),
+                        "images_per_s": rate,
+                        "data_wait": waited / seconds,
+                        "seconds": seconds,
+                    },
+                )
                 bar.show(step, values, rate)
                 job.after_log(step, values)
                 waited, paused, since, since_step = 0.0, 0.0, time.perf_counter(), step

@@ -4,26 +4,37 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-MASKED = -1e30  # a logit whose kernel value is 0; finite, so that a row of masked logits stays finite
+MASKED = (
+    -1e30
+)  # a logit whose kernel value is 0; finite, so that a row of masked logits stays finite
 
 
-def distance(x: Float[Array, "*B N D"], y: Float[Array, "*B M D"], shared: int = 0) -> Float[Array, "*B N M"]:
+def distance(
+    x: Float[Array, "*B N D"], y: Float[Array, "*B M D"], shared: int = 0
+) -> Float[Array, "*B N M"]:
     """Plain L2 distances ||x - y||, with the square clipped at 1e-8 as in the authors' release.
 
     shared: y[:shared] are x themselves (0 or N). Their norms then come from the matrix product that the squares are made of, so that coinciding samples are at
     distance 0 to the last bit: what separates a collapsed generator must not be rounding.
     """
-    centre = jnp.mean(y, -2, keepdims=True)  # a common offset would cancel away the digits that matter
+    centre = jnp.mean(
+        y, -2, keepdims=True
+    )  # a common offset would cancel away the digits that matter
     x, y = x - centre, y - centre
     dot = jnp.einsum("...nd,...md->...nm", x, y, precision=jax.lax.Precision.HIGHEST)
     x_sq, y_sq = jnp.sum(x * x, -1), jnp.sum(y * y, -1)
     if shared:  # no slice or concatenation: compilers split this by rows of x, and leave y whole
         diagonal = jnp.where(jnp.eye(*dot.shape[-2:], dtype=bool), dot, 0)
-        x_sq, y_sq = jnp.sum(diagonal, -1), jnp.where(jnp.arange(y.shape[-2]) < shared, jnp.sum(diagonal, -2), y_sq)
+        x_sq, y_sq = (
+            jnp.sum(diagonal, -1),
+            jnp.where(jnp.arange(y.shape[-2]) < shared, jnp.sum(diagonal, -2), y_sq),
+        )
     return jnp.sqrt(jnp.maximum(x_sq[..., :, None] + y_sq[..., None, :] - 2 * dot, 1e-8))
 
 
-def log_kernel(x: Float[Array, "N D"], y: Float[Array, "M D"], kernel: str, tau, unit, self_neg: int) -> Float[Array, "N M"]:
+def log_kernel(
+    x: Float[Array, "N D"], y: Float[Array, "M D"], kernel: str, tau, unit, self_neg: int
+) -> Float[Array, "N M"]:
     """log k(x, y) = -c(x, y) / eps, and MASKED where y[:self_neg] is x itself. unit: the length of a typical distance, S sqrt(D).
 
     laplace:  c = ||x - y||        eps = tau unit      (eq. 12)

@@ -6,10 +6,41 @@ import pathlib
 from utils.figures import save_panels
 from utils.logging import replacing
 
-SETTINGS = ("samples", "step", "ema", "cfg_scale", "seed", "num_samples", "features", "resize", "weights", "reference", "labels", "denoise_timesteps")
-TEXTS = ("samples", "ema", "features", "resize", "weights", "reference", "labels")  # even where they look like numbers
+SETTINGS = (
+    "samples",
+    "step",
+    "ema",
+    "cfg_scale",
+    "seed",
+    "num_samples",
+    "features",
+    "resize",
+    "weights",
+    "reference",
+    "labels",
+    "denoise_timesteps",
+)
+TEXTS = (
+    "samples",
+    "ema",
+    "features",
+    "resize",
+    "weights",
+    "reference",
+    "labels",
+)  # even where they look like numbers
 DISTANCES = ("fid", "fd_")  # how names of Frechet distances start
-SCORES = (*DISTANCES, "kid", "kd_", "is", "precision", "recall", "density", "coverage", "class_agreement")
+SCORES = (
+    *DISTANCES,
+    "kid",
+    "kd_",
+    "is",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "class_agreement",
+)
 MOST_STEPS = 6  # curves in a figure over alpha
 
 
@@ -35,7 +66,9 @@ def same_settings(a: dict, b: dict, but: tuple[str, ...] = ()) -> bool:
 
 def find_row(path: pathlib.Path, settings: dict, names: list[str]) -> dict | None:
     """The row with these settings and all these scores, if there is one."""
-    return next((r for r in read_rows(path) if same_settings(r, settings) and set(names) <= r.keys()), None)
+    return next(
+        (r for r in read_rows(path) if same_settings(r, settings) and set(names) <= r.keys()), None
+    )
 
 
 def show(row: dict) -> str:
@@ -45,7 +78,9 @@ def show(row: dict) -> str:
 
 def parameters(row: dict) -> str:
     """In a title: which parameters a row is of."""
-    return {"raw": "raw parameters", "": "published parameters"}.get(str(row.get("ema", "")), f"EMA {row.get('ema')}")
+    return {"raw": "raw parameters", "": "published parameters"}.get(
+        str(row.get("ema", "")), f"EMA {row.get('ema')}"
+    )
 
 
 def append_row(path: pathlib.Path, row: dict) -> None:
@@ -53,7 +88,10 @@ def append_row(path: pathlib.Path, row: dict) -> None:
     rows = read_rows(path)
     before = next((r for r in rows if same_settings(r, row)), {})
     rows = [r for r in rows if r is not before] + [before | row]
-    columns = sorted(dict.fromkeys(k for r in rows for k in r), key=lambda k: SETTINGS.index(k) if k in SETTINGS else len(SETTINGS))
+    columns = sorted(
+        dict.fromkeys(k for r in rows for k in r),
+        key=lambda k: SETTINGS.index(k) if k in SETTINGS else len(SETTINGS),
+    )
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
@@ -65,7 +103,10 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [{k: v if k in TEXTS else _number(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        return [
+            {k: v if k in TEXTS else _number(v) for k, v in row.items() if v}
+            for row in csv.DictReader(file)
+        ]
 
 
 def _number(text: str):
@@ -83,7 +124,11 @@ def draw_curves(folder: pathlib.Path, row: dict) -> list[pathlib.Path]:
     A figure that would have one point is not drawn. Returns what was drawn.
     """
     name, drawn = distance(row), []
-    rows = [r for r in read_rows(folder / "fid.csv") if same_settings(r, row, but=("step", "cfg_scale")) and name in r]
+    rows = [
+        r
+        for r in read_rows(folder / "fid.csv")
+        if same_settings(r, row, but=("step", "cfg_scale")) and name in r
+    ]
     inception_score = next((k for k in row if k == "is" or k.startswith("is_")), "")
 
     def curves(score, over, per):
@@ -100,6 +145,10 @@ def draw_curves(folder: pathlib.Path, row: dict) -> list[pathlib.Path]:
         save_panels(drawn[-1], [(name, curves(name, "step", "cfg_scale"), "step", "", True)], title)
     if len({r["cfg_scale"] for r in rows}) > 1:
         drawn.append(folder / f"{name}_by_alpha.png")
-        panels = [(s, curves(s, "cfg_scale", "step"), "alpha", "", False) for s in (name, inception_score) if s]
+        panels = [
+            (s, curves(s, "cfg_scale", "step"), "alpha", "", False)
+            for s in (name, inception_score)
+            if s
+        ]
         save_panels(drawn[-1], panels, title)
     return drawn

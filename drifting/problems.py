@@ -17,7 +17,9 @@ def pack(phi: dict[str, Float[Array, "M T D"]]) -> dict[str, Float[Array, "M sum
     return {d: jnp.concatenate([phi[k] for k in names], 1) for d, names in by_width(phi).items()}
 
 
-def unpack(packed: dict[str, Float[Array, "R sumT D"]], like: dict[str, Float[Array, "M T D"]]) -> dict[str, Float[Array, "R T D"]]:
+def unpack(
+    packed: dict[str, Float[Array, "R sumT D"]], like: dict[str, Float[Array, "M T D"]]
+) -> dict[str, Float[Array, "R T D"]]:
     """The sets that `pack` put side by side. like: sets of these names and shapes, of any samples."""
     out = {}
     for d, names in by_width(like).items():
