@@ -167,8 +167,8 @@ class Counting:
 
 def rate(dataset, images):
     """Images per second of processor time of a batched stream, by about so many images, after a warm-up."""
-    source = Counting(dataset.source)
-    batches = pipeline.stream(dataclasses.replace(dataset, source=source), 0, 20)
+    source = Counting(dataset.samples)
+    batches = pipeline.stream(dataclasses.replace(dataset, samples=source), 0, 20)
     next(batches)
     first, start = source.n, time.process_time()
     while source.n - first < images:

@@ -53,7 +53,7 @@ class RandomAccess(Protocol):
 class Dataset:
     """One split of a data set.
 
-    name: as given on the command line. split: what is in `source`; "train" when "test" was asked for where nothing is held out.
+    name: as given on the command line. split: what is in `samples`; "train" when "test" was asked for where nothing is held out.
     shape: (H, W, C) of a sample. dtype: "uint8" (pixels, [0, 255]) or "float32" (scaled latents).
     class_names: one per class, in label order; a set without labels has one class. counts: samples per class, None where they are not known without reading everything.
     augment: (sample, generator) -> sample, applied to each sample drawn, or None. max_corrupt: share of samples that may be unreadable.
@@ -63,7 +63,7 @@ class Dataset:
 
     name: str
     split: str
-    source: RandomAccess
+    samples: RandomAccess
     shape: tuple[int, int, int]
     dtype: str
     class_names: tuple[str, ...]
@@ -115,7 +115,7 @@ def one_class(name: str, options) -> bool:
     return options.label_column == "none"
 
 
-def images_of(name: str, options: Mapping | None = None) -> tuple[str, Mapping | None]:
+def origin(name: str, options: Mapping | None = None) -> tuple[str, Mapping | None]:
     """(name, options) of the data set whose images the latents of `name` encode; any other set is its own."""
     module = _module(name)
     return module.origin(name) if hasattr(module, "origin") else (name, options)

@@ -24,7 +24,7 @@ class Readable:
 
     def __init__(self, dataset):
         self.source, self.name, self.max_corrupt, self.n_classes = (
-            dataset.source,
+            dataset.samples,
             dataset.name,
             dataset.max_corrupt,
             dataset.n_classes,

@@ -184,7 +184,7 @@ def load_reference(
     if not dataset_name and not fid_stats:
         raise UserError("nothing to compare with: give --fid_stats, or --dataset_name")
     if dataset_name:
-        dataset_name, data_options = data.images_of(dataset_name, data_options)
+        dataset_name, data_options = data.origin(dataset_name, data_options)
     load = functools.cache(lambda split: data.load(dataset_name, split, data_options))
     file = (
         read_statistics(fid_stats)
@@ -212,7 +212,7 @@ def load_reference(
         return of_images(fid_stats, images, network, wanted, batch_size, sharding)
     dataset = load(split or ("train" if network.counted else "test"))
     train = None
-    if not network.counted and len(load("train").source) <= CLASSIFIER_LIMIT:
+    if not network.counted and len(load("train").samples) <= CLASSIFIER_LIMIT:
         train = functools.cache(lambda: pipeline.everything(load("train")))
     return of_images(
         f"{dataset_name}:{dataset.split}",

@@ -102,7 +102,7 @@ def real_rows(metadata: dict, classes: list[int], flags) -> np.ndarray:
         raise UserError(
             f"--compare: {flags.load_dir} does not name a data set; it needs the folder of a run"
         )
-    name, options = data.images_of(metadata["dataset"]["name"], metadata["config"]["data"])
+    name, options = data.origin(metadata["dataset"]["name"], metadata["config"]["data"])
     images, labels = pipeline.everything(data.load(name, "test", options))
     of_class = lambda k: (
         np.flatnonzero(labels == k) if k < labels.max() + 1 else np.arange(len(labels))

@@ -133,7 +133,7 @@ def main(flag_values):
         )
     vae, params = load_vae(flags.vae)
     mesh = sharding.make_mesh(0, 1)
-    batch_size, n = flags.encode_batch_size * mesh.size, len(dataset.source)
+    batch_size, n = flags.encode_batch_size * mesh.size, len(dataset.samples)
     latent = latent_shape(flags.vae, dataset.shape)
     images = {
         "dataset": dataset.name,

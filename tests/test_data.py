@@ -150,7 +150,7 @@ def test_same_pixels_whatever_the_source(kind, image_size, tmp_path, caches):
     assert (
         dataset.class_names == CLASSES
         and dataset.counts == (PER_CLASS,) * 3
-        and len(dataset.source) == len(files)
+        and len(dataset.samples) == len(files)
     )
     images, labels = pipeline.everything(dataset)
     if kind.startswith("tfds"):  # which shuffles when it prepares
@@ -327,7 +327,7 @@ def test_corrupt_images_are_skipped_counted_and_named(tmp_path, caplog):
     victim.write_bytes(files[5][0][: len(files[5][0]) // 2])
     dataset = data.load(f"folder:{root}", options={"max_corrupt": 0.1})
     with pytest.raises(Corrupt, match="005.jpg"):
-        dataset.source[5]
+        dataset.samples[5]
     images, labels = pipeline.everything(dataset)
     assert len(images) == 11 and np.bincount(labels).tolist() == [4, 3, 4]
     stream = pipeline.stream(dataset, 0, 4)
@@ -380,8 +380,8 @@ def test_folder_splits(tmp_path, caplog):
     held_out = data.load(f"folder:{tmp_path}", "test")
     assert (
         held_out.split == "test"
-        and len(held_out.source) == 6
-        and len(data.load(f"folder:{tmp_path}").source) == 12
+        and len(held_out.samples) == 6
+        and len(data.load(f"folder:{tmp_path}").samples) == 12
     )
     assert "did you mean val?" in message(data.load, f"folder:{tmp_path}", "vall")
     (tmp_path / "train" / "dog").mkdir()
@@ -413,7 +413,7 @@ def test_labels_of_every_kind(tmp_path, caches, caplog):
     assert (
         texts.class_names == ("a", "b", "c")
         and texts.counts == (1, 2, 1)
-        and texts.source[0]["label"] == 1
+        and texts.samples[0]["label"] == 1
     )
     numbers = parquet(
         tmp_path / "numbers",
@@ -422,7 +422,7 @@ def test_labels_of_every_kind(tmp_path, caches, caplog):
     )
     assert data.load(numbers, options={"label_column": "kind"}).counts == (1, 1, 2)
     none = data.load(numbers)
-    assert none.class_names == ("all",) and none.counts == (4,) and none.source[3]["label"] == 0
+    assert none.class_names == ("all",) and none.counts == (4,) and none.samples[3]["label"] == 0
     assert "no column 'kindd'; did you mean kind?" in message(
         data.load, numbers, options={"label_column": "kindd"}
     )
@@ -433,8 +433,8 @@ def test_labels_of_every_kind(tmp_path, caches, caplog):
         {"pic": images, "coarse": [0, 1, 0, 1], "fine": [1, 1, 0, 0]},
         datasets.Features({"pic": image, "coarse": labels, "fine": labels}),
     )
-    assert data.load(both).source[0]["label"] == 0 and "coarse, not from fine" in caplog.text
-    assert data.load(both, options={"label_column": "fine"}).source[0]["label"] == 1
+    assert data.load(both).samples[0]["label"] == 0 and "coarse, not from fine" in caplog.text
+    assert data.load(both, options={"label_column": "fine"}).samples[0]["label"] == 1
     assert data.load(both, options={"label_column": "none"}).n_classes == 1
     hole = datasets.Features({"pic": image, "label": datasets.ClassLabel(names=["x", "y", "z"])})
     assert "class 1 ('y') has no samples" in message(
@@ -466,10 +466,10 @@ def test_hub_splits_of_a_short_name_from_a_local_copy(tmp_path, caches):
         for split in ("train", "test")
     )
     assert (
-        len(train.source) == 200
-        and len(test.source) == 400
+        len(train.samples) == 200
+        and len(test.samples) == 400
         and train.shape == (64, 64, 3)
-        and train.source[0]["image"].shape == (64, 64, 3)
+        and train.samples[0]["image"].shape == (64, 64, 3)
     )
 
 
@@ -512,9 +512,9 @@ def test_facts_of_short_names_need_no_network():
     for name in data.HUB:
         known = data.load(name, facts_only=True)
         assert (
-            len(known.source) >= 28_000
+            len(known.samples) >= 28_000
             and known.shape[0] == known.shape[1]
-            and (known.counts is None or sum(known.counts) == len(known.source))
+            and (known.counts is None or sum(known.counts) == len(known.samples))
         )
     assert data.load("imagenet256", facts_only=True).shape == (256, 256, 3) and data.load(
         "mnist", facts_only=True
@@ -570,7 +570,7 @@ def test_one_class_of_every_source(tmp_path, caches):
         dataset = data.load(name, options={"label_column": "none"})
         assert (
             dataset.class_names == ("all",)
-            and dataset.counts == (len(dataset.source),)
+            and dataset.counts == (len(dataset.samples),)
             and not pipeline.everything(dataset)[1].any()
         )
 
@@ -580,9 +580,9 @@ def test_tfds_without_tensorflow(tmp_path, caplog):
     folder = prepare_tfds(tmp_path / "odd", pictures())
     options = {"dir": str(tmp_path / "odd")}
     dataset = data.load("tfds:odd", options=options)
-    again = pickle.loads(pickle.dumps(dataset.source))
-    np.testing.assert_array_equal(again[3]["image"], dataset.source[3]["image"])
-    negative = dataclasses.replace(dataset, source=Relabelled(dataset.source, -1))
+    again = pickle.loads(pickle.dumps(dataset.samples))
+    np.testing.assert_array_equal(again[3]["image"], dataset.samples[3]["image"])
+    negative = dataclasses.replace(dataset, samples=Relabelled(dataset.samples, -1))
     assert "sample 0 has the label -1, expected 0 to 2" in message(pipeline.everything, negative)
     assert "tensorflow" not in sys.modules
     assert data.load("tfds:odd", options=options | {"label_column": "none"}).class_names == ("all",)
@@ -600,7 +600,7 @@ def test_tfds_without_tensorflow(tmp_path, caplog):
     )
     first.unlink()
     assert "is missing" in message(data.load, "tfds:odd", options=options)
-    assert pickle.loads(pickle.dumps(dataset.source)).shape == dataset.shape
+    assert pickle.loads(pickle.dumps(dataset.samples)).shape == dataset.shape
 
 
 @pytest.mark.parametrize("name", data.HUB)
@@ -610,7 +610,7 @@ def test_dry_run_of_every_short_name(name):
     assert config.recipe == name
     dataset = data.load(name, options=config.data, facts_only=True)
     report = drift.report(drift.build(config, dataset, sharding.make_mesh(1, 1)))
-    assert f"{len(dataset.source):,} samples of {dataset.shape}" in report
+    assert f"{len(dataset.samples):,} samples of {dataset.shape}" in report
     header = importlib.import_module(f"configs.{name}").__doc__
     assert f"--dataset_name {name}" in header and all(
         word in header for word in ("Hardware", "Time", "Expected", "Measured")

@@ -74,15 +74,15 @@ def test_cached_latents(place):
         and dataset.dtype == "float32"
         and dataset.class_names == ("a", "b")
     )
-    assert dataset.counts == (5, 5) and flipped.counts == (10, 10) and len(flipped.source) == 2 * N
+    assert dataset.counts == (5, 5) and flipped.counts == (10, 10) and len(flipped.samples) == 2 * N
     vae, params = load_vae(place / "vae")
     x = images.astype(np.float32) / 127.5 - 1
     for view, first in ((x, 0), (x[:, :, ::-1], N)):
         mean, logvar = vae.encode(params, view)
-        stored = np.stack([flipped.source[first + i]["image"] for i in range(N)])
+        stored = np.stack([flipped.samples[first + i]["image"] for i in range(N)])
         expected = np.concatenate([0.18215 * mean, 0.18215 * np.exp(0.5 * logvar)], -1)
         np.testing.assert_allclose(stored, expected, atol=2e-3 * np.abs(expected).max())  # float16
-        assert [flipped.source[first + i]["label"] for i in range(N)] == labels.tolist()
+        assert [flipped.samples[first + i]["label"] for i in range(N)] == labels.tolist()
     draws = [
         x for x, _ in (next(pipeline.stream(dataset, 0, 4 * N, position)) for position in (0, N, 0))
     ]
@@ -91,7 +91,7 @@ def test_cached_latents(place):
     )  # a draw depends on the seed and the position alone
     np.testing.assert_array_equal(draws[0][N:], draws[1][: 3 * N])
     assert draws[0].shape == (4 * N, 8, 8, 4) and draws[0].dtype == np.float32
-    mean, std = np.split(np.stack([dataset.source[i]["image"] for i in range(N)]), 2, -1)
+    mean, std = np.split(np.stack([dataset.samples[i]["image"] for i in range(N)]), 2, -1)
     np.testing.assert_allclose(draws[0].std() ** 2, (mean.var() + (std**2).mean()), rtol=0.1)
 
 

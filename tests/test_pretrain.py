@@ -150,8 +150,8 @@ def test_step_against_numpy():
     state = mae.make_state(parts).replace(step=jnp.int32(at))
     before = jax.tree.map(np.asarray, state.params)
     images, labels = (
-        np.asarray(parts.dataset.source.images[:32]),
-        np.asarray(parts.dataset.source.labels[:32]),
+        np.asarray(parts.dataset.samples.images[:32]),
+        np.asarray(parts.dataset.samples.labels[:32]),
     )
     x = np.asarray(
         random_resized_crop(
@@ -277,7 +277,7 @@ def test_devices_do_not_change_the_losses(run, tmp_path):
 def test_learns_to_rebuild_and_to_classify(run):
     """The held-out loss ends below the variance of the pixels, and the classes are told apart far better than by chance."""
     (_, last) = [r for r in records(run) if "held_out_accuracy" in r]
-    images = parts_of().held_out.source.images / 127.5 - 1
+    images = parts_of().held_out.samples.images / 127.5 - 1
     assert last["held_out_loss_rec"] < 0.9 * np.mean((images - images.mean(0)) ** 2)
     assert last["held_out_accuracy"] > 0.4
 
@@ -299,7 +299,7 @@ def test_run_folder_holds_what_a_run_holds(run):
 
 def test_run_and_export_are_encoders(run):
     """The first average, by the run folder and in the published format, whose metadata has the published keys; the generator's training takes either."""
-    x = jnp.asarray(parts_of().held_out.source.images[:4] / 127.5 - 1, jnp.float32)
+    x = jnp.asarray(parts_of().held_out.samples.images[:4] / 127.5 - 1, jnp.float32)
     encode, params, metadata = load_encoder(f"mae:{run}")
     _, exported_params, facts = load_encoder(run / "export")
     same_bits(params, exported_params)

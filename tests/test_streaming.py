@@ -65,7 +65,7 @@ def test_the_same_samples_as_without(name):
     assert (
         streamed.shape == stored.shape
         and streamed.class_names == stored.class_names
-        and len(streamed.source) == N
+        and len(streamed.samples) == N
         and streamed.counts is None
     )
     for a, b in zip(pipeline.everything(streamed), pipeline.everything(stored)):
@@ -127,7 +127,7 @@ def test_what_is_read():
 
 def test_memory_is_that_of_two_windows(name):
     dataset = data.load(name, options=OPTIONS)
-    order = dataset.order(dataset.source, 0, 0, 1)
+    order = dataset.order(dataset.samples, 0, 0, 1)
     most = max(len(order.windows.pieces(order.windows.rows(0, w))) for w in range(4))
     for p in range(2 * N):
         order[p]

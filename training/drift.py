@@ -296,7 +296,7 @@ def report(parts: Parts) -> str:
     """What the run takes, known before it starts."""
     c, shapes, mb = parts.config, state_shapes(parts), loop.megabytes_per_device
     rows = {
-        "data": f"{parts.dataset.name}: {len(parts.dataset.source):,} samples of {parts.dataset.shape}, {parts.dataset.n_classes} classes",
+        "data": f"{parts.dataset.name}: {len(parts.dataset.samples):,} samples of {parts.dataset.shape}, {parts.dataset.n_classes} classes",
         "generator": f"{c.model.name}, {count_parameters(shapes.params):,} parameters",
         "step": f"{c.batch_size} samples of a rectified flow"
         if parts.baseline
@@ -472,7 +472,7 @@ class DriftJob(loop.Job):
             parts,
             folder,
             parts.config,
-            len(parts.dataset.source),
+            len(parts.dataset.samples),
         )
 
     def start(self, checkpoints):

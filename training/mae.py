@@ -157,7 +157,7 @@ class Drawn:
 
 def as_drawn(dataset: data.Dataset) -> data.Dataset:
     return (
-        dataclasses.replace(dataset, source=Drawn(dataset.source, dataset.augment), augment=None)
+        dataclasses.replace(dataset, samples=Drawn(dataset.samples, dataset.augment), augment=None)
         if dataset.augment
         else dataset
     )
@@ -213,7 +213,7 @@ def evaluate(parts: Parts, params) -> dict:
 def draw_grid(parts: Parts, params, path: pathlib.Path):
     """Held-out images, what is seen of them, and what is made of it. Latents are shown in false colours: three channels, [-3, 3]."""
     images, labels = next(
-        pipeline.in_order(parts.held_out, min(DRAWN, len(parts.held_out.source)), 0, 0)
+        pipeline.in_order(parts.held_out, min(DRAWN, len(parts.held_out.samples)), 0, 0)
     )
     _, _, views = measure(
         parts.model,
@@ -307,7 +307,7 @@ class MAEJob(loop.Job):
             parts,
             folder,
             parts.config,
-            len(parts.dataset.source),
+            len(parts.dataset.samples),
         )
 
     def start(self, checkpoints):
@@ -386,7 +386,7 @@ def report(parts: Parts) -> str:
     c, shapes, mb = parts.config, state_shapes(parts), loop.megabytes_per_device
     count = sum(a.size for a in jax.tree.leaves(shapes.params))
     rows = {
-        "data": f"{parts.dataset.name}: {len(parts.dataset.source):,} samples of {parts.dataset.shape}, {parts.dataset.n_classes} classes",
+        "data": f"{parts.dataset.name}: {len(parts.dataset.samples):,} samples of {parts.dataset.shape}, {parts.dataset.n_classes} classes",
         "encoder": f"masked autoencoder, {count:,} parameters, of which {sum(a.size for a in jax.tree.leaves(shapes.params['encoder'])):,} encode",
         "steps": f"{c.max_steps:,}, with the classifier from step {parts.step.finetune_from:,} on"
         if c.mae.finetune_steps

@@ -139,9 +139,9 @@ def fill_bank(parts: Parts):
         enough = bank["filled"].min() >= needed and of_any_class >= min(
             parts.pool or of_any_class + 1, max(parts.drift.n_unc, parts.drift.n_pos)
         )
-        if enough and (parts.config.drift.n_pos != "all" or position >= len(dataset.source)):
+        if enough and (parts.config.drift.n_pos != "all" or position >= len(dataset.samples)):
             return bank, position
-        if position > len(dataset.source) + len(labels):  # every sample was seen
+        if position > len(dataset.samples) + len(labels):  # every sample was seen
             if parts.config.drift.n_pos == "all" and bank["filled"].min() > 0:
                 return bank, position
             pipeline.check_counts(
