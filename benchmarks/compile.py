@@ -41,7 +41,7 @@ def measure(flags, config, depth: int, kind: str) -> dict:
     """The figures of one program."""
     with config.unlocked():
         config.model.depth = depth
-    mesh = sharding.mesh_of(plan.devices_of(flags.target), config.mesh.fsdp)
+    mesh = sharding.mesh_from_devices(plan.devices_of(flags.target), config.mesh.fsdp)
     parts = drift.build(config, plan.stand_in(flags, config), mesh, load_encoder=load_shapes)
     count = []
 

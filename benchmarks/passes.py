@@ -30,7 +30,8 @@ from models.sampling import generate
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import COLORS
-from utils.logging import replacing, setup_logging
+from utils.files import replacing
+from utils.logging import setup_logging
 
 log = logging.getLogger("benchmark")
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from configs.default import TABLE
 from utils.errors import UserError
-from utils.words import near
+from utils.words import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _module(name: str):
     if name in SOURCES:
         return importlib.import_module(SOURCES[name])
     raise UserError(
-        f"--dataset_name {name}: unknown data set{near(name, SOURCES)} (known: {', '.join(SOURCES)}, {EXAMPLES})"
+        f"--dataset_name {name}: unknown data set{did_you_mean(name, SOURCES)} (known: {', '.join(SOURCES)}, {EXAMPLES})"
     )
 
 
@@ -162,5 +162,5 @@ def choose_split(
         )
         return choose_split(name, names, "train", known)[0], "train"
     raise UserError(
-        f"--data.split {split}: {name} has no such split{near(split, names)} (it has {', '.join(names)})"
+        f"--data.split {split}: {name} has no such split{did_you_mean(split, names)} (it has {', '.join(names)})"
     )

@@ -9,9 +9,10 @@ import pathlib
 
 import numpy as np
 
-from data import HELD_OUT, Dataset, near, one_class
+from data import HELD_OUT, Dataset, one_class
 from data.images import make_source
 from utils.errors import UserError
+from utils.words import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,6 @@ def _split_folder(name: str, root: pathlib.Path, split: str) -> tuple[pathlib.Pa
         return root / "train", "train"
     if not (root / split).is_dir():
         raise UserError(
-            f"--data.split {split}: {root} has no such folder{near(split, _subfolders(root))}"
+            f"--data.split {split}: {root} has no such folder{did_you_mean(split, _subfolders(root))}"
         )
     return root / split, split

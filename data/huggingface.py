@@ -10,10 +10,11 @@ import pathlib
 
 import numpy as np
 
-from data import Dataset, choose_split, near, streaming
+from data import Dataset, choose_split, streaming
 from data.images import make_source
 from utils.errors import UserError
 from utils.weight_files import hub
+from utils.words import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +222,7 @@ def choose_columns(name: str, table, options, known: Known | None) -> tuple[str,
     for flag, column in (("image_column", image), ("label_column", label)):
         if column and column not in table.column_names:
             raise UserError(
-                f"{name} has no column {column!r}{near(column, table.column_names)} (it has {', '.join(table.column_names)}); name one with --data.{flag}"
+                f"{name} has no column {column!r}{did_you_mean(column, table.column_names)} (it has {', '.join(table.column_names)}); name one with --data.{flag}"
             )
     return image, label
 

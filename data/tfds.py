@@ -14,9 +14,10 @@ import struct
 
 import numpy as np
 
-from data import Dataset, choose_split, near
+from data import Dataset, choose_split
 from data.images import make_source
 from utils.errors import UserError
+from utils.words import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +218,7 @@ def _column(name: str, features, given: str, flag: str, found: list[str]) -> str
     if given:
         if given not in features:
             raise UserError(
-                f"{name} has no feature {given!r}{near(given, features)} (it has {', '.join(features)}); name one with --data.{flag}"
+                f"{name} has no feature {given!r}{did_you_mean(given, features)} (it has {', '.join(features)}); name one with --data.{flag}"
             )
         return given
     if len(found) > 1:

@@ -37,6 +37,7 @@ from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 from utils.logging import setup_logging, without_warnings
 from utils.sharding import local_sharding
+from utils.words import did_you_mean
 
 log = logging.getLogger("eval")
 CLASSIFIER_LIMIT = 20_000  # training samples up to which a classifier on raw pixels, or a gallery of another split, is worth its time
@@ -120,7 +121,7 @@ def load_network(features: str, resize: str, inception_weights: str) -> networks
     name, _, source = features.partition(":")
     if name not in NETWORKS:
         raise UserError(
-            f"--features {features}: unknown network{config_lib.near(name, NETWORKS)} (known: {', '.join(NETWORKS)})"
+            f"--features {features}: unknown network{did_you_mean(name, NETWORKS)} (known: {', '.join(NETWORKS)})"
         )
     if resize and resize not in MODES:
         raise UserError(f"--resize {resize}: expected one of {', '.join(MODES)}")

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from utils.errors import UserError
-from utils.logging import replacing
+from utils.files import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

@@ -20,8 +20,8 @@ from metrics.networks import Network
 from metrics.statistics import Statistics, check_provenance
 from metrics.table import METRICS
 from utils import processes
-from utils.config import near
 from utils.errors import UserError
+from utils.words import did_you_mean
 
 log = logging.getLogger(__name__)
 USUAL = ("fid", "inception_score", "precision_recall", "class_agreement")
@@ -193,7 +193,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in METRICS:
             raise UserError(
-                f"--metrics {text}: unknown metric {name!r}{near(name, METRICS)} (known: {', '.join(METRICS)})"
+                f"--metrics {text}: unknown metric {name!r}{did_you_mean(name, METRICS)} (known: {', '.join(METRICS)})"
             )
     return names
 

@@ -12,7 +12,8 @@ from models.sampling import generate
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_comparison, save_grid, to_uint8
-from utils.logging import replacing, setup_logging
+from utils.files import replacing
+from utils.logging import setup_logging
 from utils.sharding import local_sharding
 
 log = logging.getLogger("sample")

@@ -4,7 +4,7 @@ import csv
 import pathlib
 
 from utils.figures import save_panels
-from utils.logging import replacing
+from utils.files import replacing
 
 SETTINGS = (
     "samples",

@@ -14,7 +14,7 @@ from evaluation.image_files import read_npz
 from metrics.collect import Evidence
 from metrics.fid import check_moments
 from utils.errors import UserError
-from utils.logging import replacing
+from utils.files import replacing
 
 log = logging.getLogger(__name__)
 PAIRS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))

@@ -30,7 +30,8 @@ from models.vae import load_vae
 from utils import config as config_lib
 from utils import sharding
 from utils.errors import UserError
-from utils.logging import setup_logging, write_json_atomic
+from utils.files import write_json_atomic
+from utils.logging import setup_logging
 
 log = logging.getLogger("cache_latents")
 

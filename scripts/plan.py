@@ -174,7 +174,7 @@ def plan(flags, config, target: str) -> dict:
     devices = devices_of(target)
     if config.mesh.devices:
         devices = devices[: config.mesh.devices]
-    mesh = sharding.mesh_of(devices, config.mesh.fsdp)
+    mesh = sharding.mesh_from_devices(devices, config.mesh.fsdp)
     parts = drift.build(config, stand_in(flags, config), mesh, load_encoder=load_shapes)
     state = drift.state_shapes(parts)
     arguments = inputs(parts, state)

@@ -39,7 +39,8 @@ from training.parts import field_settings
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_panels
-from utils.logging import replacing, setup_logging
+from utils.files import replacing
+from utils.logging import setup_logging
 
 log = logging.getLogger("toy2d")
 

@@ -23,7 +23,7 @@ from utils import sharding  # noqa: E402
 dataset = data.load(name, options=json.loads(options))
 rank, ranks, size = jax.process_index(), jax.process_count(), int(size)
 mine = pipeline.stream(dataset, int(seed), size // ranks, int(position), rank, ranks)
-join = sharding.Shares(sharding.make_mesh(0, 1), size // ranks)
+join = sharding.RowExchange(sharding.make_mesh(0, 1), size // ranks)
 taken = [join(next(mine)) for _ in range(int(batches))]
 mine.close()
 if rank == 0:

@@ -17,8 +17,9 @@ import numpy as np
 import optax
 import pytest
 
-from utils.checkpoint import Checkpoints, StopSignal
+from utils.checkpoint import Checkpoints
 from utils.errors import UserError
+from utils.signals import StopSignal
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -414,7 +415,7 @@ def test_stop_signal_sets_a_flag_and_gives_the_handlers_back():
 
 def test_second_interrupt_ends_the_process_at_once():
     code = (
-        "import os, signal; from utils.checkpoint import StopSignal\n"
+        "import os, signal; from utils.signals import StopSignal\n"
         "with StopSignal():\n    os.kill(os.getpid(), signal.SIGINT)\n    print('flag', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n    print('still here', flush=True)"
     )

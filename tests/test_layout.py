@@ -242,13 +242,14 @@ def test_many_classes_stay_whole():
     """Ten classes on eight devices have their rows spread; where classes divide, they are not."""
     mesh = sharding.make_mesh(8, 2)
     axes = lambda classes, rows: (
-        (found := sharding.layout(mesh, classes, rows)) and (found.class_axes, found.row_axes)
+        (found := sharding.choose_layout(mesh, classes, rows))
+        and (found.class_axes, found.row_axes)
     )
     assert axes(16, 3) == (("data", "fsdp"), ())
     assert axes(4, 6) == (("data",), ("fsdp",))
     assert axes(10, 4) == (("fsdp",), ("data",))
     assert axes(1, 640) == ((), ("data", "fsdp"))
     assert axes(3, 7) is None
-    layout = sharding.layout(mesh, 4, 6)
+    layout = sharding.choose_layout(mesh, 4, 6)
     x = jnp.arange(4 * 6 * 2).reshape(4, 6, 2)
     np.testing.assert_array_equal(jax.jit(lambda x: layout.split(layout.flat(x), 4))(x), x)

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from utils import logging as run_logging
+from utils import files
 from utils.errors import UserError
-from utils.logging import Progress, RunLog, read_metrics, setup_logging, write_json_atomic
+from utils.files import write_json_atomic
+from utils.logging import Progress, RunLog, read_metrics, setup_logging
 
 
 def options(mode="disabled"):
@@ -110,7 +111,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(ValueError):
         write_json_atomic(path, {"a": float("nan")})
     monkeypatch.setattr(
-        run_logging.os,
+        files.os,
         "replace",
         lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")),
     )

@@ -48,7 +48,7 @@ def test_compiler_settings_that_are_named_or_unknown_are_left_alone(monkeypatch)
         "xla_cpu_use_fusion_emitters",
         "xla_cpu_experimental_ynn_fusion_type",
     }
-    monkeypatch.setitem(compiler.CPU, "xla_cpu_no_such_setting", 1)
+    monkeypatch.setitem(compiler.CPU_OPTIONS, "xla_cpu_no_such_setting", 1)
     assert set(compiler.options(mesh)) == {
         "xla_cpu_use_fusion_emitters",
         "xla_cpu_experimental_ynn_fusion_type",

@@ -201,7 +201,7 @@ def test_real_processes(name, kind, tmp_path):
 def test_shares_joined_on_devices(n):
     """One process on eight devices, also where they do not divide the rows; `each` runs with its parameters."""
     rows = {"x": np.arange(2 * n, dtype=np.float32).reshape(n, 2), "k": np.arange(n)}
-    joined = sharding.Shares(
+    joined = sharding.RowExchange(
         sharding.make_mesh(8, 1),
         n,
         lambda params, rows: rows | {"x": rows["x"] + params},

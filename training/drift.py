@@ -93,7 +93,7 @@ def state_shapes(parts: Parts):
     where = where.replace(
         field=jax.tree.map(lambda _: sharding.replicated(parts.mesh), state.field)
     )  # small
-    return sharding.shapes(state, where)
+    return sharding.shapes_with_shardings(state, where)
 
 
 def jit_step(parts: Parts):

@@ -16,9 +16,10 @@ import optax
 
 from utils import config as config_lib
 from utils import distributed, processes
-from utils.checkpoint import Checkpoints, StopSignal
+from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 from utils.logging import RunLog
+from utils.signals import StopSignal
 
 log = logging.getLogger("train")
 

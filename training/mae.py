@@ -121,7 +121,7 @@ def first_state(parts: Parts) -> TrainState:
 def state_shapes(parts: Parts):
     """`make_state` without computing it: shapes and shardings."""
     state = jax.eval_shape(functools.partial(first_state, parts))
-    return sharding.shapes(state, sharding.state_shardings(parts.mesh, state))
+    return sharding.shapes_with_shardings(state, sharding.state_shardings(parts.mesh, state))
 
 
 def make_step(parts: Parts):
@@ -178,7 +178,7 @@ def measure(model, mask_prob, params, images, labels, seed, batch):
 
 def evaluate(parts: Parts, params) -> dict:
     """The first average on the held-out samples: `held_out_loss_rec`, and `held_out_accuracy` once there is a classifier."""
-    where = sharding.local(parts.mesh)
+    where = sharding.local_sharding(parts.mesh)
     size = -(-min(parts.config.batch_size, 256) // where.mesh.size) * where.mesh.size
     losses, right = [], []
     for i, (images, labels) in enumerate(

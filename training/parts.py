@@ -33,6 +33,7 @@ from training import loop
 from utils import config as config_lib
 from utils import sharding
 from utils.errors import UserError
+from utils.words import did_you_mean
 
 log = logging.getLogger("train")
 
@@ -75,7 +76,9 @@ class Parts:
     @property
     def layout(self) -> sharding.Layout:
         """Where the samples of a step are."""
-        return sharding.layout(self.mesh, self.drift.n_c // self.drift.groups, self.drift.n_neg)
+        return sharding.choose_layout(
+            self.mesh, self.drift.n_c // self.drift.groups, self.drift.n_neg
+        )
 
     @property
     def bank_bytes(self) -> int:
@@ -104,14 +107,14 @@ class Parts:
     @property
     def sampling(self) -> dict:
         """How the devices of a process share the samples of `models.sampling.generate`."""
-        where = sharding.local(self.mesh)
+        where = sharding.local_sharding(self.mesh)
         return {"batch_size": -(-256 // where.mesh.size) * where.mesh.size, "sharding": where}
 
 
 def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
     """All parts of a run, checked against the data and the devices; nothing is compiled or allocated, but for a trained encoder. load_encoder: in the place of that of models/."""
     d, n_classes = config.drift, dataset.n_classes
-    dataset, space = latent_dataset(config, dataset, sharding.local(mesh))
+    dataset, space = latent_dataset(config, dataset, sharding.local_sharding(mesh))
     if d.bank_push % jax.process_count():
         raise UserError(
             f"--drift.bank_push {d.bank_push} does not divide over {jax.process_count()} processes; give {-(-d.bank_push // jax.process_count()) * jax.process_count()}"
@@ -145,7 +148,9 @@ def build(config, dataset, mesh, load_encoder=load_encoder) -> Parts:
     if (
         dataset.latents and not config.dry_run and takes_pixels(config.encoder.name)
     ):  # of the encoder, through the VAE's decoder; gradients reach the latents
-        space = space or load_latent_space(config.vae, sharding.local(mesh), dataset.latents)
+        space = space or load_latent_space(
+            config.vae, sharding.local_sharding(mesh), dataset.latents
+        )
         decode = (
             lambda params, z: space.vae.decode(params, space.vae.unscale(z)),
             jax.device_get(space.params),
@@ -224,7 +229,7 @@ def field_settings(d) -> dict:
     """What --drift.* say of the field, as arguments of DriftConfig; flags that the field has no use for are refused."""
     if d.field not in FIELDS:
         raise UserError(
-            f"--drift.field {d.field}: unknown field{config_lib.near(d.field, FIELDS)} (known: {', '.join(FIELDS)})"
+            f"--drift.field {d.field}: unknown field{did_you_mean(d.field, FIELDS)} (known: {', '.join(FIELDS)})"
         )
     takes = inspect.signature(FIELDS[d.field]).parameters
     options = {k: d[k] for k in ("kernel", "normalize", "iterations", "attraction", "repulsion")}
@@ -325,7 +330,7 @@ def classes_per_step(config, dataset, mesh) -> int:
         raise UserError(
             f"--optim.accumulate {groups}: it must divide the {n_c} classes of a step (--batch_size {config.batch_size} / --drift.n_neg {n_neg}); give {', '.join(str(k) for k in range(1, n_c + 1) if n_c % k == 0)}"
         )
-    if not sharding.layout(mesh, n_c // groups, n_neg):
+    if not sharding.choose_layout(mesh, n_c // groups, n_neg):
         fewer = [
             k for k in range(1, devices) if (n_c // groups) % k == 0 and k % config.mesh.fsdp == 0
         ]

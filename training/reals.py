@@ -76,7 +76,9 @@ def reals(parts: Parts, position: int):
     c, rank, ranks = parts.config, jax.process_index(), jax.process_count()
     mine = parts.push // ranks
     share = (
-        sharding.Shares(parts.mesh, mine, *encoding(parts)) if ranks > 1 or parts.encodes else None
+        sharding.RowExchange(parts.mesh, mine, *encoding(parts))
+        if ranks > 1 or parts.encodes
+        else None
     )
     for images, labels in pipeline.stream(
         parts.dataset, c.seed, mine, position, rank, ranks, c.data.workers
@@ -87,7 +89,7 @@ def reals(parts: Parts, position: int):
 
 
 def encoding(parts: Parts):
-    """What `sharding.Shares` does to a batch (images, labels, index in the stream), and the parameters for it."""
+    """What `sharding.RowExchange` does to a batch (images, labels, index in the stream), and the parameters for it."""
     if not parts.encodes:
         return ()
     return lambda params, rows: (

@@ -16,7 +16,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import zlib
 from typing import Any
 
@@ -314,49 +313,6 @@ class Checkpoints:
             for path, leaf in leaves.items()
         ]
         return jax.tree.unflatten(jax.tree.structure(like), restored)
-
-
-class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a flag: `with StopSignal() as stop:` ... `if stop.requested: break`.
-
-    name: the first signal, such as "SIGTERM"; None before. A second Ctrl-C ends the process at once
-    (checkpoints on disk stay whole). The previous handlers return at the end. Main thread only.
-
-    In a job of several processes SIGTERM is left to JAX, which finds a step at which all can stop
-    (`utils.distributed.stop_after`), and Ctrl-C becomes a SIGTERM.
-    """
-
-    def __init__(self):
-        self.name: str | None = None
-
-    @property
-    def requested(self) -> bool:
-        return self.name is not None
-
-    def __enter__(self) -> StopSignal:
-        several = jax.process_count() > 1
-        handlers = (
-            {signal.SIGINT: self._pass_on}
-            if several
-            else dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._handle)
-        )
-        self._previous = {
-            which: signal.signal(which, handler) for which, handler in handlers.items()
-        }
-        return self
-
-    def __exit__(self, *_) -> None:
-        for which, handler in self._previous.items():
-            signal.signal(which, handler)
-
-    def _pass_on(self, _number, _frame) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def _handle(self, number, _frame) -> None:
-        if self.requested and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-        self.name = self.name or signal.Signals(number).name
 
 
 def _orbax():

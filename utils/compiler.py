@@ -5,7 +5,7 @@ import os
 
 import jax
 
-CPU = {  # half the time of compilation with the defaults, and faster steps (docs/benchmarks.md, two settings of the step)
+CPU_OPTIONS = {  # half the time of compilation with the defaults, and faster steps (docs/benchmarks.md, two settings of the step)
     "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": 2,
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",  # matrix products by Eigen
@@ -28,6 +28,6 @@ def options(mesh) -> dict:
         return {}
     return {
         name: value
-        for name, value in CPU.items()
+        for name, value in CPU_OPTIONS.items()
         if name not in os.environ.get("XLA_FLAGS", "") and _known(name, value)
     }

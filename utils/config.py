@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from configs.default import MAE_TABLE, TABLE, Key
 from configs.presets import OBJECTIVES, PRESETS, WITHOUT_USE
 from utils.errors import UserError
-from utils.words import near
+from utils.words import did_you_mean
 
 KEYS = {key.name: key for key in TABLE}
 MAE_KEYS = {key.name: key for key in MAE_TABLE}
@@ -135,7 +135,7 @@ def recipes(package: str = "configs") -> list[str]:
 def _choose(flag: str, name: str, names: Iterable[str]) -> str:
     if name not in names:
         raise UserError(
-            f"--{flag}={name}: there is none of that name{near(name, names)} "
+            f"--{flag}={name}: there is none of that name{did_you_mean(name, names)} "
             f"(known: {', '.join(names)})"
         )
     return name
@@ -148,7 +148,7 @@ def _checked(
     where = f"{source}: " if source else ""
     for name in values:
         if name not in keys:
-            raise UserError(f"{where}unknown key {name}{near(name, keys)}")
+            raise UserError(f"{where}unknown key {name}{did_you_mean(name, keys)}")
     checked = {}
     for name, value in values.items():
         try:
@@ -567,13 +567,13 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> flags
         words = flag_values(joined)[1:]
     except flags.UnrecognizedFlagError as error:
         raise UserError(
-            f"unknown flag --{error.flagname}{near(error.flagname, _rows(flag_values), '--')} "
+            f"unknown flag --{error.flagname}{did_you_mean(error.flagname, _rows(flag_values), '--')} "
             "(--help lists all)"
         ) from None
     except (flags.Error, ValueError) as error:
         raise UserError(str(error).removeprefix("flag ")) from None
     if words:
-        hint = near(words[0].partition("=")[0], _rows(flag_values), "--")
+        hint = did_you_mean(words[0].partition("=")[0], _rows(flag_values), "--")
         raise UserError(f"unexpected word {words[0]!r}{hint or '; expected only --flag=value'}")
     return flag_values
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.logging import replacing
+from utils.files import replacing
 
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 COLORS = ("#1f6fb4", "#d9730d", "#3a9b4e", "#b8434e", "#7a5bb5", "#6b6b6b")

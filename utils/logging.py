@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from utils.errors import UserError
+from utils.files import cannot_write, replacing
 
 log = logging.getLogger(__name__)
 
@@ -62,41 +62,6 @@ class _Lines(logging.Handler):
             sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
         else:
             sys.stderr.write(line + "\n")
-
-
-# ---- files ----
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A temporary path with the same suffix, renamed to `path` when the block ends well: readers see the
-    old or the new file, never a part. Raises UserError when it cannot be written."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def write_json_atomic(path: str | os.PathLike, obj: Any) -> None:
-    """Strict, indented JSON. Raises ValueError for non-finite numbers, UserError when `path` cannot be
-    written."""
-    text = json.dumps(obj, indent=2, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n")
-
-
-def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:
-    return UserError(
-        f"could not write {path}: {error.strerror or error}; make the folder writable or free some space, "
-        "then run the command again"
-    )
 
 
 # ---- metrics.jsonl ----
@@ -180,7 +145,7 @@ class RunLog:
             while rest:  # a nearly full disk takes a part first
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
         self._try_wandb("does not log", lambda: self._wandb.log(record))
 
     def image(self, step: int, name: str, path: str | os.PathLike) -> None:

@@ -24,10 +24,10 @@ def make_mesh(n_devices: int, fsdp: int) -> Mesh:
         raise UserError(
             f"--mesh.devices {n_devices}: a job of {jax.process_count()} processes uses all of its {len(devices)} devices; leave it out, or start fewer processes."
         )
-    return mesh_of(devices[:n_devices], fsdp)
+    return mesh_from_devices(devices[:n_devices], fsdp)
 
 
-def mesh_of(devices, fsdp: int) -> Mesh:
+def mesh_from_devices(devices, fsdp: int) -> Mesh:
     """The same over given devices, which may be the description of some that are not here."""
     if len(devices) % fsdp:
         raise UserError(
@@ -56,21 +56,17 @@ def put(tree, where: NamedSharding):
     return jax.tree.map(one, tree)
 
 
-def local(mesh: Mesh) -> NamedSharding:
-    """The leading axis over the devices of this process, for work that it does alone."""
+def local_sharding(mesh: Mesh | None = None) -> NamedSharding:
+    """The leading axis over the devices of this process, for work that it does alone; None: over all of them."""
+    mesh = mesh or make_mesh(0, 1)
     return NamedSharding(Mesh(np.array(mesh.local_devices), ("samples",)), P("samples"))
-
-
-def local_sharding() -> NamedSharding:
-    """The same without a mesh at hand: over all devices of this process."""
-    return local(make_mesh(0, 1))
 
 
 def local_copy(mesh: Mesh, tree):
     """The whole arrays on every device of this process, for work that it does alone. All processes must call it."""
     if jax.process_count() == 1:
         return tree
-    alone = NamedSharding(local(mesh).mesh, P())
+    alone = NamedSharding(local_sharding(mesh).mesh, P())
     whole = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
     return jax.tree.map(
         lambda a: jax.make_array_from_single_device_arrays(
@@ -140,7 +136,7 @@ class Layout:
         return self._put(a.reshape(classes, -1, *a.shape[4:]), self.class_axes, self.row_axes)
 
 
-def layout(mesh: Mesh, classes: int, rows: int) -> Layout | None:
+def choose_layout(mesh: Mesh, classes: int, rows: int) -> Layout | None:
     """Classes over all devices if they divide, or else over one axis of the mesh, or none, and the rows (generated samples of a class) over the rest; None if neither divides."""
     for class_axes, row_axes in (
         (("data", "fsdp"), ()),
@@ -161,7 +157,7 @@ def layout(mesh: Mesh, classes: int, rows: int) -> Layout | None:
     return None
 
 
-class Shares:
+class RowExchange:
     """Joins n rows that each process has read by itself: row j of process r of R becomes row j R + r of arrays that every device holds.
 
     each: (params, rows) -> rows, run before that on the devices, which have the rows divided among them. Raises UserError when the processes have unlike numbers of devices.
@@ -222,7 +218,7 @@ def state_shardings(mesh: Mesh, state):
     return jax.tree.map(spec, state)
 
 
-def shapes(tree, shardings):
+def shapes_with_shardings(tree, shardings):
     """ShapeDtypeStructs of a tree with the given shardings, for restoring a checkpoint onto this mesh."""
     return jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings

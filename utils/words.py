@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 
-def near(name: str, names: Iterable[str], dashes: str = "") -> str:
+def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
     """ "; did you mean a, b or c?" for the names close to `name`, or "".
 
     The group may be missing or wrong, and initials do: for lr, optim.learning_rate.
