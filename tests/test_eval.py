@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.flags import FlagValues
 from conftest import ROOT
 from PIL import Image
 from safetensors.numpy import save_file
@@ -444,7 +445,7 @@ def program(*flags, script="eval_fid.py", timeout=120):
 
 def call(capsys, *flags):
     """eval_fid.main in this process: the JSON of its last line."""
-    values = evaluate.define_flags(config_lib.flags.FlagValues())
+    values = evaluate.define_flags(FlagValues())
     evaluate.main(config_lib.parse(["eval_fid.py", *map(str, flags)], values))
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 

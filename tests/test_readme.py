@@ -5,6 +5,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.flags import FlagValues
 from conftest import ROOT
 
 from evaluation import evaluate
@@ -65,9 +66,7 @@ def test_commands_of_evaluation():
     )
     assert len(lines) >= 7
     for line in lines:
-        config.parse(
-            ["eval_fid.py", *line.split()], evaluate.define_flags(config.flags.FlagValues())
-        )
+        config.parse(["eval_fid.py", *line.split()], evaluate.define_flags(FlagValues()))
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w/.]+)\)", TEXT))))
