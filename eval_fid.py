@@ -10,9 +10,10 @@ it the data set's own images are the reference. Rows go to fid.csv in the run fo
 pixels unless --features says otherwise: `fd_pixels` is a Frechet distance between pixels, not an FID. docs/evaluation.md has the traps.
 """
 
-from evaluation import evaluate
+from evaluation import evaluate_command
+from evaluation.flags import define_evaluation_flags
 from utils import config as config_lib
 
 if __name__ == "__main__":
-    evaluate.define_flags()
-    config_lib.run_main(evaluate.main)
+    define_evaluation_flags()
+    config_lib.run_main(evaluate_command.main)

@@ -7,9 +7,10 @@
 Sample i depends on (seed, i) alone: the batch size and the devices do not change it. --load_dir takes a run folder or a published artifact.
 """
 
-from evaluation import sample
+from evaluation import sample_command
+from evaluation.flags import define_sampling_flags
 from utils import config as config_lib
 
 if __name__ == "__main__":
-    config_lib.define_flags(("load_dir", "seed"), sample.FLAGS)
-    config_lib.run_main(sample.main)
+    define_sampling_flags()
+    config_lib.run_main(sample_command.main)

@@ -18,9 +18,10 @@ import jax
 import numpy as np
 
 from configs.default import Key
-from evaluation import evaluate
-from evaluation.reference import parse_metrics
-from evaluation.scoring import Clock, round_up, score
+from evaluation.choose_metrics import parse_metrics
+from evaluation.clock import Clock
+from evaluation.load_reference import load_reference
+from evaluation.scoring import round_up, score
 from metrics.collect import BLOCK, Evidence
 from metrics.fid import Moments
 from metrics.table import METRICS
@@ -29,6 +30,7 @@ from models.weights import load_generator
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.logging import setup_logging
+from utils.sharding import local_sharding
 
 FLAGS = (
     Key(
@@ -77,9 +79,9 @@ def time_metrics(names, count, dim) -> dict:
 def time_evaluation(flags) -> dict:
     """Rates and shares of an evaluation whose programs are compiled."""
     model, params, _ = load_generator(flags.load_dir)
-    sharding = evaluate.local_sharding()
+    sharding = local_sharding()
     batch_size = round_up(min(flags.sample_batch_size, flags.num_samples), sharding.mesh.size)
-    reference = evaluate.load_reference(
+    reference = load_reference(
         "",
         features=flags.features,
         inception_weights=flags.inception_weights,
@@ -95,7 +97,7 @@ def time_evaluation(flags) -> dict:
             lambda images: None,
         )
         score(clock, reference, labels, batch_size, sharding)
-        shares = clock.shares(flags.num_samples)
+        shares = clock.timings(flags.num_samples)
     return {
         "features": reference.network.name,
         "samples": flags.num_samples,

@@ -23,8 +23,9 @@ from baselines.flow import Flow, with_steps
 from benchmarks import runs
 from benchmarks.fields import numbers
 from configs.default import Key
-from evaluation import evaluate
-from evaluation.scores import scores
+from evaluation.evaluate import evaluate
+from evaluation.fid_csv import scores
+from evaluation.load_reference import load_reference
 from models.runs import load_run
 from models.sampling import generate
 from utils import config as config_lib
@@ -70,11 +71,11 @@ def score_samples(folder: pathlib.Path, passes: tuple[int, ...], seed: int) -> d
     """Of the run in `folder`: {"scores": {passes: {score: value}}, "per_second": {passes: samples a second}}."""
     model, params, _ = load_run(folder)
     models = {n: with_steps(model, n) for n in passes} if isinstance(model, Flow) else {1: model}
-    reference = evaluate.load_reference(
+    reference = load_reference(
         "digits", data_options=config_lib.resolve({}).data, shape=model.sample_shape
     )
     found = {
-        n: scores(evaluate.evaluate(m, params, reference, cfg_scale=1.0, seed=seed))
+        n: scores(evaluate(m, params, reference, cfg_scale=1.0, seed=seed))
         for n, m in models.items()
     }
     seconds = {n: [] for n in models}

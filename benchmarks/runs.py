@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 import jax
 
 import data
-from evaluation.scores import read_rows, scores
+from evaluation.fid_csv import read_rows, scores
 from planning.cost import matmul_rate
 from training import drift
 from utils import config as config_lib

@@ -3,14 +3,13 @@
 import dataclasses
 import os
 import pathlib
-import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from utils.errors import UserError
 from utils.files import replacing
+from utils.npz import read_npz
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -66,30 +65,6 @@ def read_images(where) -> Images:
         images,
         labels if labels is not None and labels.shape == (len(images),) else None,
     )
-
-
-def read_npz(path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz. Raises UserError when it is missing, damaged, or holds Python objects (nothing is executed)."""
-    path = pathlib.Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; give an .npz file, or a folder of images")
-    try:
-        if not zipfile.is_zipfile(path):  # np.load would try to unpickle it, and say so
-            raise zipfile.BadZipFile("not a zip file")
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise UserError(
-            f"{path} is damaged, or no .npz of plain arrays ({' '.join(str(error).split())[:120]}); get it again"
-        ) from None
 
 
 def write_npz(path, images: np.ndarray, labels: np.ndarray | None) -> None:

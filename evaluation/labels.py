@@ -5,9 +5,9 @@ import pathlib
 
 import numpy as np
 
-from evaluation.image_files import read_npz
 from evaluation.reference import Reference
 from utils.errors import UserError
+from utils.npz import read_npz
 
 log = logging.getLogger(__name__)
 

@@ -6,22 +6,16 @@ A reference is described at once and read when it is first needed: a run whose c
 import dataclasses
 import functools
 import logging
-import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-import jax
 import numpy as np
 
-from evaluation.image_files import batches
 from metrics.class_agreement import fit_classifier
-from metrics.collect import Evidence, collect, to_float
+from metrics.collect import Evidence, to_float
 from metrics.networks import Network
-from metrics.statistics import Statistics, check_provenance
 from metrics.table import METRICS
-from utils import processes
 from utils.errors import UserError
-from utils.words import did_you_mean
 
 log = logging.getLogger(__name__)
 USUAL = ("fid", "inception_score", "precision_recall", "class_agreement")
@@ -111,115 +105,6 @@ class Reference:
             raise UserError(
                 f"samples of {list(shape)} against {self.name}, whose images are {list(self.shape)}: bring them to one size, or give another reference"
             )
-
-
-def of_images(
-    name: str,
-    images: RealImages,
-    network: Network,
-    wanted: tuple[str, ...],
-    batch_size: int,
-    sharding,
-    *,
-    train=None,
-    several_classes: bool = False,
-    gallery: bool = True,
-) -> Reference:
-    """Real images as the reference. several_classes: of the training split, so that class agreement means something. gallery: whether neighbours are looked for among these images."""
-    metrics = choose_metrics(
-        wanted, network, features=True, classifier=bool(train) and several_classes
-    )
-    keep = any(METRICS[m].needs == "features" for m in metrics)
-
-    def read():
-        mine = processes.own_range(len(images))
-        evidence = collect(network, batches(images, mine, batch_size), batch_size, keep, sharding)
-        if images.labels is None:
-            return evidence, None
-        labels = np.concatenate(
-            processes.concatenate_all(np.asarray(images.labels)[mine.start : mine.stop])
-        )
-        return evidence, labels[labels >= 0].astype(np.int32)
-
-    return Reference(
-        name,
-        network,
-        metrics,
-        len(images),
-        tuple(images.shape),
-        images.labels is not None,
-        read,
-        train,
-        (lambda: images) if gallery and keep else None,
-    )
-
-
-def of_statistics(
-    path: str,
-    statistics: Statistics,
-    network: Network,
-    wanted: tuple[str, ...],
-    dataset_name: str,
-    shape,
-    gallery_images=None,
-) -> Reference:
-    """Statistics out of a file, checked to be of this network and of such images."""
-    expected = (
-        network.facts
-        | ({"dataset_name": dataset_name} if dataset_name else {})
-        | ({"image_shape": list(shape)} if shape else {})
-    )
-    check_provenance(path, statistics, expected, feature_count(network, shape))
-    evidence, given = statistics.evidence, statistics.provenance.get("image_shape")
-    metrics = choose_metrics(
-        wanted, network, features=evidence.features is not None, classifier=False
-    )
-    return Reference(
-        path,
-        network,
-        metrics,
-        evidence.count,
-        given and tuple(given),
-        False,
-        lambda: (evidence, None),
-        None,
-        gallery_images,
-    )
-
-
-def parse_metrics(text: str) -> tuple[str, ...]:
-    """The names in a comma list; () for none."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text else ()
-    for name in names:
-        if name not in METRICS:
-            raise UserError(
-                f"--metrics {text}: unknown metric {name!r}{did_you_mean(name, METRICS)} (known: {', '.join(METRICS)})"
-            )
-    return names
-
-
-def choose_metrics(wanted, network, *, features: bool, classifier: bool) -> tuple[str, ...]:
-    """The wanted metrics, all possible; or the usual ones that are."""
-    have = {
-        "moments": True,
-        "logits": network.name == "inception",
-        "features": features,
-        "classifier": classifier,
-    }
-    missing = next((m for m in wanted if not have[METRICS[m].needs]), None)
-    if missing:
-        raise UserError(
-            f"--metrics {missing}: it needs {METRICS[missing].needs}, which {network.name} with this reference does not give; leave it out, or give images as the reference"
-        )
-    return wanted or tuple(m for m in USUAL if have[METRICS[m].needs])
-
-
-def feature_count(network: Network, shape) -> int:
-    """D of the network's features."""
-    if network.params is None:
-        return math.prod(shape) if shape else 0
-    image = jax.ShapeDtypeStruct((1, *(shape or (32, 32, 3))), np.uint8)
-    return jax.eval_shape(network.features, network.params, image)["features"].shape[1]
 
 
 def _flat(images):

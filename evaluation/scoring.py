@@ -1,8 +1,7 @@
 """One evaluation: a stream of images in, a row of scores out."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -56,43 +55,6 @@ def check_count(n: int, metrics: tuple[str, ...]) -> None:
     )
     if n < fewest:
         raise UserError(f"--num_samples {n}: too few to score; {why} needs at least {fewest}")
-
-
-class Clock:
-    """Passes batches on, shows them to `see`, and takes the time: of the generator, of what happens between batches (features), and of the rest (metrics)."""
-
-    def __init__(self, stream: Iterator[np.ndarray], see: Callable):
-        self.stream, self.see, self.waited = stream, see, 0.0
-        self.start = self.end = time.perf_counter()
-
-    def __iter__(self):
-        while True:
-            before = time.perf_counter()
-            batch = next(self.stream, None)
-            self.end = time.perf_counter()
-            self.waited += self.end - before
-            if batch is None:
-                return
-            self.see(batch)
-            yield batch
-
-    def shares(self, n: int) -> dict:
-        """Of n samples, until now: seconds, rates per second and shares of the time. With compilation, where there was any."""
-        total, features = time.perf_counter() - self.start, self.end - self.start - self.waited
-        return {
-            "seconds": total,
-            "generation_per_s": n / self.waited,
-            "generation_share": self.waited / total,
-            "features_per_s": n / features,
-            "features_share": features / total,
-            "metrics_seconds": total - self.waited - features,
-        }
-
-    def report(self, n: int) -> str:
-        return (
-            "{seconds:.1f} s with compilation; generation {generation_per_s:,.0f}/s, {generation_share:.0%} of the time; "
-            "features {features_per_s:,.1f}/s, {features_share:.0%}; metrics {metrics_seconds:.1f} s"
-        ).format(**self.shares(n))
 
 
 def round_up(n: int, multiple: int) -> int:

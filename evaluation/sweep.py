@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from evaluation.alphas import golden_section
+from evaluation.fid_csv import append_row, distance, find_row, show
 from evaluation.pictures import SHOWN, Preview
-from evaluation.scores import append_row, distance, find_row, show
-from evaluation.search import golden_section
 from utils import processes
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.image_files import read_npz
 from metrics.collect import Evidence
 from metrics.fid import check_moments
 from utils.errors import UserError
 from utils.files import replacing
+from utils.npz import read_npz
 
 log = logging.getLogger(__name__)
 PAIRS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))

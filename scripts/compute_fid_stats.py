@@ -18,8 +18,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import data
 from configs.default import DISTRIBUTED, Key
-from evaluation import evaluate
+from evaluation.dataset_images import DatasetImages, data_options
 from evaluation.image_files import batches, read_images
+from evaluation.networks import load_network
 from evaluation.scoring import round_up
 from metrics.collect import collect
 from metrics.resize import MODES
@@ -28,6 +29,7 @@ from utils import config as config_lib
 from utils import distributed, processes
 from utils.errors import UserError
 from utils.logging import setup_logging
+from utils.sharding import local_sharding
 
 log = logging.getLogger("stats")
 
@@ -70,17 +72,15 @@ def compute(flags, given):
         dataset = data.load(
             flags.dataset_name,
             flags.reference_split,
-            evaluate.data_options(given, flags.dataset_name),
+            data_options(given, flags.dataset_name),
         )
-        images = evaluate.DatasetImages(dataset)
+        images = DatasetImages(dataset)
         facts, shape = {"dataset_name": flags.dataset_name, "split": dataset.split}, images.shape
-    network = evaluate.load_network(
-        flags.features or "inception", flags.resize, flags.inception_weights
-    )
+    network = load_network(flags.features or "inception", flags.resize, flags.inception_weights)
     out = pathlib.Path(flags.out or f"fid_stats/{default_name(facts, flags.images, network)}.npz")
     if out.suffix != ".npz":
         raise UserError(f"--out {out}: expected a name that ends in .npz")
-    sharding = evaluate.local_sharding()
+    sharding = local_sharding()
     batch_size = round_up(min(flags.sample_batch_size, len(images)), sharding.mesh.size)
     real = collect(
         network,

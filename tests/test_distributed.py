@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from test_train import STREAM, TINY, records, train
 
-from evaluation.scores import read_rows
+from evaluation.fid_csv import read_rows
 from utils import distributed
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError

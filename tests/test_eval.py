@@ -22,12 +22,12 @@ from weight_rule import draw
 
 import data
 from data import pipeline
-from evaluation import evaluate
-from evaluation import scores as scores_lib
+from evaluation import evaluate, evaluate_command, fid_csv, networks, score_generator
+from evaluation.alphas import golden_section, parse_alphas
+from evaluation.flags import define_evaluation_flags
 from evaluation.image_files import read_images, write_npz
 from evaluation.labels import choose_labels, label_kind
-from evaluation.reference import feature_count
-from evaluation.search import golden_section, parse_alphas
+from evaluation.load_reference import feature_count, load_reference
 from metrics import collect as collect_lib
 from metrics.collect import collect
 from metrics.fid import frechet_distance, moments
@@ -104,7 +104,7 @@ def convolution(names=None) -> Network:
 
 @pytest.fixture
 def small_inception(monkeypatch):
-    monkeypatch.setitem(evaluate.NETWORKS, "inception", lambda source, resize: convolution())
+    monkeypatch.setitem(networks.NETWORKS, "inception", lambda source, resize: convolution())
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def mesh_sharding(n):
 )
 def test_batches_and_devices_do_not_change_scores(features, ways, small_inception):
     model, params = tiny_generator()
-    reference = evaluate.load_reference(
+    reference = load_reference(
         "digits",
         features=features,
         split="test",
@@ -158,7 +158,7 @@ def test_batches_and_devices_do_not_change_scores(features, ways, small_inceptio
                 num_samples=101,
                 batch_size=batch_size,
                 sharding=mesh_sharding(devices),
-                see=seen.append,
+                on_batch=seen.append,
             )
         )
         images.append(np.concatenate(seen))
@@ -168,7 +168,7 @@ def test_batches_and_devices_do_not_change_scores(features, ways, small_inceptio
         )
     for result in results[1:]:
         assert result.keys() == results[0].keys()
-        for name in scores_lib.scores(result):
+        for name in fid_csv.scores(result):
             assert result[name] == pytest.approx(results[0][name], rel=1e-6), name
 
 
@@ -211,7 +211,7 @@ def check_same(results, alone, images):
         assert result["num_samples"] == len(images) and "8 of 16 samples are not finite" in str(
             result["refused"]
         )
-        for name, value in scores_lib.scores(alone).items():
+        for name, value in fid_csv.scores(alone).items():
             assert float(result[name]) == pytest.approx(value, rel=1e-6), name
 
 
@@ -223,12 +223,12 @@ def test_processes(tmp_path):
     alone = evaluate.evaluate(
         model,
         params,
-        evaluate.load_reference("digits"),
+        load_reference("digits"),
         cfg_scale=1.5,
         seed=3,
         num_samples=101,
         batch_size=64,
-        see=seen.append,
+        on_batch=seen.append,
     )
     check_same(both, alone, np.concatenate(seen))
 
@@ -262,7 +262,7 @@ def test_inception_everywhere(tmp_path, inception_weights, caplog):
             sharding.replicated(jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))),
         )
         where = mesh_sharding(devices)
-        reference = evaluate.load_reference(
+        reference = load_reference(
             "digits",
             features="inception",
             inception_weights=str(inception_weights),
@@ -281,7 +281,7 @@ def test_inception_everywhere(tmp_path, inception_weights, caplog):
                 num_samples=21,
                 batch_size=batch_size,
                 sharding=where,
-                see=seen[-1].append,
+                on_batch=seen[-1].append,
             )
         )
     for result, batches in zip(results[1:], seen[1:]):
@@ -302,9 +302,7 @@ def test_pixels_are_the_plain_definition():
         np.clip(x, -1, 1).reshape(540, 64).astype(np.float64),
         images.reshape(540, 64) / 127.5 - 1,
     )
-    result = evaluate.evaluate(
-        model, params, evaluate.load_reference("digits"), cfg_scale=1.0, seed=0
-    )
+    result = evaluate.evaluate(model, params, load_reference("digits"), cfg_scale=1.0, seed=0)
     assert result["num_samples"] == 540 and "class_agreement" in result
     assert result["fd_pixels"] == pytest.approx(
         frechet_distance(*moments(fake), *moments(real)), rel=1e-12
@@ -338,7 +336,7 @@ def test_names_say_what_does_not_compare():
     assert inception.score_name("precision", 10_000) == "precision_10k"
     clean = dataclasses.replace(inception, facts=inception.facts | {"resize": "clean"})
     assert clean.score_name("fd", 50_000) == "fid_clean"
-    assert evaluate.NETWORKS["pixels"]("", "").score_name("fd", 540) == "fd_pixels"
+    assert networks.NETWORKS["pixels"]("", "").score_name("fd", 540) == "fd_pixels"
 
 
 @pytest.mark.parametrize("value, words", [(np.nan, "not finite"), (200.0, "latents, or 0 to 255")])
@@ -364,7 +362,7 @@ def test_too_few_samples_warn(caplog):
 
 
 def test_labels(tmp_path, caplog):
-    reference = evaluate.load_reference("digits")
+    reference = load_reference("digits")
     assert label_kind("", reference) == "reference"
     labels = choose_labels("reference", reference, 1000, 10)
     assert (
@@ -445,8 +443,8 @@ def program(*flags, script="eval_fid.py", timeout=120):
 
 def call(capsys, *flags):
     """eval_fid.main in this process: the JSON of its last line."""
-    values = evaluate.define_flags(FlagValues())
-    evaluate.main(config_lib.parse(["eval_fid.py", *map(str, flags)], values))
+    values = define_evaluation_flags(FlagValues())
+    evaluate_command.main(config_lib.parse(["eval_fid.py", *map(str, flags)], values))
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -514,7 +512,7 @@ def test_all_checkpoints_and_alphas(run_folder, tmp_path, capsys, small_inceptio
     }
     assert all(Image.open(p).size[0] > 200 for p in pictures)
     before = (tmp_path / "fid.csv").read_bytes()
-    monkeypatch.setattr(eval_fid, "evaluate", None)  # all are done
+    monkeypatch.setattr(score_generator, "evaluate", None)  # all are done
     assert (
         call(capsys, *flags)["fid_64"] == last["fid_64"]
         and (tmp_path / "fid.csv").read_bytes() == before
@@ -560,7 +558,7 @@ def test_npz_and_folder_give_the_scores_of_the_run(run_folder, tmp_path, capsys)
     assert (
         len(images) == 120
         and images.labels.tolist()
-        == choose_labels("reference", evaluate.load_reference("digits"), 120, 10).tolist()
+        == choose_labels("reference", load_reference("digits"), 120, 10).tolist()
     )
     folder.mkdir()
     for i in range(120):
@@ -572,8 +570,7 @@ def test_npz_and_folder_give_the_scores_of_the_run(run_folder, tmp_path, capsys)
     call(capsys, "--load_dir", npz, "--dataset_name", "digits", "--out", table)
     assert [r["samples"] for r in rows_of(table)] == [str(folder), str(npz)]  # once each
     assert (
-        scores_lib.scores(from_npz) == scores_lib.scores(from_folder)
-        and from_npz["num_samples"] == 120
+        fid_csv.scores(from_npz) == fid_csv.scores(from_folder) and from_npz["num_samples"] == 120
     )
     assert from_npz["fd_pixels"] == pytest.approx(run["fd_pixels"], rel=0.01)
 
@@ -610,12 +607,12 @@ def test_published_artifact(tmp_path, capsys):
 def test_only_all_scores_are_done(tmp_path):
     """A row with as many scores, but others, is not the evaluation that is asked for."""
     row = {"step": 1, "ema": "0.999", "cfg_scale": 1.0, "reference": "007"}
-    scores_lib.append_row(
+    fid_csv.append_row(
         tmp_path / "fid.csv", row | {"fid_5k": 1.0, "precision_5k": 0.5, "recall_5k": 0.5}
     )
-    assert scores_lib.find_row(tmp_path / "fid.csv", row, ["fid_5k", "recall_5k"])["fid_5k"] == 1
-    assert scores_lib.find_row(tmp_path / "fid.csv", row, ["fid_5k", "kid_5k"]) is None
-    assert scores_lib.find_row(tmp_path / "fid.csv", row | {"cfg_scale": 2.0}, ["fid_5k"]) is None
+    assert fid_csv.find_row(tmp_path / "fid.csv", row, ["fid_5k", "recall_5k"])["fid_5k"] == 1
+    assert fid_csv.find_row(tmp_path / "fid.csv", row, ["fid_5k", "kid_5k"]) is None
+    assert fid_csv.find_row(tmp_path / "fid.csv", row | {"cfg_scale": 2.0}, ["fid_5k"]) is None
 
 
 def test_warnings_of_others_are_heard():
@@ -640,7 +637,7 @@ def test_unreadable_images_are_left_out(tmp_path, caplog):
     first = sorted(tmp_path.rglob("*.png"))[0]
     first.write_bytes(first.read_bytes()[:40])
     options = {"max_corrupt": 0.1, "channels": 1}
-    reference = evaluate.load_reference(
+    reference = load_reference(
         f"folder:{tmp_path}", data_options=options, shape=(8, 8, 1), batch_size=16
     )
     good, y = pipeline.everything(data.load(f"folder:{tmp_path}", "train", options))
@@ -663,11 +660,11 @@ def test_rows_of_the_same_settings_are_one(tmp_path):
         "reference": "digits:test",
         "labels": "reference",
     }
-    scores_lib.append_row(path, row | {"fd_pixels": 2.0})
-    scores_lib.append_row(path, row | {"precision": 0.5})
-    scores_lib.append_row(path, row | {"reference": "digits:train", "fd_pixels": 3.0})
-    first, second = scores_lib.read_rows(path)
-    assert scores_lib.scores(first) == {"fd_pixels": 2.0, "precision": 0.5} and scores_lib.scores(
+    fid_csv.append_row(path, row | {"fd_pixels": 2.0})
+    fid_csv.append_row(path, row | {"precision": 0.5})
+    fid_csv.append_row(path, row | {"reference": "digits:train", "fd_pixels": 3.0})
+    first, second = fid_csv.read_rows(path)
+    assert fid_csv.scores(first) == {"fd_pixels": 2.0, "precision": 0.5} and fid_csv.scores(
         second
     ) == {"fd_pixels": 3.0}
 
@@ -687,7 +684,7 @@ def test_sanity_at_the_first_step(tmp_path, small_inception, monkeypatch):
         drift.train(parts, drift.open_run(config))
     steps = []
     monkeypatch.setattr(
-        eval_fid, "evaluate", lambda *_, num_samples=0, **__: steps.append(num_samples) or 1 / 0
+        evaluate, "evaluate", lambda *_, num_samples=0, **__: steps.append(num_samples) or 1 / 0
     )
     parts = drift.build(
         config := config_lib.resolve(TINY | {"save_dir": str(tmp_path / "run2")}),
@@ -783,7 +780,7 @@ def test_dinov2_by_name(tmp_path):
         },
         tmp_path / "small.safetensors",
     )
-    network = evaluate.load_network(f"dinov2:{tmp_path / 'small.safetensors'}", "", "")
+    network = networks.load_network(f"dinov2:{tmp_path / 'small.safetensors'}", "", "")
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
     found = np.asarray(network.features(network.params, images)["features"])
     assert found.shape == (2, 384) and feature_count(network, (8, 8, 1)) == 384

@@ -8,8 +8,9 @@ from absl import flags
 from test_train import everything_saved, parts_of, records, same_bits, train
 
 from baselines.flow import Flow, draw, flow_loss, sample_t, with_steps
-from evaluation import evaluate, sample
-from evaluation.scores import read_rows
+from evaluation import evaluate_command, sample_command
+from evaluation.fid_csv import read_rows
+from evaluation.flags import EVALUATION, SAMPLING
 from models.build import describe, from_description
 from models.mlp import MLPGenerator
 from models.runs import load_run
@@ -193,7 +194,7 @@ def test_sampling_and_evaluation_take_the_steps(run, tmp_path):
     (row,) = read_rows(run / "fid.csv")
     assert row["denoise_timesteps"] == 2
     program(
-        sample,
+        sample_command,
         {
             "load_dir": run,
             "num_samples": 5,
@@ -202,16 +203,16 @@ def test_sampling_and_evaluation_take_the_steps(run, tmp_path):
             "out": tmp_path / "x.npz",
         },
         ("load_dir", "seed"),
-        sample.FLAGS,
+        SAMPLING,
     )
     assert np.load(tmp_path / "x.npz")["arr_0"].shape == (5, 8, 8, 1)
     groups = ("load_dir", "seed", "dataset_name", "features", "inception_weights", "fid_stats")
     for steps in (2, 4):
         program(
-            eval_fid,
+            evaluate_command,
             {"load_dir": run, "num_samples": 40, "denoise_timesteps": steps},
             groups,
-            evaluate.FLAGS,
+            EVALUATION,
         )
     rows = read_rows(run / "fid.csv")
     assert [r["denoise_timesteps"] for r in rows] == [2, 2, 4] and rows[1]["fd_pixels"] != rows[2][

@@ -18,8 +18,8 @@ from test_vae import spec_of, tensors_of, write
 
 import data
 from data import pipeline
-from evaluation import evaluate
-from evaluation.scores import read_rows
+from evaluation.fid_csv import read_rows
+from evaluation.load_reference import load_reference
 from models.encoders import load_encoder
 from models.latents import latent_space_of, load_latent_space
 from models.runs import load_run
@@ -298,7 +298,7 @@ def test_reference_of_cached_latents_is_their_images(place):
     assert cache(place, "referenced", **{"data.image_size": 8}).returncode == 0
     name = f"latents:{place / 'referenced'}"
     assert data.load(name).shape == (4, 4, 4)
-    reference = evaluate.load_reference(name, features="pixels", split="train")
+    reference = load_reference(name, features="pixels", split="train")
     assert (
         reference.name == f"folder:{place / 'images'}:train"
         and reference.real.count == N

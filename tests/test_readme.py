@@ -8,7 +8,7 @@ import pytest
 from absl.flags import FlagValues
 from conftest import ROOT
 
-from evaluation import evaluate
+from evaluation.flags import define_evaluation_flags
 from utils import config
 from utils.config import KEYS
 
@@ -66,7 +66,7 @@ def test_commands_of_evaluation():
     )
     assert len(lines) >= 7
     for line in lines:
-        config.parse(["eval_fid.py", *line.split()], evaluate.define_flags(FlagValues()))
+        config.parse(["eval_fid.py", *line.split()], define_evaluation_flags(FlagValues()))
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w/.]+)\)", TEXT))))

@@ -8,8 +8,9 @@ from PIL import Image
 from test_train import TINY, records, same_bits, train
 
 from configs.default import DISTRIBUTED
-from evaluation import sample
-from evaluation.scores import read_rows
+from evaluation import sample_command
+from evaluation.fid_csv import read_rows
+from evaluation.flags import define_sampling_flags
 from models.export import export_run
 from models.runs import load_run
 from models.sampling import generate
@@ -34,8 +35,10 @@ def run(tmp_path_factory):
 def main(**given):
     from absl import flags
 
-    values = config_lib.define_flags(("load_dir", "seed"), sample.FLAGS, flags.FlagValues())
-    sample.main(config_lib.parse(["sample.py", *(f"--{k}={v}" for k, v in given.items())], values))
+    values = define_sampling_flags(flags.FlagValues())
+    sample_command.main(
+        config_lib.parse(["sample.py", *(f"--{k}={v}" for k, v in given.items())], values)
+    )
 
 
 def test_a_run_loads_by_its_folder(run):

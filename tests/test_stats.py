@@ -11,8 +11,9 @@ from PIL import Image
 
 import data
 from data import pipeline
-from evaluation import evaluate
+from evaluation.evaluate import evaluate
 from evaluation.image_files import batches, read_images, write_npz
+from evaluation.load_reference import load_reference
 from metrics.collect import Evidence
 from metrics.fid import frechet_distance, moments
 from metrics.statistics import check_provenance, read_statistics, write_statistics
@@ -224,16 +225,14 @@ def test_program_and_its_use(tmp_path, caplog):
     caplog.clear()
     model, params = tiny_generator()
     scores = [
-        evaluate.evaluate(
-            model, params, reference, cfg_scale=1.0, seed=0, num_samples=100, labels="uniform"
-        )
+        evaluate(model, params, reference, cfg_scale=1.0, seed=0, num_samples=100, labels="uniform")
         for reference in (
-            evaluate.load_reference("digits", metrics="fid,precision_recall"),
-            evaluate.load_reference("digits", fid_stats=str(out), metrics="fid,precision_recall"),
+            load_reference("digits", metrics="fid,precision_recall"),
+            load_reference("digits", fid_stats=str(out), metrics="fid,precision_recall"),
         )
     ]
     assert "--fid_stats" not in caplog.text
-    gallery = evaluate.load_reference("digits", fid_stats=str(out)).gallery
+    gallery = load_reference("digits", fid_stats=str(out)).gallery
     np.testing.assert_array_equal(
         gallery.features[5].reshape(8, 8, 1), gallery.image(5) / 127.5 - 1
     )
@@ -261,9 +260,9 @@ def test_a_reference_without_features_has_no_neighbours(tmp_path):
     write_statistics(
         tmp_path / "s.npz", Evidence(50, np.zeros(64), np.eye(64)), {"network": "pixels"}
     )
-    assert evaluate.load_reference("digits", fid_stats=str(tmp_path / "s.npz")).metrics == ("fid",)
+    assert load_reference("digits", fid_stats=str(tmp_path / "s.npz")).metrics == ("fid",)
     with pytest.raises(UserError, match="it needs features"):
-        evaluate.load_reference("digits", fid_stats=str(tmp_path / "s.npz"), metrics="kid")
+        load_reference("digits", fid_stats=str(tmp_path / "s.npz"), metrics="kid")
 
 
 def test_images_as_reference(tmp_path):
@@ -271,8 +270,8 @@ def test_images_as_reference(tmp_path):
     images, labels = pipeline.everything(data.load("digits", "test"))
     write_npz(tmp_path / "real.npz", images, labels)
     a, b = (
-        evaluate.load_reference("", fid_stats=str(tmp_path / "real.npz"), features="pixels"),
-        evaluate.load_reference("digits"),
+        load_reference("", fid_stats=str(tmp_path / "real.npz"), features="pixels"),
+        load_reference("digits"),
     )
     assert (
         np.array_equal(a.real.mu, b.real.mu)

@@ -18,9 +18,11 @@ jax.distributed.initialize(f"localhost:{port}", ranks, rank)
 
 from test_eval import tiny_generator  # noqa: E402
 
-from evaluation import evaluate  # noqa: E402
+from evaluation.evaluate import evaluate  # noqa: E402
+from evaluation.load_reference import load_reference  # noqa: E402
 from evaluation.scoring import score  # noqa: E402
 from utils.errors import UserError  # noqa: E402
+from utils.sharding import local_sharding  # noqa: E402
 
 model, params = tiny_generator()
 inception = (
@@ -29,11 +31,11 @@ inception = (
     else {}
 )
 batch_size, num_samples = (4, 21) if inception else (16, 101)
-reference = evaluate.load_reference(
-    "digits", sharding=evaluate.local_sharding(), batch_size=batch_size, **inception
+reference = load_reference(
+    "digits", sharding=local_sharding(), batch_size=batch_size, **inception
 )
 seen = []
-scores = evaluate.evaluate(
+scores = evaluate(
     model,
     params,
     reference,
@@ -41,8 +43,8 @@ scores = evaluate.evaluate(
     seed=3,
     num_samples=num_samples,
     batch_size=batch_size,
-    sharding=evaluate.local_sharding(),
-    see=seen.append,
+    sharding=local_sharding(),
+    on_batch=seen.append,
 )
 try:  # what goes wrong in the samples of one process stops both, instead of leaving the other waiting
     images = np.full((8, 8, 8, 1), np.nan if rank == 1 else 0.0, np.float32)

@@ -16,7 +16,8 @@ from drifting.fields.learned import init_field_state
 from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step, train_step
 from evaluation import evaluate
-from evaluation.scores import append_row, read_rows, scores
+from evaluation.fid_csv import append_row, read_rows, scores
+from evaluation.load_reference import load_reference as reference_of
 from models.build import describe
 from models.dit import count_parameters, init_params
 from models.sampling import generate
@@ -383,7 +384,7 @@ def draw_figures(parts: Parts, folder: pathlib.Path, state: TrainState, step: in
 def load_reference(parts: Parts):
     """What evaluations while training are held against; it depends on the configuration alone."""
     c = parts.config
-    return evaluate.load_reference(
+    return reference_of(
         c.dataset_name,
         features=c.features,
         inception_weights=c.inception_weights,

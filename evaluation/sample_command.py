@@ -6,7 +6,6 @@ import pathlib
 import numpy as np
 
 from baselines.flow import with_steps
-from configs.default import Key
 from models.latents import latent_space_of
 from models.sampling import generate
 from utils import config as config_lib
@@ -17,50 +16,6 @@ from utils.logging import setup_logging
 from utils.sharding import local_sharding
 
 log = logging.getLogger("sample")
-
-FLAGS = (
-    Key("step", 0, "checkpoint of the run; 0 = the newest", "[0, inf)"),
-    Key(
-        "ema", "", "parameters: a decay that the run keeps, raw, or empty for the run's first decay"
-    ),
-    Key(
-        "cfg_scale",
-        (1.0,),
-        "guidance scales alpha; several make a sweep, one row of the grid each",
-        "[1, inf)",
-    ),
-    Key("denoise_timesteps", 0, "Euler steps of a flow; 0 = those of its training", "[0, inf)"),
-    Key("classes", "", "labels to draw, separated by commas; empty = all"),
-    Key("per_class", 10, "samples of each class in a grid", "[1, inf)"),
-    Key(
-        "compare",
-        False,
-        "grid with real held-out samples beside it; needs a run, whose data set is at hand",
-    ),
-    Key(
-        "latents",
-        False,
-        "write the samples of a generator of latents as they are, with --num_samples and an .npz",
-    ),
-    Key(
-        "num_samples",
-        0,
-        "samples to write as files or .npz, labels in turn; 0 = a grid",
-        "[0, inf)",
-    ),
-    Key(
-        "out",
-        "",
-        "a .png for a grid, an .npz or a folder with --num_samples; empty = samples/grid.png in the run folder, or samples.npz",
-    ),
-    Key(
-        "sample_batch_size",
-        256,
-        "samples per call of the generator; it does not change the result",
-        "[1, inf)",
-    ),
-    config_lib.KEYS["vae"],
-)
 
 
 def load(where: str, step: int, ema: str):
