@@ -1,12 +1,22 @@
 """The sample bank (A.8): recent real samples, ready on the device in every class of a step.
 
-Per class a queue of K samples, and one global queue of G. Each step pushes the newest reals and draws without replacement. The queues are rings:
+For each class there is a queue of K samples, and beside them one global queue, the pool, of G. Each
+step pushes the newest reals into both and then draws without replacement. All queues are rings: the
+newest sample takes the slot of the oldest.
 
-    bank = {"images": [C, K, ...], "filled": [C], "next": [C], "pool": [G, ...], "pool_filled": [], "pool_next": []}
+A sample is an image in the dtype of its data set: uint8, or float for latents. It may be stored as
+a row of numbers, because TPUs pad the last two axes of an array to 8 x 128. In its place the bank
+may store anything made from it, such as its features (cache.py), as a tree of arrays.
 
-Images keep the dtype of the data set (uint8, or float for latents), and may be kept as rows of numbers: TPUs pad the last two axes of an array to 8 x 128. In their place there may be a tree of arrays for each sample, such as its features (cache.py). G = 0: unconditional samples are drawn from the class queues, for data that the bank holds as a whole.
-The index arithmetic (`*_slots`) is apart from the storage, so that a bank in host memory (NumPy) runs the same draws to the same bits.
+With G = 0 unconditional samples are drawn from the class queues. That is for data sets which the
+bank holds as a whole.
+
+Deciding which slots to use (`push_slots`, `draw`) is apart from moving samples (`push`,
+`batch_from_plan`). So a bank in host memory, made of NumPy arrays, runs the same draws to the same
+bits.
 """
+
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -17,184 +27,306 @@ from drifting.config import DriftConfig
 from drifting.guidance import sample_alpha
 from drifting.state import named_keys
 
-
-@flax.struct.dataclass
-class Batch:
-    """Real samples of a step, and what to generate, of C classes (or K groups of C). Images in the bank's dtype: uint8 stands for [-1, 1]."""
-
-    labels: jax.Array  # [C] int32
-    alpha: jax.Array  # [C] guidance scales
-    pos: jax.Array  # [C, N_pos, H, W, ch], or what the bank keeps in the place of images
-    weight_pos: jax.Array  # [C, N_pos]: 1, or 0 where a class has fewer samples than N_pos
-    unc: jax.Array  # [C, N_unc, H, W, ch]
+# ---------------------------------------------------------------- records
 
 
-def empty_bank(n_classes, per_class, pool, sample):
-    """A bank without samples, as NumPy arrays: n_classes queues of per_class samples and a global queue of `pool`. sample: shape and dtype of one, an array or a tree."""
-    zeros = lambda *lead: jax.tree.map(lambda a: np.zeros((*lead, *a.shape), a.dtype), sample)
-    return {
-        "images": zeros(n_classes, per_class),
-        "filled": np.zeros(n_classes, np.int32),
-        "next": np.zeros(n_classes, np.int32),
-        "pool": zeros(pool),
-        "pool_filled": np.zeros((), np.int32),
-        "pool_next": np.zeros((), np.int32),
-    }
+class Counters(flax.struct.PyTreeNode):
+    """Where the rings stand."""
+
+    filled: Any  # [C] int32: samples in each class queue, at most K
+    next: Any  # [C] int32: the slot that the next sample of each class takes
+    pool_filled: Any  # int32: samples in the pool, at most G
+    pool_next: Any  # int32: the slot of the pool that the next sample takes
 
 
-def bank_bytes(n_classes, per_class, pool, sample) -> int:
-    """Memory of such a bank in bytes."""
-    return (n_classes * per_class + pool) * sum(
-        int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize for a in jax.tree.leaves(sample)
+class Sizes(NamedTuple):
+    """The lengths of the queues."""
+
+    per_class: int  # K
+    pool: int  # G
+
+
+class Bank(flax.struct.PyTreeNode):
+    """The queues and their counters. Arrays are JAX's on a device, NumPy's in host memory."""
+
+    samples: Any  # [C, K, ...], or a tree of such arrays: the class queues
+    pool: Any  # [G, ...], or a tree of such arrays: the global queue
+    counters: Counters
+
+    @property
+    def sizes(self) -> Sizes:
+        samples, pool = jax.tree.leaves(self.samples)[0], jax.tree.leaves(self.pool)[0]
+        return Sizes(samples.shape[1], pool.shape[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the bank under the names that checkpoints use."""
+        counters = {name: getattr(self.counters, name) for name in _COUNTER_NAMES}
+        return {"images": self.samples, "pool": self.pool} | counters
+
+    @classmethod
+    def from_dict(cls, items: dict[str, Any]) -> "Bank":
+        """The inverse of `to_dict`."""
+        counters = Counters(**{name: items[name] for name in _COUNTER_NAMES})
+        return cls(items["images"], items["pool"], counters)
+
+
+_COUNTER_NAMES = ("filled", "next", "pool_filled", "pool_next")
+
+
+class Plan(flax.struct.PyTreeNode):
+    """What `draw` decided: the classes of a step, their guidance scales and their slots."""
+
+    labels: Any  # [C] int32
+    alpha: Any  # [C] float32
+    positives: Any  # [C, N_pos] slots in the queue of each class
+    present: Any  # [C, N_pos] bool: whether the slot holds a sample
+    unconditional: Any  # [C, N_unc] indices for `take_any_class`
+    dropped: Any = None  # [C] bool: classes that become the null class; None without class dropout
+    any_class: Any = None  # [C, N_pos] indices for `take_any_class`: the null class's positives
+
+
+class Batch(flax.struct.PyTreeNode):
+    """The real samples of a step, and what to generate, of C classes (or K groups of C).
+
+    Images have the bank's dtype: uint8 stands for [-1, 1].
+    """
+
+    labels: Any  # [C] int32
+    alpha: Any  # [C] float32: guidance scales
+    pos: Any  # [C, N_pos, H, W, channels], or what the bank stores in the place of images
+    weight_pos: Any  # [C, N_pos] float32: 1, or 0 where a class has fewer samples than N_pos
+    unc: Any  # [C, N_unc, H, W, channels], or what the bank stores
+
+
+# ---------------------------------------------------------------- an empty bank
+
+
+def empty_bank(n_classes: int, per_class: int, pool: int, sample: Any) -> Bank:
+    """Returns a bank without samples, as NumPy arrays.
+
+    Args:
+        n_classes: C, the number of class queues.
+        per_class: K, their length.
+        pool: G, the length of the global queue.
+        sample: the shape and dtype of what is stored of one sample, or a tree of them.
+    """
+
+    def zeros(*lead):
+        return jax.tree.map(lambda a: np.zeros((*lead, *a.shape), a.dtype), sample)
+
+    counters = Counters(
+        filled=np.zeros(n_classes, np.int32),
+        next=np.zeros(n_classes, np.int32),
+        pool_filled=np.zeros((), np.int32),
+        pool_next=np.zeros((), np.int32),
     )
+    return Bank(zeros(n_classes, per_class), zeros(pool), counters)
 
 
-def sizes(bank):
-    """(samples in a class queue, samples in the global queue)."""
-    return jax.tree.leaves(bank["images"])[0].shape[1], jax.tree.leaves(bank["pool"])[0].shape[0]
+def bank_bytes(n_classes: int, per_class: int, pool: int, sample: Any) -> int:
+    """Returns the memory of the samples of such a bank, in bytes."""
+    arrays = jax.tree.leaves(sample)
+    of_sample = sum(int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize for a in arrays)
+    return (n_classes * per_class + pool) * of_sample
 
 
-def push_slots(bank, labels):
-    """Where new samples with these labels [S] go: ring slots [S] (out of range for those that newer ones of the same push displace), and the new counters."""
-    (size, pool), same = sizes(bank), labels[:, None] == labels[None, :]
-    rank = jnp.sum(jnp.tril(same, -1), 1)  # how many of the class came before it in this push
-    after = jnp.sum(jnp.triu(same, 1), 1)  # ... and come after it
-    slot = jnp.where(after < size, (bank["next"][labels] + rank) % size, size)
-    new = jnp.zeros_like(bank["next"]).at[labels].add(1)
-    counters = {
-        "filled": jnp.minimum(bank["filled"] + new, size),
-        "next": (bank["next"] + new) % size,
-    }
+# ---------------------------------------------------------------- pushing new samples
+
+
+def push_slots(
+    counters: Counters, sizes: Sizes, labels: jax.Array
+) -> tuple[jax.Array, jax.Array, Counters]:
+    """Decides where new samples go.
+
+    Args:
+        counters: of the bank before.
+        sizes: of its queues.
+        labels: [S], of the new samples, the oldest first.
+
+    Returns:
+        The slots [S] in the class queues, the slots [S] in the pool, and the counters after. A slot
+        is out of range for a sample that newer ones of the same push displace.
+    """
+    size, pool = sizes
+    same_class = labels[:, None] == labels[None, :]
+    before = jnp.sum(jnp.tril(same_class, -1), 1)  # samples of the class ahead of it in this push
+    after = jnp.sum(jnp.triu(same_class, 1), 1)  # and behind it
+    slot = jnp.where(after < size, (counters.next[labels] + before) % size, size)
+    new = jnp.zeros_like(counters.next).at[labels].add(1)
+    filled, next_slot = jnp.minimum(counters.filled + new, size), (counters.next + new) % size
+    counters = counters.replace(filled=filled, next=next_slot)
+
     n = labels.shape[0]
-    if pool:
-        pool_slot = jnp.where(
-            jnp.arange(n) >= n - pool, (bank["pool_next"] + jnp.arange(n)) % pool, pool
-        )
-        counters |= {
-            "pool_filled": jnp.minimum(bank["pool_filled"] + n, pool),
-            "pool_next": (bank["pool_next"] + n) % pool,
-        }
-    else:
-        pool_slot = jnp.zeros(n, jnp.int32)
+    if not pool:
+        return slot, jnp.zeros(n, jnp.int32), counters
+    order = jnp.arange(n)
+    pool_slot = jnp.where(order >= n - pool, (counters.pool_next + order) % pool, pool)
+    counters = counters.replace(
+        pool_filled=jnp.minimum(counters.pool_filled + n, pool),
+        pool_next=(counters.pool_next + n) % pool,
+    )
     return slot, pool_slot, counters
 
 
-def push(bank, images, labels):
-    """The bank after `images` [S, ...] with `labels` [S] joined their class queues and the global one, the oldest leaving."""
-    slot, pool_slot, counters = push_slots(bank, labels)
-    put = lambda where, *at: jax.tree.map(
-        lambda a, new: a.at[at].set(new.reshape(-1, *a.shape[len(at) :]), mode="drop"),
-        where,
-        images,
-    )
-    bank = bank | counters | {"images": put(bank["images"], labels, slot)}
-    return bank | ({"pool": put(bank["pool"], pool_slot)} if sizes(bank)[1] else {})
+def push(bank: Bank, samples: Any, labels: jax.Array) -> Bank:
+    """Returns the bank after samples [S, ...] of labels [S] joined it; the oldest leave."""
+    slot, pool_slot, counters = push_slots(bank.counters, bank.sizes, labels)
+
+    def put(queue, index):
+        def put_array(array, new):
+            new = new.reshape(-1, *array.shape[len(index) :])
+            return array.at[index].set(new, mode="drop")  # drops what is out of range
+
+        return jax.tree.map(put_array, queue, samples)
+
+    queues = put(bank.samples, (labels, slot))
+    pool = put(bank.pool, (pool_slot,)) if bank.sizes.pool else bank.pool
+    return Bank(queues, pool, counters)
 
 
-def push_host(bank, slots, images, labels):
-    """The same for a bank of NumPy arrays, in place: slots as returned by `push_slots(bank, labels)`."""
+def push_host(bank: Bank, slots: tuple, samples: Any, labels: np.ndarray) -> Bank:
+    """The same as `push` for a bank of NumPy arrays, whose queues are changed in place.
+
+    Args:
+        slots: what `push_slots` returned for these labels, as NumPy arrays.
+    """
     slot, pool_slot, counters = slots
-    for where, at, size in zip(("images", "pool"), ((labels, slot), (pool_slot,)), sizes(bank)):
-        keep = at[-1] < size
-        for kept, new in zip(jax.tree.leaves(bank[where]), jax.tree.leaves(images)):
-            kept[tuple(i[keep] for i in at)] = new[keep].reshape(-1, *kept.shape[len(at) :])
-    return bank | counters
+
+    def put(queue, index, size):
+        fits = index[-1] < size
+        index = tuple(i[fits] for i in index)
+        arrays, new_arrays = jax.tree.leaves(queue), jax.tree.leaves(samples)
+        for array, new in zip(arrays, new_arrays, strict=True):
+            array[index] = new[fits].reshape(-1, *array.shape[len(index) :])
+
+    put(bank.samples, (labels, slot), bank.sizes.per_class)
+    put(bank.pool, (pool_slot,), bank.sizes.pool)
+    return bank.replace(counters=counters)
+
+
+# ---------------------------------------------------------------- drawing a batch
 
 
 def _without_replacement(key, filled, size, n):
-    """n different slots out of the first `filled` [...] of `size`; [..., n] slots, and whether each holds a sample (all do when filled >= n)."""
-    rank = jnp.where(
-        jnp.arange(size) < filled[..., None], jax.random.uniform(key, (*filled.shape, size)), 2.0
-    )
-    slot = jnp.argsort(rank, axis=-1)[
-        ..., :n
-    ]  # a sort, not top_k: compilers split it over devices by rows
+    """Draws n different slots out of the first `filled` [...] of `size`.
+
+    Returns the slots [..., n] and whether each holds a sample, which all do when filled >= n.
+    """
+    noise = jax.random.uniform(key, (*filled.shape, size))
+    is_filled = jnp.arange(size) < filled[..., None]
+    # A sort and not top_k: compilers divide a sort over devices by rows.
+    slot = jnp.argsort(jnp.where(is_filled, noise, 2.0), axis=-1)[..., :n]
     return slot, jnp.arange(n) < filled[..., None]
 
 
-def class_slots(key, filled, size, n):
-    """n of each class's queue of `size` without replacement, given its count `filled` [B]; n = size takes the whole queue. Slots and validity, [B, n]."""
+def class_slots(key: jax.Array, filled: jax.Array, size: int, n: int):
+    """Draws n samples of each class's queue without replacement.
+
+    Args:
+        key: a random key.
+        filled: [B], samples in the queue of each class.
+        size: the length of the queues; n = size takes a queue as a whole, in its order.
+        n: how many.
+
+    Returns:
+        The slots [B, n], and whether each holds a sample.
+    """
     if n == size:
         slot = jnp.broadcast_to(jnp.arange(size), (*filled.shape, size))
         return slot, slot < filled[:, None]
     return _without_replacement(key, filled, size, n)
 
 
-def pool_slots(key, bank, draws, n):
-    """n of the recent samples of any class without replacement, `draws` times: [draws, n] indices for `take_pool`, and validity."""
-    per_class, pool = sizes(bank)
+def any_class_slots(key: jax.Array, counters: Counters, sizes: Sizes, draws: int, n: int):
+    """Draws n recent samples of any class without replacement, `draws` times.
+
+    Returns indices [draws, n] for `take_any_class`, and whether each holds a sample.
+    """
+    per_class, pool = sizes
     if pool:
-        return _without_replacement(key, jnp.broadcast_to(bank["pool_filled"], draws), pool, n)
-    ends = jnp.cumsum(
-        bank["filled"]
-    )  # the i-th of all samples lies in the class whose range holds i
-    index, valid = _without_replacement(
-        key, jnp.broadcast_to(ends[-1], draws), ends.shape[0] * per_class, n
-    )
-    label = jnp.minimum(jnp.searchsorted(ends, index, side="right"), ends.shape[0] - 1)
-    return label * per_class + index - (ends - bank["filled"])[label], valid
+        filled = jnp.broadcast_to(counters.pool_filled, draws)
+        return _without_replacement(key, filled, pool, n)
+    # Number all samples of all classes in a row. The i-th of them lies in the class whose range of
+    # numbers holds i.
+    ends = jnp.cumsum(counters.filled)
+    n_classes = ends.shape[0]
+    filled = jnp.broadcast_to(ends[-1], draws)
+    index, present = _without_replacement(key, filled, n_classes * per_class, n)
+    label = jnp.minimum(jnp.searchsorted(ends, index, side="right"), n_classes - 1)
+    slot = index - (ends - counters.filled)[label]
+    return label * per_class + slot, present
 
 
-def take_class(bank, labels, slots):
-    """Samples [..., n, H, W, ch] of the class queues `labels` [...] at `slots` [..., n]."""
-    return jax.tree.map(lambda a: a[labels[..., None], slots], bank["images"])
+def draw(counters: Counters, sizes: Sizes, seed, step, config: DriftConfig) -> Plan:
+    """Decides which classes, guidance scales and samples make up the batch of `step`.
+
+    It depends on nothing but the seed, the step and how full the queues are.
+    """
+    c = config
+    purposes = ("labels", "alpha", "positives", "unconditional", "class dropout", "null class")
+    key = named_keys(seed, purposes, step)
+
+    # Classes go round: each one is drawn once before any is drawn again.
+    n_rounds = -(-c.n_c // c.n_classes)
+    rounds = [
+        jax.random.permutation(jax.random.fold_in(key["labels"], i), c.n_classes)
+        for i in range(n_rounds)
+    ]
+    labels = jnp.stack(rounds).reshape(-1)[: c.n_c].astype(jnp.int32)
+    interval = (c.alpha_min, c.alpha_max, c.alpha_power)
+    alpha = sample_alpha(key["alpha"], (c.n_c,), *interval, c.no_cfg_frac)
+
+    filled = counters.filled[labels]
+    positives, present = class_slots(key["positives"], filled, sizes.per_class, c.n_pos)
+    unconditional, _ = any_class_slots(key["unconditional"], counters, sizes, c.n_c, c.n_unc)
+    plan = Plan(labels, alpha, positives, present, unconditional)
+    if not c.class_dropout_prob:
+        return plan
+
+    dropped = jax.random.uniform(key["class dropout"], (c.n_c,)) < c.class_dropout_prob
+    any_class, any_present = any_class_slots(key["null class"], counters, sizes, c.n_c, c.n_pos)
+    present = jnp.where(dropped[:, None], any_present, present)
+    return plan.replace(dropped=dropped, any_class=any_class, present=present)
 
 
-def take_pool(bank, slots):
-    """Samples [..., n, H, W, ch] at `slots` [..., n] of `pool_slots`."""
-    per_class, pool = sizes(bank)
+def take_class(bank: Bank, labels: Any, slots: Any) -> Any:
+    """Returns samples [..., n, ...] of the class queues `labels` [...] at `slots` [..., n]."""
+    return jax.tree.map(lambda a: a[labels[..., None], slots], bank.samples)
+
+
+def take_any_class(bank: Bank, indices: Any) -> Any:
+    """Returns samples [..., n, ...] at the `indices` [..., n] of `any_class_slots`."""
+    per_class, pool = bank.sizes
     if pool:
-        return jax.tree.map(lambda a: a[slots], bank["pool"])
-    return jax.tree.map(lambda a: a[slots // per_class, slots % per_class], bank["images"])
+        return jax.tree.map(lambda a: a[indices], bank.pool)
+    label, slot = indices // per_class, indices % per_class
+    return jax.tree.map(lambda a: a[label, slot], bank.samples)
 
 
-def draw(bank, seed, step, c: DriftConfig):
-    """Which classes, guidance scales and bank slots make up the batch of `step`. Of the samples it reads the shapes alone: they may be elsewhere."""
-    key = named_keys(
-        seed, ("labels", "alpha", "positives", "unconditional", "class dropout", "null class"), step
-    )
-    rounds = jnp.stack(
-        [
-            jax.random.permutation(jax.random.fold_in(key["labels"], r), c.n_classes)
-            for r in range(-(-c.n_c // c.n_classes))
-        ]
-    )
-    labels = rounds.reshape(-1)[: c.n_c].astype(jnp.int32)
-    alpha = sample_alpha(
-        key["alpha"], (c.n_c,), c.alpha_min, c.alpha_max, c.alpha_power, c.no_cfg_frac
-    )
-    slots, valid = class_slots(key["positives"], bank["filled"][labels], sizes(bank)[0], c.n_pos)
-    plan = {
-        "labels": labels,
-        "alpha": alpha,
-        "slots": slots,
-        "valid": valid,
-        "unc": pool_slots(key["unconditional"], bank, c.n_c, c.n_unc)[0],
-    }
-    if c.class_dropout_prob:
-        dropped = jax.random.uniform(key["class dropout"], (c.n_c,)) < c.class_dropout_prob
-        any_slots, any_valid = pool_slots(key["null class"], bank, c.n_c, c.n_pos)
-        plan |= {
-            "dropped": dropped,
-            "any": any_slots,
-            "valid": jnp.where(dropped[:, None], any_valid, valid),
-        }
-    return plan
+def batch_from_plan(bank: Bank, plan: Plan, sample_shape: tuple[int, ...] = ()) -> Batch:
+    """Returns the samples of a plan, whose classes may be in groups [K, C].
 
+    It works in NumPy for a bank in host memory, and is traced for one on the device.
 
-def gather(bank, plan, shape=()) -> Batch:
-    """The samples of a plan of `draw`, whose classes may be in groups [K, C]; NumPy for a bank in host memory, traced for one on the device. shape: of an image that is kept as a row."""
-    labels, pos = plan["labels"], take_class(bank, plan["labels"], plan["slots"])
-    if "dropped" in plan:
+    Args:
+        sample_shape: of an image that the bank stores as a row; () leaves samples as they are.
+    """
+    labels, pos = plan.labels, take_class(bank, plan.labels, plan.positives)
+    if plan.dropped is not None:
         xp = np if isinstance(labels, np.ndarray) else jnp
-        choose = lambda a, b: xp.where(
-            plan["dropped"].reshape(*labels.shape, *(1,) * (a.ndim - labels.ndim)), a, b
-        )
-        pos = jax.tree.map(choose, take_pool(bank, plan["any"]), pos)
-        labels = xp.where(plan["dropped"], bank["filled"].shape[0], labels)
-    unc = take_pool(bank, plan["unc"])
-    if shape and not isinstance(pos, dict):
-        pos, unc = (
-            a.reshape(*plan[slots].shape, *shape) for a, slots in ((pos, "slots"), (unc, "unc"))
-        )
-    return Batch(labels, plan["alpha"], pos, plan["valid"].astype("float32"), unc)
+
+        def of_null_class(any_class, of_class):
+            ones = (1,) * (of_class.ndim - labels.ndim)
+            dropped = plan.dropped.reshape(*labels.shape, *ones)
+            return xp.where(dropped, any_class, of_class)
+
+        pos = jax.tree.map(of_null_class, take_any_class(bank, plan.any_class), pos)
+        n_classes = bank.counters.filled.shape[0]
+        labels = xp.where(plan.dropped, n_classes, labels)  # the label of the null class
+    unc = take_any_class(bank, plan.unconditional)
+
+    stores_images = not isinstance(pos, dict)
+    if sample_shape and stores_images:
+        pos = pos.reshape(*plan.positives.shape, *sample_shape)
+        unc = unc.reshape(*plan.unconditional.shape, *sample_shape)
+    return Batch(labels, plan.alpha, pos, plan.present.astype("float32"), unc)

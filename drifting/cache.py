@@ -1,33 +1,76 @@
-"""Features of real samples, kept in the bank in the place of the samples: the encoder is frozen, so each real is encoded once, and a step encodes generated samples alone.
+"""Features of real samples, which the bank can store in the place of the samples.
 
-A sample is kept as {str(D): [V, sum(T), D]}, its feature sets (A.5) packed by width (sets.py) in V views: as it is and, where the step mirrors at random, mirrored.
+The encoder is frozen, so each real needs to be encoded only once. A step then encodes generated
+samples alone.
+
+A sample is stored as {str(D): [V, sum(T), D]}: its feature sets (A.5), packed by width
+(problems.py), in V views. The first view is the sample as it is; where the step mirrors at random,
+the second is the sample mirrored.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from drifting.images import mirror, to_float
+from drifting.layout import Layout
 from drifting.problems import pack
 
 
-def remember(images, *, encode, flip: bool):
-    """What the bank keeps of real samples [S, H, W, ch]: {str(D): [S, V, sum(T), D]}. encode: as in `drift_step`. flip: whether the step mirrors."""
+def remember(images: jax.Array, *, encode: Callable, flip: bool) -> dict[str, jax.Array]:
+    """Returns what the bank stores of real samples [S, H, W, channels].
+
+    Args:
+        images: uint8 in [0, 255], or latents.
+        encode: as in `drifting.step.drift_step`.
+        flip: whether the step mirrors reals at random.
+
+    Returns:
+        {str(D): [S, V, sum(T), D]}
+    """
     images = to_float(images)
-    views = [images, mirror(images, jnp.ones(images.shape[0], bool))] if flip else [images]
-    return jax.tree.map(lambda *view: jnp.stack(view, 1), *(pack(encode(view)) for view in views))
+    views = [images]
+    if flip:
+        views.append(mirror(images, jnp.ones(images.shape[0], bool)))
+    packed = [pack(encode(view)) for view in views]
+    return jax.tree.map(lambda *view: jnp.stack(view, 1), *packed)
 
 
-def recall(kept, mirrored):
-    """Features {str(D): [C N, sum(T), D]} of what the bank kept, {str(D): [C, N, V, sum(T), D]}: of the mirrored view, where one is kept and `mirrored` [C, N] says so."""
-    view = mirrored.astype(jnp.int32)[:, :, None, None, None]
-    pick = lambda f: jnp.take_along_axis(f, view, 2)[:, :, 0] if f.shape[2] > 1 else f[:, :, 0]
-    return jax.tree.map(lambda f: pick(f).reshape(-1, *f.shape[3:]), kept)
+def recall(stored: dict[str, jax.Array], mirrored: jax.Array) -> dict[str, jax.Array]:
+    """Returns the features {str(D): [C N, sum(T), D]} of stored samples.
+
+    Args:
+        stored: {str(D): [C, N, V, sum(T), D]}.
+        mirrored: [C, N] bool: whether to take the mirrored view, where one is stored.
+    """
+    index = mirrored.astype(jnp.int32)[:, :, None, None, None]
+
+    def take_view(features):
+        if features.shape[2] > 1:
+            features = jnp.take_along_axis(features, index, 2)
+        return rearrange(features[:, :, 0], "c n t d -> (c n) t d")
+
+    return jax.tree.map(take_view, stored)
 
 
-def real_features(real, mirrored, encode, flip: bool, place):
-    """{str(D): [C N, sum(T), D]}, packed features of the real samples [C, N, ...], or of what the bank kept in their place; with flip, of the mirrored ones where `mirrored` [C, N] says so."""
+def real_features(
+    real: Any, mirrored: jax.Array, encode: Callable, flip: bool, layout: Layout
+) -> dict[str, jax.Array]:
+    """Returns the packed features {str(D): [C N, sum(T), D]} of real samples.
+
+    Args:
+        real: samples [C, N, ...], or what the bank stores in their place.
+        mirrored: [C, N] bool: which samples to mirror, where `flip` is set.
+        encode: as in `drifting.step.drift_step`.
+        flip: whether reals are mirrored.
+        layout: where the samples are, see layout.py.
+    """
     if isinstance(real, dict):
         return recall(real, mirrored)
     real = to_float(real)
-    real = mirror(real, mirrored) if flip else real
-    return pack(encode(place.rows(real.reshape(-1, *real.shape[2:]))))
+    if flip:
+        real = mirror(real, mirrored)
+    return pack(encode(layout.rows(rearrange(real, "c n ... -> (c n) ..."))))

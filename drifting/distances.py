@@ -1,58 +1,106 @@
-"""Distances and kernels (eq. 12), float32 whatever the networks use: at tau = 0.02 they underflow otherwise."""
+"""Distances between features and the kernel made of them (eq. 12).
+
+Everything here is float32, whatever type the networks compute in: at the smallest temperature of
+the paper, 0.02, the kernel underflows in bfloat16.
+"""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-MASKED = (
-    -1e30
-)  # a logit whose kernel value is 0; finite, so that a row of masked logits stays finite
+# A logit whose kernel value is 0. It is finite, so that a row of nothing but masked logits has a
+# finite softmax.
+MASKED = -1e30
 
 
 def distance(
     x: Float[Array, "*B N D"], y: Float[Array, "*B M D"], shared: int = 0
 ) -> Float[Array, "*B N M"]:
-    """Plain L2 distances ||x - y||, with the square clipped at 1e-8 as in the authors' release.
+    """Returns the plain L2 distances ||x - y||, not squared.
 
-    shared: y[:shared] are x themselves (0 or N). Their norms then come from the matrix product that the squares are made of, so that coinciding samples are at
-    distance 0 to the last bit: what separates a collapsed generator must not be rounding.
+    Squares are clipped at 1e-8 from below, as in the authors' release.
+
+    Args:
+        x, y: the two sets of vectors.
+        shared: how many of the first y are x themselves, either 0 or N. Their norms are then read
+            off the matrix product that the squares are made of, so that coinciding samples are at
+            distance 0 to the last bit: a generator that has collapsed must not be pulled apart by
+            rounding.
     """
-    centre = jnp.mean(
-        y, -2, keepdims=True
-    )  # a common offset would cancel away the digits that matter
+    centre = jnp.mean(y, -2, keepdims=True)  # a common offset would cancel the digits that matter
     x, y = x - centre, y - centre
     dot = jnp.einsum("...nd,...md->...nm", x, y, precision=jax.lax.Precision.HIGHEST)
-    x_sq, y_sq = jnp.sum(x * x, -1), jnp.sum(y * y, -1)
-    if shared:  # no slice or concatenation: compilers split this by rows of x, and leave y whole
+    x_squared, y_squared = jnp.sum(x * x, -1), jnp.sum(y * y, -1)
+    if shared:
+        # Masks instead of slices: the compiler then divides the rows of x over devices and leaves y
+        # whole.
         diagonal = jnp.where(jnp.eye(*dot.shape[-2:], dtype=bool), dot, 0)
-        x_sq, y_sq = (
-            jnp.sum(diagonal, -1),
-            jnp.where(jnp.arange(y.shape[-2]) < shared, jnp.sum(diagonal, -2), y_sq),
-        )
-    return jnp.sqrt(jnp.maximum(x_sq[..., :, None] + y_sq[..., None, :] - 2 * dot, 1e-8))
+        x_squared = jnp.sum(diagonal, -1)
+        is_x = jnp.arange(y.shape[-2]) < shared
+        y_squared = jnp.where(is_x, jnp.sum(diagonal, -2), y_squared)
+    squared = x_squared[..., :, None] + y_squared[..., None, :] - 2 * dot
+    return jnp.sqrt(jnp.maximum(squared, 1e-8))
 
 
 def log_kernel(
     x: Float[Array, "N D"], y: Float[Array, "M D"], kernel: str, tau, unit, self_neg: int
 ) -> Float[Array, "N M"]:
-    """log k(x, y) = -c(x, y) / eps, and MASKED where y[:self_neg] is x itself. unit: the length of a typical distance, S sqrt(D).
+    """Returns log k(x, y) = -c(x, y) / eps.
 
-    laplace:  c = ||x - y||        eps = tau unit      (eq. 12)
-    gaussian: c = ||x - y||^2 / 2  eps = tau unit^2    so that one tau serves in any number of dimensions
+    laplace:   c = ||x - y||        eps = tau unit     (eq. 12)
+    gaussian:  c = ||x - y||^2 / 2  eps = tau unit^2   so that one tau serves every dimension
+
+    Args:
+        x, y: the two sets of features.
+        kernel: "laplace" or "gaussian".
+        tau: the temperature.
+        unit: S sqrt(D), the length of a typical distance.
+        self_neg: how many of the first y are x themselves, 0 or N; a pair of a sample with itself
+            is MASKED.
     """
     dist = distance(x, y, self_neg)
-    logit = -dist / (tau * unit) if kernel == "laplace" else -(dist**2) / (2 * tau * unit**2)
-    itself = jnp.eye(*dist.shape, dtype=bool) & (jnp.arange(y.shape[0]) < self_neg)
-    return jnp.where(itself, MASKED, logit)
+    if kernel == "laplace":
+        logit = -dist / (tau * unit)
+    else:
+        logit = -(dist**2) / (2 * tau * unit**2)
+    is_itself = jnp.eye(*dist.shape, dtype=bool) & (jnp.arange(y.shape[0]) < self_neg)
+    return jnp.where(is_itself, MASKED, logit)
+
+
+def affinity(
+    logit: Float[Array, "N Y"],
+    over_y: Float[Array, "N Y"],
+    over_x: Float[Array, "N Y"],
+    normalize: str,
+) -> Float[Array, "N Y"]:
+    """Returns A of Algorithm 2, whose square is clipped at 1e-6 as in the authors' release.
+
+    Args:
+        logit: log k(x, y).
+        over_y, over_x: softmax of the logits over y and over x.
+        normalize: which of the two make up A: "both", "y" or "none" (Table 11).
+    """
+    if normalize == "both":
+        squared = over_y * over_x
+    elif normalize == "y":
+        squared = over_y**2
+    else:
+        squared = jnp.exp(2 * logit)
+    return jnp.sqrt(jnp.maximum(squared, 1e-6))
 
 
 def log_weight(weight: Float[Array, "M"]) -> Float[Array, "M"]:
-    """Logarithm of the weights divided by their sum; MASKED for 0."""
+    """Returns the logarithm of the weights divided by their sum; MASKED where a weight is 0."""
     logit = jnp.where(weight > 0, jnp.log(jnp.maximum(weight, 1e-30)), MASKED)
     return jax.nn.log_softmax(logit)
 
 
 def perplexity(attraction: Float[Array, "N P"]) -> Float[Array, "N"]:
-    """exp(entropy) of each row taken as a distribution: 1 when x is drawn to one positive, P when to all alike."""
-    share = attraction / jnp.sum(attraction, 1, keepdims=True)
-    return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(share, share), 1))
+    """Returns over how many positives each sample spreads its attraction.
+
+    It is exp(entropy) of each row taken as a distribution: 1 when a sample is drawn to one positive
+    alone, P when it is drawn to all of them alike.
+    """
+    distribution = attraction / jnp.sum(attraction, 1, keepdims=True)
+    entropy = -jnp.sum(jax.scipy.special.xlogy(distribution, distribution), 1)
+    return jnp.exp(entropy)

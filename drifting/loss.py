@@ -1,4 +1,17 @@
-"""The drifting loss (eq. 6) with the normalisations of A.6."""
+"""The drifting loss (eq. 6) with the normalisations of A.6.
+
+For a feature set j, with generated features x and a field V:
+
+    S_j      = mean ||x - y|| / sqrt(D)               over all other samples y
+    phi~     = phi / S_j,  tau_j = tau S_j sqrt(D)
+    lambda   = sqrt(mean V_tau^2),  V~ = sum_tau V_tau / lambda_tau
+    L_j      = mean (phi~(x) - stopgrad(phi~(x) + V~))^2
+
+S_j and lambda are pooled over all problems of the set: all classes and all locations.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -6,16 +19,24 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from drifting.distances import distance
-from drifting.fields import FIELDS
-from drifting.fields import kernel_tiled as tiled
+from drifting.fields import find_field, kernel_tiled
+from drifting.problems import Problems
 
 
-def weighted_distances(x, y, weight_y, self_neg):
-    """Sum of the distances from x [B,N,D] to y [B,Y,D], whose first self_neg are x, weighted by weight_y [B,Y], and sum of the weights; [B] each. Their ratio is S sqrt(D) (A.6)."""
-    weight = jnp.sum(weight_y, 1) * x.shape[1]
-    if y.shape[1] - self_neg > tiled.TILE:
-        return tiled.sum_of_distances(x, y, weight_y, self_neg), weight
-    return jnp.sum(distance(x, y, self_neg) * weight_y[:, None, :], (1, 2)), weight
+class Scales(NamedTuple):
+    """The pooled scalars of A.6, where more problems than these decide them (accumulate.py)."""
+
+    distance: Float[Array, "sets"]  # S_j sqrt(D), the mean distance
+    drift_sq_norm: Float[Array, "tau sets"] | None = None  # lambda^2
+
+
+class Stats(NamedTuple):
+    """What the loss tells about each feature set, for the log and for pooling."""
+
+    distance: Float[Array, "sets"]  # S_j sqrt(D), the mean distance
+    distance_weight: Float[Array, "sets"]  # the sum of the weights in that mean
+    drift_sq_norm: Float[Array, "tau sets"]  # lambda^2, the mean of V^2 before normalisation
+    perplexity: Float[Array, "sets"]  # positives that the attraction spreads over, smallest tau
 
 
 def drift_loss(
@@ -23,99 +44,185 @@ def drift_loss(
     pos: Float[Array, "B P D"],
     neg: Float[Array, "B M D"] | None = None,
     *,
-    weight_gen=None,
-    weight_pos=None,
-    weight_neg=None,
-    temperatures=(0.02, 0.05, 0.2),
-    field="kernel",
+    weight_gen: Float[Array, "B N"] | None = None,
+    weight_pos: Float[Array, "B P"] | None = None,
+    weight_neg: Float[Array, "B M"] | None = None,
+    temperatures: Sequence[float] = (0.02, 0.05, 0.2),
+    field: str | Callable = "kernel",
     second: Float[Array, "B K D"] | None = None,
-    guidance="negatives",
-    set_of=None,
-    share=lambda y: y,
-    pooled=None,
-):
-    """The loss of a feature set over B independent problems (a class, or one location of a class), or of several sets of equal D.
+    guidance: str = "negatives",
+) -> tuple[Float[Array, "B"], dict[str, Float[Array, ""]]]:
+    """Returns the loss of one feature set over B independent problems.
 
-    gen: features of generated samples; the gradient flows through them and through nothing else.
-    pos: features of real samples of the class. neg: of unconditional real samples (guidance, 3.5); the generated samples repel each other anyway.
-    weight_gen [B,N] (of the generated samples as negatives), weight_pos [B,P], weight_neg [B,M]: >= 0, default 1; a negative or positive of weight 0 is absent. temperatures: tau > 0, in units of S sqrt(D).
-    field: a name in `drifting.fields.FIELDS`, or a function of that signature.
-    second: features of a second, independent batch of generated samples, which repel in the place of the first (weight_gen is then theirs, [B,K]).
-    guidance: "negatives", neg are among the negatives (3.5), or "field", V += w V_{p,unc} with w = their weight / that of the generated ones, = alpha - 1.
-    set_of: [B], the set 0, 1, .. that each problem belongs to; scalars are pooled within a set. None: all are one, and the values of `info` are scalars, not [sets].
-    share: puts generated features where every sample of their problem can see them. pooled: values of `info` over more problems than these, for its own (accumulate.py).
+    A problem is a class, or one location of a class.
 
-    Returns the loss [B] and `info`, pooled over the batch: `scale` (mean distance), `scale_weight` (its weight), `drift_sq_norm_<tau>` (lambda^2, before
-    normalisation), `perplexity` (how many positives share the attraction at the smallest tau).
+    Args:
+        gen: features of generated samples. The gradient flows through them and nothing else.
+        pos: features of real samples of the class.
+        neg: features of unconditional real samples, for guidance (Sec. 3.5). The generated samples
+            repel each other in any case.
+        weight_gen: >= 0, of the generated samples as negatives; 1 by default. Of `second`, [B, K],
+            where it is given.
+        weight_pos, weight_neg: >= 0, 1 by default. A sample of weight 0 is absent.
+        temperatures: tau > 0, in units of S sqrt(D).
+        field: a name in `drifting.fields.FIELDS`, or a function of that signature.
+        second: features of a second, independent generated batch, which repels in the place of
+            the first.
+        guidance: "negatives": neg join the negatives (Sec. 3.5). "field": V += w V_{p,unc}, where w
+            is their weight over that of the generated ones, alpha - 1.
+
+    Returns:
+        The loss [B], and {"scale": the mean distance S sqrt(D), "scale_weight": the sum of its
+        weights, "drift_sq_norm_<tau>": lambda^2, "perplexity": over how many positives the
+        attraction spreads at the smallest tau}, pooled over the problems.
     """
-    neg = jnp.zeros_like(gen[:, :0]) if neg is None else neg
-    ones = lambda weight, y: (
-        jnp.ones(y.shape[:2], jnp.float32) if weight is None else weight.astype(jnp.float32)
+
+    def ones_like(samples):
+        return jnp.ones(samples.shape[:2], jnp.float32)
+
+    unc = jnp.zeros_like(gen[:, :0]) if neg is None else neg
+    gen_neg = gen if second is None else second
+    problems = Problems(
+        gen=gen,
+        pos=pos,
+        unc=unc,
+        gen_neg=gen_neg,
+        self_neg=gen.shape[1] if second is None else 0,
+        weight_pos=ones_like(pos) if weight_pos is None else weight_pos,
+        weight_unc=ones_like(unc) if weight_neg is None else weight_neg,
+        weight_gen_neg=ones_like(gen_neg) if weight_gen is None else weight_gen,
+        set_of=np.zeros(gen.shape[0], np.int32),
+        loss_weight=np.ones(gen.shape[0]),
     )
-    self_neg, gen_neg = (
-        (gen.shape[1], gen) if second is None else (0, second)
-    )  # q: the samples themselves, or as many others
-    weight_gen, weight_pos, weight_neg = (
-        ones(weight_gen, gen_neg),
-        ones(weight_pos, pos),
-        ones(weight_neg, neg),
-    )
-    gen, gen_neg, pos, neg = (a.astype(jnp.float32) for a in (gen, gen_neg, pos, neg))
+    loss, stats = problem_losses(problems, temperatures, field, guidance)
+    info = {"scale": stats.distance[0], "scale_weight": stats.distance_weight[0]}
+    for tau, square in zip(temperatures, stats.drift_sq_norm, strict=True):
+        info[f"drift_sq_norm_{tau}"] = square[0]
+    return loss, info | {"perplexity": stats.perplexity[0]}
 
-    x, gen_neg, pos, neg = jax.lax.stop_gradient((gen, gen_neg, pos, neg))
-    gen_neg = share(gen_neg)
-    y_neg, w_neg = jnp.concatenate([gen_neg, neg], 1), jnp.concatenate([weight_gen, weight_neg], 1)
-    ids = np.zeros(len(gen), np.int32) if set_of is None else np.asarray(set_of)
-    member = jnp.asarray(ids)[:, None] == np.arange(ids.max() + 1)  # [B, sets]
-    add = lambda a: jnp.sum(jnp.where(member, a[..., None], 0), -2)  # [..., B] -> [..., sets]
-    mean = lambda a: add(a) / add(jnp.ones(len(ids)))
 
-    total, weight = weighted_distances(
-        x, jnp.concatenate([y_neg, pos], 1), jnp.concatenate([w_neg, weight_pos], 1), self_neg
-    )
-    own, pooled = {"scale": add(total) / add(weight), "scale_weight": add(weight)}, pooled or {}
-    scale = jnp.maximum(pooled.get("scale", own["scale"]) / jnp.sqrt(gen.shape[2]), 1e-3)[
-        ids
-    ]  # S_j, [B]
-    tau, unit = jnp.asarray(temperatures), scale * jnp.sqrt(gen.shape[2])
+def problem_losses(
+    problems: Problems,
+    temperatures: Sequence[float],
+    field: str | Callable,
+    guidance: str = "negatives",
+    pooled: Scales | None = None,
+) -> tuple[Float[Array, "B"], Stats]:
+    """Returns the loss of each problem, and what is pooled over the problems of each set.
 
-    def v_of(pos, neg, weight_pos, weight_neg, self_neg):
-        field_of = FIELDS[field] if isinstance(field, str) else field
-        of_one = lambda x, pos, neg, w_pos, w_neg, unit, tau: field_of(
-            x, pos, neg, w_pos, w_neg, tau, self_neg=self_neg, unit=unit
-        )
-        of_all = jax.vmap(
-            of_one, in_axes=(None,) * 6 + (0,)
-        )  # over the temperatures: distances are computed once
-        of_all = jax.vmap(of_all, in_axes=(0,) * 6 + (None,))  # over the B problems
-        return of_all(x, pos, neg, weight_pos, weight_neg, unit, tau)
+    Args:
+        problems: one or several feature sets of equal width.
+        temperatures, field, guidance: as in `drift_loss`.
+        pooled: scalars that take the place of those of these problems.
+    """
+    # Float32 from here on, and no gradient but through gen.
+    gen = problems.gen.astype(jnp.float32)
+    p = _without_gradient(problems)
+    x, d = p.gen, gen.shape[2]
+    member = jnp.asarray(p.set_of)[:, None] == np.arange(p.n_sets)  # [B, sets]
 
-    if guidance == "field" and neg.shape[1]:
-        v, perplexity = v_of(
-            pos, gen_neg, weight_pos, weight_gen, self_neg
-        )  # [B, tau, N, D], [B, tau, N]
-        w = jnp.sum(weight_neg, 1) / jnp.maximum(
-            jnp.sum(weight_gen, 1) * (1 - (self_neg > 0) / gen.shape[1]), 1e-8
-        )
-        v += w[:, None, None, None] * v_of(pos, neg, weight_pos, weight_neg, 0)[0]
-    else:
-        v, perplexity = v_of(pos, y_neg, weight_pos, w_neg, self_neg)
+    def add(values):
+        """Sums values [..., B] over the problems of each set, [..., sets]."""
+        return jnp.sum(jnp.where(member, values[..., None], 0), -2)
+
+    def mean(values):
+        return add(values) / add(jnp.ones(len(p.set_of)))
+
+    # S_j: the mean distance from a generated sample to all others, by their weights (A.6).
+    y = jnp.concatenate([p.gen_neg, p.unc, p.pos], 1)
+    weight_y = jnp.concatenate([p.weight_gen_neg, p.weight_unc, p.weight_pos], 1)
+    total, weight = weighted_distances(x, y, weight_y, p.self_neg)
+    mean_distance, distance_weight = add(total) / add(weight), add(weight)
+    if pooled is not None:
+        mean_distance = pooled.distance
+    scale = jnp.maximum(mean_distance / jnp.sqrt(d), 1e-3)[p.set_of]  # S_j of each problem, [B]
+
+    # V at every temperature (Alg. 2), in units of phi~ = phi / S_j.
+    tau, unit = jnp.asarray(temperatures), scale * jnp.sqrt(d)
+    v, perplexity = guided_field(p, tau, unit, field, guidance)  # [B, tau, N, D], [B, tau, N]
     scale = scale[:, None, None]
-    v = v / scale[:, None]  # phi~ = phi / S_j
-    own |= {
-        f"drift_sq_norm_{t}": s for t, s in zip(temperatures, mean(jnp.mean(v**2, axis=(2, 3)).T))
-    }  # lambda^2, before the floor
-    sq_norm = jnp.stack(
-        [pooled.get(k, own[k]) for k in own if k.startswith("drift_sq_norm")]
-    )  # [tau, sets]
-    v = sum(
-        v_tau / jnp.sqrt(jnp.maximum(square, 1e-8))[ids, None, None]
-        for v_tau, square in zip(jnp.moveaxis(v, 1, 0), sq_norm)
-    )
+    v = v / scale[:, None]
 
-    target = jax.lax.stop_gradient(
-        x / scale + v
-    )  # eq. 6; a learned field has parameters, which this loss must not reach
+    # V~ = sum_tau V_tau / lambda_tau, lambda_tau = sqrt(mean V_tau^2), clipped as in the release.
+    sq_norm = mean(jnp.mean(v**2, axis=(2, 3)).T)  # [tau, sets]
+    if pooled is not None and pooled.drift_sq_norm is not None:
+        sq_norm = pooled.drift_sq_norm
+    v_sum = 0.0
+    for v_tau, square in zip(jnp.moveaxis(v, 1, 0), sq_norm, strict=True):
+        lambda_tau = jnp.sqrt(jnp.maximum(square, 1e-8))[p.set_of, None, None]
+        v_sum = v_sum + v_tau / lambda_tau
+
+    # Eq. 6. The parameters of a learned field must not receive a gradient through V either.
+    target = jax.lax.stop_gradient(x / scale + v_sum)
     loss = jnp.mean((gen / scale - target) ** 2, axis=(1, 2))
-    info = own | pooled | {"perplexity": mean(jnp.mean(perplexity, 2).T)[jnp.argmin(tau)]}
-    return loss, {k: v[0] for k, v in info.items()} if set_of is None else info
+
+    smallest = jnp.argmin(tau)
+    spread = mean(jnp.mean(perplexity, 2).T)[smallest]
+    return loss, Stats(mean_distance, distance_weight, sq_norm, spread)
+
+
+def _without_gradient(problems: Problems) -> Problems:
+    """Returns the problems with float32 arrays that no gradient flows through."""
+
+    def freeze(array):
+        return jax.lax.stop_gradient(array.astype(jnp.float32))
+
+    names = ("gen", "pos", "unc", "gen_neg", "weight_pos", "weight_unc", "weight_gen_neg")
+    return problems._replace(**{name: freeze(getattr(problems, name)) for name in names})
+
+
+def guided_field(
+    p: Problems,
+    tau: Float[Array, "tau"],
+    unit: Float[Array, "B"],
+    field: str | Callable,
+    guidance: str,
+) -> tuple[Float[Array, "B tau N D"], Float[Array, "B tau N"]]:
+    """Returns V and its perplexity for every problem and temperature, with guidance.
+
+    Args:
+        p: the problems.
+        tau: the temperatures.
+        unit: S sqrt(D) of each problem.
+        field, guidance: as in `drift_loss`.
+    """
+    field = find_field(field)
+
+    def v_of(neg, weight_neg, self_neg):
+        def one_problem(x, pos, neg, weight_pos, weight_neg, unit, tau):
+            return field(x, pos, neg, weight_pos, weight_neg, tau, self_neg=self_neg, unit=unit)
+
+        # The inner map is over temperatures, so that distances are computed only once.
+        all_taus = jax.vmap(one_problem, in_axes=(None,) * 6 + (0,))
+        all_problems = jax.vmap(all_taus, in_axes=(0,) * 6 + (None,))
+        return all_problems(p.gen, p.pos, neg, p.weight_pos, weight_neg, unit, tau)
+
+    if guidance == "field" and p.unc.shape[1]:
+        v, perplexity = v_of(p.gen_neg, p.weight_gen_neg, p.self_neg)
+        v_unc, _ = v_of(p.unc, p.weight_unc, 0)
+        others = 1 - (p.self_neg > 0) / p.gen.shape[1]  # a sample is not its own negative
+        weight_gen = jnp.maximum(jnp.sum(p.weight_gen_neg, 1) * others, 1e-8)
+        w = jnp.sum(p.weight_unc, 1) / weight_gen  # alpha - 1
+        return v + w[:, None, None, None] * v_unc, perplexity
+
+    # Sec. 3.5: unconditional reals are negatives beside the generated ones.
+    neg = jnp.concatenate([p.gen_neg, p.unc], 1)
+    weight_neg = jnp.concatenate([p.weight_gen_neg, p.weight_unc], 1)
+    return v_of(neg, weight_neg, p.self_neg)
+
+
+def weighted_distances(
+    x: Float[Array, "B N D"],
+    y: Float[Array, "B Y D"],
+    weight_y: Float[Array, "B Y"],
+    self_neg: int,
+) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+    """Returns the weighted sum of the distances from x to y, and the sum of the weights.
+
+    Their ratio is S sqrt(D) (A.6). The first self_neg of y are x themselves; their distances of 0
+    are in the mean, as in the authors' release.
+    """
+    weight = jnp.sum(weight_y, 1) * x.shape[1]
+    if y.shape[1] - self_neg > kernel_tiled.TILE:
+        return kernel_tiled.sum_of_distances(x, y, weight_y, self_neg), weight
+    return jnp.sum(distance(x, y, self_neg) * weight_y[:, None, :], (1, 2)), weight

@@ -1,46 +1,80 @@
 """What tells how training goes, since the loss hardly moves (A.6)."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from drifting.distances import distance
-from drifting.fields import kernel_tiled as tiled
+from drifting.fields import kernel_tiled
+from drifting.loss import Stats
 
 
-def mean_distances(gen, pos, weight_pos):
-    """Means over the classes of features gen [C,N,D], pos [C,P,D] with weight_pos [C,P]: "xx" E||x-x'||, "yy" E||y-y'||, "xy" E||x-y||.
+class Distances(NamedTuple):
+    """Mean distances, in which every class counts the same."""
+
+    gen_gen: Float[Array, ""]  # E||x - x'|| between two generated samples of a class
+    real_real: Float[Array, ""]  # E||y - y'|| between two reals of it
+    gen_real: Float[Array, ""]  # E||x - y|| between one and the other
+
+
+def mean_distances(
+    gen: Float[Array, "C N D"], pos: Float[Array, "C P D"], weight_pos: Float[Array, "C P"]
+) -> Distances:
+    """Returns the mean distances between the features of generated and of real samples.
 
     Of more than TILE positives, evenly spaced ones stand for all.
     """
-    some = slice(None, None, -(-pos.shape[1] // tiled.TILE))
-    gen, pos, weight_pos = jax.lax.stop_gradient((gen, pos[:, some], weight_pos[:, some]))
-    n, p, w = gen.shape[1], pos.shape[1], weight_pos
-    mean = lambda dist, weight: jnp.mean(
-        jnp.sum(dist * weight, (1, 2)) / jnp.maximum(jnp.sum(weight, (1, 2)), 1)
-    )  # every class counts the same
-    return {
-        "xx": mean(distance(gen, gen, n), jnp.broadcast_to(1 - jnp.eye(n), (len(gen), n, n))),
-        "yy": mean(distance(pos, pos, p), w[:, :, None] * w[:, None, :] * (1 - jnp.eye(p))),
-        "xy": mean(distance(gen, pos), jnp.broadcast_to(w[:, None, :], (len(gen), n, p))),
-    }
+    stride = -(-pos.shape[1] // kernel_tiled.TILE)
+    pos, weight_pos = pos[:, ::stride], weight_pos[:, ::stride]
+    gen, pos, weight_pos = jax.lax.stop_gradient((gen, pos, weight_pos))
+    (n_classes, n), p = gen.shape[:2], pos.shape[1]
+
+    def mean(distances, weight):
+        of_class = jnp.sum(distances * weight, (1, 2)) / jnp.maximum(jnp.sum(weight, (1, 2)), 1)
+        return jnp.mean(of_class)
+
+    pairs_gen = jnp.broadcast_to(1 - jnp.eye(n), (n_classes, n, n))
+    pairs_real = weight_pos[:, :, None] * weight_pos[:, None, :] * (1 - jnp.eye(p))
+    pairs_both = jnp.broadcast_to(weight_pos[:, None, :], (n_classes, n, p))
+    return Distances(
+        gen_gen=mean(distance(gen, gen, n), pairs_gen),
+        real_real=mean(distance(pos, pos, p), pairs_real),
+        gen_real=mean(distance(gen, pos), pairs_both),
+    )
 
 
-def measure(sets, distances):
-    """The metrics of a step, from the `info` of `drift_loss` of all feature sets, a list of {name: [sets]}, and `mean_distances`.
+def measure(
+    sets: Sequence[Stats], distances: Distances, temperatures: Sequence[float]
+) -> dict[str, Float[Array, ""]]:
+    """Returns the metrics of a step.
 
-    drift_rms_<tau>: root mean square of V before its normalisation, 0 at equilibrium. feature_scale: S sqrt(D). perplexity: how many positives share the attraction.
-    energy_distance: (2 E||x-y|| - E||x-x'|| - E||y-y'||) / E||y-y'||, 0 when x and y are independent draws of one distribution, and below when x repeats y; every class counts the same. diversity: E||x-x'|| / E||y-y'||, 0 when the generator collapsed.
+    drift_rms_<tau>  root mean square of V before its normalisation; 0 at equilibrium
+    feature_scale    S sqrt(D), a mean distance
+    perplexity       over how many positives the attraction spreads
+    energy_distance  (2 E||x-y|| - E||x-x'|| - E||y-y'||) / E||y-y'||: 0 when x and y are
+                     independent draws of one distribution, and below when x repeats y
+    diversity        E||x-x'|| / E||y-y'||: 0 when the generator has collapsed
+
+    Args:
+        sets: what the loss returned, an entry for each width of feature.
+        distances: of the set that is watched.
+        temperatures: tau, in the order of `drift_sq_norm`.
     """
-    info = jax.tree.map(lambda *a: jnp.mean(jnp.concatenate(a)), *sets)
-    metrics = {
-        "drift_rms_" + k.removeprefix("drift_sq_norm_"): jnp.sqrt(v)
-        for k, v in info.items()
-        if k.startswith("drift_sq_norm_")
-    }
-    xx, yy, xy = (distances[k] for k in ("xx", "yy", "xy"))
-    return metrics | {
-        "feature_scale": info["scale"],
-        "perplexity": info["perplexity"],
-        "energy_distance": (2 * xy - xx - yy) / yy,
-        "diversity": xx / yy,
-    }
+
+    def mean(arrays):
+        return jnp.mean(jnp.concatenate(arrays))
+
+    metrics = {}
+    for i, tau in enumerate(temperatures):
+        sq_norm = mean([stats.drift_sq_norm[i] for stats in sets])
+        metrics[f"drift_rms_{tau}"] = jnp.sqrt(sq_norm)
+    metrics["feature_scale"] = mean([stats.distance for stats in sets])
+    metrics["perplexity"] = mean([stats.perplexity for stats in sets])
+
+    gen_gen, real_real, gen_real = distances
+    metrics["energy_distance"] = (2 * gen_real - gen_gen - real_real) / real_real
+    metrics["diversity"] = gen_gen / real_real
+    return metrics

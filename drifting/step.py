@@ -1,54 +1,68 @@
-"""One training step (Alg. 1, A.8): `train_step`. The rest of this file is what it calls, in that order."""
+"""One training step: Algorithm 1, with the sample bank of A.8.
+
+`train_step` pushes new reals into the bank, draws a batch and takes the step. `drift_step` is the
+step on a given batch: draw noise, generate, compare in feature space, drift, update.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from drifting.accumulate import in_groups, mean_over_groups
-from drifting.bank import Batch, draw, gather, push
+from drifting.bank import Bank, Batch, batch_from_plan, draw, push
 from drifting.cache import real_features
 from drifting.config import DriftConfig
 from drifting.fields import make_field
 from drifting.fields.learned import field_loss, update_field
 from drifting.guidance import unconditional_weight
-from drifting.images import flat
-from drifting.layout import Whole
-from drifting.loss import drift_loss
-from drifting.measure import mean_distances, measure
-from drifting.problems import by_width, pack, unpack
+from drifting.layout import ONE_DEVICE, Layout
+from drifting.loss import Scales, Stats, problem_losses
+from drifting.measure import Distances, mean_distances, measure
+from drifting.problems import make_problems, one_set, unpack
 from drifting.state import TrainState, named_keys, update_ema
+
+
+def _unchanged(images: jax.Array) -> jax.Array:
+    return images
 
 
 def train_step(
     state: TrainState,
-    bank,
-    fresh,
+    bank: Bank,
+    fresh: tuple[jax.Array, jax.Array] | None,
     *,
-    generate,
-    encode,
-    optimizer,
+    generate: Callable,
+    encode: Callable,
+    optimizer: optax.GradientTransformation,
     config: DriftConfig,
-    place=Whole(),
-    keep=lambda images: images,
-):
-    """Push the newest reals into the bank, draw a batch from it, and take one step. Pure; to be jitted with `state` and `bank` donated.
+    layout: Layout = ONE_DEVICE,
+    store: Callable = _unchanged,
+) -> tuple[TrainState, Bank, dict[str, jax.Array]]:
+    """Pushes the newest reals into the bank, draws a batch from it, and takes one step.
 
-    fresh: (images [S, ...], labels [S]), or None for a bank that already holds all data. keep: what the bank keeps of images, themselves or their features (cache.py).
-    The others as in `drift_step`. Returns (state, bank, metrics).
+    It is a pure function, to be jitted with `state` and `bank` donated.
+
+    Args:
+        fresh: new reals, (images [S, H, W, channels], labels [S]); None for a bank that already
+            holds all data.
+        store: what the bank stores of images: themselves, or their features (cache.py).
+        generate, encode, optimizer, config, layout: as in `drift_step`.
+
+    Returns:
+        The state and the bank after the step, and the metrics of `drift_step`.
     """
-    bank = bank if fresh is None else push(bank, keep(fresh[0]), fresh[1])
-    plan = in_groups(draw(bank, state.seed, state.step, config), config.groups)
-    batch = gather(bank, place.groups(plan), config.sample_shape)
-    state, metrics = drift_step(
-        state,
-        batch,
-        generate=generate,
-        encode=encode,
-        optimizer=optimizer,
-        config=config,
-        place=place,
-    )
+    if fresh is not None:
+        images, labels = fresh
+        bank = push(bank, store(images), labels)
+    plan = draw(bank.counters, bank.sizes, state.seed, state.step, config)
+    plan = layout.groups(in_groups(plan, config.groups))
+    batch = batch_from_plan(bank, plan, config.sample_shape)
+    networks = {"generate": generate, "encode": encode, "optimizer": optimizer}
+    state, metrics = drift_step(state, batch, **networks, config=config, layout=layout)
     return state, bank, metrics
 
 
@@ -56,91 +70,45 @@ def drift_step(
     state: TrainState,
     batch: Batch,
     *,
-    generate,
-    encode,
-    optimizer,
+    generate: Callable,
+    encode: Callable,
+    optimizer: optax.GradientTransformation,
     config: DriftConfig,
-    place=Whole(),
-):
-    """Generate, compare in feature space, drift, update.
+    layout: Layout = ONE_DEVICE,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Algorithm 1: generates, compares in feature space, drifts, updates.
 
-    batch: in groups of classes, [K, C, ...]; without accumulation K = 1.
-    generate: (params, noise [M,H,W,ch], labels [M], alpha [M], style [M,coords]) -> samples [M,H,W,ch]
-    encode: images [M,H,W,ch] in [-1, 1] -> {name: [M,T,D]}, the frozen feature sets (A.5); gradients flow through it
-    optimizer: an optax transformation. place: where the samples are, see place.py.
-    Returns (state, metrics): scalars, see `measure`.
+    Args:
+        state: before the step.
+        batch: the reals, in groups of classes [K, C, ...]; K = 1 without accumulation.
+        generate: (params, noise [M, H, W, channels], labels [M], alpha [M], style [M, codebooks])
+            -> samples [M, H, W, channels]. It is the generator f.
+        encode: images [M, H, W, channels] in [-1, 1] -> {name: [M, T, D]}. They are the feature
+            sets phi of a frozen encoder (A.5); gradients flow through it.
+        optimizer: an optax transformation.
+        config: the numbers of the step.
+        layout: where the samples are, see layout.py.
+
+    Returns:
+        The state after the step, and scalars: those of `measure`, "loss", norms, "alpha_mean".
     """
-    c, n = config, config.n_neg
-    batches = ("", " second")[: 1 + c.second_batch]
-    key = named_keys(
-        state.seed,
-        (
-            "flip unconditional",
-            "flip positives",
-            "field",
-            *(name + batch for name in ("noise", "style") for batch in batches),
-        ),
-        state.step,
+    c = config
+    draws, field_key = draw_noise(state, c, c.sample_shape or batch.pos.shape[3:])
+    loss_fn = functools.partial(
+        group_loss,
+        generate=generate,
+        encode=encode,
+        config=c,
+        layout=layout,
+        field=make_field(c.field, c.field_options, state.field),
+        field_key=field_key,
     )
-    coin = lambda name, count: jax.random.bernoulli(key[name], 0.5, (c.n_c, count))
-    drawn = {
-        "mirror": jnp.concatenate(
-            [coin("flip unconditional", c.n_unc), coin("flip positives", c.n_pos)], 1
-        )
-    }
-    for second in batches:
-        drawn["noise" + second] = jax.random.normal(
-            key["noise" + second], (c.n_c, n, *(c.sample_shape or batch.pos.shape[3:]))
-        )
-        drawn["style" + second] = jax.random.randint(
-            key["style" + second], (c.n_c, n, c.style_shape[0]), 0, max(c.style_shape[1], 1)
-        )
-    field = make_field(c.field, c.field_options, state.field)
+    trained = (state.params, state.field["params"] if state.field else None)
+    groups = layout.groups((batch, in_groups(draws, c.groups)))
+    (loss, stats), grads = mean_over_groups(loss_fn, trained, groups, c.exact_scales)
 
-    def loss_fn(trained, group, pooled):
-        params, field_params = trained
-        batch, drawn = place.classes(group)  # C classes
-        per_sample = lambda a: place.flat(jnp.repeat(a[:, None], n, 1))
-
-        def phi_gen(second=""):
-            noise, style = place.flat(drawn["noise" + second]), place.flat(drawn["style" + second])
-            return encode(
-                generate(params, noise, per_sample(batch.labels), per_sample(batch.alpha), style)
-            )  # of x = f(eps), [C N, H, W, ch]
-
-        phi_second = jax.lax.stop_gradient(phi_gen(" second")) if c.second_batch else None
-        real = place.classes(
-            jax.tree.map(lambda unc, pos: jnp.concatenate([unc, pos], 1), batch.unc, batch.pos)
-        )  # [C, N_unc + N_pos, ...]
-        phi_real = jax.lax.stop_gradient(
-            real_features(real, drawn["mirror"], encode, c.flip, place)
-        )
-        others = n + c.second_batch  # of a second batch, none is the sample itself
-        weight_unc = jnp.broadcast_to(
-            unconditional_weight(batch.alpha, others, max(c.n_unc, 1))[:, None],
-            (len(batch.alpha), c.n_unc),
-        )
-        phi = phi_gen()
-        loss, info = feature_loss(
-            phi, phi_real, batch.weight_pos, weight_unc, c, place, pooled, phi_second, field
-        )
-        if (
-            field_params
-        ):  # a second problem beside the first: neither loss reaches the parameters of the other
-            info["field"] = field_loss(
-                field_params,
-                key["field"],
-                unpack(phi_real, phi),
-                batch.weight_pos,
-                c.temperatures,
-                place.classes,
-            )
-            loss += info["field"]
-        return loss, info
-
-    groups = place.groups((batch, in_groups(drawn, c.groups)))
-    trained = (state.params, state.field and state.field["params"])
-    (loss, info), (grads, field_grads) = mean_over_groups(loss_fn, trained, groups, c.exact_scales)
+    # The update and the averages.
+    grads, field_grads = grads
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norms = {
@@ -148,74 +116,189 @@ def drift_step(
         "update_norm": optax.tree.norm(updates),
         "param_norm": optax.tree.norm(params),
     }
-    if state.field:
-        state = state.replace(field=update_field(state.field, field_grads, c.field_lr))
-        loss, norms = (
-            loss - info["field"],
-            norms | {"field_loss": info["field"], "field_grad_norm": optax.tree.norm(field_grads)},
-        )
-    state = state.replace(
-        step=state.step + 1, params=params, opt_state=opt_state, ema=update_ema(state.ema, params)
+    field_state = state.field
+    if field_state:
+        field_state = update_field(field_state, field_grads, c.field_lr)
+        loss = loss - stats.field_loss
+        norms["field_loss"] = stats.field_loss
+        norms["field_grad_norm"] = optax.tree.norm(field_grads)
+    state = TrainState(
+        step=state.step + 1,
+        seed=state.seed,
+        params=params,
+        opt_state=opt_state,
+        ema=update_ema(state.ema, params),
+        field=field_state,
     )
-    return state, {"loss": loss} | measure(info["sets"], info["distances"]) | norms | {
-        "alpha_mean": jnp.mean(batch.alpha)
-    }
+
+    metrics = {"loss": loss} | measure(stats.sets, stats.distances, c.temperatures) | norms
+    return state, metrics | {"alpha_mean": jnp.mean(batch.alpha)}
+
+
+def group_loss(
+    trained: tuple[Any, Any],
+    group: "tuple[Batch, Draws]",
+    pooled: list[Scales] | None,
+    *,
+    generate: Callable,
+    encode: Callable,
+    config: DriftConfig,
+    layout: Layout,
+    field: Callable,
+    field_key: jax.Array,
+) -> "tuple[jax.Array, StepStats]":
+    """Returns the loss of one group of C classes: generate, encode, compare.
+
+    Args:
+        trained: the parameters of the generator, and those of a learned field or None.
+        group: the reals and the random numbers of the group.
+        pooled: scalars of the loss over all groups, or None for those of this group.
+        generate, encode, config, layout: as in `drift_step`.
+        field: closed over its options.
+        field_key: the random key of a learned field.
+    """
+    c, (params, field_params) = config, trained
+    batch, draws = layout.classes(group)
+
+    def phi(noise):
+        """Features of generated samples x = f(eps), in the order of `layout.merge`."""
+        labels = of_each_sample(batch.labels, c.n_neg, layout)
+        alpha = of_each_sample(batch.alpha, c.n_neg, layout)
+        eps, style = layout.merge(noise.eps), layout.merge(noise.style)
+        return encode(generate(params, eps, labels, alpha, style))
+
+    # Features of a second batch, of the reals, and of the samples that receive the gradient.
+    phi_second = jax.lax.stop_gradient(phi(draws.second)) if c.second_batch else None
+    reals = jax.tree.map(lambda *pair: jnp.concatenate(pair, 1), batch.unc, batch.pos)
+    reals = layout.classes(reals)  # [C, N_unc + N_pos, ...]
+    phi_real = real_features(reals, draws.mirrored, encode, c.flip, layout)
+    phi_real = jax.lax.stop_gradient(phi_real)
+    phi_gen = phi(draws.first)
+
+    # Problems, drift and loss of all feature sets.
+    weight_pos, weight_unc = batch.weight_pos, unconditional_weights(batch.alpha, c)
+    second_and_field = {"phi_second": phi_second, "field": field, "pooled": pooled}
+    loss, sets = feature_loss(
+        phi_gen, phi_real, weight_pos, weight_unc, c, layout=layout, **second_and_field
+    )
+
+    # One set of vectors is watched: are the samples as far apart as the reals?
+    monitored = c.monitor or last_vector(phi_gen)
+    n_classes, n_unc = weight_unc.shape
+    gen, pos = one_set(monitored, phi_gen, phi_real, n_classes, n_unc, layout)
+    distances = mean_distances(gen, pos, weight_pos)
+
+    # A learned field is a second problem beside the first: neither loss reaches the parameters of
+    # the other.
+    denoising = None
+    if field_params:
+        real_sets = unpack(phi_real, phi_gen)
+        arguments = (field_key, real_sets, weight_pos, c.temperatures, layout)
+        denoising = field_loss(field_params, *arguments)
+        loss += denoising
+    return loss, StepStats(sets, distances, denoising)
+
+
+# ---------------------------------------------------------------- what the step is made of
+
+
+class Noise(NamedTuple):
+    """The input of the generator."""
+
+    eps: jax.Array  # [C, N, H, W, channels], standard normal
+    style: jax.Array  # [C, N, codebooks] int32: an entry of each style codebook (A.2)
+
+
+class Draws(NamedTuple):
+    """The random numbers of a step, for all of its classes."""
+
+    first: Noise
+    second: Noise | None  # of a second generated batch
+    mirrored: jax.Array  # [C, N_unc + N_pos] bool: which reals are mirrored
+
+
+class StepStats(NamedTuple):
+    """What a step tells beside its loss."""
+
+    sets: list[Stats]  # an entry for each width of feature
+    distances: Distances
+    field_loss: jax.Array | None  # of a learned field
+
+
+def draw_noise(
+    state: TrainState, config: DriftConfig, sample_shape: tuple[int, ...]
+) -> tuple[Draws, jax.Array]:
+    """Returns the random numbers of a step, and the key of a learned field's own."""
+    c = config
+    batches = ("", " second") if c.second_batch else ("",)
+    names = ["flip unconditional", "flip positives", "field"]
+    names += [purpose + batch for purpose in ("noise", "style") for batch in batches]
+    key = named_keys(state.seed, names, state.step)
+
+    def noise(batch):
+        n_codebooks, codebook_size = c.style_shape
+        eps = jax.random.normal(key["noise" + batch], (c.n_c, c.n_neg, *sample_shape))
+        shape = (c.n_c, c.n_neg, n_codebooks)
+        style = jax.random.randint(key["style" + batch], shape, 0, max(codebook_size, 1))
+        return Noise(eps, style)
+
+    unconditional = jax.random.bernoulli(key["flip unconditional"], 0.5, (c.n_c, c.n_unc))
+    positives = jax.random.bernoulli(key["flip positives"], 0.5, (c.n_c, c.n_pos))
+    mirrored = jnp.concatenate([unconditional, positives], 1)
+    second = noise(" second") if c.second_batch else None
+    return Draws(noise(""), second, mirrored), key["field"]
+
+
+def unconditional_weights(alpha: jax.Array, config: DriftConfig) -> jax.Array:
+    """Returns the weights [C, N_unc] of the unconditional reals among the negatives (Sec. 3.5)."""
+    # A sample is not its own negative, but none of a second batch is the sample itself.
+    n_negatives = config.n_neg + 1 if config.second_batch else config.n_neg
+    weight = unconditional_weight(alpha, n_negatives, max(config.n_unc, 1))
+    return jnp.broadcast_to(weight[:, None], (len(alpha), config.n_unc))
+
+
+def of_each_sample(of_class: jax.Array, n: int, layout: Layout) -> jax.Array:
+    """Repeats a value of each class [C] for its n generated samples, [C n]."""
+    return layout.merge(jnp.repeat(of_class[:, None], n, 1))
 
 
 def feature_loss(
-    phi_gen,
-    phi_real,
-    weight_pos,
-    weight_unc,
-    c: DriftConfig,
-    place,
-    pooled=None,
-    phi_second=None,
-    field=None,
-):
-    """Weighted sum of the drifting losses of all feature sets (A.5). One field per location: a set [C N, T, D] is C x T problems over the samples of a class.
+    phi_gen: dict[str, jax.Array],
+    phi_real: dict[str, jax.Array],
+    weight_pos: jax.Array,
+    weight_unc: jax.Array,
+    config: DriftConfig,
+    *,
+    layout: Layout = ONE_DEVICE,
+    phi_second: dict[str, jax.Array] | None = None,
+    field: Callable | None = None,
+    pooled: list[Scales] | None = None,
+) -> tuple[jax.Array, list[Stats]]:
+    """Returns the weighted sum of the drifting losses of all feature sets (A.5).
 
-    phi_real: packed by width (sets.py), unconditional samples before positives. phi_second: of a second generated batch, which then repels. field: in the place of c.field.
+    Args:
+        phi_gen: {name: [C N, T, D]}, features of generated samples.
+        phi_real: {str(D): [C R, sum(T), D]}, packed features of reals, unconditional ones first.
+        weight_pos, weight_unc: [C, N_pos] and [C, N_unc], weights of the reals.
+        config: the numbers of the step.
+        phi_second: features of a second generated batch, which then repels.
+        field: in the place of that of the config.
+        pooled: scalars of A.6 over more classes than these, an entry for each width.
     """
-    n_c, n_unc = weight_unc.shape
-    per_class = lambda f: jnp.moveaxis(f, 2, 1)  # [C, N, T, D] -> [C, T, N, D]
-    of_gen = lambda f: per_class(place.split(f, n_c))
-    of_real = lambda f: per_class(place.classes(f.reshape(n_c, -1, *f.shape[1:])))
-    packed, packed_second = pack(phi_gen), phi_second and pack(phi_second)
-
-    total, infos = 0.0, []
-    for width, names in by_width(phi_gen).items():
-        t = [phi_gen[k].shape[1] for k in names]
-        gen, real = flat(of_gen(packed[width])), flat(of_real(phi_real[width]))  # [C sum(T), N, D]
-        second = packed_second and flat(of_gen(packed_second[width]))
-        of_each = lambda values: np.tile(
-            np.repeat(values, t), n_c
-        )  # values of the sets -> [C sum(T)]
-        weights = {
-            "weight_pos": jnp.repeat(weight_pos, sum(t), 0),
-            "weight_neg": jnp.repeat(weight_unc, sum(t), 0),
-        }
-        loss, info = drift_loss(
-            gen,
-            real[:, n_unc:],
-            real[:, :n_unc],
-            **weights,
-            temperatures=c.temperatures,
-            field=field or c.field,
-            guidance=c.guidance,
-            share=place.classes,
-            second=second,
-            set_of=of_each(np.arange(len(t))),
-            pooled=pooled[len(infos)] if pooled else None,
-        )
-        total += jnp.sum(
-            loss * of_each([c.set_weight(k) for k in names] / (n_c * np.array(t)))
-        )  # of each set the mean over its problems
-        infos.append(info)
-    monitor = c.monitor or [k for k, f in phi_gen.items() if f.shape[1] == 1][-1]
-    distances = mean_distances(
-        place.classes(of_gen(phi_gen[monitor])[:, 0]),
-        of_real(unpack(phi_real, phi_gen)[monitor])[:, 0, n_unc:],
-        weight_pos,
+    widths = make_problems(
+        phi_gen, phi_real, phi_second, weight_pos, weight_unc, config.set_weight, layout
     )
-    return total, {"sets": infos, "distances": distances}
+    total, stats = jnp.float32(0.0), []
+    for i, problems in enumerate(widths):
+        scales = pooled[i] if pooled else None
+        loss, of_sets = problem_losses(
+            problems, config.temperatures, field or config.field, config.guidance, scales
+        )
+        total += jnp.sum(loss * problems.loss_weight)
+        stats.append(of_sets)
+    return total, stats
+
+
+def last_vector(phi: dict[str, jax.Array]) -> str:
+    """Returns the name of the last feature set that has one vector per image."""
+    return [name for name, features in phi.items() if features.shape[1] == 1][-1]

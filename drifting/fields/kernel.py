@@ -1,60 +1,59 @@
-"""The kernel field of Algorithm 2."""
+"""The kernel field of the paper, Algorithm 2."""
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from drifting.distances import MASKED, log_kernel, perplexity
-from drifting.fields import kernel_tiled as tiled
+from drifting.distances import MASKED, affinity, log_kernel, perplexity
+from drifting.fields import kernel_tiled
 
 
 def kernel_field(
-    x,
-    pos,
-    neg,
-    weight_pos,
-    weight_neg,
+    x: Float[Array, "N D"],
+    pos: Float[Array, "P D"],
+    neg: Float[Array, "M D"],
+    weight_pos: Float[Array, "P"],
+    weight_neg: Float[Array, "M"],
     tau,
-    self_neg,
+    self_neg: int,
     unit=1.0,
     *,
-    kernel="laplace",
-    normalize="both",
-    attraction=1.0,
-    repulsion=1.0,
-):
-    """Algorithm 2: the kernel (eq. 12) normalised over y and over x; over y alone, or not at all (Table 11)."""
-    if pos.shape[0] > tiled.TILE:
-        return tiled.kernel_field(
-            x,
-            pos,
-            neg,
-            weight_pos,
-            weight_neg,
-            tau,
-            self_neg,
-            unit,
-            kernel=kernel,
-            normalize=normalize,
-            attraction=attraction,
-            repulsion=repulsion,
-        )
+    kernel: str = "laplace",
+    normalize: str = "both",
+    attraction: float = 1.0,
+    repulsion: float = 1.0,
+) -> tuple[Float[Array, "N D"], Float[Array, "N"]]:
+    """Algorithm 2: the kernel of eq. 12, normalised over y and over x.
+
+    The arguments and results of every field are explained in `drifting.fields`.
+
+    Args:
+        kernel: "laplace", or "gaussian".
+        normalize: "both"; or "y", over y alone; or "none" (Table 11).
+    """
+    if pos.shape[0] > kernel_tiled.TILE:
+        problem = (x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit)
+        factors = {"attraction": attraction, "repulsion": repulsion}
+        return kernel_tiled.kernel_field(*problem, kernel=kernel, normalize=normalize, **factors)
+    n_negatives = neg.shape[0]
     y = jnp.concatenate([neg, pos])  # [M+P, D]
     weight = jnp.concatenate([weight_neg, weight_pos])  # [M+P]
+
+    # A = sqrt(softmax over y * softmax over x), times the weight of each y.
     logit = log_kernel(x, y, kernel, tau, unit, self_neg)  # [N, M+P]
     over_y = jax.nn.softmax(jnp.where(weight > 0, logit, MASKED), axis=1)
     over_x = jax.nn.softmax(logit, axis=0)
-    a_squared = {"both": over_y * over_x, "y": over_y**2, "none": jnp.exp(2 * logit)}[normalize]
-    a = jnp.sqrt(jnp.maximum(a_squared, 1e-6)) * weight  # [N, M+P]
-    is_neg = jnp.arange(y.shape[0]) < neg.shape[0]
-    sum_neg, sum_pos = (
-        jnp.sum(jnp.where(side, a, 0), 1, keepdims=True) for side in (is_neg, ~is_neg)
-    )
-    w = a * jnp.where(
-        is_neg, -repulsion * sum_pos, attraction * sum_neg
-    )  # W- = A- sum(A+), W+ = A+ sum(A-)
+    a = affinity(logit, over_y, over_x, normalize) * weight  # [N, M+P]
 
-    centre = jnp.mean(y, 0)  # without a common offset, which would cancel away digits
-    v = jnp.matmul(w, y - centre, precision=jax.lax.Precision.HIGHEST)  # V = W+ y+ - W- y-
-    return v - (attraction - repulsion) * sum_pos * sum_neg * (x - centre), perplexity(
-        a[:, neg.shape[0] :]
-    )
+    # W+ = A+ sum(A-) and W- = A- sum(A+): each side is weighted by the mass of the other.
+    is_neg = jnp.arange(y.shape[0]) < n_negatives
+    sum_neg = jnp.sum(jnp.where(is_neg, a, 0), 1, keepdims=True)
+    sum_pos = jnp.sum(jnp.where(~is_neg, a, 0), 1, keepdims=True)
+    w = a * jnp.where(is_neg, -repulsion * sum_pos, attraction * sum_neg)
+
+    # V = W+ y+ - W- y-. Features are centred first: a common offset would cancel digits. It cancels
+    # in V too, unless the two factors differ.
+    centre = jnp.mean(y, 0)
+    v = jnp.matmul(w, y - centre, precision=jax.lax.Precision.HIGHEST)
+    v = v - (attraction - repulsion) * sum_pos * sum_neg * (x - centre)
+    return v, perplexity(a[:, n_negatives:])

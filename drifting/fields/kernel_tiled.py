@@ -1,90 +1,105 @@
-"""The kernel field over more positives than fit beside one another: exact, a tile of them at a time.
+"""The kernel field over more positives than fit beside one another: exact, one tile at a time.
 
-Softmax over x needs one y alone, so it is complete within a tile. Softmax over y needs log sum_y k(x, y) of each x, which a first pass over the tiles sums up; a second pass
-then sums what the field is made of. Memory is that of N x TILE numbers, whatever the number of positives.
+The softmax over x needs a single y, so it is complete within a tile. The softmax over y needs
+log sum_y k(x, y) for each x, which a first pass over the tiles adds up. A second pass then adds up
+what the field is made of. Memory is that of N x TILE numbers, however many positives there are.
 """
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.scipy.special import logsumexp, xlogy
+from jaxtyping import Array, Float
 
-from drifting.distances import MASKED, distance, log_kernel
+from drifting.distances import MASKED, affinity, distance, log_kernel
 
 TILE = 2048  # positives
 
 
-def tiles(y, weight):
-    """y [P, D], weight [P] -> [K, TILE, D], [K, TILE], filled up with samples of weight 0, which are absent."""
+def tiles(
+    y: Float[Array, "P D"], weight: Float[Array, "P"]
+) -> tuple[Float[Array, "K TILE D"], Float[Array, "K TILE"]]:
+    """Cuts y and its weights into tiles; the last is filled up with samples of weight 0."""
     short = -y.shape[0] % TILE
-    return jnp.pad(y, ((0, short), (0, 0))).reshape(-1, TILE, y.shape[1]), jnp.pad(
-        weight, (0, short)
-    ).reshape(-1, TILE)
+    y = jnp.pad(y, ((0, short), (0, 0)))
+    weight = jnp.pad(weight, (0, short))
+    y_tiles = rearrange(y, "(k tile) d -> k tile d", tile=TILE)
+    return y_tiles, rearrange(weight, "(k tile) -> k tile", tile=TILE)
 
 
 def kernel_field(
-    x,
-    pos,
-    neg,
-    weight_pos,
-    weight_neg,
+    x: Float[Array, "N D"],
+    pos: Float[Array, "P D"],
+    neg: Float[Array, "M D"],
+    weight_pos: Float[Array, "P"],
+    weight_neg: Float[Array, "M"],
     tau,
-    self_neg,
+    self_neg: int,
     unit,
     *,
-    kernel,
-    normalize,
-    attraction,
-    repulsion,
-):
-    """`drifting.fields.kernel_field`, to rounding."""
+    kernel: str,
+    normalize: str,
+    attraction: float,
+    repulsion: float,
+) -> tuple[Float[Array, "N D"], Float[Array, "N"]]:
+    """Returns what `drifting.fields.kernel.kernel_field` returns, to rounding."""
     centre = jnp.mean(x, 0)
-    x, neg, (pos, weight_pos) = x - centre, neg - centre, tiles(pos - centre, weight_pos)
+    x, neg = x - centre, neg - centre
+    pos_tiles = tiles(pos - centre, weight_pos)
 
     def logits(y, weight, self_neg):
+        """Returns log k(x, y), and the same with absent samples masked."""
         logit = log_kernel(x, y, kernel, tau, unit, self_neg)  # [N, Y]
         return logit, jnp.where(weight > 0, logit, MASKED)
 
+    # First pass: log sum_y k(x, y) of each x, over the negatives and then over every tile.
     def add_row_sums(log_sum, tile):
-        return jnp.logaddexp(log_sum, logsumexp(logits(*tile, 0)[1], 1)), None
+        _, present = logits(*tile, self_neg=0)
+        return jnp.logaddexp(log_sum, logsumexp(present, 1)), None
 
-    log_sum = logsumexp(
-        logits(neg, weight_neg, self_neg)[1], 1
-    )  # [N]: log sum_y k(x, y), complete after the last tile
-    log_sum, _ = jax.lax.scan(add_row_sums, log_sum, (pos, weight_pos))
+    _, present = logits(neg, weight_neg, self_neg)
+    log_sum, _ = jax.lax.scan(add_row_sums, logsumexp(present, 1), pos_tiles)  # [N]
 
-    def force(y, weight, self_neg):  # sum A, sum A (y - x), sum A log A
+    # Second pass: sum A, sum A (y - x), and sum A log A for the perplexity.
+    def forces(y, weight, self_neg):
         logit, present = logits(y, weight, self_neg)
-        over_y, over_x = jnp.exp(present - log_sum[:, None]), jax.nn.softmax(logit, axis=0)
-        a_squared = {"both": over_y * over_x, "y": over_y**2, "none": jnp.exp(2 * logit)}[normalize]
-        a = jnp.sqrt(jnp.maximum(a_squared, 1e-6)) * weight  # [N, Y]
+        over_y = jnp.exp(present - log_sum[:, None])
+        over_x = jax.nn.softmax(logit, axis=0)
+        a = affinity(logit, over_y, over_x, normalize) * weight  # [N, Y]
         total = jnp.sum(a, 1)
-        return (
-            total,
-            jnp.matmul(a, y, precision=jax.lax.Precision.HIGHEST) - total[:, None] * x,
-            jnp.sum(xlogy(a, a), 1),
-        )
+        pull = jnp.matmul(a, y, precision=jax.lax.Precision.HIGHEST) - total[:, None] * x
+        return total, pull, jnp.sum(xlogy(a, a), 1)
 
-    sum_neg, to_neg, _ = force(neg, weight_neg, self_neg)
-    zero = (jnp.zeros_like(log_sum), jnp.zeros_like(x), jnp.zeros_like(log_sum))
-    (sum_pos, to_pos, a_log_a), _ = jax.lax.scan(
-        lambda sums, tile: (jax.tree.map(jnp.add, sums, force(*tile, 0)), None),
-        zero,
-        (pos, weight_pos),
-    )
-    v = (
-        attraction * sum_neg[:, None] * to_pos - repulsion * sum_pos[:, None] * to_neg
-    )  # V = W+ y+ - W- y-
+    def add_forces(sums, tile):
+        return jax.tree.map(jnp.add, sums, forces(*tile, self_neg=0)), None
+
+    sum_neg, to_neg, _ = forces(neg, weight_neg, self_neg)
+    nothing = (jnp.zeros_like(log_sum), jnp.zeros_like(x), jnp.zeros_like(log_sum))
+    (sum_pos, to_pos, a_log_a), _ = jax.lax.scan(add_forces, nothing, pos_tiles)
+
+    # V = W+ y+ - W- y-, as in kernel.py.
+    v = attraction * sum_neg[:, None] * to_pos - repulsion * sum_pos[:, None] * to_neg
     return v, jnp.exp(jnp.log(sum_pos) - a_log_a / sum_pos)
 
 
-def sum_of_distances(x, y, weight_y, self_neg):
-    """[B]: sum_{x,y} w_y ||x - y|| over x [B,N,D] and y [B,Y,D], whose first self_neg are x."""
+def sum_of_distances(
+    x: Float[Array, "B N D"],
+    y: Float[Array, "B Y D"],
+    weight_y: Float[Array, "B Y"],
+    self_neg: int,
+) -> Float[Array, "B"]:
+    """Returns sum_{x,y} w_y ||x - y|| of each problem; the first self_neg of y are x itself."""
 
     def of_problem(x, y, weight):
-        add = lambda total, tile: (total + jnp.sum(distance(x, tile[0]) * tile[1]), None)
-        itself = (
-            jnp.sum(distance(x, y[:self_neg], self_neg) * weight[:self_neg]) if self_neg else 0.0
-        )
-        return jax.lax.scan(add, itself, tiles(y[self_neg:], weight[self_neg:]))[0]
+        def add_tile(total, tile):
+            y, weight = tile
+            return total + jnp.sum(distance(x, y) * weight), None
+
+        if self_neg:
+            own = jnp.sum(distance(x, y[:self_neg], self_neg) * weight[:self_neg])
+        else:
+            own = jnp.float32(0.0)
+        total, _ = jax.lax.scan(add_tile, own, tiles(y[self_neg:], weight[self_neg:]))
+        return total
 
     return jax.vmap(of_problem)(x, y, weight_y)
