@@ -117,11 +117,11 @@ def sample_t(key, n: int, kind: str) -> Float[Array, " n"]:
 def draw(bank, u: Float[Array, " B"]):
     """Samples of a bank (drifting/bank.py) that holds all data, with replacement, each as likely: (images [B, ...], labels [B]), from u in [0, 1)."""
     ends = jnp.cumsum(
-        bank["filled"]
+        bank.counters.filled
     )  # the i-th of all samples lies in the class whose range holds i
     i = jnp.minimum((u * ends[-1]).astype(jnp.int32), ends[-1] - 1)
     labels = jnp.searchsorted(ends, i, side="right").astype(jnp.int32)
-    return bank["images"][labels, i - (ends - bank["filled"])[labels]], labels
+    return bank.samples[labels, i - (ends - bank.counters.filled)[labels]], labels
 
 
 def per_sample(a: Float[Array, " B"], x: Float[Array, " B *shape"]):

@@ -141,10 +141,9 @@ def full_bank(parts):
         if a.dtype == np.uint8
         else random.random(a.shape, np.float32) * 4 - 2
     )
-    per_class, pool = drift.banks.sizes(bank)
-    bank["images"], bank["pool"] = jax.tree.map(noise, (bank["images"], bank["pool"]))
-    bank["filled"][:], bank["pool_filled"][...] = per_class, pool
-    return bank
+    samples, pool = jax.tree.map(noise, (bank.samples, bank.pool))
+    bank.counters.filled[:], bank.counters.pool_filled[...] = bank.sizes
+    return bank.replace(samples=samples, pool=pool)
 
 
 def program(parts, state, bank, fresh, frozen):

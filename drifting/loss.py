@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from drifting.distances import distance
 from drifting.fields import find_field, kernel_tiled
-from drifting.problems import Problems
+from drifting.problems import Problems, one_set_of_problems
 
 
 class Scales(NamedTuple):
@@ -76,24 +76,8 @@ def drift_loss(
         weights, "drift_sq_norm_<tau>": lambda^2, "perplexity": over how many positives the
         attraction spreads at the smallest tau}, pooled over the problems.
     """
-
-    def ones_like(samples):
-        return jnp.ones(samples.shape[:2], jnp.float32)
-
-    unc = jnp.zeros_like(gen[:, :0]) if neg is None else neg
-    gen_neg = gen if second is None else second
-    problems = Problems(
-        gen=gen,
-        pos=pos,
-        unc=unc,
-        gen_neg=gen_neg,
-        self_neg=gen.shape[1] if second is None else 0,
-        weight_pos=ones_like(pos) if weight_pos is None else weight_pos,
-        weight_unc=ones_like(unc) if weight_neg is None else weight_neg,
-        weight_gen_neg=ones_like(gen_neg) if weight_gen is None else weight_gen,
-        set_of=np.zeros(gen.shape[0], np.int32),
-        loss_weight=np.ones(gen.shape[0]),
-    )
+    weights = {"weight_gen": weight_gen, "weight_pos": weight_pos, "weight_neg": weight_neg}
+    problems = one_set_of_problems(gen, pos, neg, second, **weights)
     loss, stats = problem_losses(problems, temperatures, field, guidance)
     info = {"scale": stats.distance[0], "scale_weight": stats.distance_weight[0]}
     for tau, square in zip(temperatures, stats.drift_sq_norm, strict=True):

@@ -143,7 +143,38 @@ def make_problems(
     return problems
 
 
-def one_set(
+def one_set_of_problems(
+    gen: Float[Array, "B N D"],
+    pos: Float[Array, "B P D"],
+    neg: Float[Array, "B M D"] | None = None,
+    second: Float[Array, "B K D"] | None = None,
+    *,
+    weight_gen: Float[Array, "B K"] | None = None,
+    weight_pos: Float[Array, "B P"] | None = None,
+    weight_neg: Float[Array, "B M"] | None = None,
+) -> Problems:
+    """Returns the problems of a single set, from the arguments of `drifting.loss.drift_loss`."""
+
+    def ones_like(samples):
+        return jnp.ones(samples.shape[:2], jnp.float32)
+
+    unc = jnp.zeros_like(gen[:, :0]) if neg is None else neg
+    gen_neg = gen if second is None else second
+    return Problems(
+        gen=gen,
+        pos=pos,
+        unc=unc,
+        gen_neg=gen_neg,
+        self_neg=gen.shape[1] if second is None else 0,
+        weight_pos=ones_like(pos) if weight_pos is None else weight_pos,
+        weight_unc=ones_like(unc) if weight_neg is None else weight_neg,
+        weight_gen_neg=ones_like(gen_neg) if weight_gen is None else weight_gen,
+        set_of=np.zeros(gen.shape[0], np.int32),
+        loss_weight=np.ones(gen.shape[0]),
+    )
+
+
+def vectors_of_set(
     name: str,
     phi_gen: dict[str, Float[Array, "CN T D"]],
     phi_real: dict[str, Float[Array, "CR sumT D"]],

@@ -22,7 +22,7 @@ from drifting.guidance import unconditional_weight
 from drifting.layout import ONE_DEVICE, Layout
 from drifting.loss import Scales, Stats, problem_losses
 from drifting.measure import Distances, mean_distances, measure
-from drifting.problems import make_problems, one_set, unpack
+from drifting.problems import make_problems, unpack, vectors_of_set
 from drifting.state import TrainState, named_keys, update_ema
 
 
@@ -185,7 +185,7 @@ def group_loss(
     # One set of vectors is watched: are the samples as far apart as the reals?
     monitored = c.monitor or last_vector(phi_gen)
     n_classes, n_unc = weight_unc.shape
-    gen, pos = one_set(monitored, phi_gen, phi_real, n_classes, n_unc, layout)
+    gen, pos = vectors_of_set(monitored, phi_gen, phi_real, n_classes, n_unc, layout)
     distances = mean_distances(gen, pos, weight_pos)
 
     # A learned field is a second problem beside the first: neither loss reaches the parameters of

@@ -30,6 +30,11 @@ def config(**changes):
     return DriftConfig(**base | changes)
 
 
+def draw_batch(bank, seed, step, config):
+    plan = banks.draw(bank.counters, bank.sizes, np.uint32(seed), step, config)
+    return banks.batch_from_plan(bank, plan)
+
+
 def fresh(rng, n, counter):
     """n samples, each of its own value."""
     labels = rng.integers(0, C, n).astype(np.int32)
@@ -48,12 +53,13 @@ def push_all(pool, pushes, host):
         [collections.deque(maxlen=K) for _ in range(C)],
         collections.deque(maxlen=max(pool, 1)),
     )
-    push, slots = jax.jit(banks.push), jax.jit(banks.push_slots)
+    push = jax.jit(banks.push)
+    slots = jax.jit(lambda counters, labels: banks.push_slots(counters, bank.sizes, labels))
     for n in pushes:
         images, labels = fresh(rng, n, counter)
         counter += n
         bank = (
-            banks.push_host(bank, jax.device_get(slots(bank, labels)), images, labels)
+            banks.push_host(bank, jax.device_get(slots(bank.counters, labels)), images, labels)
             if host
             else push(bank, images, labels)
         )
@@ -69,17 +75,17 @@ def test_push_keeps_the_newest(pool, host):
     """Also when one push holds more of a class, or of all, than a queue."""
     bank, queues, recent = push_all(pool, [3, 25, 6, 1, 9], host)
     for k in range(C):
-        assert bank["filled"][k] == len(queues[k])
-        assert sorted(bank["images"][k, : len(queues[k]), 0, 0, 0]) == sorted(queues[k])
+        assert bank.counters.filled[k] == len(queues[k])
+        assert sorted(bank.samples[k, : len(queues[k]), 0, 0, 0]) == sorted(queues[k])
     if pool:
-        assert sorted(bank["pool"][:, 0, 0, 0]) == sorted(recent)
+        assert sorted(bank.pool[:, 0, 0, 0]) == sorted(recent)
 
 
 @pytest.mark.parametrize("pool", [0, G])
 def test_draw_is_without_replacement_and_of_the_class(pool):
     bank, queues, recent = push_all(pool, [3, 25, 6], host=False)
     c = config()
-    draw = jax.jit(lambda bank, step: banks.gather(bank, banks.draw(bank, np.uint32(0), step, c)))
+    draw = jax.jit(lambda bank, step: draw_batch(bank, 0, step, c))
     values = recent if pool else [v for q in queues for v in q]
     seen, seen_unc = collections.Counter(), collections.Counter()
     for step in range(300):
@@ -118,20 +124,23 @@ def test_images_kept_as_rows(pool):
         banks.empty_bank(C, K, pool, jax.ShapeDtypeStruct(shape, np.uint8))
         for shape in (SHAPE, (int(np.prod(SHAPE)),))
     )
-    on_device = lambda bank: jax.device_get(jax.jit(banks.push)(bank, images, labels))
-    slots, whole = jax.device_get(jax.jit(banks.push_slots)(whole, labels)), on_device(whole)
-    plan = jax.device_get(jax.jit(lambda bank: banks.draw(bank, np.uint32(0), 0, c))(whole))
-    expected = banks.gather(whole, plan)
-    for bank in (on_device(rows), banks.push_host(rows, slots, images, labels)):
-        jax.tree.map(np.testing.assert_array_equal, banks.gather(bank, plan, SHAPE), expected)
+    push = jax.jit(banks.push)
+    slots = jax.jit(lambda counters: banks.push_slots(counters, whole.sizes, labels))
+    slots = jax.device_get(slots(whole.counters))
+    whole = jax.device_get(push(whole, images, labels))
+    draw = jax.jit(lambda counters: banks.draw(counters, whole.sizes, np.uint32(0), 0, c))
+    plan = jax.device_get(draw(whole.counters))
+    expected = banks.batch_from_plan(whole, plan)
+    on_device = jax.device_get(push(rows, images, labels))
+    for bank in (on_device, banks.push_host(rows, slots, images, labels)):
+        batch = banks.batch_from_plan(bank, plan, SHAPE)
+        jax.tree.map(np.testing.assert_array_equal, batch, expected)
 
 
 def test_all_of_a_class():
     """n_pos = the queue's length takes every real once, and marks the slots that hold none."""
     bank, queues, _ = push_all(0, [9], host=False)
-    batch = jax.device_get(
-        banks.gather(bank, banks.draw(bank, np.uint32(0), 0, config(n_pos=K, n_c=C)))
-    )
+    batch = jax.device_get(draw_batch(bank, 0, 0, config(n_pos=K, n_c=C)))
     for label, pos, weight in zip(batch.labels, batch.pos[..., 0, 0, 0], batch.weight_pos):
         assert sorted(pos[weight == 1]) == sorted(queues[label])
 
@@ -139,17 +148,13 @@ def test_all_of_a_class():
 def test_host_and_device_draw_the_same():
     bank, _, _ = push_all(G, [3, 25, 6], host=False)
     c = config(class_dropout_prob=0.5)
-    shapes = {k: jax.ShapeDtypeStruct(bank[k].shape, np.uint8) for k in ("images", "pool")}
-    counters = {k: v for k, v in bank.items() if k not in shapes}
+    draw_on_device = jax.jit(lambda bank, step: draw_batch(bank, 3, step, c))
+    draw = jax.jit(lambda counters, step: banks.draw(counters, bank.sizes, np.uint32(3), step, c))
     nulls = 0
     for step in range(4):
-        on_device = jax.jit(
-            lambda bank, step: banks.gather(bank, banks.draw(bank, np.uint32(3), step, c))
-        )(bank, step)
-        plan = jax.jit(lambda counters, step: banks.draw(shapes | counters, np.uint32(3), step, c))(
-            counters, step
-        )
-        on_host = banks.gather(bank, jax.device_get(plan))
+        on_device = draw_on_device(bank, step)
+        plan = jax.device_get(draw(bank.counters, step))
+        on_host = banks.batch_from_plan(bank, plan)
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(on_device), on_host)
         nulls += (on_host.labels == C).sum()
     assert 0 < nulls < 4 * c.n_c
@@ -158,5 +163,6 @@ def test_host_and_device_draw_the_same():
 def test_more_groups_than_classes():
     """One class in several groups: labels go round."""
     bank, _, _ = push_all(0, [25], host=False)
-    labels = np.asarray(banks.draw(bank, np.uint32(0), 0, config(n_c=2 * C))["labels"])
+    plan = banks.draw(bank.counters, bank.sizes, np.uint32(0), 0, config(n_c=2 * C))
+    labels = np.asarray(plan.labels)
     assert sorted(labels.tolist()) == sorted(list(range(C)) * 2)

@@ -200,7 +200,7 @@ def test_encoded_as_they_come(place):
         0.18215 * np.concatenate([c[0] for c in candidates]),
         np.concatenate([c[1] for c in candidates]),
     )
-    noise = (bank["pool"].reshape(-1, 1, *mean.shape[1:]) - mean) / (
+    noise = (bank.pool.reshape(-1, 1, *mean.shape[1:]) - mean) / (
         0.18215 * np.exp(0.5 * logvar)
     )  # [G, 2 S, 8, 8, 4]
     rms = np.sqrt(np.mean(noise**2, (2, 3, 4))).min(1)

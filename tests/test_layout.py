@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from test_train import TINY, collectives, train
 
 import data
 from drifting.accumulate import in_groups, mean_over_groups
-from drifting.loss import drift_loss
+from drifting.loss import problem_losses
+from drifting.problems import one_set_of_problems
 from training import drift
 from utils import config as config_lib
 from utils import sharding
@@ -191,6 +193,10 @@ def test_groups_on_a_host_bank():
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+class SetStats(NamedTuple):
+    sets: list
+
+
 def test_groups_of_problems_against_all_at_once():
     """exact: loss and gradient over groups of unlike scale are those of all problems together; without it, the mean over the groups of their own."""
     rng = np.random.default_rng(0)
@@ -199,14 +205,10 @@ def test_groups_of_problems_against_all_at_once():
 
     def loss_fn(shift, group, pooled):
         gen, pos = group
-        loss, info = drift_loss(
-            gen + shift,
-            pos,
-            temperatures=(0.05, 0.2),
-            set_of=np.zeros(len(gen), int),
-            pooled=pooled[0] if pooled else None,
-        )
-        return jnp.mean(loss), {"sets": [info]}
+        problems = one_set_of_problems(gen + shift, pos)
+        scales = pooled[0] if pooled else None
+        loss, stats = problem_losses(problems, (0.05, 0.2), "kernel", pooled=scales)
+        return jnp.mean(loss), SetStats([stats])
 
     whole, grouped = (jax.tree.map(jnp.asarray, in_groups((gen, pos), k)) for k in (1, 2))
     shift = jnp.full(5, 0.3)
@@ -252,4 +254,4 @@ def test_many_classes_stay_whole():
     assert axes(3, 7) is None
     layout = sharding.choose_layout(mesh, 4, 6)
     x = jnp.arange(4 * 6 * 2).reshape(4, 6, 2)
-    np.testing.assert_array_equal(jax.jit(lambda x: layout.split(layout.flat(x), 4))(x), x)
+    np.testing.assert_array_equal(jax.jit(lambda x: layout.split(layout.merge(x), 4))(x), x)

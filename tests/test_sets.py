@@ -7,9 +7,8 @@ import pytest
 
 from drifting.config import DriftConfig
 from drifting.fields.learned import field_loss, init_field
-from drifting.layout import Whole
 from drifting.loss import drift_loss
-from drifting.measure import measure
+from drifting.measure import Distances, measure
 from drifting.problems import by_width, pack, unpack
 from drifting.state import named_key, named_keys
 from drifting.step import feature_loss
@@ -99,16 +98,11 @@ def test_sets_side_by_side_have_the_losses_of_each_alone(second):
     weight_pos[1, -1] = 0
 
     def side_by_side(gen):
-        loss, info = feature_loss(
-            gen,
-            pack(real),
-            jnp.asarray(weight_pos),
-            jnp.asarray(weight_unc),
-            c,
-            Whole(),
-            phi_second=other if second else None,
-        )
-        return loss, measure(info["sets"], info["distances"])
+        weights = jnp.asarray(weight_pos), jnp.asarray(weight_unc)
+        phi_second = other if second else None
+        loss, sets = feature_loss(gen, pack(real), *weights, c, phi_second=phi_second)
+        distances = Distances(*jnp.ones(3))
+        return loss, measure(sets, distances, c.temperatures)
 
     def one_by_one(gen):
         total, infos = 0.0, []

@@ -108,18 +108,18 @@ def jit_step(parts: Parts):
 
     shardings = jax.tree.map(lambda a: a.sharding, state_shapes(parts))
     networks = dict(
-        generate=generate, optimizer=parts.optimizer, config=parts.drift, place=parts.layout
+        generate=generate, optimizer=parts.optimizer, config=parts.drift, layout=parts.layout
     )
     if not parts.bank_on_host:
 
         def step(state, bank, fresh, encoder_params):
-            keep = functools.partial(parts.keep, encoder_params)
+            store = functools.partial(parts.store, encoder_params)
             return train_step(
                 state,
                 bank,
                 fresh,
                 encode=functools.partial(parts.encode, encoder_params),
-                keep=keep,
+                store=store,
                 **networks,
             )
 
@@ -234,7 +234,7 @@ def checkpoint_tree(parts: Parts, state: TrainState, bank):
     field = {"field": state.field} if state.field else {}
     bank = {
         k: v
-        for k, v in bank.items()
+        for k, v in bank.to_dict().items()
         if k not in ("images", "pool") or not (parts.cached and parts.whole_bank)
     }
     return (
@@ -288,8 +288,11 @@ def restore(parts: Parts, checkpoints: Checkpoints):
         ),
         tree["bank"],
     )
-    if parts.cached and parts.whole_bank:
-        bank = place_bank(parts, fill_bank(parts)[0])
+    bank = (
+        place_bank(parts, fill_bank(parts)[0])
+        if parts.cached and parts.whole_bank
+        else banks.Bank.from_dict(bank)
+    )
     return state, bank, metadata["position"]
 
 

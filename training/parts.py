@@ -89,7 +89,7 @@ class Parts:
         """Whether the bank keeps features."""
         return isinstance(self.sample, dict)
 
-    def keep(self, encoder_params, images):
+    def store(self, encoder_params, images):
         """What the bank keeps of real images."""
         return (
             remember(

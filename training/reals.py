@@ -20,43 +20,38 @@ class HostBank:
             self.cpu = jax.local_devices()[0]
         self.step, self.groups = first_step, parts.drift.groups
         self.seed, self.shape = np.uint32(parts.config.seed), parts.dataset.shape
-        shapes = {
-            "images": jax.ShapeDtypeStruct((parts.dataset.n_classes, parts.per_class), np.uint8),
-            "pool": jax.ShapeDtypeStruct((parts.pool,), np.uint8),
-        }
+        sizes = banks.Sizes(parts.per_class, parts.pool)
         self.push_slots = jax.jit(
-            lambda counters, labels: banks.push_slots(shapes | counters, labels)
+            lambda counters, labels: banks.push_slots(counters, sizes, labels)
         )
         self.draw = jax.jit(
-            lambda counters, seed, step: banks.draw(shapes | counters, seed, step, parts.drift)
+            lambda counters, seed, step: banks.draw(counters, sizes, seed, step, parts.drift)
         )
 
     def push(self, bank, images, labels):
         images, labels = jax.device_get((images, labels))
-        counters = {k: v for k, v in bank.items() if k not in ("images", "pool")}
-        slots = self._on_cpu(self.push_slots, counters, np.asarray(labels, np.int32))
+        slots = self._on_cpu(self.push_slots, bank.counters, np.asarray(labels, np.int32))
         return banks.push_host(bank, slots, images, labels)
 
     def __call__(self, bank, fresh):
         bank = bank if fresh is None else self.push(bank, *fresh)
-        counters = {k: v for k, v in bank.items() if k not in ("images", "pool")}
-        plan = self._on_cpu(self.draw, counters, self.seed, np.int32(self.step))
+        plan = self._on_cpu(self.draw, bank.counters, self.seed, np.int32(self.step))
         self.step += 1
-        return bank, banks.gather(bank, in_groups(plan, self.groups), self.shape)
+        return bank, banks.batch_from_plan(bank, in_groups(plan, self.groups), self.shape)
 
     def _on_cpu(self, function, *args):
         with jax.default_device(self.cpu), jax.transfer_guard("allow"):
             return jax.device_get(function(*args))
 
 
-def keep_on_one_device(parts: Parts, at_once: int):
-    """keep(images [S, ...]) -> what the bank keeps of S <= at_once images, NumPy. One device computes it, so that the number of devices changes no bit."""
+def store_on_one_device(parts: Parts, at_once: int):
+    """store(images [S, ...]) -> what the bank keeps of S <= at_once images, NumPy. One device computes it, so that the number of devices changes no bit."""
     if not parts.cached:
         return lambda images: images
     device = jax.local_devices()[0]
-    params, jitted = jax.device_put(parts.encoder_params, device), jax.jit(parts.keep)
+    params, jitted = jax.device_put(parts.encoder_params, device), jax.jit(parts.store)
 
-    def keep(images):
+    def store(images):
         padded = np.concatenate(
             [images, np.zeros((at_once - len(images), *images.shape[1:]), images.dtype)]
         )
@@ -65,7 +60,7 @@ def keep_on_one_device(parts: Parts, at_once: int):
             jax.device_get(jitted(params, jax.device_put(padded, device))),
         )
 
-    return keep
+    return store
 
 
 def reals(parts: Parts, position: int):
@@ -114,41 +109,41 @@ def fill_bank(parts: Parts):
             if parts.encodes
             else images
         )
-        bank["filled"][:] = np.bincount(labels, minlength=dataset.n_classes)
-        bank["next"][:] = bank["filled"] % parts.per_class
+        bank.counters.filled[:] = np.bincount(labels, minlength=dataset.n_classes)
+        bank.counters.next[:] = bank.counters.filled % parts.per_class
         slots = np.zeros_like(labels)
         for k in range(dataset.n_classes):
-            slots[labels == k] = np.arange(bank["filled"][k])
+            slots[labels == k] = np.arange(bank.counters.filled[k])
         at_once = 128
-        keep = keep_on_one_device(parts, at_once)
+        store = store_on_one_device(parts, at_once)
         for start in range(0, len(images), at_once):
             some = slice(start, start + at_once)
             for kept, new in zip(
-                jax.tree.leaves(bank["images"]), jax.tree.leaves(keep(images[some]))
+                jax.tree.leaves(bank.samples), jax.tree.leaves(store(images[some]))
             ):
                 kept[labels[some], slots[some]] = new.reshape(-1, *kept.shape[2:])
         return bank, 0
     if parts.baseline:
         return bank, 0
-    keep = keep_on_one_device(parts, parts.config.drift.bank_push)
+    store = store_on_one_device(parts, parts.config.drift.bank_push)
     host, position = HostBank(parts), 0
     needed = min(parts.drift.n_pos, parts.per_class)
     for images, labels in reals(parts, 0):
         images, labels = jax.device_get((images, labels))
-        bank = host.push(bank, keep(images), labels)
+        bank = host.push(bank, store(images), labels)
         position += len(labels)
-        of_any_class = bank["pool_filled"] if parts.pool else bank["filled"].sum()
-        enough = bank["filled"].min() >= needed and of_any_class >= min(
+        of_any_class = bank.counters.pool_filled if parts.pool else bank.counters.filled.sum()
+        enough = bank.counters.filled.min() >= needed and of_any_class >= min(
             parts.pool or of_any_class + 1, max(parts.drift.n_unc, parts.drift.n_pos)
         )
         if enough and (parts.config.drift.n_pos != "all" or position >= len(dataset.samples)):
             return bank, position
         if position > len(dataset.samples) + len(labels):  # every sample was seen
-            if parts.config.drift.n_pos == "all" and bank["filled"].min() > 0:
+            if parts.config.drift.n_pos == "all" and bank.counters.filled.min() > 0:
                 return bank, position
             pipeline.check_counts(
                 dataset,
-                bank["filled"],
+                bank.counters.filled,
                 needed if parts.config.drift.n_pos != "all" else 1,
                 "--drift.n_pos",
             )

@@ -122,7 +122,7 @@ class Layout:
             for axes in (self.class_axes, self.row_axes)
         )
 
-    def flat(self, a):
+    def merge(self, a):
         (i, j), (c, n) = self._ways(), a.shape[:2]
         a = self._put(a, self.class_axes, self.row_axes)
         a = a.reshape(i, c // i, j, n // j, *a.shape[2:]).swapaxes(
