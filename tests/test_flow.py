@@ -8,6 +8,7 @@ from absl import flags
 from test_train import everything_saved, parts_of, records, same_bits, train
 
 from baselines.flow import Flow, draw, flow_loss, sample_t, with_steps
+from drifting.bank import Bank, Counters
 from evaluation import evaluate_command, sample_command
 from evaluation.fid_csv import read_rows
 from evaluation.flags import EVALUATION, SAMPLING
@@ -113,7 +114,8 @@ def test_guidance_goes_beyond_the_null_class():
 
 def test_draws_of_a_whole_bank():
     """Every sample is as likely, empty slots never come, and a sample keeps its label."""
-    bank = {"images": jnp.arange(12).reshape(3, 4), "filled": jnp.array([4, 0, 2])}
+    counters = Counters(filled=jnp.array([4, 0, 2]), next=None, pool_filled=None, pool_next=None)
+    bank = Bank(samples=jnp.arange(12).reshape(3, 4), pool=jnp.zeros(0), counters=counters)
     images, labels = draw(bank, jax.random.uniform(jax.random.key(0), (60_000,)))
     found, count = np.unique(images, return_counts=True)
     assert found.tolist() == [0, 1, 2, 3, 8, 9] and np.abs(count - 10_000).max() < 500
