@@ -89,13 +89,13 @@ def affinity(
     return jnp.sqrt(jnp.maximum(squared, 1e-6))
 
 
-def log_weight(weight: Float[Array, "M"]) -> Float[Array, "M"]:
+def log_weight(weight: Float[Array, " M"]) -> Float[Array, " M"]:
     """Returns the logarithm of the weights divided by their sum; MASKED where a weight is 0."""
     logit = jnp.where(weight > 0, jnp.log(jnp.maximum(weight, 1e-30)), MASKED)
     return jax.nn.log_softmax(logit)
 
 
-def perplexity(attraction: Float[Array, "N P"]) -> Float[Array, "N"]:
+def perplexity(attraction: Float[Array, "N P"]) -> Float[Array, " N"]:
     """Returns over how many positives each sample spreads its attraction.
 
     It is exp(entropy) of each row taken as a distribution: 1 when a sample is drawn to one positive

@@ -26,17 +26,17 @@ from drifting.problems import Problems, one_set_of_problems
 class Scales(NamedTuple):
     """The pooled scalars of A.6, where more problems than these decide them (accumulate.py)."""
 
-    distance: Float[Array, "sets"]  # S_j sqrt(D), the mean distance
+    distance: Float[Array, " sets"]  # S_j sqrt(D), the mean distance
     drift_sq_norm: Float[Array, "tau sets"] | None = None  # lambda^2
 
 
 class Stats(NamedTuple):
     """What the loss tells about each feature set, for the log and for pooling."""
 
-    distance: Float[Array, "sets"]  # S_j sqrt(D), the mean distance
-    distance_weight: Float[Array, "sets"]  # the sum of the weights in that mean
+    distance: Float[Array, " sets"]  # S_j sqrt(D), the mean distance
+    distance_weight: Float[Array, " sets"]  # the sum of the weights in that mean
     drift_sq_norm: Float[Array, "tau sets"]  # lambda^2, the mean of V^2 before normalisation
-    perplexity: Float[Array, "sets"]  # positives that the attraction spreads over, smallest tau
+    perplexity: Float[Array, " sets"]  # positives that the attraction spreads over, smallest tau
 
 
 def drift_loss(
@@ -51,7 +51,7 @@ def drift_loss(
     field: str | Callable = "kernel",
     second: Float[Array, "B K D"] | None = None,
     guidance: str = "negatives",
-) -> tuple[Float[Array, "B"], dict[str, Float[Array, ""]]]:
+) -> tuple[Float[Array, " B"], dict[str, Float[Array, ""]]]:
     """Returns the loss of one feature set over B independent problems.
 
     A problem is a class, or one location of a class.
@@ -91,7 +91,7 @@ def problem_losses(
     field: str | Callable,
     guidance: str = "negatives",
     pooled: Scales | None = None,
-) -> tuple[Float[Array, "B"], Stats]:
+) -> tuple[Float[Array, " B"], Stats]:
     """Returns the loss of each problem, and what is pooled over the problems of each set.
 
     Args:
@@ -157,8 +157,8 @@ def _without_gradient(problems: Problems) -> Problems:
 
 def guided_field(
     p: Problems,
-    tau: Float[Array, "tau"],
-    unit: Float[Array, "B"],
+    tau: Float[Array, " tau"],
+    unit: Float[Array, " B"],
     field: str | Callable,
     guidance: str,
 ) -> tuple[Float[Array, "B tau N D"], Float[Array, "B tau N"]]:
@@ -200,7 +200,7 @@ def weighted_distances(
     y: Float[Array, "B Y D"],
     weight_y: Float[Array, "B Y"],
     self_neg: int,
-) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Returns the weighted sum of the distances from x to y, and the sum of the weights.
 
     Their ratio is S sqrt(D) (A.6). The first self_neg of y are x themselves; their distances of 0

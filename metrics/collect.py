@@ -27,7 +27,7 @@ class Evidence(NamedTuple):
     """One set of images, as the metrics see it. features [N,D] and logits [N,K] in the order of the samples, where they were kept."""
 
     count: int
-    mu: Float[ndarray, "D"]
+    mu: Float[ndarray, " D"]
     sigma: Float[ndarray, "D D"]
     features: ndarray | None = None
     logits: ndarray | None = None

@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def frechet_distance(
-    mu1: Float[ndarray, "D"],
+    mu1: Float[ndarray, " D"],
     sigma1: Float[ndarray, "D D"],
-    mu2: Float[ndarray, "D"],
+    mu2: Float[ndarray, " D"],
     sigma2: Float[ndarray, "D D"],
 ) -> float:
     """Squared 2-Wasserstein distance of N(mu1, sigma1) and N(mu2, sigma2); at least 0.
@@ -89,7 +89,7 @@ class Moments:
 
     @classmethod
     def from_state(
-        cls, count: int, mean: Float[ndarray, "D"], scatter: Float[ndarray, "D D"]
+        cls, count: int, mean: Float[ndarray, " D"], scatter: Float[ndarray, "D D"]
     ) -> "Moments":
         """The inverse of `state`, for what another process sent."""
         self = cls(len(mean))
@@ -100,7 +100,7 @@ class Moments:
         )  # copies
         return self
 
-    def state(self) -> tuple[int, Float[ndarray, "D"], Float[ndarray, "D D"]]:
+    def state(self) -> tuple[int, Float[ndarray, " D"], Float[ndarray, "D D"]]:
         """(count, mean, scatter); the arrays must travel as float64."""
         return self.count, self.mean, self.scatter
 
@@ -124,7 +124,7 @@ class Moments:
         self.mean += delta * (other.count / count)
         self.count = count
 
-    def result(self) -> tuple[Float[ndarray, "D"], Float[ndarray, "D D"]]:
+    def result(self) -> tuple[Float[ndarray, " D"], Float[ndarray, "D D"]]:
         """(mu, sigma), sigma divided by count - 1. Warns when the covariance cannot have full rank."""
         if self.count < 2:
             raise UserError(f"{self.count} samples given; a covariance needs at least 2")
@@ -140,7 +140,7 @@ class Moments:
         return self.mean.copy(), self.scatter / (self.count - 1)
 
 
-def moments(features: Float[ndarray, "N D"]) -> tuple[Float[ndarray, "D"], Float[ndarray, "D D"]]:
+def moments(features: Float[ndarray, "N D"]) -> tuple[Float[ndarray, " D"], Float[ndarray, "D D"]]:
     """(mu, sigma) of features held in memory, float64, sigma with N - 1. Errors, warning: see `Moments`."""
     total = Moments(np.shape(features)[-1])
     total.update(features)

@@ -26,7 +26,7 @@ TILE_ENTRIES = 2**26  # distances held at once: 256 MiB in float32
 class Points(NamedTuple):
     x: Float[Array, "N D"]
     norms: Float[
-        Array, "N"
+        Array, " N"
     ]  # |x|². Not computed beside the distances: XLA would do it anew for each of them
 
 
@@ -81,7 +81,7 @@ def _count_inside(real, fake, real_radii):
     return (_squared_distances(real, fake) < real_radii[:, None]).sum(1)
 
 
-def _radii(points: Points, k: int) -> Float[ndarray, "N"]:
+def _radii(points: Points, k: int) -> Float[ndarray, " N"]:
     """Squared distance of each sample to its k-th nearest other one."""
     return np.concatenate(
         [

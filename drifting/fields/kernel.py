@@ -12,8 +12,8 @@ def kernel_field(
     x: Float[Array, "N D"],
     pos: Float[Array, "P D"],
     neg: Float[Array, "M D"],
-    weight_pos: Float[Array, "P"],
-    weight_neg: Float[Array, "M"],
+    weight_pos: Float[Array, " P"],
+    weight_neg: Float[Array, " M"],
     tau,
     self_neg: int,
     unit=1.0,
@@ -22,7 +22,7 @@ def kernel_field(
     normalize: str = "both",
     attraction: float = 1.0,
     repulsion: float = 1.0,
-) -> tuple[Float[Array, "N D"], Float[Array, "N"]]:
+) -> tuple[Float[Array, "N D"], Float[Array, " N"]]:
     """Algorithm 2: the kernel of eq. 12, normalised over y and over x.
 
     The arguments and results of every field are explained in `drifting.fields`.

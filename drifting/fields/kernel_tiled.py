@@ -17,7 +17,7 @@ TILE = 2048  # positives
 
 
 def tiles(
-    y: Float[Array, "P D"], weight: Float[Array, "P"]
+    y: Float[Array, "P D"], weight: Float[Array, " P"]
 ) -> tuple[Float[Array, "K TILE D"], Float[Array, "K TILE"]]:
     """Cuts y and its weights into tiles; the last is filled up with samples of weight 0."""
     short = -y.shape[0] % TILE
@@ -31,8 +31,8 @@ def kernel_field(
     x: Float[Array, "N D"],
     pos: Float[Array, "P D"],
     neg: Float[Array, "M D"],
-    weight_pos: Float[Array, "P"],
-    weight_neg: Float[Array, "M"],
+    weight_pos: Float[Array, " P"],
+    weight_neg: Float[Array, " M"],
     tau,
     self_neg: int,
     unit,
@@ -41,7 +41,7 @@ def kernel_field(
     normalize: str,
     attraction: float,
     repulsion: float,
-) -> tuple[Float[Array, "N D"], Float[Array, "N"]]:
+) -> tuple[Float[Array, "N D"], Float[Array, " N"]]:
     """Returns what `drifting.fields.kernel.kernel_field` returns, to rounding."""
     centre = jnp.mean(x, 0)
     x, neg = x - centre, neg - centre
@@ -87,7 +87,7 @@ def sum_of_distances(
     y: Float[Array, "B Y D"],
     weight_y: Float[Array, "B Y"],
     self_neg: int,
-) -> Float[Array, "B"]:
+) -> Float[Array, " B"]:
     """Returns sum_{x,y} w_y ||x - y|| of each problem; the first self_neg of y are x itself."""
 
     def of_problem(x, y, weight):

@@ -85,7 +85,7 @@ def pull(
     params: dict[str, Any],
     x: Float[Array, "N D"],
     y: Float[Array, "M D"],
-    weight: Float[Array, "M"],
+    weight: Float[Array, " M"],
     tau,
     self_neg: int,
 ) -> tuple[Float[Array, "N D"], Float[Array, "N M"]]:
@@ -119,8 +119,8 @@ def learned_field(
     x: Float[Array, "N D"],
     pos: Float[Array, "P D"],
     neg: Float[Array, "M D"],
-    weight_pos: Float[Array, "P"],
-    weight_neg: Float[Array, "M"],
+    weight_pos: Float[Array, " P"],
+    weight_neg: Float[Array, " M"],
     tau,
     self_neg: int,
     unit=1.0,
@@ -128,7 +128,7 @@ def learned_field(
     params: dict[str, Any],
     attraction: float = 1.0,
     repulsion: float = 1.0,
-) -> tuple[Float[Array, "N D"], Float[Array, "N"]]:
+) -> tuple[Float[Array, "N D"], Float[Array, " N"]]:
     """V = S(x, P) - S(x, Q). The arguments are explained in `drifting.fields`.
 
     Args:

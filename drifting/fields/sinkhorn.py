@@ -12,8 +12,8 @@ from drifting.distances import log_kernel, log_weight, perplexity
 
 def log_plan(
     log_k: Float[Array, "N M"],
-    log_a: Float[Array, "N"],
-    log_b: Float[Array, "M"],
+    log_a: Float[Array, " N"],
+    log_b: Float[Array, " M"],
     iterations: float,
 ) -> Float[Array, "N M"]:
     """Returns log Pi = log u + log K + log v, the plan after some iterations of Sinkhorn.
@@ -53,8 +53,8 @@ def sinkhorn_field(
     x: Float[Array, "N D"],
     pos: Float[Array, "P D"],
     neg: Float[Array, "M D"],
-    weight_pos: Float[Array, "P"],
-    weight_neg: Float[Array, "M"],
+    weight_pos: Float[Array, " P"],
+    weight_neg: Float[Array, " M"],
     tau,
     self_neg: int,
     unit=1.0,
@@ -63,7 +63,7 @@ def sinkhorn_field(
     iterations: float = 20.0,
     attraction: float = 1.0,
     repulsion: float = 1.0,
-) -> tuple[Float[Array, "N D"], Float[Array, "N"]]:
+) -> tuple[Float[Array, "N D"], Float[Array, " N"]]:
     """V = T_{q->p}(x) - T_{q->q'}(x), where T = (Pi @ y) / rowsum(Pi).
 
     T(x) is the barycentre of what the plan Pi sends x to. The negatives should be q', a second

@@ -11,8 +11,8 @@ def uncoupled_field(
     x: Float[Array, "N D"],
     pos: Float[Array, "P D"],
     neg: Float[Array, "M D"],
-    weight_pos: Float[Array, "P"],
-    weight_neg: Float[Array, "M"],
+    weight_pos: Float[Array, " P"],
+    weight_neg: Float[Array, " M"],
     tau,
     self_neg: int,
     unit=1.0,
@@ -21,7 +21,7 @@ def uncoupled_field(
     normalize: str = "both",
     attraction: float = 1.0,
     repulsion: float = 1.0,
-) -> tuple[Float[Array, "N D"], Float[Array, "N"]]:
+) -> tuple[Float[Array, "N D"], Float[Array, " N"]]:
     """V = W+ y+ - W- y-, each side with its own kernel and rows that sum to 1.
 
     On either side W = A / sum_y(A), where A is sqrt(softmax over y * softmax over x), or, with
