@@ -1,135 +1,205 @@
-"""From a data set to the bank: an endless shuffled stream that can start at any position, and the filling of the bank before the first step."""
+"""From a data set to batches: shuffled without end from any position on, or once in order.
+
+The shuffled stream is a function of the seed and the position. A resumed run, also on another
+number of processes, goes on with the very next sample.
+"""
 
 import atexit
 import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
+from data.dataset import Dataset
 from data.images import Corrupt
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-LOOKED_AT = 1000  # samples by which the share of unreadable ones is judged at the least
+MIN_JUDGED = 1000  # samples read before the part of unreadable ones is judged
+
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+
+
+# ---------------------------------------------------------------- unreadable samples
 
 
 class Readable:
-    """The samples of a data set; where one is unreadable, the next one stands in for it, so that positions in the stream mean the same with and without.
+    """The samples of a data set; where one is unreadable, the next one stands in for it.
 
-    Unreadable samples are named in the log, once each; they are `bad`. Raises UserError when they are more than the data set's max_corrupt of the samples read so
-    far, by this process; and for a label that is no class: not every source can tell without reading everything.
+    So positions in the stream mean the same with and without unreadable samples. These are named
+    in the log, once each, and kept in `bad`, {index: why}.
+
+    Raises UserError when the unreadable ones are more than `max_corrupt` of the samples that this
+    process has read so far. It also raises UserError for a label that is no class, because not
+    every source can tell without reading everything.
     """
 
-    def __init__(self, dataset):
-        self.source, self.name, self.max_corrupt, self.n_classes = (
-            dataset.samples,
-            dataset.name,
-            dataset.max_corrupt,
-            dataset.n_classes,
-        )
-        self.bad, self.reads = {}, 0
+    def __init__(self, dataset: Dataset):
+        self.samples = dataset.samples
+        self.name = dataset.name
+        self.max_corrupt = dataset.max_corrupt
+        self.n_classes = dataset.n_classes
+        self.bad: dict[int, str] = {}
+        self.reads = 0
 
     def __len__(self):
-        return len(self.source)
+        return len(self.samples)
 
     def __getitem__(self, index):
-        n = len(self.source)
+        """Returns the first sample that can be read, from `index` on."""
+        n = len(self.samples)
         for i in range(int(index), int(index) + n):
             sample = self.get(i % n)
             if sample is not None:
                 return sample
         raise UserError(f"{self.name}: none of its {n} samples can be read")
 
-    def get(self, index):
-        """The sample, or None if it cannot be read."""
+    def get(self, index: int) -> dict[str, Any] | None:
+        """Returns the sample, or None if it cannot be read."""
+        # A value of its own: other threads count on meanwhile.
         self.reads = reads = self.reads + 1
         try:
-            sample = self.source[index]
-            if not 0 <= sample["label"] < self.n_classes:
-                raise UserError(
-                    f"{self.name}: sample {index} has the label {sample['label']}, expected 0 to {self.n_classes - 1}; this split may have none (--data.split)"
-                )
-            return sample
+            sample = self.samples[index]
         except Corrupt as error:
-            if index not in self.bad:
-                self.bad[index] = str(error)
-                log.warning(
-                    "%s: skipped %s, unreadable; %d so far", self.name, error, len(self.bad)
-                )
-        judged = min(max(reads, LOOKED_AT), len(self.source))
+            self._note_bad(index, error)
+        else:
+            self._check_label(index, sample["label"])
+            return sample
+        judged = min(max(reads, MIN_JUDGED), len(self.samples))
         if len(self.bad) > self.max_corrupt * judged:
             raise UserError(
-                f"{self.name}: {len(self.bad)} unreadable images among {min(reads, judged)} read, more than --data.max_corrupt {self.max_corrupt} of {judged}; "
-                f"the last is {self.bad[index]}. Repair or remove them, or raise --data.max_corrupt"
+                f"{self.name}: {len(self.bad)} unreadable images among {min(reads, judged)} read, "
+                f"more than --data.max_corrupt {self.max_corrupt} of {judged}; the last is "
+                f"{self.bad[index]}. Repair or remove them, or raise --data.max_corrupt"
             )
         return None
 
+    def _note_bad(self, index: int, error: Corrupt):
+        if index in self.bad:
+            return
+        self.bad[index] = str(error)
+        log.warning("%s: skipped %s, unreadable; %d so far", self.name, error, len(self.bad))
 
-def ordered(dataset, seed: int, start: int = 0, ranks: int = 1):
-    """The endless shuffled order, as a Grain data set: element i depends on (seed, i) alone; n successive ones from a multiple of n are each sample once.
+    def _check_label(self, index: int, label: int):
+        if not 0 <= label < self.n_classes:
+            raise UserError(
+                f"{self.name}: sample {index} has the label {label}, expected 0 to "
+                f"{self.n_classes - 1}; this split may have none (--data.split)"
+            )
 
-    start, ranks: every ranks-th element from `start` on will be taken, for a data set that reads ahead.
+
+# ---------------------------------------------------------------- batches
+
+
+def ordered(dataset: Dataset, seed: int, start: int = 0, ranks: int = 1) -> grain.MapDataset:
+    """Returns the endless shuffled order of a data set, by position.
+
+    The element at position i depends on (seed, i) alone, and n successive elements from a multiple
+    of n on are each of the n samples once.
+
+    start, ranks: this process will take every ranks-th element from `start` on. A data set with an
+    order of its own reads ahead by it.
     """
-    source = Readable(dataset)
+    readable = Readable(dataset)
     if dataset.order:
-        samples = grain.MapDataset.source(dataset.order(source, seed, start, ranks)).seed(seed)
+        in_own_order = dataset.order(readable, seed, start, ranks)
+        samples = grain.MapDataset.source(in_own_order).seed(seed)
     else:
-        samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    return samples.random_map(dataset.augment) if dataset.augment else samples
+        samples = grain.MapDataset.source(readable).seed(seed).shuffle().repeat()
+    if dataset.augment:
+        samples = samples.random_map(dataset.augment)
+    return samples
 
 
 def stream(
-    dataset,
+    dataset: Dataset,
     seed: int,
     batch_size: int,
     position: int = 0,
     rank: int = 0,
     ranks: int = 1,
     workers: int = 0,
-):
-    """Batches (images [S,H,W,C], labels [S]) of the shuffled, repeated data set, from global sample `position` on.
+) -> Batches:
+    """Yields batches of the shuffled, repeated data set without end.
 
-    The order depends on `seed` alone, so a resumed run continues with the very next sample. Rank r of R takes the samples r, r + R, ... of the order, so together
-    they take each once, also after R has changed. workers: processes that read and decode, 0 = threads of this one; the batches are the same. A data set with an
-    order of its own is read once, so by threads, as many as `workers` if they are more than four.
+    Process `rank` of `ranks` takes the samples position + rank, position + rank + ranks, ... of
+    the order. Together the processes take each sample once, also after their number has changed.
+
+    Args:
+        dataset: What to read.
+        seed: The order depends on it alone.
+        batch_size: Samples of a batch, of this process.
+        position: Sample of the order, over all processes, to start from.
+        rank: Which process this is.
+        ranks: Number of processes.
+        workers: Processes that read and decode; 0 for threads of this one. The batches are the
+            same. A data set with an order of its own is always read by threads, since each process
+            would read all of it: as many as `workers`, if they are more than four.
+
+    Yields:
+        Images or latents [S,H,W,C], labels [S] int32.
     """
     start = position + rank
-    batches = ordered(dataset, seed, start, ranks)[start::ranks].batch(batch_size)
-    return _batches(batches, 0, max(4, workers)) if dataset.order else _batches(batches, workers)
+    own = ordered(dataset, seed, start, ranks)[start::ranks]
+    batches = own.batch(batch_size)
+    if dataset.order:
+        return _read_ahead(batches, 0, max(4, workers))
+    return _read_ahead(batches, workers)
 
 
-def in_order(dataset, batch_size: int, position: int, workers: int):
-    """Batches of each sample once in the order of the data set, from sample `position` on; the last may be smaller."""
-    return _batches(
-        grain.MapDataset.source(Readable(dataset))[position:].batch(batch_size), workers
-    )
+def in_order(dataset: Dataset, batch_size: int, position: int, workers: int) -> Batches:
+    """Yields batches of each sample once, in the order of the data set, from `position` on.
+
+    The last batch may be smaller. workers: as in `stream`.
+    """
+    samples = grain.MapDataset.source(Readable(dataset))[position:]
+    return _read_ahead(samples.batch(batch_size), workers)
 
 
-def _batches(batches, workers, threads=4):
-    """The batches as (images, labels), read ahead."""
+def everything(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Returns all samples that can be read, in the order of the data set.
+
+    Images or latents [S,H,W,C], labels [S] int32.
+    """
+    readable = Readable(dataset)
+    samples = []
+    for index in range(len(readable)):
+        sample = readable.get(index)
+        if sample is not None:
+            samples.append(sample)
+    if dataset.augment:
+        samples = [
+            dataset.augment(sample, np.random.default_rng(i)) for i, sample in enumerate(samples)
+        ]
+    images = np.stack([sample["image"] for sample in samples])
+    return images, np.array([sample["label"] for sample in samples], np.int32)
+
+
+def _read_ahead(batches: grain.MapDataset, workers: int, threads: int = 4) -> Batches:
+    """Yields batches as (images, labels), while the next ones are read."""
     if workers:
-        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
-        if (
-            not flags.FLAGS.is_parsed()
-        ):  # Grain reads its own flags, which programs without flags never parse
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+        if not flags.FLAGS.is_parsed():
+            # Grain reads its own flags, which programs without flags never parse.
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(
+        batches_ahead = batches.to_iter_dataset(options).mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
         )
     else:
-        batches = batches.to_iter_dataset(
-            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=64)
-        )
-    iterator = iter(batches)
-    atexit.register(
-        iterator.close
-    )  # without it, processes and threads complain about the end of the program
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=64)
+        batches_ahead = batches.to_iter_dataset(options)
+    iterator = iter(batches_ahead)
+    # Without this, worker processes and threads print errors when the program ends.
+    atexit.register(iterator.close)
     try:
         for batch in iterator:
             yield batch["image"], batch["label"].astype(np.int32)
-    except RuntimeError as error:  # what a worker process raised arrives as text
+    except RuntimeError as error:
+        # What a worker process raised arrives as text.
         _, found, message = str(error).rpartition("UserError: ")
         if not found:
             raise
@@ -139,23 +209,26 @@ def _batches(batches, workers, threads=4):
         atexit.unregister(iterator.close)
 
 
-def everything(dataset):
-    """All samples that can be read, in the order of the data set: images [S,H,W,C], labels [S]."""
-    source = Readable(dataset)
-    samples = [s for s in map(source.get, range(len(source))) if s is not None]
-    if dataset.augment:
-        samples = [dataset.augment(s, np.random.default_rng(i)) for i, s in enumerate(samples)]
-    return np.stack([s["image"] for s in samples]), np.array(
-        [s["label"] for s in samples], np.int32
+# ---------------------------------------------------------------- enough of each class
+
+
+def check_counts(dataset: Dataset, counts: Sequence[int] | np.ndarray, needed: int, flag: str):
+    """Raises UserError unless each class has `needed` samples, as `flag` asks for.
+
+    counts: samples of each class, in the order of the labels.
+    """
+    few = []
+    for name, count in zip(dataset.class_names, counts, strict=True):
+        if count < needed:
+            few.append((name, int(count)))
+    if not few:
+        return
+    name, count = few[0]
+    others = ""
+    if len(few) > 1:
+        others = f", {len(few) - 1} more classes have too few"
+    least = min(count for _, count in few)
+    raise UserError(
+        f"{flag} {needed}: class {name!r} of {dataset.name} has {count} samples{others}; "
+        f"give {flag} {least} or less, or all."
     )
-
-
-def check_counts(dataset, filled, needed: int, flag: str):
-    """Every class must hold `needed` samples."""
-    few = [(name, int(n)) for name, n in zip(dataset.class_names, filled) if n < needed]
-    if few:
-        name, n = few[0]
-        raise UserError(
-            f"{flag} {needed}: class {name!r} of {dataset.name} has {n} samples{f', {len(few) - 1} more classes have too few' if few[1:] else ''}; "
-            f"give {flag} {min(n for _, n in few)} or less, or all."
-        )

@@ -1,7 +1,12 @@
-"""Data sets that TensorFlow Datasets has prepared, read without TensorFlow: `tfds:name` and `tfds:/data_dir/name/version`.
+"""Data sets that TensorFlow Datasets has prepared, read without TensorFlow.
 
-Records lie in array_record or TFRecord files. Both are read at random: of a TFRecord file, whose records follow one another (length uint64, checksum of it uint32,
-data, checksum uint32; https://www.tensorflow.org/tutorials/load_data/tfrecord), the positions are found by going through the lengths once.
+`tfds:name` and `tfds:/data_dir/name/version`. Records lie in array_record or TFRecord files, and
+both are read at random. In a TFRecord file
+(https://www.tensorflow.org/tutorials/load_data/tfrecord) the records follow one another:
+
+    length uint64, checksum of the length uint32, data [length] bytes, checksum of the data uint32
+
+so their positions are found by going through the lengths once.
 """
 
 import concurrent.futures
@@ -11,27 +16,42 @@ import os
 import pathlib
 import re
 import struct
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
-from data import Dataset, choose_split
-from data.images import make_source
+from data.dataset import Dataset, Options
+from data.errors import in_words
+from data.images import make_images
+from data.splits import choose_split
 from utils.errors import UserError
 from utils.words import did_you_mean
 
 log = logging.getLogger(__name__)
 
-COUNTED = 20_000  # samples up to which labels are counted: it takes reading everything
+COUNTED = 20_000  # samples up to which labels are counted, which takes reading all of them
+
+
+# ---------------------------------------------------------------- records
+
+
+class Records(Protocol):
+    """Records (bytes) by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> bytes: ...
 
 
 class TFRecords:
-    """Random access to the records (bytes) of TFRecord files."""
+    """The records of TFRecord files, by index."""
 
     def __init__(self, files: list[str]):
         self.files = files
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             spans = list(pool.map(record_spans, files))
-        self.file = np.repeat(np.arange(len(files)), [len(s) for s in spans])
+        self.file = np.repeat(np.arange(len(files)), [len(of_file) for of_file in spans])
         self.spans = np.concatenate(spans)  # [S, 2] offset, length
 
     def __len__(self):
@@ -39,215 +59,259 @@ class TFRecords:
 
     def __getitem__(self, index):
         offset, length = map(int, self.spans[index])
-        with open(
-            self.files[self.file[index]], "rb", buffering=0
-        ) as file:  # not kept open: ImageNet has 1,024 files, as many as a process may often open
+        path = self.files[self.file[index]]
+        # Not kept open: ImageNet has 1,024 files, as many as a process may often open.
+        with open(path, "rb", buffering=0) as file:
             return os.pread(file.fileno(), length, offset)
 
 
 def record_spans(file: str) -> np.ndarray:
-    """[S, 2] offsets and lengths of the records of a TFRecord file. Raises UserError for a file that ends inside a record."""
-    spans, position, size = [], 0, os.path.getsize(file)
+    """Returns the offsets and lengths [S, 2] of the data of the records in a TFRecord file.
+
+    Raises UserError for a file that ends inside a record.
+    """
+    head, tail = 8 + 4, 4  # bytes before and after the data of a record
+    spans = []
+    position = 0
+    size = os.path.getsize(file)
     with open(file, "rb", buffering=0) as stream:
-        while position + 12 <= size:
-            (length,) = struct.unpack("<Q", os.pread(stream.fileno(), 12, position)[:8])
-            spans.append((position + 12, length))
-            position += 12 + length + 4
+        while position + head <= size:
+            content = os.pread(stream.fileno(), head, position)
+            (length,) = struct.unpack("<Q", content[:8])
+            spans.append((position + head, length))
+            position += head + length + tail
     if position != size:
         raise UserError(f"{file} is no TFRecord file, or is cut short: copy or prepare it again")
     return np.array(spans, np.int64).reshape(-1, 2)
 
 
 class ArrayRecords:
-    """Random access to the records (bytes) of array_record files."""
+    """The records of array_record files, by index."""
 
     def __init__(self, files: list[str]):
         self.files = files
 
     @functools.cached_property
-    def source(self):
+    def records(self):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         return ArrayRecordDataSource(self.files)
 
     def __len__(self):
-        return len(self.source)
+        return len(self.records)
 
     def __getitem__(self, index):
-        return self.source[index]
+        return self.records[index]
 
     def __getstate__(self):
+        """Leaves the open files out: a worker process opens its own."""
         return {"files": self.files}
 
 
-KINDS = {"array_record": ArrayRecords, "tfrecord": TFRecords}
+# By the suffix of the files.
+RECORDS = {"array_record": ArrayRecords, "tfrecord": TFRecords}
 
 
-class Examples:
-    """read(i) of `data.images.Images` over records, the image left as the bytes of its file. folder: of the prepared data set."""
+class ReadExample:
+    """`read` of `data.images.Images`, over records; the image stays the bytes of its file.
 
-    def __init__(self, records, folder: str, image: str, label: str, name: str):
-        self.records, self.folder, self.image, self.label, self.name = (
-            records,
-            folder,
-            image,
-            label,
-            name,
-        )
+    Args:
+        records: The records, by index.
+        folder: Of the prepared data set.
+        image: The feature that holds images.
+        label: The feature that holds labels, or "".
+        name: Of the data set, for messages.
+    """
+
+    def __init__(self, records: Records, folder: str, image: str, label: str, name: str):
+        self.records = records
+        self.folder = folder
+        self.image = image
+        self.label = label
+        self.name = name
 
     @functools.cached_property
-    def parser(self):
+    def parser(self) -> Any:
+        """Decodes the two features that are needed, and no others."""
         import tensorflow_datasets as tfds
 
-        features = tfds.builder_from_directory(self.folder).info.features
-        return tfds.features.FeaturesDict(
-            {name: features[name] for name in (self.image, self.label) if name}
-        )
+        features: Any = tfds.builder_from_directory(self.folder).info.features
+        needed = [name for name in (self.image, self.label) if name]
+        return tfds.features.FeaturesDict({name: features[name] for name in needed})
 
     def __call__(self, index):
         import tensorflow_datasets as tfds
 
-        example = self.parser.deserialize_example_np(
-            self.records[index], decoders={self.image: tfds.decode.SkipDecoding()}
-        )
-        return (
-            example[self.image],
-            int(example[self.label]) if self.label else 0,
-            f"{self.name} sample {index}",
-        )
+        as_bytes = {self.image: tfds.decode.SkipDecoding()}
+        example = self.parser.deserialize_example_np(self.records[index], decoders=as_bytes)
+        label = int(example[self.label]) if self.label else 0
+        return example[self.image], label, f"{self.name} sample {index}"
 
     def __getstate__(self):
-        return {k: v for k, v in self.__dict__.items() if k != "parser"}
+        """Leaves the parser out: a worker process makes its own."""
+        return {key: value for key, value in self.__dict__.items() if key != "parser"}
 
 
-def load(name: str, split: str, options) -> Dataset:
-    import tensorflow_datasets as tfds
+# ---------------------------------------------------------------- the data set
 
-    folder = _find(name, options.dir)
-    try:
-        builder = tfds.builder_from_directory(str(folder))
-        kind, features, splits = (
-            builder.info.file_format.file_suffix,
-            builder.info.features,
-            builder.info.splits,
-        )
-    except Exception as error:  # the library raises a dozen types for broken files
-        raise UserError(
-            f"{name}: {folder} cannot be read as a prepared data set ({type(error).__name__}: {' '.join(str(error).split())[:150]}); prepare it again"
-        ) from error
-    if kind not in KINDS:
-        raise UserError(
-            f"{name}: {folder} holds {kind} files; prepare it with --file_format=array_record"
-        )
-    own, split = choose_split(name, splits, split)
-    files = [str(path) for path in splits[own].filepaths]
-    absent = [file for file in files if not os.path.isfile(file)]
-    if absent:
-        raise UserError(
-            f"{name}: {absent[0]} is missing, with {len(absent) - 1} more files of {len(files)}: copy or prepare it again"
-        )
-    records = KINDS[kind](files)
-    if len(records) != splits[own].num_examples:
-        raise UserError(
-            f"{name}: the files of {own} hold {len(records)} samples, but dataset_info.json says {splits[own].num_examples}: copy or prepare it again"
-        )
-    image = _column(
-        name,
-        features,
-        options.image_column,
-        "image_column",
-        [k for k, f in features.items() if isinstance(f, tfds.features.Image)],
-    )
-    label = (
-        ""
-        if options.label_column == "none"
-        else _column(
-            name,
-            features,
-            options.label_column,
-            "label_column",
-            [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)],
-        )
-    )
-    if not image:
-        raise UserError(
-            f"{name} has no images among its features {', '.join(features)}; name them with --data.image_column"
-        )
-    if not label:
-        log.info("%s: no class labels, so one class: training is unconditional", name)
-    read = Examples(records, str(folder), image, label, name)
-    class_names, counts = _classes(name, features, label, read, len(records))
-    source = make_source(read, len(records), options.image_size, options.channels, name)
+
+def load(name: str, split: str, options: Options) -> Dataset:
+    """Returns a split, with its shape found by looking at some of its images."""
+    folder = _find_folder(name, options.dir)
+    kind, features, splits = _read_info(name, folder)
+    own_name, split = choose_split(name, splits, split)
+    records = _open_records(name, kind, splits[own_name], own_name)
+    image, label = _choose_features(name, features, options)
+    read = ReadExample(records, str(folder), image, label, name)
+    class_names, counts = _find_classes(name, features, label, read, len(records))
+    images = make_images(read, len(records), options.image_size, options.channels, name)
     return Dataset(
-        name,
-        split,
-        source,
-        source.shape,
-        "uint8",
-        class_names,
-        counts,
+        name=name,
+        split=split,
+        samples=images,
+        shape=images.shape,
+        dtype="uint8",
+        class_names=class_names,
+        counts=counts,
         max_corrupt=options.max_corrupt,
     )
 
 
-def _find(name: str, data_dir: str) -> pathlib.Path:
-    """The folder of a prepared version: the one named, or the newest version of a name under data_dir."""
+def _find_folder(name: str, data_dir: str) -> pathlib.Path:
+    """Returns the folder of a prepared version: the one named, or the newest under data_dir."""
     place = name.partition(":")[2]
-    root = pathlib.Path(
-        data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    ).expanduser()
-    folder = (
-        pathlib.Path(place).expanduser()
-        if place.startswith(("/", ".", "~"))
-        else root / place.replace(":", "/")
-    )
-    versions = (
-        [folder]
-        if (folder / "dataset_info.json").is_file()
-        else [f.parent for f in folder.glob("**/dataset_info.json") if "incomplete" not in str(f)]
-    )
+    usual = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    root = pathlib.Path(data_dir or usual).expanduser()
+    if place.startswith(("/", ".", "~")):
+        folder = pathlib.Path(place).expanduser()
+    else:
+        folder = root / place.replace(":", "/")
+    if (folder / "dataset_info.json").is_file():
+        return folder
+    found = [path.parent for path in folder.glob("**/dataset_info.json")]
+    versions = [path for path in found if "incomplete" not in str(path)]
     if not versions:
         raise UserError(
-            f"{name}: no prepared data set in {folder}. Where TensorFlow is installed run `tfds build {folder.name} --file_format=array_record --data_dir DIR`, "
+            f"{name}: no prepared data set in {folder}. Where TensorFlow is installed run "
+            f"`tfds build {folder.name} --file_format=array_record --data_dir DIR`, "
             f"copy DIR here, and give --data.dir DIR, or tfds:DIR/name/version"
         )
-    return max(versions, key=lambda f: [int(n) for n in re.findall(r"\d+", f.name)])
+    return max(versions, key=_version_numbers)
 
 
-def _column(name: str, features, given: str, flag: str, found: list[str]) -> str:
+def _version_numbers(folder: pathlib.Path) -> list[int]:
+    """Returns the numbers in a folder's name: [1, 0, 2] of "1.0.2"."""
+    return [int(number) for number in re.findall(r"\d+", folder.name)]
+
+
+def _read_info(name: str, folder: pathlib.Path) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
+    """Returns (kind of the files, features, splits), as dataset_info.json has them."""
+    import tensorflow_datasets as tfds
+
+    try:
+        info: Any = tfds.builder_from_directory(str(folder)).info
+        kind, features, splits = info.file_format.file_suffix, info.features, info.splits
+    except Exception as error:  # The library raises a dozen types for broken files.
+        raise UserError(
+            f"{name}: {folder} cannot be read as a prepared data set "
+            f"({in_words(error, 150)}); prepare it again"
+        ) from error
+    if kind not in RECORDS:
+        raise UserError(
+            f"{name}: {folder} holds {kind} files; prepare it with --file_format=array_record"
+        )
+    return kind, features, splits
+
+
+def _open_records(name: str, kind: str, split_info: Any, own_name: str) -> Records:
+    """Returns the records of a split. Raises UserError if files are missing or cut short."""
+    files = [str(path) for path in split_info.filepaths]
+    absent = [file for file in files if not os.path.isfile(file)]
+    if absent:
+        raise UserError(
+            f"{name}: {absent[0]} is missing, with {len(absent) - 1} more files of {len(files)}: "
+            "copy or prepare it again"
+        )
+    records = RECORDS[kind](files)
+    if len(records) != split_info.num_examples:
+        raise UserError(
+            f"{name}: the files of {own_name} hold {len(records)} samples, but dataset_info.json "
+            f"says {split_info.num_examples}: copy or prepare it again"
+        )
+    return records
+
+
+def _choose_features(name: str, features: Mapping[str, Any], options: Options) -> tuple[str, str]:
+    """Returns the features of images and of labels; "" stands for no labels."""
+    import tensorflow_datasets as tfds
+
+    image = _choose_feature(name, features, "image_column", options, tfds.features.Image)
+    label = ""
+    if options.label_column != "none":
+        label = _choose_feature(name, features, "label_column", options, tfds.features.ClassLabel)
+    if not image:
+        listed = ", ".join(features)
+        raise UserError(
+            f"{name} has no images among its features {listed}; name them with --data.image_column"
+        )
+    if not label:
+        log.info("%s: no class labels, so one class: training is unconditional", name)
+    return image, label
+
+
+def _choose_feature(
+    name: str, features: Mapping[str, Any], option: str, options: Options, kind: type
+) -> str:
+    """Returns the feature that an option names, or else the first of a kind, or else ""."""
+    given = getattr(options, option)
     if given:
         if given not in features:
+            listed = ", ".join(features)
+            guess = did_you_mean(given, features)
             raise UserError(
-                f"{name} has no feature {given!r}{did_you_mean(given, features)} (it has {', '.join(features)}); name one with --data.{flag}"
+                f"{name} has no feature {given!r}{guess} (it has {listed}); "
+                f"name one with --data.{option}"
             )
         return given
+    found = [key for key, feature in features.items() if isinstance(feature, kind)]
     if len(found) > 1:
-        log.warning("%s: of %s the first is taken; --data.%s chooses", name, ", ".join(found), flag)
+        log.warning(
+            "%s: of %s the first is taken; --data.%s chooses", name, ", ".join(found), option
+        )
     return found[0] if found else ""
 
 
-def _classes(name: str, features, label: str, read: Examples, n: int):
-    """(class names, samples per class or None)."""
+def _find_classes(
+    name: str, features: Mapping[str, Any], label: str, read: ReadExample, n: int
+) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """Returns the names of the classes and the samples of each; None where n is too large."""
     import tensorflow_datasets as tfds
 
     if not label:
         return ("all",), (n,)
-    named = isinstance(features[label], tfds.features.ClassLabel)
+    class_names = None
+    if isinstance(features[label], tfds.features.ClassLabel):
+        class_names = tuple(features[label].names)
     if n > COUNTED:
-        if not named:
+        if class_names is None:
             raise UserError(
-                f"{name}: feature {label!r} is no class label, so the number of classes is not known; prepare it as ClassLabel, or give --data.label_column none"
+                f"{name}: feature {label!r} is no class label, so the number of classes is not "
+                "known; prepare it as ClassLabel, or give --data.label_column none"
             )
-        return tuple(features[label].names), None
+        return class_names, None
     try:
-        labels = np.array([read(i)[1] for i in range(n)])
+        labels = np.array([read(index)[1] for index in range(n)])
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{name}: feature {label!r} holds no labels ({error}); name another with --data.label_column, or none"
+            f"{name}: feature {label!r} holds no labels ({error}); name another with "
+            "--data.label_column, or none"
         ) from None
-    names = tuple(features[label].names) if named else tuple(map(str, range(labels.max() + 1)))
-    if labels.min() < 0 or labels.max() >= len(names):
+    if class_names is None:
+        class_names = tuple(str(number) for number in range(labels.max() + 1))
+    if labels.min() < 0 or labels.max() >= len(class_names):
         raise UserError(
-            f"{name}: feature {label!r} has labels from {labels.min()} to {labels.max()}, expected 0 to {len(names) - 1}"
+            f"{name}: feature {label!r} has labels from {labels.min()} to {labels.max()}, "
+            f"expected 0 to {len(class_names) - 1}"
         )
-    return names, tuple(np.bincount(labels, minlength=len(names)).tolist())
+    counts = np.bincount(labels, minlength=len(class_names))
+    return class_names, tuple(counts.tolist())

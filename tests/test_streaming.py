@@ -15,8 +15,8 @@ from PIL import Image
 from test_data import caches, message, pictures, prepare_tfds, take, write_folder  # noqa: F401
 
 import data
-from data import pipeline, streaming
-from data.streaming import Windows
+from data import pipeline, row_groups
+from data.windows import Windows
 from utils import sharding
 
 datasets = pytest.importorskip("datasets")
@@ -110,9 +110,9 @@ def test_what_is_read():
     """Every window is a permutation of whole pieces; 2^k processes read about their share each; the memory is that of two windows."""
     windows = Windows([10] * 100, 0, 320)
     rows = windows.rows(0, 1)
-    assert len(rows) == 320 and len(set(rows)) == 320 and len(windows.pieces(rows)) == 32
+    assert len(rows) == 320 and len(set(rows)) == 320 and len(windows.groups_of(rows)) == 32
     for ranks in (2, 4, 8):
-        shares = [len(windows.pieces(rows[r::ranks])) for r in range(ranks)]
+        shares = [len(windows.groups_of(rows[r::ranks])) for r in range(ranks)]
         assert max(shares) <= 32 / ranks + 1
     place = np.argsort(np.argsort(rows))
     assert abs(np.corrcoef(np.arange(320), place)[0, 1]) < 0.2  # no trace of the stored order
@@ -128,10 +128,10 @@ def test_what_is_read():
 def test_memory_is_that_of_two_windows(name):
     dataset = data.load(name, options=OPTIONS)
     order = dataset.order(dataset.samples, 0, 0, 1)
-    most = max(len(order.windows.pieces(order.windows.rows(0, w))) for w in range(4))
+    most = max(len(order.windows.groups_of(order.windows.rows(0, w))) for w in range(4))
     for p in range(2 * N):
         order[p]
-        assert len(order.groups.held) <= 2 * most + streaming.SPARE
+        assert len(order.groups.held) <= 2 * most + row_groups.SPARE
 
 
 def free_port():
@@ -217,7 +217,7 @@ def test_shares_joined_on_devices(n):
 
 
 def test_labels_and_mistakes(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "PAUSE", 0.01)
+    monkeypatch.setattr(row_groups, "PAUSE", 0.01)
     assert data.load(numbered(tmp_path / "int"), options=OPTIONS).n_classes == N
     assert data.load(
         numbered(tmp_path / "int"), options=OPTIONS | {"label_column": "none"}
