@@ -1,4 +1,7 @@
-"""Tests run on the CPU as eight devices, so that meshes can be tried; compiled programs are kept between runs."""
+"""Tests run on the CPU as eight devices, so that meshes can be tried.
+
+Compiled programs are kept between runs.
+"""
 
 import os
 import pathlib
@@ -9,14 +12,13 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    )
-if (
-    "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]
-):  # the tests' time is that of the compiler
-    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+XLA_DEFAULTS = {
+    "xla_force_host_platform_device_count": 8,
+    "xla_backend_optimization_level": 0,  # most of the tests' time is the compiler's
+}
+for name, value in XLA_DEFAULTS.items():
+    if name not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{name}={value}"
 
 import logging  # noqa: E402  the environment comes first
 
@@ -25,7 +27,7 @@ import pytest  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def logging_as_before():
-    """The programs set up the root logger; the next test finds it as this one did."""
+    """Restores the root logger, which the programs set up, for the next test."""
     root = logging.getLogger()
     handlers, level, disabled = root.handlers[:], root.level, logging.root.manager.disable
     yield

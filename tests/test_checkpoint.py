@@ -1,4 +1,4 @@
-"""Checkpoints: exact, never lost, never half-read. Damage, kills and full disks are produced for real."""
+"""Checkpoints: exact, never lost, never half-read. Damage, kills and full disks are real here."""
 
 import functools
 import os
@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import ROOT
 
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 from utils.signals import StopSignal
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 def small(value: float = 1.0) -> dict:
@@ -38,7 +37,7 @@ def abstract(tree):
 
 def assert_same_bits(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         assert x.dtype == y.dtype and x.shape == y.shape
@@ -362,19 +361,27 @@ import sys, jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from utils.checkpoint import Checkpoints
 
-def place(count, parts):
-    mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
-    return {name: NamedSharding(mesh, P("data") if name in parts else P()) for name in ("w", "bank")}
+def shardings_of(n_devices, divided):
+    mesh = Mesh(np.array(jax.devices()[:n_devices]), ("data",))
+    return {k: NamedSharding(mesh, P("data") if k in divided else P()) for k in ("w", "bank")}
 
 values = {"w": np.arange(64, dtype=np.float32).reshape(16, 4),
           "bank": np.arange(48, dtype=np.uint8).reshape(8, 6)}
-moves = [(8, "bank", 1, ""), (1, "", 8, "bank w"), (8, "w bank", 2, "bank"), (2, "w", 8, ""), (8, "", 8, "w")]
-for number, (saved_on, saved_parts, count, parts) in enumerate(moves):
+moves = [  # devices and divided arrays, when saved and when restored
+    (8, "bank", 1, ""),
+    (1, "", 8, "bank w"),
+    (8, "w bank", 2, "bank"),
+    (2, "w", 8, ""),
+    (8, "", 8, "w"),
+]
+for number, (saved_devices, saved_divided, devices, divided) in enumerate(moves):
     checkpoints = Checkpoints(f"{sys.argv[1]}/{number}")
-    shardings = place(saved_on, saved_parts)
-    checkpoints.save(1, {"state": {k: jax.device_put(v, shardings[k]) for k, v in values.items()}}, {})
-    shardings = place(count, parts)
-    like = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=shardings[k]) for k, v in values.items()}
+    shardings = shardings_of(saved_devices, saved_divided)
+    state = {k: jax.device_put(v, shardings[k]) for k, v in values.items()}
+    checkpoints.save(1, {"state": state}, {})
+    shardings = shardings_of(devices, divided)
+    like = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=shardings[k])
+            for k, v in values.items()}
     tree, _, _ = checkpoints.restore({"state": like})
     for k, v in values.items():
         assert tree["state"][k].sharding == shardings[k]
@@ -413,11 +420,17 @@ def test_stop_signal_sets_a_flag_and_gives_the_handlers_back():
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+INTERRUPTED_CHILD = """
+import os, signal
+from utils.signals import StopSignal
+with StopSignal():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("flag", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("still here", flush=True)
+"""
+
+
 def test_second_interrupt_ends_the_process_at_once():
-    code = (
-        "import os, signal; from utils.signals import StopSignal\n"
-        "with StopSignal():\n    os.kill(os.getpid(), signal.SIGINT)\n    print('flag', flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n    print('still here', flush=True)"
-    )
-    child = python(code)
+    child = python(INTERRUPTED_CHILD)
     assert child.stdout == "flag\n" and child.returncode == -signal.SIGINT

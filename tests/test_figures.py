@@ -17,7 +17,7 @@ def read(path):
 
 
 def find_tile(page, tile):
-    """Places (y, x) where `tile` [h, w, 3] lies in `page`, as a set."""
+    """Returns the set of (y, x) at which `tile` [h, w, 3] lies in `page`."""
     windows = np.lib.stride_tricks.sliding_window_view(page, tile.shape)[:, :, 0]
     return {
         tuple(int(v) for v in place) for place in np.argwhere((windows == tile).all(axis=(2, 3, 4)))
@@ -81,11 +81,9 @@ def test_comparison_shows_generated_left_and_real_right(tmp_path):
         tmp_path / "both.png", generated, real, columns=2, row_labels=["0", "1"], scale=2
     )
     page = read(tmp_path / "both.png")
-    for left, right in zip(generated, real):
-        ((y, x),), ((y2, x2),) = (
-            find_tile(page, enlarged(left, 2)),
-            find_tile(page, enlarged(right, 2)),
-        )
+    for left, right in zip(generated, real, strict=True):
+        ((y, x),) = find_tile(page, enlarged(left, 2))
+        ((y2, x2),) = find_tile(page, enlarged(right, 2))
         assert y == y2 and x < page.shape[1] / 2 < x2
 
 
@@ -114,7 +112,7 @@ def records(n=300):
     return [
         {
             "step": 10 * i,
-            **dict(zip(keys, rng.random(len(keys)) + 0.1)),
+            **dict(zip(keys, rng.random(len(keys)) + 0.1, strict=True)),
             "energy_distance": rng.normal(),
         }
         for i in range(n)
@@ -123,15 +121,15 @@ def records(n=300):
 
 @pytest.fixture
 def panels(monkeypatch):
-    """{title: (names of the curves, logarithmic)} of the last figure, which is drawn all the same."""
-    seen, draw = {}, figures._figure
+    """Notes {title: (names of the curves, logarithmic)} of the last figure, which is drawn too."""
+    seen, draw = {}, figures._save_figure
 
-    def note(path, plots, lines, title):
+    def note(path, panels, title):
         seen.clear()
-        seen.update({name: (list(curves), log) for name, curves, _, _, log in plots})
-        draw(path, plots, lines, title)
+        seen.update({panel.title: (list(panel.curves), panel.logarithmic) for panel in panels})
+        draw(path, panels, title)
 
-    monkeypatch.setattr(figures, "_figure", note)
+    monkeypatch.setattr(figures, "_save_figure", note)
     return seen
 
 
@@ -184,7 +182,7 @@ def test_a_gap_stays_a_gap_and_the_running_mean_is_a_mean():
 
     y = np.random.default_rng(0).random(81)
     y[40] = np.nan
-    figures._curve(Axes(), np.arange(81.0), y, "k", "")
+    figures._draw_curve(Axes(), np.arange(81.0), y, "k", "")
     mean = Axes.lines[1]
     assert np.isnan(mean[40]) and np.isfinite(np.delete(mean, 40)).all()
     for i in (0, 20, 41, 80):

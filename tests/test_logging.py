@@ -12,6 +12,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from utils import files
 from utils.errors import UserError
@@ -97,7 +98,7 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
         RunLog(tmp_path / "file", options(), 0)
     run = RunLog(tmp_path / "run", options(), 0)
     run._file.close()
-    run._file = open("/dev/full", "wb", buffering=0)
+    run._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115  closed by `run.close`
     with pytest.raises(UserError, match="could not write .*metrics.jsonl: No space left on device"):
         run.log(1, {"loss": 1.0})
     run.close()
@@ -110,11 +111,11 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     before = path.read_text()
     with pytest.raises(ValueError):
         write_json_atomic(path, {"a": float("nan")})
-    monkeypatch.setattr(
-        files.os,
-        "replace",
-        lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")),
-    )
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(UserError, match="No space left"):
         write_json_atomic(path, {"a": 2})
     assert path.read_text() == before and os.listdir(tmp_path) == ["config.json"]
@@ -199,15 +200,16 @@ def test_on_a_terminal_progress_is_a_bar_and_log_lines_stay_whole(root_logger, m
 # ---- wandb ----
 
 
+def ignore(*_, **__):
+    """Does nothing, as those calls of wandb that a test does not look at."""
+
+
 def test_wandb_is_not_imported_when_disabled():
-    code = "import sys, utils.logging; sys.exit(bool({'wandb', 'tqdm', 'jax', 'matplotlib'} & set(sys.modules)))"
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}
-        ).returncode
-        == 0
+    code = (
+        "import sys, utils.logging\n"
+        "sys.exit(bool({'wandb', 'tqdm', 'jax', 'matplotlib'} & set(sys.modules)))"
     )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("problem", ["missing", "init", "log"])
@@ -215,15 +217,11 @@ def test_wandb_trouble_is_one_warning(tmp_path, caplog, monkeypatch, problem):
     def fail(*_, **__):
         raise ConnectionError("no\nnetwork")
 
-    fake = types.SimpleNamespace(
-        Settings=dict,
-        Image=str,
-        init=fail
-        if problem == "init"
-        else lambda **_: types.SimpleNamespace(
-            define_metric=lambda *_, **__: None, url=None, log=fail, finish=fail
-        ),
-    )
+    def start(**_):
+        return types.SimpleNamespace(define_metric=ignore, url=None, log=fail, finish=fail)
+
+    init = fail if problem == "init" else start
+    fake = types.SimpleNamespace(Settings=dict, Image=str, init=init)
     monkeypatch.setitem(sys.modules, "wandb", None if problem == "missing" else fake)
     with RunLog(tmp_path, options("online"), 0) as run:
         run.log(1, {"loss": 1.0})
@@ -236,25 +234,21 @@ def test_wandb_trouble_is_one_warning(tmp_path, caplog, monkeypatch, problem):
 
 def test_resumed_run_continues_the_same_wandb_run(tmp_path, monkeypatch):
     calls, logged = [], []
-    run = types.SimpleNamespace(
-        define_metric=lambda *_, **__: None, url=None, log=logged.append, finish=lambda: None
-    )
-    monkeypatch.setitem(
-        sys.modules,
-        "wandb",
-        types.SimpleNamespace(
-            Settings=dict, Image=str, init=lambda **given: calls.append(given) or run
-        ),
-    )
+
+    def start(**given):
+        calls.append(given)
+        return types.SimpleNamespace(
+            define_metric=ignore, url=None, log=logged.append, finish=ignore
+        )
+
+    fake = types.SimpleNamespace(Settings=dict, Image=str, init=start)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
     for resume_step in (0, 5):
         with RunLog(tmp_path / "name", options("online"), resume_step, config={"seed": 0}) as log:
             log.log(resume_step + 1, {"loss": 0.5})
     assert calls[0]["id"] == calls[1]["id"] and calls[0]["resume"] == "allow"
-    assert (
-        calls[0]["name"] == "name"
-        and calls[0]["entity"] is None
-        and calls[0]["config"] == {"seed": 0}
-    )
+    assert calls[0]["name"] == "name" and calls[0]["entity"] is None
+    assert calls[0]["config"] == {"seed": 0}
     assert logged == [{"step": 1, "loss": 0.5}, {"step": 6, "loss": 0.5}]
 
 

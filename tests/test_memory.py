@@ -10,12 +10,17 @@ from conftest import ROOT
 
 ONE_DEVICE = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
 STEPS = """
-import resource
+import resource, sys
 from utils.memory import keep_freed_memory
-if "keep" in __import__("sys").argv:
+if "keep" in sys.argv:
     keep_freed_memory()
 import jax, jax.numpy as jnp
-step = jax.jit(lambda x: jax.lax.scan(lambda s, r: (s + r.sum(), None), 0.0, jax.lax.map(lambda i: x + i, jnp.arange(4.0)))[0])  # 96 MB in between
+
+@jax.jit
+def step(x):  # 96 MB in between
+    between = jax.lax.map(lambda i: x + i, jnp.arange(4.0))
+    return jax.lax.scan(lambda s, r: (s + r.sum(), None), 0.0, between)[0]
+
 x, faults = jnp.ones((6, 2**20)), []
 for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -27,14 +32,15 @@ print(faults[-1])
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_steps_fault_no_memory_in():
-    faults = lambda *words: int(
-        subprocess.run(
+    def faults(*words):
+        child = subprocess.run(
             [sys.executable, "-c", STEPS, *words],
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,
             env=ONE_DEVICE,
-        ).stdout
-    )
+        )
+        return int(child.stdout)
+
     assert 10 * faults("keep") < faults()

@@ -2,4 +2,7 @@
 
 
 class UserError(ValueError):
-    """One line: what was given, what was expected, what to do. Entry points print it and exit with 2, without a traceback."""
+    """One line that says what was given, what was expected, and what to do.
+
+    Programs print it and exit with 2, without a traceback.
+    """

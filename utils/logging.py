@@ -1,4 +1,4 @@
-"""What a run tells: log lines, the progress bar, `metrics.jsonl`, Weights & Biases."""
+"""What a run tells: log lines, `metrics.jsonl`, and the progress of the steps."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import logging
 import math
 import os
 import pathlib
-import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from utils.files import cannot_write, replacing
+from utils.wandb_run import WandbRun
 
 log = logging.getLogger(__name__)
 
@@ -23,31 +23,40 @@ log = logging.getLogger(__name__)
 
 
 def setup_logging(quiet: bool = False) -> None:
-    """Log lines on stderr as `level: message`, above the progress bar if there is one. quiet: errors
-    only, for the other processes of a job. Replaces the handlers of absl."""
-    handler = _Lines()
+    """Writes log lines to stderr as `level: message`, above the progress bar if there is one.
+
+    This replaces the handlers of absl.
+
+    Args:
+        quiet: errors only, for all processes of a job but the first.
+    """
+    handler = _StderrHandler()
     handler.setFormatter(_Format())
-    logging.basicConfig(
-        level=logging.ERROR if quiet else logging.INFO, handlers=[handler], force=True
-    )
+    level = logging.ERROR if quiet else logging.INFO
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("absl").setLevel(logging.WARNING)
     logging.getLogger("jax").setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
 def without_warnings(*packages: str) -> Iterator[None]:
-    """Keeps back what the loggers of these packages say below an error; others, and other threads' libraries, are heard."""
-    quiet = lambda record: (
-        record.levelno >= logging.ERROR or record.name.partition(".")[0] not in packages
-    )
+    """Keeps back what the loggers of these packages say below an error.
+
+    Other loggers are heard, also in other threads.
+    """
+
+    def is_heard(record: logging.LogRecord) -> bool:
+        package = record.name.partition(".")[0]
+        return record.levelno >= logging.ERROR or package not in packages
+
     handlers = logging.getLogger().handlers[:]
     for handler in handlers:
-        handler.addFilter(quiet)
+        handler.addFilter(is_heard)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(quiet)
+            handler.removeFilter(is_heard)
 
 
 class _Format(logging.Formatter):
@@ -55,10 +64,10 @@ class _Format(logging.Formatter):
         return f"{record.levelname.lower()}: {super().format(record)}"
 
 
-class _Lines(logging.Handler):
+class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
-        if "tqdm" in sys.modules:
+        if "tqdm" in sys.modules:  # there may be a bar, which has to move out of the way
             sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
         else:
             sys.stderr.write(line + "\n")
@@ -68,46 +77,62 @@ class _Lines(logging.Handler):
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; a line that a kill cut short is left out."""
+    """Returns the records of a `metrics.jsonl`, without a line that a kill has cut short."""
     return [record for _, record in _lines(pathlib.Path(path))]
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Gives (line, record) for each whole line of a `metrics.jsonl`, if there is one."""
     if not path.exists():
         return
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            with contextlib.suppress(ValueError):
+            try:
                 record = json.loads(line)
-                if (
-                    line.endswith("\n")
-                    and isinstance(record, dict)
-                    and isinstance(record.get("step"), int)
-                ):
-                    yield line, record
+            except ValueError:
+                continue
+            is_record = isinstance(record, dict) and isinstance(record.get("step"), int)
+            if is_record and line.endswith("\n"):
+                yield line, record
 
 
 def _record(step: int, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` for strict JSON. Nine significant digits keep a float32 exactly; a number that is not
-    finite becomes null and its name goes into "not_finite": {"loss": "nan"}."""
-    record, odd = {"step": int(step)}, {}
+    """Returns the values for strict JSON, with the step first.
+
+    Nine significant digits keep a float32 exactly. A number that is not finite becomes null, and
+    "not_finite" says what it was: {"loss": "nan"}.
+    """
+    record: dict[str, Any] = {"step": int(step)}
+    not_finite = {}
     for key, value in values.items():
-        value = value.item() if hasattr(value, "item") else value
+        if hasattr(value, "item"):  # a number of NumPy or JAX
+            value = value.item()
         if isinstance(value, float):
-            if not math.isfinite(value):
-                odd[key] = str(value)
-            value = float(f"{value:.9g}") if math.isfinite(value) else None
+            if math.isfinite(value):
+                value = float(f"{value:.9g}")
+            else:
+                not_finite[key] = str(value)
+                value = None
         record[key] = value
-    return record | ({"not_finite": odd} if odd else {})
+    if not_finite:
+        record["not_finite"] = not_finite
+    return record
 
 
 class RunLog:
-    """`<folder>/metrics.jsonl`, one object per line with "step" first, and Weights & Biases if it is wanted.
+    """Writes `metrics.jsonl` of a run, one object per line with "step" first, and wandb if wanted.
 
-    wandb_config: `mode` (online, offline, disabled), `project`, `name` (empty: that of the folder),
-    `entity`. resume_step: the step that the run continues from (0: a new run). Later lines are dropped,
-    so that a run that was killed and resumed ends with the lines of one that was not. config: shown by
-    wandb. Only process 0 writes.
+    Lines later than `resume_step` are dropped, so that a run that was killed and resumed ends with
+    the lines of one that was not. Only process 0 writes.
+
+    Args:
+        folder: of the run.
+        wandb_config: `mode` ("online", "offline", "disabled"), `project`, `name` (empty: that of
+            the folder), `entity`.
+        resume_step: the step that the run continues from; 0 for a new run.
+        config: what wandb shows as the configuration of the run.
+    Raises:
+        UserError: the folder cannot be written.
     """
 
     def __init__(
@@ -120,59 +145,19 @@ class RunLog:
         import jax
 
         self.folder = pathlib.Path(folder)
-        self.writes = jax.process_index() == 0
-        self._wandb = None
-        if not self.writes:
-            return
         self.path = self.folder / "metrics.jsonl"
-        with replacing(self.path) as temporary:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.writelines(
-                    line for line, record in _lines(self.path) if record["step"] <= resume_step
-                )
-        self._file = open(self.path, "ab", buffering=0)
-        if wandb_config.mode != "disabled":
-            self._try_wandb("does not start", lambda: self._start_wandb(wandb_config, config))
-
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one line. values: numbers (also 0-d arrays), text or None. Raises UserError on a full
-        disk."""
+        self.writes = jax.process_index() == 0
+        self._wandb: WandbRun | None = None
         if not self.writes:
             return
-        record = _record(step, values)
-        rest = (json.dumps(record, allow_nan=False) + "\n").encode()
-        try:
-            while rest:  # a nearly full disk takes a part first
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-        self._try_wandb("does not log", lambda: self._wandb.log(record))
-
-    def image(self, step: int, name: str, path: str | os.PathLike) -> None:
-        """Shows a picture file in wandb."""
-
-        def send():
-            import wandb
-
-            self._wandb.log({"step": step, name: wandb.Image(str(path))})
-
-        self._try_wandb("does not take images", send)
-
-    @contextlib.contextmanager
-    def progress(self, start: int, total: int) -> Iterator[Progress]:
-        """A bar on a terminal, log lines elsewhere: `with run.progress(start, total) as bar:
-        bar.show(step, values, rate)`."""
-        bar = Progress(start, total, bar=sys.stderr.isatty(), writes=self.writes)
-        try:
-            yield bar
-        finally:
-            bar.close()
-
-    def close(self) -> None:
-        """Ends the wandb run and closes the file."""
-        if self.writes:
-            self._file.close()
-            self._try_wandb("does not finish", lambda: self._wandb.finish())
+        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            for line, record in _lines(self.path):
+                if record["step"] <= resume_step:
+                    file.write(line)
+        # Without a buffer each line is there for other readers at once.
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  closed by `close`
+        if wandb_config.mode != "disabled":
+            self._wandb = WandbRun(self.folder, wandb_config, config, self.path)
 
     def __enter__(self) -> RunLog:
         return self
@@ -180,47 +165,66 @@ class RunLog:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _start_wandb(self, options, config) -> None:
-        import wandb
+    def close(self) -> None:
+        """Ends the wandb run and closes the file."""
+        if self.writes:
+            self._file.close()
+        if self._wandb:
+            self._wandb.finish()
 
-        kept = self.folder / "wandb_id.txt"  # a resumed run goes on in the same wandb run
-        if not kept.exists():
-            kept.write_text(secrets.token_hex(4))
-        self._wandb = wandb.init(
-            dir=str(self.folder),
-            id=kept.read_text().strip(),
-            mode=options.mode,
-            project=options.project,
-            name=options.name or self.folder.absolute().name,
-            entity=options.entity or None,
-            config=dict(config or {}),
-            resume="allow" if options.mode == "online" else None,
-            settings=wandb.Settings(silent=True, init_timeout=30),
-        )
-        # Our own step: wandb's must never go back, and a resumed run may repeat steps.
-        self._wandb.define_metric("*", step_metric="step")
-        if self._wandb.url:
-            log.info("wandb: %s", self._wandb.url)
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one line.
 
-    def _try_wandb(self, what: str, call) -> None:
-        """wandb is never required: its first failure is one warning, and the run goes on without it."""
-        if what != "does not start" and self._wandb is None:
+        Args:
+            step: the number of finished steps.
+            values: numbers (also arrays of no dimensions), text or None.
+        Raises:
+            UserError: the disk is full.
+        """
+        if not self.writes:
             return
+        record = _record(step, values)
+        rest = (json.dumps(record, allow_nan=False) + "\n").encode()
         try:
-            call()
-        except (Exception, SystemExit) as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            log.warning(
-                "wandb %s (%s); going on without it, the metrics are in %s", what, reason, self.path
-            )
-            self._wandb = None
+            while rest:  # a nearly full disk takes a part first
+                written = self._file.write(rest)
+                rest = rest[written:]
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        if self._wandb:
+            self._wandb.log(record)
+
+    def image(self, step: int, name: str, path: str | os.PathLike) -> None:
+        """Shows a picture file in wandb."""
+        if self._wandb:
+            self._wandb.image(step, name, path)
+
+    @contextlib.contextmanager
+    def progress(self, start: int, total: int) -> Iterator[Progress]:
+        """Shows a bar on a terminal, log lines elsewhere.
+
+        with run.progress(start, total) as bar:
+            bar.show(step, values, images_per_s)
+        """
+        bar = Progress(start, total, bar=sys.stderr.isatty(), writes=self.writes)
+        try:
+            yield bar
+        finally:
+            bar.close()
 
 
 # ---- progress ----
 
 
 class Progress:
-    """What `RunLog.progress` yields."""
+    """Shows how far a run is, as `RunLog.progress` gives it.
+
+    Args:
+        start: the step that the run began or continued from.
+        total: the last step.
+        bar: whether to draw a bar, not log lines.
+        writes: whether to show anything.
+    """
 
     def __init__(self, start: int, total: int, bar: bool, writes: bool = True):
         self.start, self.total, self.writes = start, total, writes
@@ -234,49 +238,53 @@ class Progress:
             )
 
     def show(self, step: int, values: Mapping[str, float], images_per_s: float) -> None:
-        """values: the metrics of a step; loss, the drift at the largest temperature, energy distance,
-        diversity are shown."""
+        """Shows the loss, the drift at the largest temperature, energy distance and diversity.
+
+        Args:
+            step: the number of finished steps.
+            values: all metrics of the step; those that are shown may be absent.
+            images_per_s: generated images per second.
+        """
         if not self.writes:
             return
-        facts = [
-            f"{images_per_s:.3g} images/s"
-            if images_per_s < 1000
-            else f"{images_per_s:,.0f} images/s"
-        ]
-        drifts = sorted(
-            (float(key.removeprefix("drift_rms_")), key)
-            for key in values
-            if key.startswith("drift_rms_")
-        )
-        chosen = {
-            "loss": "loss",
-            **({"drift": drifts[-1][1]} if drifts else {}),
-            "energy": "energy_distance",
-            "diversity": "diversity",
-        }
-        facts += [f"{name} {values[key]:.3g}" for name, key in chosen.items() if key in values]
+        facts = _facts(values, images_per_s)
         if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(facts), refresh=False)
+            self._bar.set_postfix_str(facts, refresh=False)
             self._bar.update(step - self._bar.n)
             self._bar.refresh()
             return
         done = max(step - self.start, 1)
-        left = (time.perf_counter() - self._began) / done * (self.total - step)
-        log.info(
-            "step %*d/%d, %s, %s left",
-            len(str(self.total)),
-            step,
-            self.total,
-            ", ".join(facts),
-            _duration(left),
-        )
+        seconds_left = (time.perf_counter() - self._began) / done * (self.total - step)
+        digits = len(str(self.total))
+        left = _duration(seconds_left)
+        log.info("step %*d/%d, %s, %s left", digits, step, self.total, facts, left)
 
     def close(self) -> None:
+        """Ends the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
+def _facts(values: Mapping[str, float], images_per_s: float) -> str:
+    """Returns the metrics that are shown, such as "312 images/s, loss 0.412, drift 0.031"."""
+    shown = {"loss": "loss"}  # what each is called here: its key
+    prefix = "drift_rms_"
+    temperatures = [key.removeprefix(prefix) for key in values if key.startswith(prefix)]
+    if temperatures:
+        shown["drift"] = prefix + max(temperatures, key=float)
+    shown |= {"energy": "energy_distance", "diversity": "diversity"}
+    if images_per_s < 1000:
+        facts = [f"{images_per_s:.3g} images/s"]
+    else:
+        facts = [f"{images_per_s:,.0f} images/s"]
+    facts += [f"{name} {values[key]:.3g}" for name, key in shown.items() if key in values]
+    return ", ".join(facts)
+
+
 def _duration(seconds: float) -> str:
+    """Returns "1:02:03" for hours, minutes and seconds, or "2:03"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    if hours:
+        return f"{hours}:{minutes:02}:{seconds:02}"
+    return f"{minutes}:{seconds:02}"

@@ -9,11 +9,14 @@ import jax
 
 
 class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a flag: `with StopSignal() as stop: ... if stop.requested: break`.
+    """Turns SIGTERM and Ctrl-C into a flag, so that a run can finish its step and save first.
 
-    A run that is asked to stop can so finish its step and save first. A second Ctrl-C ends the
-    process at once; checkpoints that are on disk stay whole. The previous handlers return at the end
-    of the block. Python allows this in the main thread only.
+        with StopSignal() as stop:
+            while not stop.requested:
+                ...
+
+    A second Ctrl-C ends the process at once; checkpoints that are on disk stay whole. At the end of
+    the block the previous handlers return. Python allows all this in the main thread only.
 
     In a job of several processes SIGTERM is left to JAX, which finds a step after which all of them
     can stop (`utils.distributed.stop_after`). A Ctrl-C is passed on as a SIGTERM there.

@@ -3,28 +3,44 @@
 import difflib
 from collections.abc import Iterable
 
+LIKENESS = 0.75  # of difflib; 1 for equal names
+
 
 def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
-    """ "; did you mean a, b or c?" for the names close to `name`, or "".
+    """Returns "; did you mean a, b or c?" for the names close to `name`, or "".
 
     The group may be missing or wrong, and initials do: for lr, optim.learning_rate.
+
+    Args:
+        name: what was given.
+        names: what there is.
+        dashes: put before each name, such as "--".
     """
-
-    def tail(full):
-        return full.rpartition(".")[2]
-
-    def initials(full):
-        return "".join(word[:1] for word in tail(full).split("_"))
-
     names = list(names)
-    same = [full for full in names if name and tail(name) in (tail(full), initials(full))]
-    close = difflib.get_close_matches(name, names, cutoff=0.75) or [
-        full
-        for part in difflib.get_close_matches(tail(name), map(tail, names), cutoff=0.75)
-        for full in names
-        if tail(full) == part
-    ]
+    same = [full for full in names if name and _last(name) in (_last(full), _initials(full))]
+    close = difflib.get_close_matches(name, names, cutoff=LIKENESS)
+    if not close:
+        close = _close_without_group(name, names)
     found = [dashes + full for full in dict.fromkeys(same + close)][:3]
     if not found:
         return ""
-    return f"; did you mean {' or '.join(filter(None, [', '.join(found[:-1]), found[-1]]))}?"
+    *before, last = found
+    if not before:
+        return f"; did you mean {last}?"
+    return f"; did you mean {', '.join(before)} or {last}?"
+
+
+def _close_without_group(name: str, names: list[str]) -> list[str]:
+    """Returns the names whose last part is like that of `name`, the most alike first."""
+    close = difflib.get_close_matches(_last(name), map(_last, names), cutoff=LIKENESS)
+    return [full for last in close for full in names if _last(full) == last]
+
+
+def _last(name: str) -> str:
+    """Returns "learning_rate" for "optim.learning_rate"."""
+    return name.rpartition(".")[2]
+
+
+def _initials(name: str) -> str:
+    """Returns "lr" for "optim.learning_rate"."""
+    return "".join(word[:1] for word in _last(name).split("_"))

@@ -1,0 +1,284 @@
+"""The checkpoints of one run: when to save, and which step to restore."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from utils import processes
+from utils.checkpoint.checksums import METADATA, find_damage, item_names, write_checksums
+from utils.checkpoint.lazy_orbax import load_orbax
+from utils.checkpoint.reading import read_item
+from utils.checkpoint.trees import flatten_tree, nest, to_save
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import CheckpointManager
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Use it in a `with` block, or call `close`: Python does not wait for a running save at its exit.
+
+    Args:
+        folder: created at the first save.
+        keep: how many of the newest checkpoints stay.
+        keep_interval: every checkpoint whose step is a multiple of it stays for good; 0: none.
+    """
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 3, keep_interval: int = 0):
+        self.folder = pathlib.Path(folder).absolute()
+        self.keep, self.keep_interval = keep, keep_interval
+        self._manager: CheckpointManager | None = None  # Orbax's; opened by the first save
+        self._pending: int | None = None  # the step that is being written in the background
+        self._last: int | None = None  # the step that this object saved or restored last
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the running save and ends the background threads."""
+        self.wait()
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    # ---- what there is ----
+
+    def steps(self) -> list[int]:
+        """Returns the steps of the complete checkpoints, ascending, damaged ones too."""
+        if not self.folder.is_dir():
+            return []
+        entries = self.folder.iterdir()
+        return sorted(int(e.name) for e in entries if e.name.isdecimal() and e.is_dir())
+
+    def latest(self) -> int | None:
+        """Returns the newest step, or None."""
+        return max(self.steps(), default=None)
+
+    def items(self, step: int) -> list[str]:
+        """Returns the items of a step, such as "params". Raises UserError for a damaged one."""
+        damage = find_damage(self._step_folder(step), [])
+        if damage:
+            raise UserError(
+                f"checkpoint {self._step_folder(step)} is damaged ({damage}): choose one of "
+                f"{self.steps()}"
+            )
+        return item_names(self._step_folder(step))
+
+    def _step_folder(self, step: int) -> pathlib.Path:
+        return self.folder / str(step)
+
+    # ---- saving ----
+
+    def save(self, step: int, tree: dict[str, Any], metadata: dict, wait: bool = False) -> None:
+        """Copies the arrays of `tree` to the host, then writes them in the background.
+
+        The caller may donate or overwrite the buffers as soon as this returns. A save that is still
+        running is waited for, never skipped; the step that was saved or restored last is not saved
+        again. All processes must call this.
+
+        The first save puts aside, as `<step>.replaced`, what is later than the restored step, or
+        not earlier than `step` where none was restored. The run has then gone back before these,
+        because they are damaged or an earlier one was asked for.
+
+        Args:
+            step: the number of finished steps.
+            tree: {item: tree of arrays}; each item can be restored without the others.
+            metadata: anything that JSON can hold.
+            wait: whether to return only when the checkpoint is complete on disk.
+        Raises:
+            UserError: the folder cannot be written, now or in the save before.
+        """
+        self.wait()
+        if step == self._last:
+            return
+        if METADATA in tree:
+            raise ValueError(f"the item name {METADATA!r} is taken")
+        ocp = load_orbax()
+        contents: dict[str, Any] = {}
+        for name, item in tree.items():
+            leaves = to_save(flatten_tree(item))
+            if leaves:
+                contents[name] = ocp.args.PyTreeSave(nest(leaves))
+        contents[METADATA] = ocp.args.JsonSave(metadata)
+
+        self._check_space(step, tree)
+        self._pending = step
+        try:
+            if self._manager is None:
+                self._put_later_steps_aside(step)
+                self._manager = self._open_manager(ocp)
+            with jax.transfer_guard("allow"):
+                args = ocp.args.Composite(**contents)
+                started = self._manager.save(step, args=args, force=True)
+        except Exception as error:
+            raise self._failed(error) from error
+        if not started:
+            raise RuntimeError(f"Orbax skipped the checkpoint of step {step} in {self.folder}")
+        self._last = step
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when the running save is complete on disk. Raises UserError when it failed."""
+        if self._pending is None or self._manager is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
+        self._pending = None
+
+    def _open_manager(self, ocp) -> CheckpointManager:
+        policies = [ocp.checkpoint_managers.LatestN(self.keep)]
+        if self.keep_interval:
+            policies.append(ocp.checkpoint_managers.EveryNSteps(self.keep_interval))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+            # Remove what a killed run left behind.
+            cleanup_tmp_directories=True,
+            # Do not parse the metadata of old checkpoints: they may be damaged.
+            lightweight_initialize=True,
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._write_checksums,
+                # In a read-only folder this would wait for five minutes.
+                create_directories_asynchronously=False,
+            ),
+        )
+        return ocp.CheckpointManager(self.folder, options=options)
+
+    def _write_checksums(self) -> None:
+        """Orbax calls this in the background, after all items are written and before the rename."""
+        if processes.is_first():
+            (folder,) = self.folder.glob(f"{self._pending}.orbax-checkpoint-tmp*")
+            write_checksums(folder)
+
+    def _put_later_steps_aside(self, step: int) -> None:
+        """Renames the checkpoints that the run has gone back before. See `save`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if processes.is_first():
+            last_to_stay = step - 1 if self._last is None else self._last
+            for later in [s for s in self.steps() if s > last_to_stay]:
+                target = self.folder / f"{later}.replaced"
+                shutil.rmtree(target, ignore_errors=True)
+                self._step_folder(later).rename(target)
+                log.warning(
+                    "%s: the run goes on from before step %d: moved to %s",
+                    self.folder,
+                    later,
+                    target.name,
+                )
+        processes.wait_for_all("checkpoints set aside")
+
+    def _check_space(self, step: int, tree: dict) -> None:
+        """Finds a disk that cannot hold the checkpoint before anything is written to it."""
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        needed = size // jax.process_count()
+        existing = next(f for f in (self.folder, *self.folder.parents) if f.exists())
+        free = shutil.disk_usage(existing).free
+        if free < needed:
+            raise self._failed(
+                f"it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free", step
+            )
+
+    def _failed(self, error: Exception | str, step: int | None = None) -> UserError:
+        """Gives the space of a failed save back, and returns the error to raise."""
+        step = self._pending if step is None else step
+        self._pending = self._manager = self._last = None
+        for unfinished in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return UserError(
+            f"could not write checkpoint {step} in {self.folder}: {_reason(error)}; earlier "
+            "checkpoints are untouched: make the folder writable or free some space, then run the "
+            "command again"
+        )
+
+    # ---- restoring ----
+
+    def restore(
+        self, like: dict[str, Any], step: int | None = None
+    ) -> tuple[dict[str, Any], dict, int]:
+        """Reads the items of `like` from the newest undamaged checkpoint, or from `step`.
+
+        Damaged checkpoints are skipped with one warning.
+
+        Args:
+            like: {item: tree of arrays or ShapeDtypeStructs}. A leaf with a sharding comes back as
+                a `jax.Array` with that sharding, whatever the mesh was that saved it; a leaf
+                without one as a NumPy array. Items that are not named are not read. With no items,
+                as for a first look at the metadata, a checkpoint counts as undamaged when all its
+                files have their size.
+            step: None for the newest.
+        Returns:
+            (tree, metadata, step).
+        Raises:
+            UserError: there is no checkpoint, none can be read, or the arrays are not those of
+                `like`, because they are of another model.
+        """
+        self.close()  # the next save opens the folder again, and may have to put steps aside
+        steps = self.steps()
+        if not steps:
+            raise UserError(
+                f"no checkpoint in {self.folder}: give the folder of a run that has saved one"
+            )
+        if step is not None and step not in steps:
+            raise UserError(f"no checkpoint of step {step} in {self.folder}: choose one of {steps}")
+
+        damaged = {}
+        candidates = steps[::-1] if step is None else [step]
+        for candidate in candidates:
+            damage = self._damage_seen_by_first_process(candidate, list(like))
+            if damage is not None:
+                damaged[candidate] = damage
+                continue
+            folder = self._step_folder(candidate)
+            tree = {name: read_item(folder, name, item) for name, item in like.items()}
+            metadata = json.loads((folder / METADATA / METADATA).read_text())
+            self._last = candidate
+            if damaged:
+                log.warning(
+                    "%s: skipped damaged %s; using step %d",
+                    self.folder,
+                    _listed(damaged),
+                    candidate,
+                )
+            return tree, metadata, candidate
+        raise UserError(
+            f"no readable checkpoint in {self.folder}, damaged: {_listed(damaged)}; "
+            f"choose one of {steps} or start again in an empty folder"
+        )
+
+    def _damage_seen_by_first_process(self, step: int, items: list[str]) -> str | None:
+        """Lets process 0 decide for all, so that every process reads the same step."""
+        damage = None
+        if processes.is_first():
+            damage = find_damage(self._step_folder(step), items)
+        return processes.text_of_first(damage or "") or None
+
+
+def _listed(damaged: dict[int, str]) -> str:
+    return ", ".join(f"step {step} ({damage})" for step, damage in damaged.items())
+
+
+def _reason(error: Exception | str) -> str:
+    """Returns the part of an error that tells a user why a file could not be written."""
+    if isinstance(error, str):
+        return error
+    system = re.search(r"OS error[^\]]*", str(error))  # the end of a long line of TensorStore's
+    if system:
+        return system[0]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
