@@ -31,9 +31,7 @@ inception = (
     else {}
 )
 batch_size, num_samples = (4, 21) if inception else (16, 101)
-reference = load_reference(
-    "digits", sharding=local_sharding(), batch_size=batch_size, **inception
-)
+reference = load_reference("digits", sharding=local_sharding(), batch_size=batch_size, **inception)
 seen = []
 scores = evaluate(
     model,

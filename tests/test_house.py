@@ -1,0 +1,152 @@
+"""The rules that keep the house in order: who may import whom, and how long a file may be.
+
+They are read from the syntax trees of all files, so that an import inside a function counts too.
+The table of rooms stands in docs/architecture.md for people as well, and both must agree.
+"""
+
+import ast
+import functools
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+# Each folder, and the folders of ours that its files may import.
+MAY_IMPORT = {
+    "configs": "",
+    "drifting": "",
+    "utils": "configs",
+    "data": "configs utils",
+    "metrics": "utils",
+    "baselines": "drifting utils",
+    "models": "drifting utils baselines",
+    "evaluation": "configs utils data metrics baselines models",
+    "training": "configs drifting utils data baselines models evaluation",
+    "planning": "configs drifting utils data baselines models evaluation training",
+    "scripts": "configs drifting utils data metrics baselines models evaluation training planning",
+    "benchmarks": (
+        "configs drifting utils data metrics baselines models evaluation training planning scripts"
+    ),
+}
+# The four programs at the top, which people start and which nothing but tests may import.
+DOORS = ("train_drift.py", "pretrain_mae.py", "sample.py", "eval_fid.py")
+DOORS_MAY_IMPORT = "configs utils evaluation training"
+LONGEST_DOOR = 80
+
+# ---------------------------------------------------------------- the files and their imports
+
+
+@functools.cache
+def sources() -> dict[str, pathlib.Path]:
+    """Returns {module name: file} of every Python file of the project, tests left out."""
+    files = [ROOT / door for door in DOORS]
+    for room in MAY_IMPORT:
+        files += sorted((ROOT / room).rglob("*.py"))
+    return {module_name(file): file for file in files}
+
+
+def module_name(file: pathlib.Path) -> str:
+    """Returns "utils.config.values" for utils/config/values.py, and "data" for data/__init__.py."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    if parts[-1] == "__init__":
+        parts = parts[:-1]
+    return ".".join(parts)
+
+
+@functools.cache
+def imports(module: str) -> set[str]:
+    """Returns the modules of ours that `module` imports, anywhere in its file."""
+    found = set()
+    for node in ast.walk(ast.parse(sources()[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import; write the whole name"
+            for alias in node.names:
+                # `from data import digits` imports a file; `from data import load` a name of it.
+                submodule = f"{node.module}.{alias.name}"
+                found.add(submodule if submodule in sources() else node.module)
+    return found & set(sources())
+
+
+def room_of(module: str) -> str:
+    """Returns the folder of a module; a program at the top is its own room."""
+    return module.partition(".")[0]
+
+
+# ---------------------------------------------------------------- who may import whom
+
+
+def test_every_folder_with_python_has_a_row():
+    folders = {path.relative_to(ROOT).parts[0] for path in ROOT.glob("[!.]*/*.py")}
+    assert folders - {"tests", "runs"} == set(MAY_IMPORT)
+
+
+def test_the_table_has_no_way_around():
+    """A folder that may be imported stands above in the table, so no two lead to each other."""
+    above = set()
+    for room, allowed in MAY_IMPORT.items():
+        assert set(allowed.split()) <= above, f"{room} may import a room below it"
+        above.add(room)
+
+
+def test_the_page_has_the_same_table():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)/` \| .* \| (.*) \|$", page, re.MULTILINE)
+    table = {room: " ".join(re.findall(r"`(\w+)`", allowed)) for room, allowed in rows}
+    assert table == MAY_IMPORT
+    doors = re.search(r"The four doors import (.*), and only tests import a door", page)
+    assert doors and re.findall(r"`(\w+)`", doors[1]) == DOORS_MAY_IMPORT.split()
+
+
+@pytest.mark.parametrize("room", [*MAY_IMPORT, *DOORS])
+def test_imports_follow_the_arrows(room):
+    name = room.removesuffix(".py")
+    allowed = MAY_IMPORT.get(room, DOORS_MAY_IMPORT).split()
+    wrong = [
+        f"{module} imports {target}"
+        for module in sources()
+        if room_of(module) == name
+        for target in sorted(imports(module))
+        if room_of(target) not in (name, *allowed)
+    ]
+    assert not wrong, f"{room} may import {allowed or 'nothing of ours'}: {wrong}"
+
+
+def test_nothing_imports_a_program():
+    """What two programs need lies in a room, where both find it."""
+    doors = {door.removesuffix(".py") for door in DOORS}
+    wrong = [f"{module} imports {door}" for module in sources() for door in imports(module) & doors]
+    assert not wrong
+
+
+# ---------------------------------------------------------------- how long
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_doors_are_thin(door):
+    """A door reads its flags and makes one call."""
+    assert len((ROOT / door).read_text().splitlines()) <= LONGEST_DOOR
+
+
+# ---------------------------------------------------------------- the tools
+
+
+def run_tool(*command: str):
+    """Runs a program of the environment at the root of the project; fails with what it printed."""
+    program = pathlib.Path(sys.executable).parent / command[0]
+    done = subprocess.run([program, *command[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+def test_ruff_format():
+    """`ruff format` writes every file the same way."""
+    run_tool("ruff", "format", "--check", "--no-cache", ".")
+
+
+def test_pyright():
+    """Types are right in the method. pyright's settings are in pyproject.toml."""
+    run_tool("pyright", "drifting")
