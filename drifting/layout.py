@@ -1,8 +1,8 @@
 """Where the samples of a step are on the devices.
 
 The step never names a device. Wherever the place of a sample matters it calls one of five methods
-of a layout, and `utils.sharding.Layout` implements the same five for a mesh of many devices. On one
-device there is nothing to move, so here they only change shapes.
+of a layout, and `utils.sharding.MeshLayout` implements the same five for a mesh of many devices.
+On one device there is nothing to move, so here they only change shapes.
 """
 
 from typing import Any, Protocol

@@ -148,7 +148,7 @@ def inputs(parts, state):
             s((c.n_pos,), jnp.float32),
             reals(c.n_unc),
         )
-        return state, put(batch, parts.layout.of_groups), encoder
+        return state, put(batch, parts.layout.groups_sharding), encoder
     bank = put(
         jax.eval_shape(
             lambda: drift.banks.empty_bank(

@@ -1,7 +1,11 @@
-"""A step in groups of classes, and on meshes with fewer classes than devices: the numbers are those of one device and one group."""
+"""A step in groups of classes, and on meshes with fewer classes than devices.
+
+The numbers are those of one device and one group.
+"""
 
 import dataclasses
 import functools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -20,11 +24,11 @@ from utils import sharding
 from utils.errors import UserError
 
 WIDE = TINY | {
-    "model.hidden_size": 64,
+    "model.hidden_size": 64,  # wide enough for parameters to be sharded
     "model.depth": 1,
     "drift.n_unc": 4,
     "drift.alpha_max": 3.0,
-}  # wide enough for parameters to be sharded
+}
 FEW = {"batch_size": 16, "drift.n_neg": 8}  # two classes of eight
 EXACT = {"drift.exact_scales": True}
 
@@ -90,10 +94,8 @@ MATRIX = [
 def test_matrix_of_meshes_and_groups(k, devices, fsdp):
     """20 steps on 1, 2 and 8 devices, fsdp 1, 2 and 4, in 1, 2 and 4 groups."""
     shape = {"model.depth": 2}
-    if k > 1 and (devices, fsdp) == (
-        8,
-        1,
-    ):  # the classes of a group do not divide over one axis of eight: the rows have to
+    if k > 1 and (devices, fsdp) == (8, 1):
+        # The classes of a group do not divide over one axis of eight: the rows have to.
         shape |= {"drift.n_neg": 8, "batch_size": 64}
     check_same(shape | {"optim.accumulate": k} | EXACT, devices, fsdp, shape, 20)
 
@@ -113,37 +115,38 @@ def test_a_checkpoint_moves_between_meshes_and_groups(tmp_path):
 
 
 def test_rows_send_features_alone():
-    """Two classes on eight devices: what travels beside parameters is feature vectors without gradient, and sums over samples; no images."""
-    parts, d = (
-        parts_of(
-            FEW
-            | {
-                "model.depth": 1,
-                "model.hidden_size": 48,
-                "drift.n_pos": 8,
-                "drift.temperatures": (0.05,),
-            },
-            8,
-            1,
-        ),
-        23,
-    )
+    """Two classes on eight devices: no images travel.
+
+    Beside parameters there are feature vectors without gradient, and sums over samples.
+    """
+    small = {
+        "model.depth": 1,
+        "model.hidden_size": 48,
+        "drift.n_pos": 8,
+        "drift.temperatures": (0.05,),
+    }
+    parts, d = parts_of(FEW | small, 8, 1), 23
     assert parts.layout.row_axes == ("data",)
     project = np.random.default_rng(0).normal(size=(64, d)).astype(np.float32)
-    parts = dataclasses.replace(
-        parts, encode=lambda params, x: {"global": x.reshape(-1, 1, 64) @ project}
-    )  # unlike images in their shape
+
+    def encode(params, images):  # features are unlike images in their shape
+        return {"global": images.reshape(-1, 1, 64) @ project}
+
+    parts = dataclasses.replace(parts, encode=encode)
     state, bank, step = begin(parts)
     compiled = step.lower(state, bank, None, {}).compile()
-    wide = lambda shape: tuple(sorted(n for n in shape if n != 1))
+
+    def wide(shape):
+        return tuple(sorted(n for n in shape if n != 1))
+
     shapes_of_parameters = {wide(leaf.shape) for leaf in jax.tree.leaves(state.params)}
     n_c, n, reals = 2, 8, parts.drift.n_pos + parts.drift.n_unc
     moved = 0
     for operation, shapes in collectives(compiled.as_text()):
         for shape in shapes:
-            if wide(shape) in shapes_of_parameters or np.prod(shape) <= n_c * (
-                n + reals
-            ):  # a parameter, or a number for each sample
+            is_parameter = wide(shape) in shapes_of_parameters
+            has_a_number_per_sample = np.prod(shape) <= n_c * (n + reals)
+            if is_parameter or has_a_number_per_sample:
                 continue
             assert operation == "all-gather" and d in shape, f"{operation} of {shape}"
             moved += int(np.prod(shape))
@@ -153,7 +156,7 @@ def test_rows_send_features_alone():
 
 
 def test_groups_take_less_memory():
-    """Temporary memory of the compiled step, in samples wide enough to matter, falls with the number of groups."""
+    """The temporary memory of a compiled step falls with the number of groups."""
     used = []
     for k in (1, 4):
         parts = parts_of(
@@ -198,7 +201,10 @@ class SetStats(NamedTuple):
 
 
 def test_groups_of_problems_against_all_at_once():
-    """exact: loss and gradient over groups of unlike scale are those of all problems together; without it, the mean over the groups of their own."""
+    """With exact scales, loss and gradient over unlike groups are those of all problems together.
+
+    Without them they are the mean over the groups of their own.
+    """
     rng = np.random.default_rng(0)
     scale = np.array([1, 1, 5, 5.0])[:, None, None]  # the groups differ
     gen, pos = ((rng.normal(size=(4, k, 5)) * scale).astype(np.float32) for k in (6, 7))
@@ -212,15 +218,19 @@ def test_groups_of_problems_against_all_at_once():
 
     whole, grouped = (jax.tree.map(jnp.asarray, in_groups((gen, pos), k)) for k in (1, 2))
     shift = jnp.full(5, 0.3)
-    run = lambda groups, exact: jax.jit(
-        lambda shift: mean_over_groups(loss_fn, shift, groups, exact)
-    )(shift)
+
+    def run(groups, exact):
+        return jax.jit(functools.partial(mean_over_groups, loss_fn, groups=groups, exact=exact))(
+            shift
+        )
+
     (loss, _), grad = run(whole, False)
     (exact_loss, info), exact_grad = run(grouped, True)
     np.testing.assert_allclose(exact_loss, loss, rtol=1e-5)
     np.testing.assert_allclose(exact_grad, grad, rtol=1e-4, atol=1e-6)
     (own_loss, _), own_grad = run(grouped, False)
-    alone = [run(jax.tree.map(lambda a: a[i : i + 1], grouped), False) for i in (0, 1)]
+    one_each = [jax.tree.map(operator.itemgetter(slice(i, i + 1)), grouped) for i in (0, 1)]
+    alone = [run(group, False) for group in one_each]
     np.testing.assert_allclose(own_loss, np.mean([a[0][0] for a in alone]), rtol=1e-5)
     np.testing.assert_allclose(own_grad, np.mean([a[1] for a in alone], 0), rtol=1e-4, atol=1e-6)
     assert np.abs(own_grad - grad).max() > 0.01 * np.abs(grad).max(), (
@@ -243,10 +253,11 @@ def test_what_does_not_divide(changes, words):
 def test_many_classes_stay_whole():
     """Ten classes on eight devices have their rows spread; where classes divide, they are not."""
     mesh = sharding.make_mesh(8, 2)
-    axes = lambda classes, rows: (
-        (found := sharding.choose_layout(mesh, classes, rows))
-        and (found.class_axes, found.row_axes)
-    )
+
+    def axes(classes, rows):
+        layout = sharding.choose_layout(mesh, classes, rows)
+        return layout and (layout.class_axes, layout.row_axes)
+
     assert axes(16, 3) == (("data", "fsdp"), ())
     assert axes(4, 6) == (("data",), ("fsdp",))
     assert axes(10, 4) == (("fsdp",), ("data",))

@@ -179,7 +179,7 @@ def make_step(parts: Parts, first_step: int = 0):
 
     def step(state, bank, fresh, encoder_params):
         bank, batch = host(bank, fresh)
-        state, metrics = jitted(state, sharding.put(batch, parts.layout.of_groups), encoder_params)
+        state, metrics = jitted(state, sharding.put(batch, parts.layout.groups_sharding), encoder_params)
         return state, bank, metrics
 
     return step

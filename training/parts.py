@@ -74,7 +74,7 @@ class Parts:
         return self.baseline.batch_size if self.baseline else self.config.drift.bank_push
 
     @property
-    def layout(self) -> sharding.Layout:
+    def layout(self) -> sharding.MeshLayout:
         """Where the samples of a step are."""
         return sharding.choose_layout(
             self.mesh, self.drift.n_c // self.drift.groups, self.drift.n_neg

@@ -1,225 +1,405 @@
-"""Where arrays live on the devices: one mesh (data, fsdp), and the specs of the state, the bank and the batch."""
+"""Where every array lives on the devices.
 
+All devices of all processes form one mesh with two axes. With 8 devices and `--mesh.fsdp 2`:
+
+                fsdp 0     fsdp 1
+    data 0     device 0   device 1
+    data 1     device 2   device 3
+    data 2     device 4   device 5
+    data 3     device 6   device 7
+
+The devices of a line hold one copy of the parameters between them (fully sharded data parallelism,
+FSDP). Samples are spread over all devices. What lives where, and who says so:
+
+    parameters, optimiser, averages    each large array divided over fsdp     state_shardings
+    parameters while they are used     whole on every device                  all_gather
+    frozen networks, learned field     whole on every device                  replicated
+    bank of reals                      whole on every device, or on the host  replicated
+    new reals for the bank             read in parts, then on every device    RowExchange
+    samples of a step, by classes      classes or their samples over devices  MeshLayout
+    batches without classes            divided evenly over all devices        batch_sharding
+    samples of an evaluation           over the devices of one process        local_sharding
+    arrays of a checkpoint             as the present mesh wants them         shapes_with_shardings
+
+A sharding only says where an array lives. The compiler adds the communication that follows from
+it, and the numbers stay those of one device but for rounding.
+"""
+
+import collections
 import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from einops import rearrange
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from utils.errors import UserError
 
+ALL_AXES = ("data", "fsdp")
 MIN_SHARDED_SIZE = 2**14  # smaller parameters are not worth a collective of their own
 
 
+# ---------------------------------------------------------------- the mesh
+
+
 def make_mesh(n_devices: int, fsdp: int) -> Mesh:
-    """Mesh (data, fsdp) over the first n_devices devices (0 = all); samples are spread over both axes, parameters over fsdp."""
+    """Returns the mesh (data, fsdp) over the first devices.
+
+    Args:
+        n_devices: how many devices to use; 0 for all.
+        fsdp: how many of them share one copy of the parameters.
+    Raises:
+        UserError: there are not so many devices, or fsdp does not divide them.
+    """
     devices = jax.devices()
     n_devices = n_devices or len(devices)
     if not 1 <= n_devices <= len(devices):
         raise UserError(
-            f"--mesh.devices {n_devices}: there are {len(devices)} devices; give 1 to {len(devices)}, or 0 for all."
+            f"--mesh.devices {n_devices}: there are {len(devices)} devices; give 1 to "
+            f"{len(devices)}, or 0 for all."
         )
     if n_devices != len(devices) and jax.process_count() > 1:
         raise UserError(
-            f"--mesh.devices {n_devices}: a job of {jax.process_count()} processes uses all of its {len(devices)} devices; leave it out, or start fewer processes."
+            f"--mesh.devices {n_devices}: a job of {jax.process_count()} processes uses all of its "
+            f"{len(devices)} devices; leave it out, or start fewer processes."
         )
     return mesh_from_devices(devices[:n_devices], fsdp)
 
 
-def mesh_from_devices(devices, fsdp: int) -> Mesh:
-    """The same over given devices, which may be the description of some that are not here."""
+def mesh_from_devices(devices: Sequence[Any], fsdp: int) -> Mesh:
+    """Returns the mesh (data, fsdp) over given devices, which need not exist on this machine.
+
+    The compiler can plan for devices of which it has a description alone. Raises UserError unless
+    fsdp divides their number.
+    """
     if len(devices) % fsdp:
         raise UserError(
             f"--mesh.fsdp {fsdp}: it must divide the number of devices, {len(devices)}."
         )
-    return Mesh(np.array(devices).reshape(-1, fsdp), ("data", "fsdp"))
+    grid = rearrange(np.array(devices), "(data fsdp) -> data fsdp", fsdp=fsdp)
+    return Mesh(grid, ALL_AXES)
+
+
+# ---------------------------------------------------------------- whole arrays, and even batches
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
-def put(tree, where: NamedSharding):
-    """Arrays that every process holds whole, the same in each, as arrays of the mesh; each process copies what its devices hold."""
-    if where.is_fully_addressable:
-        return jax.device_put(tree, where)
-
-    def one(a):
-        a = np.asarray(a)
-        parts = [
-            jax.device_put(a[index], device)
-            for device, index in where.addressable_devices_indices_map(a.shape).items()
-        ]
-        return jax.make_array_from_single_device_arrays(a.shape, where, parts)
-
-    return jax.tree.map(one, tree)
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding that divides the leading axis evenly over all devices."""
+    return NamedSharding(mesh, P(ALL_AXES))
 
 
 def local_sharding(mesh: Mesh | None = None) -> NamedSharding:
-    """The leading axis over the devices of this process, for work that it does alone; None: over all of them."""
+    """Returns the sharding of the leading axis over the devices of this process alone.
+
+    It is for work that a process does without the others, such as its part of an evaluation.
+
+    Args:
+        mesh: whose devices to use; None for all.
+    """
     mesh = mesh or make_mesh(0, 1)
     return NamedSharding(Mesh(np.array(mesh.local_devices), ("samples",)), P("samples"))
 
 
-def local_copy(mesh: Mesh, tree):
-    """The whole arrays on every device of this process, for work that it does alone. All processes must call it."""
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Puts arrays that every process holds whole, and with the same values, onto a mesh.
+
+    Each process copies only what its own devices shall hold; nothing travels between processes.
+    """
+    if sharding.is_fully_addressable:  # all devices are of this process
+        return jax.device_put(tree, sharding)
+
+    def put_array(array):
+        array = np.asarray(array)
+        part_of_device = sharding.addressable_devices_indices_map(array.shape)
+        parts = [jax.device_put(array[part], device) for device, part in part_of_device.items()]
+        return jax.make_array_from_single_device_arrays(array.shape, sharding, parts)
+
+    return jax.tree.map(put_array, tree)
+
+
+def local_copy(mesh: Mesh, tree: Any) -> Any:
+    """Returns whole arrays on every device of this process, for work that it does alone.
+
+    All processes must call this together, because shards travel between them.
+    """
     if jax.process_count() == 1:
         return tree
+    everywhere = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
+    # Every device has a whole copy now. The same buffers, seen as arrays on a mesh of this
+    # process's devices, can be used by programs that the other processes do not run.
     alone = NamedSharding(local_sharding(mesh).mesh, P())
-    whole = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
-    return jax.tree.map(
-        lambda a: jax.make_array_from_single_device_arrays(
-            a.shape, alone, [s.data for s in a.addressable_shards]
-        ),
-        whole,
-    )
+
+    def only_here(array):
+        copies = [shard.data for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(array.shape, alone, copies)
+
+    return jax.tree.map(only_here, everywhere)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis (classes, samples) over all devices."""
-    return NamedSharding(mesh, P(("data", "fsdp")))
+# ---------------------------------------------------------------- the state of the training
+
+
+def state_shardings(mesh: Mesh, state: Any) -> Any:
+    """Returns a tree of shardings for the parameters, the optimiser and the averages.
+
+    Each large array is divided over fsdp along its largest axis that fsdp divides. The others are
+    whole on every device.
+
+    Args:
+        mesh: the mesh of the run.
+        state: a tree of arrays, or of their shapes.
+    """
+    parts = mesh.shape["fsdp"]
+
+    def sharding_of(array):
+        axis = _axis_to_divide(array.shape, parts)
+        if axis is None:
+            return replicated(mesh)
+        axes_before = (None,) * axis
+        return NamedSharding(mesh, P(*axes_before, "fsdp"))
+
+    return jax.tree.map(sharding_of, state)
+
+
+def _axis_to_divide(shape: tuple[int, ...], parts: int) -> int | None:
+    """Returns the largest axis that `parts` divides, or None for an array to keep whole."""
+    if parts == 1 or math.prod(shape) < MIN_SHARDED_SIZE:
+        return None
+    divisible = [axis for axis, length in enumerate(shape) if length % parts == 0]
+    return max(divisible, key=lambda axis: shape[axis], default=None)
+
+
+def all_gather(mesh: Mesh, params: Any) -> Any:
+    """Makes parameters whole on every device, inside a jitted program.
+
+    A step calls this before it uses them: weights travel, samples stay. Without it the compiler may
+    choose to move samples to the shards of the parameters instead.
+    """
+    return jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+
+def shapes_with_shardings(tree: Any, shardings: Any) -> Any:
+    """Returns what a checkpoint needs to restore a tree onto this mesh, whatever mesh has saved it.
+
+    Args:
+        tree: arrays, or their shapes.
+        shardings: a tree like it.
+    """
+
+    def described(array, sharding):
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(described, tree, shardings)
+
+
+# ---------------------------------------------------------------- the samples of a step
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where the samples [classes, rows] of a step are on a mesh: classes over some of its axes, rows over the others. The methods are those of `drifting.place`.
+class MeshLayout:
+    """Where the samples of a step are on a mesh; the methods are explained in `drifting/layout.py`.
 
-    A class whose samples are on one device needs no other; one whose rows are spread has its feature vectors gathered, without gradient, and its softmax over x reduced.
+    A step has C classes of N generated samples each, which the field compares with one another and
+    with reals of the class. Here the N samples of a class are called its rows. The classes are
+    divided over some axes of the mesh and the rows over the others.
+
+    A class whose rows are all on one device needs nothing from other devices. Where rows are
+    divided, the feature vectors of a class are gathered, without their gradient, and the sums of
+    the softmax over x are reduced over the devices. Images never travel, unless they are the
+    features.
+
+    Attributes:
+        mesh: the mesh of the run.
+        class_axes: the axes of the mesh over which classes are divided.
+        row_axes: the axes over which the rows of each class are divided.
     """
 
     mesh: Mesh
     class_axes: tuple[str, ...]
     row_axes: tuple[str, ...]
 
-    def __str__(self):
-        places = {"classes": self.class_axes, "rows of each class": self.row_axes}
-        return (
-            ", ".join(f"{name} over {' x '.join(axes)}" for name, axes in places.items() if axes)
-            or "all on one device"
-        )
-
-    def _put(self, tree, *spec):
-        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, P(*spec)))
+    def __str__(self) -> str:
+        divided = {"classes": self.class_axes, "rows of each class": self.row_axes}
+        facts = [f"{name} over {' x '.join(axes)}" for name, axes in divided.items() if axes]
+        return ", ".join(facts) or "all on one device"
 
     @property
-    def of_groups(self) -> NamedSharding:
-        """Of a tree of [K, C, ...]: each group's classes over the devices."""
+    def class_parts(self) -> int:
+        """Into how many parts the classes are divided."""
+        return math.prod(self.mesh.shape[axis] for axis in self.class_axes)
+
+    @property
+    def row_parts(self) -> int:
+        """Into how many parts the rows of each class are divided."""
+        return math.prod(self.mesh.shape[axis] for axis in self.row_axes)
+
+    @property
+    def groups_sharding(self) -> NamedSharding:
+        """The sharding of arrays [K, C, ...]: the classes of each group over devices."""
         return NamedSharding(self.mesh, P(None, self.class_axes))
 
-    def groups(self, tree):
-        return jax.lax.with_sharding_constraint(tree, self.of_groups)
+    def groups(self, tree: Any) -> Any:
+        return jax.lax.with_sharding_constraint(tree, self.groups_sharding)
 
-    def classes(self, tree):
-        return self._put(tree, self.class_axes)
+    def classes(self, tree: Any) -> Any:
+        return self._constrain(tree, self.class_axes)
 
-    def rows(self, tree):
-        return self._put(tree, self.class_axes + self.row_axes)
+    def rows(self, tree: Any) -> Any:
+        return self._constrain(tree, self.class_axes + self.row_axes)
 
-    def _ways(self):
-        return tuple(
-            int(np.prod([self.mesh.shape[name] for name in axes]))
-            for axes in (self.class_axes, self.row_axes)
-        )
+    # The device at position i of the class axes and j of the row axes holds a block of [C, N, ...]:
+    #
+    #             rows j = 0    rows j = 1
+    #     i = 0   block 0 0     block 0 1
+    #     i = 1   block 1 0     block 1 1
+    #
+    # Plain reshaping to [C N, ...] would take turns: the rows of class 0 from both blocks, then
+    # those of class 1. Most samples would have to leave their device. So `merge` lists all samples
+    # of one block, then all of the next. Networks do not mind the order, and `split` undoes it.
 
-    def merge(self, a):
-        (i, j), (c, n) = self._ways(), a.shape[:2]
-        a = self._put(a, self.class_axes, self.row_axes)
-        a = a.reshape(i, c // i, j, n // j, *a.shape[2:]).swapaxes(
-            1, 2
-        )  # what is on one device becomes contiguous
-        return self.rows(a.reshape(c * n, *a.shape[4:]))
+    def merge(self, samples: jax.Array) -> jax.Array:
+        samples = self._constrain(samples, self.class_axes, self.row_axes)
+        i, j = self.class_parts, self.row_parts
+        samples = rearrange(samples, "(i c) (j n) ... -> (i j c n) ...", i=i, j=j)
+        return self.rows(samples)
 
-    def split(self, a, classes):
-        i, j = self._ways()
-        a = self.rows(a).reshape(i, j, classes // i, -1, *a.shape[1:]).swapaxes(1, 2)
-        return self._put(a.reshape(classes, -1, *a.shape[4:]), self.class_axes, self.row_axes)
+    def split(self, samples: jax.Array, classes: int) -> jax.Array:
+        i, j = self.class_parts, self.row_parts
+        samples = self.rows(samples)
+        samples = rearrange(samples, "(i j c n) ... -> (i c) (j n) ...", i=i, j=j, c=classes // i)
+        return self._constrain(samples, self.class_axes, self.row_axes)
+
+    def _constrain(self, tree: Any, *axes: tuple[str, ...]) -> Any:
+        """Divides the leading axes of arrays over axes of the mesh, inside a jitted program."""
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, P(*axes)))
 
 
-def choose_layout(mesh: Mesh, classes: int, rows: int) -> Layout | None:
-    """Classes over all devices if they divide, or else over one axis of the mesh, or none, and the rows (generated samples of a class) over the rest; None if neither divides."""
-    for class_axes, row_axes in (
+def choose_layout(mesh: Mesh, classes: int, rows: int) -> MeshLayout | None:
+    """Returns the layout that needs the least communication, or None if the numbers do not divide.
+
+    Classes go over all devices if these divide them, or else over one axis of the mesh, or over
+    none; the rows go over the rest.
+
+    Args:
+        mesh: the mesh of the run.
+        classes: in one group of a step.
+        rows: generated samples of each class.
+    """
+    candidates = [
         (("data", "fsdp"), ()),
         (("data",), ("fsdp",)),
         (("fsdp",), ("data",)),
         ((), ("data", "fsdp")),
-    ):
-        candidate = Layout(
-            mesh,
-            *(
-                tuple(name for name in axes if mesh.shape[name] > 1)
-                for axes in (class_axes, row_axes)
-            ),
-        )
-        i, j = candidate._ways()
-        if classes % i == 0 and rows % j == 0:
-            return candidate
+    ]
+    for class_axes, row_axes in candidates:
+        layout = MeshLayout(mesh, _of_several(mesh, class_axes), _of_several(mesh, row_axes))
+        if classes % layout.class_parts == 0 and rows % layout.row_parts == 0:
+            return layout
     return None
 
 
-class RowExchange:
-    """Joins n rows that each process has read by itself: row j of process r of R becomes row j R + r of arrays that every device holds.
+def _of_several(mesh: Mesh, axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the axes that have more than one device."""
+    return tuple(axis for axis in axes if mesh.shape[axis] > 1)
 
-    each: (params, rows) -> rows, run before that on the devices, which have the rows divided among them. Raises UserError when the processes have unlike numbers of devices.
+
+# ---------------------------------------------------------------- new reals
+
+
+def _unchanged(params: Any, rows: Any) -> Any:
+    return rows
+
+
+class RowExchange:
+    """Joins rows that each process has read by itself into arrays that every device holds whole.
+
+    With R processes, row j of process r becomes row j R + r of the result: the processes take
+    turns, as they do in the stream that they read from. So the result does not depend on R.
+
+        process 0 reads   a0 a1 a2            result   a0 b0 a1 b1 a2 b2
+        process 1 reads   b0 b1 b2
+
+    On the way the rows are divided over all devices, and `transform` runs on them there.
+
+    Args:
+        mesh: the mesh of the run.
+        n: rows of each process.
+        transform: (params, rows) -> rows; None to leave them as they are.
+        params: of `transform`; whole arrays, the same in every process.
+    Raises:
+        UserError: the processes have unlike numbers of devices.
     """
 
-    def __init__(self, mesh: Mesh, n: int, each=lambda params, rows: rows, params=None):
-        self.mesh, self.params = mesh, put(params, replicated(mesh))
+    def __init__(
+        self, mesh: Mesh, n: int, transform: Callable[[Any, Any], Any] | None = None, params=None
+    ):
+        self.mesh = mesh
         self.devices = mesh.local_devices
-        self.block = -(-n // len(self.devices))  # rows per device; the last are filled up
-        ranks, seen = mesh.size // len(self.devices), {}
-        order = np.zeros(n * ranks, np.int32)
-        for i, device in enumerate(mesh.devices.flat):
-            k = seen[device.process_index] = seen.get(device.process_index, -1) + 1
-            for j in range(k * self.block, min((k + 1) * self.block, n)):
-                order[
-                    j * ranks
-                    + sorted({d.process_index for d in mesh.devices.flat}).index(
-                        device.process_index
-                    )
-                ] = i * self.block + j - k * self.block
-        if len(set(seen.values())) > 1:
-            raise UserError("the processes have unlike numbers of devices; start each with as many")
-        self._pick = np.minimum(np.arange(self.block * len(self.devices)), n - 1)
-        self._join = jax.jit(
-            lambda params, rows: jax.tree.map(lambda a: a[order], each(params, rows)),
-            out_shardings=replicated(mesh),
-        )
+        self.params = put(params, replicated(mesh))
+        transform = transform or _unchanged
 
-    def __call__(self, rows):
-        """A tree of NumPy arrays [n, ...] -> arrays [n R, ...], without waiting for the devices."""
-        return self._join(self.params, jax.tree.map(self._spread, rows))
+        # Every device gets a block of the same size, so the last blocks of a process are filled up
+        # with copies of its last row.
+        self.block = math.ceil(n / len(self.devices))  # rows
+        self._filled_up = np.minimum(np.arange(self.block * len(self.devices)), n - 1)
 
-    def _spread(self, a):
-        blocks = a[self._pick].reshape(len(self.devices), self.block, *a.shape[1:])
-        placed = [jax.device_put(block, device) for block, device in zip(blocks, self.devices)]
-        return jax.make_array_from_single_device_arrays(
-            (self.block * self.mesh.size, *a.shape[1:]), batch_sharding(self.mesh), placed
-        )
+        # The blocks of all devices one after another are one array. Rows that fill up are left out
+        # when the result is picked from it.
+        order = _order_of_result(mesh, n, self.block)
 
+        def transform_and_pick(params, rows):
+            return jax.tree.map(lambda array: array[order], transform(params, rows))
 
-def all_gather(mesh: Mesh, params):
-    """The whole parameters on every device, inside a jitted program; without it the compiler may move samples to the shards instead."""
-    return jax.lax.with_sharding_constraint(params, replicated(mesh))
+        self._join = jax.jit(transform_and_pick, out_shardings=replicated(mesh))
 
+    def __call__(self, rows: Any) -> Any:
+        """Returns arrays [n R, ...] for a tree of NumPy arrays [n, ...].
 
-def state_shardings(mesh: Mesh, state):
-    """A tree like `state` (arrays or shapes): each large array is split over fsdp along its largest axis that fsdp divides; the rest is replicated."""
-    n = mesh.shape["fsdp"]
+        All processes must call this. It does not wait for the devices.
+        """
+        return self._join(self.params, jax.tree.map(self._divide, rows))
 
-    def spec(a):
-        axes = [
-            i for i in sorted(range(len(a.shape)), key=lambda i: -a.shape[i]) if a.shape[i] % n == 0
+    def _divide(self, array: np.ndarray) -> jax.Array:
+        """Puts the rows of this process onto its devices, as its part of an array over all."""
+        filled_up = array[self._filled_up]
+        blocks = rearrange(filled_up, "(d block) ... -> d block ...", d=len(self.devices))
+        placed = [
+            jax.device_put(block, device)
+            for block, device in zip(blocks, self.devices, strict=True)
         ]
-        if n == 1 or not axes or np.prod(a.shape) < MIN_SHARDED_SIZE:
-            return replicated(mesh)
-        return NamedSharding(mesh, P(*(None,) * axes[0], "fsdp"))
-
-    return jax.tree.map(spec, state)
+        shape = (self.block * self.mesh.size, *array.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, batch_sharding(self.mesh), placed)
 
 
-def shapes_with_shardings(tree, shardings):
-    """ShapeDtypeStructs of a tree with the given shardings, for restoring a checkpoint onto this mesh."""
-    return jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings
-    )
+def _order_of_result(mesh: Mesh, n: int, block: int) -> np.ndarray:
+    """Returns for each row of the result of a `RowExchange` where it is in the joined blocks.
+
+    The joined rows p * block to (p + 1) * block are those of the device at position p of the mesh.
+    If k devices of the same process come before it there, these are the rows k * block to
+    (k + 1) * block that the process has read.
+    """
+    device_processes = [device.process_index for device in mesh.devices.flat]
+    processes = sorted(set(device_processes))
+    counts = collections.Counter(device_processes)
+    if len(set(counts.values())) > 1:
+        raise UserError("the processes have unlike numbers of devices; start each with as many")
+
+    order = np.zeros(n * len(processes), np.int32)
+    blocks_before = collections.Counter()  # of each process
+    for position, process in enumerate(device_processes):
+        first = blocks_before[process] * block  # the row of the process that begins this block
+        end = min(first + block, n)
+        blocks_before[process] += 1
+        for row in range(first, end):
+            in_result = row * len(processes) + processes.index(process)
+            order[in_result] = position * block + (row - first)
+    return order
