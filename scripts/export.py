@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Writes the generator or the encoder of a run in the published format, which the paper's own code reads too.
+"""Writes the network of a run in the published format, which the paper's own code reads too.
 
     python scripts/export.py --load_dir runs/cifar10 --out exported/cifar10
     python sample.py --load_dir exported/cifar10
 
-A folder of metadata.json and ema_params.msgpack: for sample.py, eval_fid.py and --init_from or, of an
-encoder, for --encoder.path.
+The network is a generator or an encoder. The folder holds metadata.json and ema_params.msgpack, and
+is for sample.py, eval_fid.py and --init_from, or for --encoder.path.
 """
 
 import logging

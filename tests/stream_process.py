@@ -1,6 +1,9 @@
-"""One of the processes of `test_streaming.test_real_processes`: coordinator, processes, rank, data set, options, seed, batch size, position, batches, file to write.
+"""One of the processes of `test_streaming.test_real_processes`.
 
-It takes its part of the stream by what the JAX runtime says of it, as the trainer does, and joins the parts on the devices.
+    stream_process.py COORDINATOR RANKS RANK NAME OPTIONS SEED BATCH_SIZE POSITION BATCHES OUT
+
+It takes its part of the stream by what the JAX runtime says of it, as the trainer does, and joins
+the parts on the devices. OUT is the .npz of the batches.
 """
 
 import json
@@ -9,26 +12,29 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import numpy as np
 
-coordinator, ranks, rank, name, options, seed, size, position, batches, out = sys.argv[1:]
+coordinator, ranks, rank, name, options, seed, batch_size, position, batches, out = sys.argv[1:]
 if int(ranks) > 1:
     jax.distributed.initialize(coordinator, int(ranks), int(rank))
 
+# The runtime has to know of the other processes before anything else touches the devices.
 import data  # noqa: E402
 from data import pipeline  # noqa: E402
 from utils import sharding  # noqa: E402
 
 dataset = data.load(name, options=json.loads(options))
-rank, ranks, size = jax.process_index(), jax.process_count(), int(size)
-mine = pipeline.stream(dataset, int(seed), size // ranks, int(position), rank, ranks)
-join = sharding.RowExchange(sharding.make_mesh(0, 1), size // ranks)
-taken = [join(next(mine)) for _ in range(int(batches))]
-mine.close()
-if rank == 0:
+own_size = int(batch_size) // jax.process_count()
+own_stream = pipeline.stream(
+    dataset, int(seed), own_size, int(position), jax.process_index(), jax.process_count()
+)
+exchange = sharding.RowExchange(sharding.make_mesh(0, 1), own_size)
+taken = [exchange(next(own_stream)) for _ in range(int(batches))]
+own_stream.close()
+if jax.process_index() == 0:
     np.savez(
         out,
-        images=np.concatenate([np.asarray(x) for x, _ in taken]),
-        labels=np.concatenate([np.asarray(k) for _, k in taken]),
+        images=np.concatenate([np.asarray(images) for images, _ in taken]),
+        labels=np.concatenate([np.asarray(labels) for _, labels in taken]),
     )

@@ -1,4 +1,6 @@
-"""Data sources: the same pixels whatever the source, odd images, labels, and what is said when something is wrong."""
+"""Data sets of every source: their pixels, labels and splits, the stream of their samples, and what
+is said when something is wrong.
+"""
 
 import dataclasses
 import importlib
@@ -10,10 +12,12 @@ import resource
 import struct
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from einops import reduce
 from PIL import Image
 
 import data
@@ -39,14 +43,12 @@ def file_of(image, kind="PNG", **options):
 def pictures(side=SIDE, kind="JPEG"):
     """[(bytes of a file, label)], distinct smooth colour images."""
     rng = np.random.default_rng(0)
-    small = [rng.integers(0, 256, (3, 3, 3), np.uint8) for _ in range(len(CLASSES) * PER_CLASS)]
-    return [
-        (
-            file_of(Image.fromarray(a).resize((side, side), Image.Resampling.BICUBIC), kind),
-            i // PER_CLASS,
-        )
-        for i, a in enumerate(small)
-    ]
+    files = []
+    for i in range(len(CLASSES) * PER_CLASS):
+        small = Image.fromarray(rng.integers(0, 256, (3, 3, 3), np.uint8))
+        image = small.resize((side, side), Image.Resampling.BICUBIC)
+        files.append((file_of(image, kind), i // PER_CLASS))
+    return files
 
 
 def write_folder(root, files, suffix=".jpg"):
@@ -61,10 +63,11 @@ def table_of(files):
     features = datasets.Features(
         {"img": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))}
     )
-    return datasets.Dataset.from_dict(
-        {"img": [{"bytes": b, "path": None} for b, _ in files], "label": [k for _, k in files]},
-        features=features,
-    )
+    columns = {
+        "img": [{"bytes": content, "path": None} for content, _ in files],
+        "label": [label for _, label in files],
+    }
+    return datasets.Dataset.from_dict(columns, features=features)
 
 
 @pytest.fixture
@@ -106,11 +109,14 @@ def write(kind, root, files):
     """The name of a data set that holds these files."""
     if kind in ("folder", "hf imagefolder"):
         write_folder(root, files)
-        return f"{'folder' if kind == 'folder' else 'hf'}:{root}"
+        scheme = "folder" if kind == "folder" else "hf"
+        return f"{scheme}:{root}"
     root.mkdir(parents=True, exist_ok=True)
     if kind.startswith("tfds"):
         folder = prepare_tfds(root, files)
-        return f"tfds:{as_tfrecord(folder) if kind == 'tfds tfrecord' else folder}"
+        if kind == "tfds tfrecord":
+            folder = as_tfrecord(folder)
+        return f"tfds:{folder}"
     table = table_of(files)
     if kind == "hf parquet":
         table.to_parquet(root / "train-00000-of-00001.parquet")
@@ -123,6 +129,7 @@ def write(kind, root, files):
 
 
 def message(call, *args, **kw):
+    """The text of the UserError that a call raises, which is one line."""
     with pytest.raises(UserError) as caught:
         call(*args, **kw)
     assert "\n" not in str(caught.value)
@@ -146,23 +153,21 @@ def test_same_pixels_whatever_the_source(kind, image_size, tmp_path, caches):
     files = pictures()
     dataset = data.load(write(kind, tmp_path / "set", files), options={"image_size": image_size})
     side = image_size or SIDE
-    assert dataset.shape == (side, side, 3) and dataset.dtype == "uint8"
-    assert (
-        dataset.class_names == CLASSES
-        and dataset.counts == (PER_CLASS,) * 3
-        and len(dataset.samples) == len(files)
-    )
+    assert dataset.shape == (side, side, 3)
+    assert dataset.dtype == "uint8"
+    assert dataset.class_names == CLASSES
+    assert dataset.counts == (PER_CLASS,) * 3
+    assert len(dataset.samples) == len(files)
     images, labels = pipeline.everything(dataset)
     if kind.startswith("tfds"):  # which shuffles when it prepares
-        key = lambda sample: decode(sample[0], 3, image_size).tobytes()
-        files = sorted(files, key=key)
+        files = sorted(files, key=lambda file: decode(file[0], 3, image_size).tobytes())
         order = sorted(range(len(images)), key=lambda i: images[i].tobytes())
         images, labels = images[order], labels[order]
     for image, label, (content, expected) in zip(images, labels, files, strict=True):
         truth = Image.open(io.BytesIO(content)).convert("RGB")
-        np.testing.assert_array_equal(
-            image, np.asarray(center_crop(truth, image_size) if image_size else truth)
-        )
+        if image_size:
+            truth = center_crop(truth, image_size)
+        np.testing.assert_array_equal(image, np.asarray(truth))
         assert label == expected
 
 
@@ -206,9 +211,8 @@ SMALL = {
 )
 def test_trains_from_the_command_line(kind, workers, tmp_path, caches):
     """The debug preset: bank, steps, checkpoint, scores, grid; from images of another size."""
-    name = write(
-        "hf parquet" if kind == "streaming" else kind, tmp_path / "set", pictures(side=2 * SIDE)
-    )
+    written = "hf parquet" if kind == "streaming" else kind
+    name = write(written, tmp_path / "set", pictures(side=2 * SIDE))
     flags = SMALL | {
         "dataset_name": name,
         "save_dir": tmp_path / "run",
@@ -222,20 +226,15 @@ def test_trains_from_the_command_line(kind, workers, tmp_path, caches):
         *(f"--{k}={v}" for k, v in flags.items()),
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
-    assert (
-        done.returncode == 0
-        and "Traceback" not in done.stderr
-        and "Exception ignored" not in done.stderr
-    ), done.stderr
-    lines = [
-        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert [line["step"] for line in lines] == [1, 2, 3] and all(
-        np.isfinite(line["loss"]) for line in lines
-    )
-    assert (tmp_path / "run" / "fid.csv").exists() and list(
-        (tmp_path / "run" / "samples").glob("*.png")
-    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert (tmp_path / "run" / "fid.csv").exists()
+    assert list((tmp_path / "run" / "samples").glob("*.png"))
 
 
 # ---------------------------------------------------------------- odd images
@@ -258,10 +257,8 @@ def test_grey_palette_cmyk_transparent():
     assert bits.mode == "1"
     np.testing.assert_array_equal(decode(file_of(bits), 3, 0)[..., 0], (GREY > 100) * 255)
     cmyk = Image.new("CMYK", (4, 6), (0, 255, 255, 0))  # no cyan, full magenta and yellow: red
-    assert (
-        np.abs(decode(file_of(cmyk, "JPEG", quality=100), 3, 0).astype(int) - [255, 0, 0]).max()
-        <= 3
-    )
+    red = decode(file_of(cmyk, "JPEG", quality=100), 3, 0).astype(int)
+    assert np.abs(red - [255, 0, 0]).max() <= 3
     clear = np.dstack([COLOUR, np.where(GREY > 100, 255, 0).astype(np.uint8)])
     np.testing.assert_array_equal(
         decode(file_of(Image.fromarray(clear)), 3, 0), np.where(GREY[..., None] > 100, COLOUR, 255)
@@ -303,19 +300,14 @@ def test_exif_rotation(orientation, turned):
 def test_center_crop():
     """Box filter by halves, then bicubic, then the centre, step by step."""
     wide = np.random.default_rng(2).integers(0, 256, (40, 70, 3), np.uint8)  # 70 wide
-    halves = (
-        wide.astype(np.float64).reshape(20, 2, 35, 2, 3).mean((1, 3))
-    )  # 40 >= 2 * 16: once; 20 < 32
     out = center_crop(Image.fromarray(wide), 16)
-    expected = (
-        Image.fromarray(np.floor(halves + 0.5).astype(np.uint8))
-        .resize((28, 16), Image.Resampling.BICUBIC)
-        .crop((6, 0, 22, 16))
-    )
+    # Halved once, as 40 >= 2 * 16, but 20 < 2 * 16.
+    halved = reduce(wide.astype(np.float64), "(h 2) (w 2) c -> h w c", "mean")
+    expected = Image.fromarray(np.floor(halved + 0.5).astype(np.uint8))
+    expected = expected.resize((28, 16), Image.Resampling.BICUBIC).crop((6, 0, 22, 16))
     assert out.size == (16, 16)
-    assert (
-        np.abs(np.asarray(out).astype(int) - np.asarray(expected).astype(int)).max() <= 2
-    )  # Pillow rounds after each axis
+    difference = np.asarray(out).astype(int) - np.asarray(expected).astype(int)
+    assert np.abs(difference).max() <= 2  # Pillow rounds after each axis.
     same = Image.fromarray(wide[:16, :16])
     np.testing.assert_array_equal(center_crop(same, 16), same)
 
@@ -333,16 +325,17 @@ def test_corrupt_images_are_skipped_counted_and_named(tmp_path, caplog):
     stream = pipeline.stream(dataset, 0, 4)
     seen = [next(stream)[1] for _ in range(6)]
     assert sum(map(len, seen)) == 24
-    assert (
-        sum(str(victim) in r.message and "1 so far" in r.message for r in caplog.records) == 2
-    )  # once by each of the two readings
+    named = [
+        record
+        for record in caplog.records
+        if str(victim) in record.message and "1 so far" in record.message
+    ]
+    assert len(named) == 2  # once by each of the two readings
     for i in (1, 9):
         (root / CLASSES[i // PER_CLASS] / f"{i:03d}.jpg").write_bytes(b"no image")
     dataset = data.load(f"folder:{root}", options={"max_corrupt": 0.2})
     assert "3 unreadable images" in message(pipeline.everything, dataset)
-    assert "3 unreadable images" in message(
-        lambda: [0 for _ in zip(pipeline.stream(dataset, 0, 4), range(6))]
-    )
+    assert "3 unreadable images" in message(take, pipeline.stream(dataset, 0, 4), 6)
 
 
 def test_other_sizes_are_named(tmp_path):
@@ -355,16 +348,17 @@ def test_channels_are_found_or_given(tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(file_of(Image.fromarray(GREY)))
     grey = data.load(f"folder:{tmp_path}")
-    assert grey.shape == (6, 4, 1) and grey.class_names == ("all",) and grey.counts == (3,)
+    assert grey.shape == (6, 4, 1)
+    assert grey.class_names == ("all",)
+    assert grey.counts == (3,)
     assert data.load(f"folder:{tmp_path}", options={"channels": 3}).shape == (6, 4, 3)
     for i in range(3, 80):
-        (tmp_path / f"{i}.png").write_bytes(file_of(Image.fromarray(COLOUR if i == 75 else GREY)))
-    assert "75.png is of colour (RGB)" in message(
-        pipeline.everything, data.load(f"folder:{tmp_path}")
-    )
-    assert (
-        len(pipeline.everything(data.load(f"folder:{tmp_path}", options={"channels": 1}))[0]) == 80
-    )
+        image = Image.fromarray(COLOUR if i == 75 else GREY)
+        (tmp_path / f"{i}.png").write_bytes(file_of(image))
+    mixed = data.load(f"folder:{tmp_path}")
+    assert "75.png is of colour (RGB)" in message(pipeline.everything, mixed)
+    turned, _ = pipeline.everything(data.load(f"folder:{tmp_path}", options={"channels": 1}))
+    assert len(turned) == 80
     assert "--data.channels 2" in message(data.load, f"folder:{tmp_path}", options={"channels": 2})
 
 
@@ -374,15 +368,14 @@ def test_channels_are_found_or_given(tmp_path):
 def test_folder_splits(tmp_path, caplog):
     files = pictures()
     write_folder(tmp_path / "train", files)
-    assert data.load(f"folder:{tmp_path}", "test").split == "train" and "stands in" in caplog.text
+    assert data.load(f"folder:{tmp_path}", "test").split == "train"
+    assert "stands in" in caplog.text
     write_folder(tmp_path / "val", files[::2])
     (tmp_path / "test").mkdir()  # without classes, as ImageNet's
     held_out = data.load(f"folder:{tmp_path}", "test")
-    assert (
-        held_out.split == "test"
-        and len(held_out.samples) == 6
-        and len(data.load(f"folder:{tmp_path}").samples) == 12
-    )
+    assert held_out.split == "test"
+    assert len(held_out.samples) == 6
+    assert len(data.load(f"folder:{tmp_path}").samples) == 12
     assert "did you mean val?" in message(data.load, f"folder:{tmp_path}", "vall")
     (tmp_path / "train" / "dog").mkdir()
     assert "dog has no images" in message(data.load, f"folder:{tmp_path}")
@@ -410,11 +403,9 @@ def test_labels_of_every_kind(tmp_path, caches, caplog):
             datasets.Features({"pic": image, "label": datasets.Value("string")}),
         )
     )
-    assert (
-        texts.class_names == ("a", "b", "c")
-        and texts.counts == (1, 2, 1)
-        and texts.samples[0]["label"] == 1
-    )
+    assert texts.class_names == ("a", "b", "c")
+    assert texts.counts == (1, 2, 1)
+    assert texts.samples[0]["label"] == 1
     numbers = parquet(
         tmp_path / "numbers",
         {"pic": images, "kind": [2, 0, 1, 2]},
@@ -422,7 +413,9 @@ def test_labels_of_every_kind(tmp_path, caches, caplog):
     )
     assert data.load(numbers, options={"label_column": "kind"}).counts == (1, 1, 2)
     none = data.load(numbers)
-    assert none.class_names == ("all",) and none.counts == (4,) and none.samples[3]["label"] == 0
+    assert none.class_names == ("all",)
+    assert none.counts == (4,)
+    assert none.samples[3]["label"] == 0
     assert "no column 'kindd'; did you mean kind?" in message(
         data.load, numbers, options={"label_column": "kindd"}
     )
@@ -433,7 +426,8 @@ def test_labels_of_every_kind(tmp_path, caches, caplog):
         {"pic": images, "coarse": [0, 1, 0, 1], "fine": [1, 1, 0, 0]},
         datasets.Features({"pic": image, "coarse": labels, "fine": labels}),
     )
-    assert data.load(both).samples[0]["label"] == 0 and "coarse, not from fine" in caplog.text
+    assert data.load(both).samples[0]["label"] == 0
+    assert "coarse, not from fine" in caplog.text
     assert data.load(both, options={"label_column": "fine"}).samples[0]["label"] == 1
     assert data.load(both, options={"label_column": "none"}).n_classes == 1
     hole = datasets.Features({"pic": image, "label": datasets.ClassLabel(names=["x", "y", "z"])})
@@ -465,12 +459,10 @@ def test_hub_splits_of_a_short_name_from_a_local_copy(tmp_path, caches):
         data.load("tiny_imagenet", split, {"dir": str(tmp_path / "copy")})
         for split in ("train", "test")
     )
-    assert (
-        len(train.samples) == 200
-        and len(test.samples) == 400
-        and train.shape == (64, 64, 3)
-        and train.samples[0]["image"].shape == (64, 64, 3)
-    )
+    assert len(train.samples) == 200
+    assert len(test.samples) == 400
+    assert train.shape == (64, 64, 3)
+    assert train.samples[0]["image"].shape == (64, 64, 3)
 
 
 def test_hub_errors_say_what_to_do(tmp_path, monkeypatch):
@@ -481,25 +473,15 @@ def test_hub_errors_say_what_to_do(tmp_path, monkeypatch):
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 
     failing(ConnectionError("Couldn't reach the Hub"))
-    assert "hf download uoft-cs/cifar10 --repo-type dataset --local-dir DIR" in message(
-        data.load, "cifar10"
-    )
-    assert "--data.dir DIR" in message(data.load, "cifar10") and "hf:DIR" in message(
-        data.load, "hf:me/mine"
-    )
-    failing(
-        datasets.exceptions.DatasetNotFoundError(
-            "Dataset 'ILSVRC/imagenet-1k' is a gated dataset on the Hub."
-        )
-    )
-    assert "hf auth login" in message(data.load, "imagenet256") and "accept its terms" in message(
-        data.load, "imagenet64"
-    )
-    failing(
-        datasets.exceptions.DatasetNotFoundError(
-            "Dataset 'me/mine' doesn't exist on the Hub or cannot be accessed."
-        )
-    )
+    command = "hf download uoft-cs/cifar10 --repo-type dataset --local-dir DIR"
+    assert command in message(data.load, "cifar10")
+    assert "--data.dir DIR" in message(data.load, "cifar10")
+    assert "hf:DIR" in message(data.load, "hf:me/mine")
+    not_found = datasets.exceptions.DatasetNotFoundError
+    failing(not_found("Dataset 'ILSVRC/imagenet-1k' is a gated dataset on the Hub."))
+    assert "hf auth login" in message(data.load, "imagenet256")
+    assert "accept its terms" in message(data.load, "imagenet64")
+    failing(not_found("Dataset 'me/mine' doesn't exist on the Hub or cannot be accessed."))
     assert "does not exist or is private" in message(data.load, "hf:me/mine")
     failing(OSError(28, "No space left on device"))
     assert "disk is full" in message(data.load, "mnist")
@@ -511,38 +493,57 @@ def test_hub_errors_say_what_to_do(tmp_path, monkeypatch):
 def test_facts_of_short_names_need_no_network():
     for name in data.HUB:
         known = data.load(name, facts_only=True)
-        assert (
-            len(known.samples) >= 28_000
-            and known.shape[0] == known.shape[1]
-            and (known.counts is None or sum(known.counts) == len(known.samples))
-        )
-    assert data.load("imagenet256", facts_only=True).shape == (256, 256, 3) and data.load(
-        "mnist", facts_only=True
-    ).shape == (28, 28, 1)
+        assert len(known.samples) >= 28_000
+        assert known.shape[0] == known.shape[1]
+        assert known.counts is None or sum(known.counts) == len(known.samples)
+    assert data.load("imagenet256", facts_only=True).shape == (256, 256, 3)
+    assert data.load("mnist", facts_only=True).shape == (28, 28, 1)
     assert data.load("cifar10", "test", {"image_size": 16}, facts_only=True).shape == (16, 16, 3)
 
 
+def test_a_new_source_is_one_file_and_one_line(monkeypatch):
+    source = types.ModuleType("data.flowers")
+
+    def load(name, split, options):
+        samples = [{"image": np.full((2, 2, 1), options.channels, np.uint8), "label": 0}] * 3
+        return data.Dataset(name, split, samples, (2, 2, 1), "uint8", ("all",), (3,))
+
+    source.load = load
+    monkeypatch.setitem(sys.modules, "data.flowers", source)
+    monkeypatch.setitem(data.SOURCES, "flowers", "data.flowers")
+    dataset = data.load("flowers", options={"channels": 1})
+    assert data.load("flowers", "test", facts_only=True).split == "test"
+    assert data.origin("flowers", {"channels": 1}) == ("flowers", {"channels": 1})
+    images, labels = next(pipeline.stream(dataset, 0, 4))
+    assert images.shape == (4, 2, 2, 1)
+    assert images.min() == 1 and not labels.any()
+    assert "is read where it lies" in message(data.load, "flowers", options={"streaming": True})
+
+
 class Relabelled:
-    def __init__(self, source, label):
-        self.source, self.label = source, label
+    """Samples with one label for all."""
+
+    def __init__(self, samples, label):
+        self.samples, self.label = samples, label
 
     def __len__(self):
-        return len(self.source)
+        return len(self.samples)
 
     def __getitem__(self, index):
-        return self.source[index] | {"label": self.label}
+        return self.samples[index] | {"label": self.label}
 
 
 def test_many_record_files(tmp_path):
     """More files than a process may have open."""
-    record = lambda i: struct.pack("<QI", 8, 0) + struct.pack("<Q", i) + bytes(4)
+
+    def record(i):
+        return struct.pack("<QI", 8, 0) + struct.pack("<Q", i) + bytes(4)
+
     files = [tmp_path / f"{k}" for k in range(60)]
     for k, file in enumerate(files):
         file.write_bytes(record(2 * k) + record(2 * k + 1))
-    records, limit = (
-        tfds.TFRecords(list(map(str, files))),
-        resource.getrlimit(resource.RLIMIT_NOFILE),
-    )
+    records = tfds.TFRecords([str(file) for file in files])
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, limit[1]))
     try:
         assert [struct.unpack("<Q", records[i])[0] for i in range(len(records))] == list(range(120))
@@ -568,11 +569,10 @@ def test_options_without_a_use_are_refused(tmp_path):
 def test_one_class_of_every_source(tmp_path, caches):
     for name in ("digits", write("folder", tmp_path / "set", pictures())):
         dataset = data.load(name, options={"label_column": "none"})
-        assert (
-            dataset.class_names == ("all",)
-            and dataset.counts == (len(dataset.samples),)
-            and not pipeline.everything(dataset)[1].any()
-        )
+        assert dataset.class_names == ("all",)
+        assert dataset.counts == (len(dataset.samples),)
+        _, labels = pipeline.everything(dataset)
+        assert not labels.any()
 
 
 def test_tfds_without_tensorflow(tmp_path, caplog):
@@ -605,16 +605,15 @@ def test_tfds_without_tensorflow(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", data.HUB)
 def test_dry_run_of_every_short_name(name):
-    """The recipe fits the data set's facts: parts are built and reported without a network, encoders included."""
+    """The recipe fits the data set's facts: parts are built and reported without a network."""
     config = config_lib.resolve({"dataset_name": name, "dry_run": True})
     assert config.recipe == name
     dataset = data.load(name, options=config.data, facts_only=True)
     report = drift.report(drift.build(config, dataset, sharding.make_mesh(1, 1)))
     assert f"{len(dataset.samples):,} samples of {dataset.shape}" in report
     header = importlib.import_module(f"configs.{name}").__doc__
-    assert f"--dataset_name {name}" in header and all(
-        word in header for word in ("Hardware", "Time", "Expected", "Measured")
-    )
+    for words in (f"--dataset_name {name}", "Hardware", "Time", "Expected", "Measured"):
+        assert words in header
     script = (ROOT / "scripts" / f"train_{name}.sh").read_text()
     assert f"--dataset_name {name} " in script
 
@@ -642,6 +641,7 @@ def numbers(n):
 
 
 def take(stream, batches):
+    """The labels of the next batches; the stream is closed."""
     taken = [next(stream)[1] for _ in range(batches)]
     stream.close()
     return np.concatenate(taken)
@@ -649,7 +649,7 @@ def take(stream, batches):
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_each_sample_once_an_epoch(ranks):
-    """Two epochs of 60 samples in batches of 5: every rank takes its part, no sample twice, none left out; the epochs differ."""
+    """Two epochs in batches: no sample comes twice, none is left out, and the epochs differ."""
     n, batch = 60, 5
     per_rank = [
         take(pipeline.stream(numbers(n), 7, batch, rank=r, ranks=ranks), 2 * n // (batch * ranks))
@@ -663,8 +663,8 @@ def test_each_sample_once_an_epoch(ranks):
 
 @pytest.mark.parametrize("k", [1, 4, 11, 12, 29])
 def test_resume_is_exact_also_on_another_number_of_ranks(k):
-    """Stop after k batches on two ranks, go on with one, and back with two: the uninterrupted order. 37 samples: epochs end inside batches."""
-    n, batch, seed = 37, 4, 3
+    """k batches on two ranks, then some on one, then on two: the order of one never stopped."""
+    n, batch, seed = 37, 4, 3  # Epochs end inside batches.
     whole = take(pipeline.stream(numbers(n), seed, batch), 80)
     two = np.stack(
         [take(pipeline.stream(numbers(n), seed, batch, rank=r, ranks=2), k) for r in (0, 1)], 1
@@ -681,15 +681,13 @@ def test_worker_processes_give_the_same_batches(tmp_path):
     """Also from a folder, from the middle of an epoch, and their errors are one line."""
     root = write_folder(tmp_path / "set", pictures())
     dataset = data.load(f"folder:{root}", options={"max_corrupt": 0.0})
-    threads, processes = (
-        pipeline.stream(dataset, 1, 5, 7),
-        pipeline.stream(dataset, 1, 5, 7, workers=2),
-    )
-    for (x, k), (x2, k2), _ in zip(threads, processes, range(4)):
-        np.testing.assert_array_equal(x, x2)
-        np.testing.assert_array_equal(k, k2)
+    threads = pipeline.stream(dataset, 1, 5, 7)
+    processes = pipeline.stream(dataset, 1, 5, 7, workers=2)
+    for _ in range(4):
+        images, labels = next(threads)
+        same_images, same_labels = next(processes)
+        np.testing.assert_array_equal(images, same_images)
+        np.testing.assert_array_equal(labels, same_labels)
     processes.close()
     (root / "bee" / "005.jpg").write_bytes(b"no image")
-    assert "005.jpg" in message(
-        lambda: [0 for _ in zip(pipeline.stream(dataset, 1, 5, workers=1), range(4))]
-    )
+    assert "005.jpg" in message(take, pipeline.stream(dataset, 1, 5, workers=1), 4)

@@ -1,4 +1,6 @@
-"""Latents encoded once: the same as the VAE gives, resumed after a kill to the same bytes, drawn and mirrored as asked for."""
+"""Latents, encoded once or as the images come: the same as the VAE gives, drawn and mirrored as
+asked for, and after a kill the same to the byte.
+"""
 
 import json
 import os
@@ -47,34 +49,40 @@ def place(tmp_path_factory):
     return root
 
 
-def cache(place, out, **flags):
+ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}
+
+
+def command(place, out, **flags):
+    """The command that encodes the images into the folder `out`."""
     flags = {
         "dataset_name": f"folder:{place / 'images'}",
         "vae": place / "vae",
         "out": place / out,
         "encode_batch_size": 4,
     } | flags
-    command = [
-        sys.executable,
-        str(ROOT / "scripts" / "cache_latents.py"),
-        *(f"--{k}={v}" for k, v in flags.items()),
-    ]
+    program = [sys.executable, str(ROOT / "scripts" / "cache_latents.py")]
+    return program + [f"--{name}={value}" for name, value in flags.items()]
+
+
+def cache(place, out, **flags):
+    """Runs the command to its end."""
     return subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""}, timeout=300
+        command(place, out, **flags), capture_output=True, text=True, env=ENVIRONMENT, timeout=300
     )
 
 
 def test_cached_latents(place):
-    assert (done := cache(place, "moments")).returncode == 0, done.stderr
+    done = cache(place, "moments")
+    assert done.returncode == 0, done.stderr
     name = f"latents:{place / 'moments'}"
     dataset, flipped = data.load(name), data.load(name, options={"flip": True})
     images, labels = pipeline.everything(data.load(f"folder:{place / 'images'}"))
-    assert (
-        dataset.shape == (8, 8, 4)
-        and dataset.dtype == "float32"
-        and dataset.class_names == ("a", "b")
-    )
-    assert dataset.counts == (5, 5) and flipped.counts == (10, 10) and len(flipped.samples) == 2 * N
+    assert dataset.shape == (8, 8, 4)
+    assert dataset.dtype == "float32"
+    assert dataset.class_names == ("a", "b")
+    assert dataset.counts == (5, 5)
+    assert flipped.counts == (10, 10)
+    assert len(flipped.samples) == 2 * N
     vae, params = load_vae(place / "vae")
     x = images.astype(np.float32) / 127.5 - 1
     for view, first in ((x, 0), (x[:, :, ::-1], N)):
@@ -83,40 +91,30 @@ def test_cached_latents(place):
         expected = np.concatenate([0.18215 * mean, 0.18215 * np.exp(0.5 * logvar)], -1)
         np.testing.assert_allclose(stored, expected, atol=2e-3 * np.abs(expected).max())  # float16
         assert [flipped.samples[first + i]["label"] for i in range(N)] == labels.tolist()
-    draws = [
-        x for x, _ in (next(pipeline.stream(dataset, 0, 4 * N, position)) for position in (0, N, 0))
-    ]
-    np.testing.assert_array_equal(
-        draws[0], draws[2]
-    )  # a draw depends on the seed and the position alone
-    np.testing.assert_array_equal(draws[0][N:], draws[1][: 3 * N])
-    assert draws[0].shape == (4 * N, 8, 8, 4) and draws[0].dtype == np.float32
+
+    def draws_from(position):
+        latents, _ = next(pipeline.stream(dataset, 0, 4 * N, position))
+        return latents
+
+    # A draw depends on the seed and the position alone.
+    draws, later, again = draws_from(0), draws_from(N), draws_from(0)
+    np.testing.assert_array_equal(draws, again)
+    np.testing.assert_array_equal(draws[N:], later[: 3 * N])
+    assert draws.shape == (4 * N, 8, 8, 4)
+    assert draws.dtype == np.float32
     mean, std = np.split(np.stack([dataset.samples[i]["image"] for i in range(N)]), 2, -1)
-    np.testing.assert_allclose(draws[0].std() ** 2, (mean.var() + (std**2).mean()), rtol=0.1)
+    np.testing.assert_allclose(draws.std() ** 2, (mean.var() + (std**2).mean()), rtol=0.1)
 
 
 def test_a_killed_process_goes_on(place):
     """SIGKILL while it encodes, then the same command: the bytes of one that was not killed."""
     flags = {"encode_batch_size": 1, "data.image_size": 8}
     assert cache(place, "alive", **flags).returncode == 0
-    command = [
-        "--" + k + f"={v}"
-        for k, v in (
-            {
-                "dataset_name": f"folder:{place / 'images'}",
-                "vae": place / "vae",
-                "out": place / "dead",
-            }
-            | flags
-        ).items()
-    ]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "cache_latents.py"), *command],
-        env=os.environ | {"XLA_FLAGS": ""},
-        stderr=subprocess.DEVNULL,
+        command(place, "dead", **flags), env=ENVIRONMENT, stderr=subprocess.DEVNULL
     )
     done = place / "dead" / "done.json"
-    while not done.exists() or not 0 < json.loads(done.read_text())["samples"]:
+    while not done.exists() or json.loads(done.read_text())["samples"] == 0:
         assert process.poll() is None
         time.sleep(0.001)
     process.kill()
@@ -128,7 +126,9 @@ def test_a_killed_process_goes_on(place):
 
 
 def test_goes_on_after_a_kill(place):
-    """What a kill leaves is as done.json says: later rows may be anything. The result is the same to the byte, and is refused before."""
+    """Rows later than done.json says may be anything: the result is the same to the byte. A folder
+    that is not finished is refused.
+    """
     assert cache(place, "whole", moments=0, flips=1).returncode == 0
     assert cache(place, "killed", moments=0, flips=1).returncode == 0
     folder = place / "killed"
@@ -138,17 +138,16 @@ def test_goes_on_after_a_kill(place):
     (folder / "done.json").write_text(json.dumps({"samples": 4}))
     with pytest.raises(UserError, match="4 of 10 samples are encoded"):
         data.load(f"latents:{folder}")
-    assert (done := cache(place, "killed", moments=0, flips=1)).returncode == 0, done.stderr
+    done = cache(place, "killed", moments=0, flips=1)
+    assert done.returncode == 0, done.stderr
     for name in ("latents.npy", "labels.npy", "meta.json", "done.json"):
         assert (folder / name).read_bytes() == (place / "whole" / name).read_bytes()
     with pytest.raises(UserError, match="mirrored images were not encoded"):
         data.load(f"latents:{folder}", options={"flip": True})
     other = cache(place, "killed", moments=1, flips=1)
-    assert (
-        other.returncode == 2
-        and "holds latents with moments" in other.stderr
-        and "Traceback" not in other.stderr
-    )
+    assert other.returncode == 2
+    assert "holds latents with moments" in other.stderr
+    assert "Traceback" not in other.stderr
     with pytest.raises(UserError, match="holds no latents"):
         data.load(f"latents:{place}")
 
@@ -187,7 +186,9 @@ def run(place, folder, **changes):
 
 
 def test_encoded_as_they_come(place):
-    """The bank holds draws from the encoder's distribution of its images, mirrored or not; a resumed run is the same to the bit; grids and scores are of decoded images."""
+    """The bank holds draws from the encoder's distribution of its images, mirrored or not. A
+    resumed run is the same to the bit. Grids and scores are of decoded images.
+    """
     parts = run(place, "run")
     bank, position = drift.fill_bank(parts)
     images, labels = pipeline.everything(data.load(f"folder:{place / 'images'}"))
@@ -196,38 +197,35 @@ def test_encoded_as_they_come(place):
         vae.encode(params, view.astype(np.float32) / 127.5 - 1)
         for view in (images, images[:, :, ::-1])
     ]
-    mean, logvar = (
-        0.18215 * np.concatenate([c[0] for c in candidates]),
-        np.concatenate([c[1] for c in candidates]),
-    )
-    noise = (bank.pool.reshape(-1, 1, *mean.shape[1:]) - mean) / (
-        0.18215 * np.exp(0.5 * logvar)
-    )  # [G, 2 S, 8, 8, 4]
-    rms = np.sqrt(np.mean(noise**2, (2, 3, 4))).min(1)
-    assert position >= 8 and np.abs(rms - 1).max() < 0.3  # of 256 normal values each
-    assert len(set(np.sqrt(np.mean(noise**2, (2, 3, 4))).argmin(1) // N)) == 2  # both views occur
+    mean = 0.18215 * np.concatenate([mean for mean, _ in candidates])  # [2 S, 8, 8, 4]
+    logvar = np.concatenate([logvar for _, logvar in candidates])
+    std = 0.18215 * np.exp(0.5 * logvar)
+    noise = (bank.pool.reshape(-1, 1, *mean.shape[1:]) - mean) / std  # [G, 2 S, 8, 8, 4]
+    rms = np.sqrt(np.mean(noise**2, (2, 3, 4)))  # [G, 2 S] over 256 values each
+    assert position >= 8
+    assert np.abs(rms.min(1) - 1).max() < 0.3  # Of the right candidate, the values are normal.
+    assert len(set(rms.argmin(1) // N)) == 2  # Both views occur.
 
     shutil.copytree(place / "run", place / "resumed")
     shutil.rmtree(place / "resumed" / "checkpoints" / "4")
     run(place, "resumed", sample_interval=0, eval_interval=0)
     assert records(place / "run")[2:] == records(place / "resumed")[2:]
-    (model, params, metadata), (_, again, _) = load_run(place / "run"), load_run(place / "resumed")
-    same_bits(params, again)
-    assert model.sample_shape == (8, 8, 4) and list((place / "run" / "samples").glob("*.png"))
-    assert (
-        read_rows(place / "run" / "fid.csv")[0]["reference"] == f"folder:{place / 'images'}:train"
-    )
+    model, params, metadata = load_run(place / "run")
+    _, params_of_resumed, _ = load_run(place / "resumed")
+    same_bits(params, params_of_resumed)
+    assert model.sample_shape == (8, 8, 4)
+    assert list((place / "run" / "samples").glob("*.png"))
+    (scores, *_) = read_rows(place / "run" / "fid.csv")
+    assert scores["reference"] == f"folder:{place / 'images'}:train"
 
     space = latent_space_of(model, metadata, "", sharding.local_sharding())
     (z,) = generate(model, params, [0, 1, 0], 1.0, 0, batch_size=3)
     expected = vae.decode(load_vae(place / "vae")[1], z / 0.18215)
     np.testing.assert_allclose(space.decode(z), expected, atol=1e-3 * np.abs(expected).max())
-    tensors = tensors_of(spec_of("vae_tiny"))
-    write(
-        place / "other_vae",
-        spec_of("vae_tiny")["config"],
-        tensors | {"quant_conv.bias": tensors["quant_conv.bias"] + 1},
-    )
+    spec = spec_of("vae_tiny")
+    tensors = tensors_of(spec)
+    tensors["quant_conv.bias"] = tensors["quant_conv.bias"] + 1
+    write(place / "other_vae", spec["config"], tensors)
     with pytest.raises(UserError, match="holds a run on latents of a VAE with the checksum"):
         run(place, "run", vae=str(place / "other_vae"), max_steps=6)
     with pytest.raises(UserError, match="its weights have the checksum"):
@@ -239,7 +237,9 @@ def test_encoded_as_they_come(place):
 @pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True], ids=["encoded as they come", "cached latents"])
 def test_a_generator_of_latents_learns_from_an_encoder_of_pixels(place, tiny, cached):  # noqa: F811
-    """Generated latents go through the VAE's decoder to the encoder, and the gradient comes back the same way: there is no other feature set that could move the generator."""
+    """Generated latents go through the VAE's decoder to the encoder, and the gradient comes back
+    the same way: no other feature set could move the generator.
+    """
     encoder, path = tiny("resnet18").split(":")
     flags = {
         "encoder.name": encoder,
@@ -264,13 +264,12 @@ def test_a_generator_of_latents_learns_from_an_encoder_of_pixels(place, tiny, ca
         }
     folder = f"pixels {cached}"
     parts = run(place, folder, **flags)
-    assert parts.config.encoder.cache == (
-        "on" if cached else "off"
-    )  # where all reals are at hand their features are kept, not their latents
+    # Where all reals are at hand their features are kept, not their latents.
+    assert parts.config.encoder.cache == ("on" if cached else "off")
     logged = records(place / folder)
-    assert len(logged) == 3 and all(
-        np.isfinite(r["loss"]) and r["grad_norm"] > 1e-3 for r in logged
-    )
+    assert len(logged) == 3
+    assert all(np.isfinite(record["loss"]) for record in logged)
+    assert all(record["grad_norm"] > 1e-3 for record in logged)
 
     vae, vae_params = load_vae(place / "vae")
     encode, params, _ = load_encoder(
@@ -282,16 +281,19 @@ def test_a_generator_of_latents_learns_from_an_encoder_of_pixels(place, tiny, ca
     )
     z = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     expected = jax.jit(lambda z: encode(params, vae.decode(vae_params, z / 0.18215)))(z)
-    total = jax.jit(
-        lambda z: sum((f**2).sum() for f in parts.encode(parts.encoder_params, z).values())
-    )
-    for name, f in jax.jit(parts.encode)(parts.encoder_params, z).items():
-        np.testing.assert_allclose(f, expected[name], atol=1e-4 * np.abs(expected[name]).max())
+    for name, feature in jax.jit(parts.encode)(parts.encoder_params, z).items():
+        tolerance = 1e-4 * np.abs(expected[name]).max()
+        np.testing.assert_allclose(feature, expected[name], atol=tolerance)
+
+    @jax.jit
+    def total(z):
+        features = parts.encode(parts.encoder_params, z)
+        return sum((feature**2).sum() for feature in features.values())
+
     gradient = jax.grad(total)(z)
     direction = np.sign(gradient) * 1e-3
-    np.testing.assert_allclose(
-        total(z + direction) - total(z - direction), 2 * (gradient * direction).sum(), rtol=0.05
-    )
+    difference = total(z + direction) - total(z - direction)
+    np.testing.assert_allclose(difference, 2 * (gradient * direction).sum(), rtol=0.05)
 
 
 def test_reference_of_cached_latents_is_their_images(place):
@@ -299,11 +301,10 @@ def test_reference_of_cached_latents_is_their_images(place):
     name = f"latents:{place / 'referenced'}"
     assert data.load(name).shape == (4, 4, 4)
     reference = load_reference(name, features="pixels", split="train")
-    assert (
-        reference.name == f"folder:{place / 'images'}:train"
-        and reference.real.count == N
-        and reference.gallery[1](0).shape == (8, 8, 3)
-    )
+    assert reference.name == f"folder:{place / 'images'}:train"
+    assert reference.real.count == N
+    _, image_of = reference.gallery
+    assert image_of(0).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(
@@ -346,9 +347,8 @@ def test_reference_of_cached_latents_is_their_images(place):
 def test_mistakes_are_one_line(place, flags, words):
     (place / "empty").mkdir(exist_ok=True)
     flags = {"dataset_name": f"folder:{place / 'images'}"} | flags
-    flags["vae"] = {"VAE": str(place / "vae"), "EMPTY": str(place / "empty")}.get(
-        flags["vae"], flags["vae"]
-    )
+    places = {"VAE": str(place / "vae"), "EMPTY": str(place / "empty")}
+    flags["vae"] = places.get(flags["vae"], flags["vae"])
     with pytest.raises(UserError, match=words) as caught:
         config = config_lib.resolve(TINY | flags)
         drift.build(

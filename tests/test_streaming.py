@@ -1,6 +1,9 @@
-"""Streaming of parquet files: an order that can be entered anywhere, each sample once, by one process or several; what is read, and what is said."""
+"""Streaming of parquet files: an order that can be entered anywhere, by one process or several,
+what is read for it, and what is said when something is wrong.
+"""
 
 import io
+import itertools
 import json
 import os
 import socket
@@ -30,7 +33,7 @@ def png(i):
 
 
 def numbered(root, label="int64", files=3, rows=17):
-    """Parquet files of N images that show their own number, which is their label too; row groups of `rows`."""
+    """Parquet files in row groups of `rows`; each of N images shows its own number, its label."""
     root.mkdir(parents=True, exist_ok=True)
     kind = datasets.ClassLabel(num_classes=N) if label == "class" else datasets.Value(label)
     features = datasets.Features({"image": datasets.Image(), "label": kind})
@@ -62,27 +65,25 @@ def use_caches(caches):  # noqa: F811
 
 def test_the_same_samples_as_without(name):
     streamed, stored = data.load(name, options=OPTIONS), data.load(name)
-    assert (
-        streamed.shape == stored.shape
-        and streamed.class_names == stored.class_names
-        and len(streamed.samples) == N
-        and streamed.counts is None
-    )
-    for a, b in zip(pipeline.everything(streamed), pipeline.everything(stored)):
-        np.testing.assert_array_equal(a, b)
+    assert streamed.shape == stored.shape
+    assert streamed.class_names == stored.class_names
+    assert len(streamed.samples) == N
+    assert streamed.counts is None
+    images, labels = pipeline.everything(streamed)
+    stored_images, stored_labels = pipeline.everything(stored)
+    np.testing.assert_array_equal(images, stored_images)
+    np.testing.assert_array_equal(labels, stored_labels)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_each_sample_once_an_epoch(name, ranks):
     """Two epochs in batches of 10; the epochs differ, and no epoch is in the order of the files."""
     dataset = data.load(name, options=OPTIONS)
-    order = np.stack(
-        [
-            take(pipeline.stream(dataset, 7, 10, rank=r, ranks=ranks), 2 * N // (10 * ranks))
-            for r in range(ranks)
-        ],
-        1,
-    ).reshape(-1)
+    per_rank = [
+        take(pipeline.stream(dataset, 7, 10, rank=r, ranks=ranks), 2 * N // (10 * ranks))
+        for r in range(ranks)
+    ]
+    order = np.stack(per_rank, 1).reshape(-1)  # [2 N] the order of the whole
     for epoch in (order[:N], order[N:]):
         assert sorted(epoch) == list(range(N))
         assert (np.abs(np.diff(epoch)) == 1).mean() < 0.1
@@ -107,22 +108,24 @@ def test_resume_is_exact_also_on_another_number_of_ranks(name, k):
 
 
 def test_what_is_read():
-    """Every window is a permutation of whole pieces; 2^k processes read about their share each; the memory is that of two windows."""
-    windows = Windows([10] * 100, 0, 320)
+    """A window permutes whole row groups, and of 2^k processes each reads its own part."""
+    windows = Windows(np.full(100, 10), 0, 320)
     rows = windows.rows(0, 1)
-    assert len(rows) == 320 and len(set(rows)) == 320 and len(windows.groups_of(rows)) == 32
+    assert len(rows) == len(set(rows)) == 320
+    assert len(windows.groups_of(rows)) == 32
     for ranks in (2, 4, 8):
-        shares = [len(windows.groups_of(rows[r::ranks])) for r in range(ranks)]
-        assert max(shares) <= 32 / ranks + 1
-    place = np.argsort(np.argsort(rows))
-    assert abs(np.corrcoef(np.arange(320), place)[0, 1]) < 0.2  # no trace of the stored order
-    where = [windows.find(p) for p in range(2500)]
-    assert [windows.rows(e, w)[o] for e, w, o in where[:1000]] == [
-        int(x) for e in (0,) for w in range(4) for x in windows.rows(e, w)
-    ][:1000]
-    assert (
-        where[1000] == (1, 0, 0) and windows.after(0, 3) == (1, 0) and windows.after(0, 2) == (0, 3)
-    )
+        read = [len(windows.groups_of(rows[r::ranks])) for r in range(ranks)]
+        assert max(read) <= 32 / ranks + 1
+    stored_order = np.argsort(np.argsort(rows))
+    correlation = np.corrcoef(np.arange(320), stored_order)[0, 1]
+    assert abs(correlation) < 0.2  # There is no trace of the stored order.
+    found = [windows.find(position) for position in range(1001)]
+    by_position = [windows.rows(epoch, window)[offset] for epoch, window, offset in found[:1000]]
+    by_window = np.concatenate([windows.rows(0, window) for window in range(4)])
+    np.testing.assert_array_equal(by_position, by_window)
+    assert found[1000] == (1, 0, 0)
+    assert windows.after(0, 3) == (1, 0)
+    assert windows.after(0, 2) == (0, 3)
 
 
 def test_memory_is_that_of_two_windows(name):
@@ -141,22 +144,19 @@ def free_port():
 
 
 def by_processes(ranks, name, options, position, batches, out, size=12):
+    """The batches that so many processes read together, as process 0 has them."""
     port = free_port()
     env = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
     }
-    command = [
-        sys.executable,
-        str(ROOT / "tests" / "stream_process.py"),
-        f"localhost:{port}",
-        str(ranks),
-    ]
-    rest = [name, json.dumps(options), "3", str(size), str(position), str(batches), str(out)]
-    running = [
-        subprocess.Popen([*command, str(r), *rest], env=env, stderr=subprocess.PIPE, text=True)
-        for r in range(ranks)
-    ]
+    program = [sys.executable, str(ROOT / "tests" / "stream_process.py")]
+    rest = [name, json.dumps(options), 3, size, position, batches, out]
+    running = []
+    for rank in range(ranks):
+        arguments = [f"localhost:{port}", ranks, rank, *rest]
+        command = [*program, *map(str, arguments)]
+        running.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
     for process in running:
         assert process.wait(timeout=300) == 0, process.stderr.read()
     with np.load(out) as file:
@@ -173,7 +173,9 @@ def by_processes(ranks, name, options, position, batches, out, size=12):
     ],
 )
 def test_real_processes(name, kind, tmp_path):
-    """Two processes take an epoch and stop inside the next, one goes on, two again: the order of one that was never stopped, each sample once an epoch."""
+    """Two processes stop inside the second epoch, one goes on, then two: the order of one never
+    stopped, and each sample once an epoch.
+    """
     options, n = {}, 12
     if kind in ("streaming", "hf"):
         options, n = (OPTIONS if kind == "streaming" else {}), N
@@ -185,94 +187,88 @@ def test_real_processes(name, kind, tmp_path):
     expected = [next(whole) for _ in range(n // 12 + 5)]
     whole.close()
     stops = (0, n // 12 + 2, n // 12 + 3, n // 12 + 5)
-    found = [
-        by_processes(ranks, name, options, 12 * a, b - a, tmp_path / f"{a}.npz")
-        for ranks, a, b in zip((2, 1, 2), stops, stops[1:])
-    ]
-    for part in (0, 1):
-        np.testing.assert_array_equal(
-            np.concatenate([f[part] for f in found]), np.concatenate([e[part] for e in expected])
-        )
+    found = []
+    for ranks, (start, stop) in zip((2, 1, 2), itertools.pairwise(stops), strict=True):
+        out = tmp_path / f"{start}.npz"
+        found.append(by_processes(ranks, name, options, 12 * start, stop - start, out))
+    images, labels = (np.concatenate(part) for part in zip(*found, strict=True))
+    expected_images, expected_labels = (np.concatenate(p) for p in zip(*expected, strict=True))
+    np.testing.assert_array_equal(images, expected_images)
+    np.testing.assert_array_equal(labels, expected_labels)
     if kind in ("streaming", "hf"):
-        assert sorted(np.concatenate([f[1] for f in found])[:n]) == list(range(n))
+        assert sorted(labels[:n]) == list(range(n))
 
 
 @pytest.mark.parametrize("n", [3, 8, 10])
-def test_shares_joined_on_devices(n):
-    """One process on eight devices, also where they do not divide the rows; `each` runs with its parameters."""
+def test_rows_joined_on_devices(n):
+    """One process on eight devices, also where they do not divide the rows."""
     rows = {"x": np.arange(2 * n, dtype=np.float32).reshape(n, 2), "k": np.arange(n)}
-    joined = sharding.RowExchange(
-        sharding.make_mesh(8, 1),
-        n,
-        lambda params, rows: rows | {"x": rows["x"] + params},
-        np.float32(5),
-    )(rows)
+
+    def add(params, rows):
+        return rows | {"x": rows["x"] + params}
+
+    exchange = sharding.RowExchange(sharding.make_mesh(8, 1), n, add, np.float32(5))
+    joined = exchange(rows)
     np.testing.assert_array_equal(joined["x"], rows["x"] + 5)
     np.testing.assert_array_equal(joined["k"], rows["k"])
-    assert (
-        joined["x"].is_fully_replicated
-        and len(joined["x"].sharding.device_set) == 8
-        and isinstance(joined["x"], jax.Array)
-    )
+    assert isinstance(joined["x"], jax.Array)
+    assert joined["x"].is_fully_replicated
+    assert len(joined["x"].sharding.device_set) == 8
 
 
 def test_labels_and_mistakes(name, tmp_path, monkeypatch):
     monkeypatch.setattr(row_groups, "PAUSE", 0.01)
-    assert data.load(numbered(tmp_path / "int"), options=OPTIONS).n_classes == N
-    assert data.load(
-        numbered(tmp_path / "int"), options=OPTIONS | {"label_column": "none"}
-    ).counts == (N,)
-    assert "does not tell its classes" in message(
-        data.load, numbered(tmp_path / "text", "string"), options=OPTIONS
-    )
-    assert "no column 'lable'; did you mean label?" in message(
-        data.load, name, options=OPTIONS | {"label_column": "lable"}
-    )
-    assert "is read where it lies" in message(data.load, "digits", options=OPTIONS)
-    table = datasets.load_dataset(
-        "parquet", data_files=str(tmp_path / "int" / "*.parquet"), split="train"
-    )
+
+    def load(name, **options):
+        return data.load(name, options=OPTIONS | options)
+
+    numbers = numbered(tmp_path / "int")
+    assert load(numbers).n_classes == N
+    assert load(numbers, label_column="none").counts == (N,)
+    texts = numbered(tmp_path / "text", "string")
+    assert "does not tell its classes" in message(load, texts)
+    unknown = message(load, name, label_column="lable")
+    assert "no column 'lable'; did you mean label?" in unknown
+    assert "is read where it lies" in message(load, "digits")
+    files = str(tmp_path / "int" / "*.parquet")
+    table = datasets.load_dataset("parquet", data_files=files, split="train")
     table.save_to_disk(str(tmp_path / "arrow"))
-    assert "only parquet is streamed" in message(
-        data.load, f"hf:{tmp_path / 'arrow'}", options=OPTIONS
-    )
+    assert "only parquet is streamed" in message(load, f"hf:{tmp_path / 'arrow'}")
     write_folder(tmp_path / "images", pictures())
-    assert "holds imagefolder data, and only parquet" in message(
-        data.load, f"hf:{tmp_path / 'images'}", options=OPTIONS
-    )
-    dataset = data.load(f"hf:{tmp_path / 'int'}", options=OPTIONS)
+    images = message(load, f"hf:{tmp_path / 'images'}")
+    assert "holds imagefolder data, and only parquet" in images
+    dataset = load(numbers)
     first = sorted((tmp_path / "int").glob("*.parquet"))[0]
     first.write_bytes(first.read_bytes()[:1000])
-    assert "the same command goes on" in message(
-        lambda: [0 for _ in zip(pipeline.stream(dataset, 0, 10), range(N // 10))]
-    )
-    assert f"{first} cannot be read as parquet" in message(
-        data.load, f"hf:{tmp_path / 'int'}", options=OPTIONS
-    )
+    cut = message(take, pipeline.stream(dataset, 0, 10), N // 10)
+    assert "the same command goes on" in cut
+    assert f"{first} cannot be read as parquet" in message(load, numbers)
     first.unlink()
-    assert "the same command goes on" in message(
-        lambda: [0 for _ in zip(pipeline.stream(dataset, 1, 10), range(N // 10))]
-    )
+    missing = message(take, pipeline.stream(dataset, 1, 10), N // 10)
+    assert "the same command goes on" in missing
 
 
 @pytest.mark.parametrize("label", [-1, None])
 def test_samples_without_a_class_are_refused(label, tmp_path):
     """As the test split of ImageNet has them: the bank would take -1 for its last class."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
-    table = datasets.Dataset.from_dict(
-        {"image": [{"bytes": png(i), "path": None} for i in range(40)], "label": [label] * 40},
-        features=features,
-    )
+    images = [{"bytes": png(i), "path": None} for i in range(40)]
+    columns = {"image": images, "label": [label] * 40}
+    table = datasets.Dataset.from_dict(columns, features=features)
     table = table.cast_column("label", datasets.ClassLabel(num_classes=2))
     table.to_parquet(tmp_path / "train-00000-of-00001.parquet")
     dataset = data.load(f"hf:{tmp_path}", options=OPTIONS)
     words = "has the label -1, expected 0 to 1" if label else "unreadable images among"
-    assert words in message(lambda: next(pipeline.stream(dataset, 0, 10)))
+    assert words in message(take, pipeline.stream(dataset, 0, 10), 1)
 
 
 def test_unreadable_images_are_skipped_in_place(tmp_path, monkeypatch):
-    real = png
-    monkeypatch.setattr(sys.modules[__name__], "png", lambda i: b"no image" if i == 42 else real(i))
+    intact = png
+
+    def png_but_one(i):
+        return b"no image" if i == 42 else intact(i)
+
+    monkeypatch.setattr(sys.modules[__name__], "png", png_but_one)
     name = numbered(tmp_path / "set")
     dataset = data.load(name, options=OPTIONS)
     order = take(pipeline.stream(dataset, 1, 10), N // 10)
