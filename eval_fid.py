@@ -1,13 +1,20 @@
 """Scores generated images against real ones; the last line of output is JSON with all settings.
 
-    python eval_fid.py --load_dir runs/cifar10                          the newest checkpoint, 50,000 samples: a FID
-    python eval_fid.py --load_dir runs/cifar10 --all --cfg_scale 1,1.5,2    every checkpoint that fid.csv does not have yet, three alphas
-    python eval_fid.py --load_dir runs/cifar10 --cfg_scale search:1,4   the best alpha, by golden section
-    python eval_fid.py --load_dir samples.npz --fid_stats stats.npz     images that are there already: an .npz or a folder
+    python eval_fid.py --load_dir runs/cifar10 \
+                         the newest checkpoint, 50,000 samples: a FID
+    python eval_fid.py --load_dir runs/cifar10 --all --cfg_scale 1,1.5,2 \
+   every checkpoint that fid.csv does not have yet, three alphas
+    python eval_fid.py --load_dir runs/cifar10 --cfg_scale search:1,4 \
+  the best alpha, by golden section
+    python eval_fid.py --load_dir samples.npz --fid_stats stats.npz \
+    images that are there already: an .npz or a folder
 
---load_dir: a run, a published artifact (or hf://NAME), a folder of images, or an .npz of images. --fid_stats: statistics in any of the usual formats, or images; without
-it the data set's own images are the reference. Rows go to fid.csv in the run folder, or in --out. Images below 32 pixels or without colour are scored in
-pixels unless --features says otherwise: `fd_pixels` is a Frechet distance between pixels, not an FID. docs/evaluation.md has the traps.
+--load_dir: a run, a published artifact (or hf://NAME), a folder of images, or an .npz of images. \
+--fid_stats: statistics in any of the usual formats, or images; without
+it the data set's own images are the reference. Rows go to fid.csv in the run folder, or in --out. \
+Images below 32 pixels or without colour are scored in
+pixels unless --features says otherwise: `fd_pixels` is a Frechet distance between pixels, not an \
+FID. docs/evaluation.md has the traps.
 """
 
 from evaluation import evaluate_command

@@ -1,10 +1,12 @@
 """Images from a generator, one pass each: a grid by class, an alpha sweep, PNG files or an .npz.
 
-    python sample.py --load_dir runs/digits                         grid.png, ten samples of each class
+    python sample.py --load_dir runs/digits \
+                        grid.png, ten samples of each class
     python sample.py --load_dir runs/digits --classes 3,7 --cfg_scale 1,1.5,2,4
     python sample.py --load_dir runs/digits --num_samples 1000 --out samples.npz
 
-Sample i depends on (seed, i) alone: the batch size and the devices do not change it. --load_dir takes a run folder or a published artifact.
+Sample i depends on (seed, i) alone: the batch size and the devices do not change it. \
+--load_dir takes a run folder or a published artifact.
 """
 
 from evaluation import sample_command

@@ -1,1 +1,36 @@
-"""Scoring of images against a reference. Data sets and generators come in as arguments: only the programs know everything."""
+"""Scoring of images, and of the generators that make them, against real images.
+
+The commands:
+
+    flags               the flags of eval_fid.py and sample.py, a row each
+    evaluate_command    eval_fid.py: from its flags to one line of JSON
+    request             what a command line of eval_fid.py asks for, checked
+    score_generator     a row of fid.csv for each checkpoint and guidance scale of a generator
+    score_images        one row for images that are there already
+    sample_command      sample.py: grids, sweeps, PNG files, an .npz
+
+One evaluation:
+
+    evaluate            the scores of one set of parameters; the trainer calls it too
+    scoring             a stream of images in, a row of scores out
+    clock               how long its parts take
+    labels              which classes the samples are of
+
+What samples are compared with:
+
+    reference           real images, or statistics of them, read when they are first needed
+    load_reference      where a reference comes from: a data set, images in files, statistics
+    dataset_images      the images of a data set, by index
+    image_files         images in folders and in .npz files
+    networks            --features: the networks that images are compared by
+    choose_metrics      --metrics
+
+Several evaluations, and what is kept of them:
+
+    alphas              --cfg_scale: a list of guidance scales, or the search for the best
+    sweep               an evaluation for each of them
+    generators          the generator of a run or of an artifact, and its checkpoints
+    fid_csv             the table of a run: one row per evaluation
+    curves              drawn from the table
+    pictures            samples, and the real images nearest to them
+"""

@@ -1,48 +1,80 @@
-"""Guidance scales: lists of them, and the search for the best."""
+"""Guidance scales: a list of them, or the search for the best. The paper calls the scale alpha."""
 
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from utils.errors import UserError
 
+USUAL_INTERVAL = "1,4"  # of a search; the paper trains with alpha from 1 to 4
 
-def parse_alphas(text: str) -> tuple[list[float], tuple[float, float] | None]:
-    """(alphas, None) of "1" or "1,1.5,2"; ([], (low, high)) of "search:1,4", or of "search" alone."""
+
+class Alphas(NamedTuple):
+    """What --cfg_scale asks for: a list of scales, or an interval to search for the best one."""
+
+    values: list[float]
+    interval: tuple[float, float] | None = None
+
+
+def parse_alphas(text: str) -> Alphas:
+    """Returns the scales of "1" or "1,1.5,2", or the interval of "search:1,4" or "search".
+
+    Raises:
+        UserError: the text is none of these, or a scale is below 1.
+    """
     word, colon, interval = text.partition(":")
-    search = word == "search"
+    is_search = word == "search"
+    listed = text
+    if is_search:
+        listed = interval if colon else USUAL_INTERVAL
     try:
-        numbers = [
-            float(number)
-            for number in ((interval if colon else "1,4") if search else text).split(",")
-        ]
+        numbers = [float(number) for number in listed.split(",")]
     except ValueError:
         numbers = []
-    if (
-        not numbers
-        or not all(1 <= a < math.inf for a in numbers)
-        or (search and (len(numbers) != 2 or numbers[0] >= numbers[1]))
-    ):
+    fits = bool(numbers) and all(1 <= number < math.inf for number in numbers)
+    if is_search and fits:
+        fits = len(numbers) == 2 and numbers[0] < numbers[1]
+    if not fits:
         raise UserError(
-            f"--cfg_scale {text}: expected a number from 1 on, several separated by commas, or search:LOW,HIGH"
+            f"--cfg_scale {text}: expected a number from 1 on, several separated by commas, "
+            "or search:LOW,HIGH"
         )
-    return ([], tuple(numbers)) if search else (list(dict.fromkeys(numbers)), None)
+    if is_search:
+        return Alphas([], (numbers[0], numbers[1]))
+    return Alphas(list(dict.fromkeys(numbers)))
 
 
 def golden_section(
     function: Callable[[float], float], low: float, high: float, tolerance: float = 0.05
 ) -> float:
-    """Where a function with one valley is least, to the tolerance, on a grid of 0.01; no point is asked for twice."""
+    """Returns where a function with one valley is least, by golden-section search.
+
+    Each turn leaves 0.618 of the interval and needs one new value of the function, because the
+    other inner point is a point of the turn before. Points lie on a grid of 0.01, and no point is
+    asked for twice.
+
+    Args:
+        function: may be slow.
+        low, high: the interval. Its lower end is tried too.
+        tolerance: length of the interval at which the search ends.
+    """
     ratio = (math.sqrt(5) - 1) / 2
     known = functools.cache(function)
-    at = lambda x: (known(round(x, 2)), round(x, 2))
-    a, b = low, high
-    left, right = at(b - ratio * (b - a)), at(a + ratio * (b - a))
-    while b - a > tolerance:
+
+    def value_at(point: float) -> tuple[float, float]:
+        """Returns (value, point); the lesser of two such pairs has the lesser value."""
+        point = round(point, 2)
+        return known(point), point
+
+    left = value_at(high - ratio * (high - low))
+    right = value_at(low + ratio * (high - low))
+    lower_end = low
+    while high - low > tolerance:
         if left < right:
-            b, right = right[1], left
-            left = at(b - ratio * (b - a))
+            high, right = right[1], left
+            left = value_at(high - ratio * (high - low))
         else:
-            a, left = left[1], right
-            right = at(a + ratio * (b - a))
-    return min(left, right, at(low))[1]
+            low, left = left[1], right
+            right = value_at(low + ratio * (high - low))
+    return min(left, right, value_at(lower_end))[1]

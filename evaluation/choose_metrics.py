@@ -1,5 +1,8 @@
-"""Which metrics are computed."""
+"""Which metrics an evaluation computes: those of --metrics, or the usual ones."""
 
+from collections.abc import Iterable
+
+from metrics.networks import Network
 from metrics.table import METRICS
 from utils.errors import UserError
 from utils.words import did_you_mean
@@ -8,27 +11,52 @@ USUAL = ("fid", "inception_score", "precision_recall", "class_agreement")
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
-    """The names in a comma list; () for none."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text else ()
+    """Returns the names in a comma list, each once; () for "".
+
+    Raises:
+        UserError: there is no metric of a name.
+    """
+    if not text:
+        return ()
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
         if name not in METRICS:
             raise UserError(
-                f"--metrics {text}: unknown metric {name!r}{did_you_mean(name, METRICS)} (known: {', '.join(METRICS)})"
+                f"--metrics {text}: unknown metric {name!r}{did_you_mean(name, METRICS)} "
+                f"(known: {', '.join(METRICS)})"
             )
     return names
 
 
-def choose_metrics(wanted, network, *, features: bool, classifier: bool) -> tuple[str, ...]:
-    """The wanted metrics, all possible; or the usual ones that are."""
-    have = {
+def choose_metrics(
+    wanted: tuple[str, ...], network: Network, *, features: bool, classifier: bool
+) -> tuple[str, ...]:
+    """Returns the wanted metrics or, where none are named, the usual ones that are possible.
+
+    Args:
+        wanted: names, all of which must be possible; () = the usual ones.
+        network: only Inception gives logits.
+        features: whether the reference has the features of each real image.
+        classifier: whether the reference has a training split with several classes.
+    Raises:
+        UserError: a wanted metric needs what the network and the reference do not give.
+    """
+    available = {
         "moments": True,
         "logits": network.name == "inception",
         "features": features,
         "classifier": classifier,
     }
-    missing = next((m for m in wanted if not have[METRICS[m].needs]), None)
-    if missing:
-        raise UserError(
-            f"--metrics {missing}: it needs {METRICS[missing].needs}, which {network.name} with this reference does not give; leave it out, or give images as the reference"
-        )
-    return wanted or tuple(m for m in USUAL if have[METRICS[m].needs])
+    for metric in wanted:
+        needed = METRICS[metric].needs
+        if not available[needed]:
+            raise UserError(
+                f"--metrics {metric}: it needs {needed}, which {network.name} with this reference "
+                "does not give; leave it out, or give images as the reference"
+            )
+    return wanted or tuple(metric for metric in USUAL if available[METRICS[metric].needs])
+
+
+def need_features(metrics: Iterable[str]) -> bool:
+    """Returns whether one of the metrics compares images one by one, by their features."""
+    return any(METRICS[metric].needs == "features" for metric in metrics)

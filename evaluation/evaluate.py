@@ -1,21 +1,26 @@
-"""The scores of one set of parameters."""
+"""The scores of one set of parameters. The trainer calls it as eval_fid.py does."""
 
 import logging
 from collections.abc import Callable
 
 import jax
+import numpy as np
+from jax.sharding import NamedSharding
 
 from evaluation.clock import Clock
 from evaluation.labels import choose_labels, label_kind
 from evaluation.reference import Reference
 from evaluation.scoring import check_count, round_up, score
-from metrics import networks
+from metrics.networks import STANDARD_COUNT
+from models.latents import LatentSpace
 from models.sampling import generate
 from utils import processes
 from utils.logging import without_warnings
 
 log = logging.getLogger("eval")
-WHILE_TRAINING = 5_000  # samples
+
+WHILE_TRAINING = 5_000  # samples that an evaluation while training generates at the most
+SANITY_SAMPLES = 32  # per process
 
 
 def evaluate(
@@ -27,51 +32,74 @@ def evaluate(
     seed: int,
     num_samples: int = 0,
     batch_size: int = 256,
-    sharding=None,
+    sharding: NamedSharding | None = None,
     labels: str = "",
-    on_batch: Callable = lambda images: None,
-    space=None,
+    on_batch: Callable[[np.ndarray], None] | None = None,
+    space: LatentSpace | None = None,
 ) -> dict:
-    """Scores of one set of parameters, with their settings. The trainer calls it too.
+    """Returns the scores of a generator with one set of parameters, and the settings of both.
 
-    num_samples: 0 = the usual count. sharding: over this process's devices; it must divide batch_size. labels: as the flag. on_batch(images): is shown every batch.
-    space: the VAE that decodes samples which are latents, see `models.latents`.
-    Sample i depends on (seed, i) and its label alone: batches, devices and processes do not change it.
+    Sample i depends on (seed, i) and its label alone: the batch size, the devices and the number of
+    processes do not change it. All processes must call this; each generates its own range.
+
+    Args:
+        model, params: the generator.
+        reference: what the samples are compared with.
+        cfg_scale: the guidance scale alpha.
+        seed: of the noise.
+        num_samples: to generate; 0 = `usual_count`.
+        batch_size: samples per call of the generator and of the network.
+        sharding: of the leading axis of a batch over this process's devices; it divides batch_size.
+        labels: which classes, as the flag --labels says.
+        on_batch: is shown every batch of images [B,H,W,C], floats in about [-1, 1].
+        space: the VAE that decodes samples which are latents; None = they are images.
+    Raises:
+        UserError: the samples do not fit the reference, are too few, or are broken.
     """
     n = num_samples or usual_count(reference)
-    reference.check_shape(space.image_shape(model.sample_shape) if space else model.sample_shape)
+    image_shape = space.image_shape(model.sample_shape) if space else model.sample_shape
+    reference.check_shape(image_shape)
     check_count(n, reference.metrics)
     kind = label_kind(labels, reference)
-    y = choose_labels(kind, reference, n, model.num_classes)
-    mine = processes.own_range(n)
-    batch_size = min(batch_size, round_up(len(mine), sharding.mesh.size if sharding else 1))
-    reference.real  # read before the clock starts
+    sample_labels = choose_labels(kind, reference, n, model.num_classes)
+    own = processes.own_range(n)
+    batch_size = min(batch_size, round_up(len(own), sharding.mesh.size if sharding else 1))
+    reference.prepare()  # before the clock starts
     samples = generate(
         model,
         params,
-        y[mine.start : mine.stop],
+        sample_labels[own.start : own.stop],
         cfg_scale,
         seed,
-        first=mine.start,
+        first=own.start,
         batch_size=batch_size,
         sharding=sharding,
     )
-    clock = Clock(map(space.decode, samples) if space else samples, on_batch)
-    row = score(clock, reference, y, batch_size, sharding)
-    log.info("%d samples: %s", n, clock.report(len(mine)))
+    images = map(space.decode, samples) if space else samples
+    clock = Clock(images, on_batch)
+    row = score(clock, reference, sample_labels, batch_size, sharding)
+    log.info("%d samples: %s", n, clock.report(len(own)))
     return row | {"labels": kind}
 
 
 def usual_count(reference: Reference) -> int:
-    """Samples to generate when nothing is said: as published figures do, or as many as there are reals to compare pixels with."""
-    return (
-        networks.STANDARD_COUNT
-        if reference.network.counted
-        else reference.count or networks.STANDARD_COUNT
-    )
+    """Returns how many samples are generated when nothing is said.
+
+    That is the number of published figures; in pixels, as many as there are real images.
+    """
+    if reference.network.counted:
+        return STANDARD_COUNT
+    return reference.count or STANDARD_COUNT
 
 
 def sanity_check(model, params, reference: Reference, **settings) -> None:
-    """All of an evaluation on a few samples, its scores thrown away: what cannot work fails now, not at the first evaluation."""
-    with without_warnings("metrics", "evaluation"):  # of the few samples
-        evaluate(model, params, reference, num_samples=32 * jax.process_count(), **settings)
+    """Does all of an evaluation on a few samples and throws the scores away.
+
+    What cannot work then fails at the start of a training and not at its first evaluation.
+
+    Args:
+        model, params, reference, settings: as for `evaluate`.
+    """
+    num_samples = SANITY_SAMPLES * jax.process_count()
+    with without_warnings("metrics", "evaluation"):  # so few samples would give many
+        evaluate(model, params, reference, num_samples=num_samples, **settings)

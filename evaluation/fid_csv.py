@@ -1,10 +1,14 @@
-"""`fid.csv` of a run: one row per evaluation, told apart by its settings; and the curves drawn from it."""
+"""`fid.csv`, the table of a run: one row per evaluation, told apart by its settings.
+
+A row is a dict of settings (SETTINGS), scores, and other facts such as the number of real images.
+"""
 
 import csv
 import pathlib
 
 from utils.files import replacing
 
+# What tells two evaluations apart, in the order of the columns.
 SETTINGS = (
     "samples",
     "step",
@@ -19,6 +23,7 @@ SETTINGS = (
     "labels",
     "denoise_timesteps",
 )
+# Columns that stay text even where they look like numbers.
 TEXTS = (
     "samples",
     "ema",
@@ -27,9 +32,9 @@ TEXTS = (
     "weights",
     "reference",
     "labels",
-)  # even where they look like numbers
+)
 DISTANCES = ("fid", "fd_")  # how names of Frechet distances start
-SCORES = (
+SCORES = (  # how names of scores start
     *DISTANCES,
     "kid",
     "kd_",
@@ -42,72 +47,92 @@ SCORES = (
 )
 
 
+# ---------------------------------------------------------------- one row
+
+
 def is_score(name: str) -> bool:
-    """Whether a column of fid.csv is a score."""
+    """Returns whether a column of fid.csv is a score."""
     return name not in SETTINGS and name.startswith(SCORES)
 
 
 def scores(row: dict) -> dict:
-    """The scores of a row, without its settings and without gaps."""
-    return {k: v for k, v in row.items() if is_score(k) and isinstance(v, (int, float))}
+    """Returns the scores of a row, without its settings and without gaps."""
+    return {
+        name: value
+        for name, value in row.items()
+        if is_score(name) and isinstance(value, int | float)
+    }
 
 
-def distance(row: dict) -> str:
-    """The name of a row's Frechet distance, "" where it has none."""
-    return next((k for k in scores(row) if k.startswith(DISTANCES)), "")
+def distance_name(row: dict) -> str:
+    """Returns the name of a row's Frechet distance, "" where it has none."""
+    return next((name for name in scores(row) if name.startswith(DISTANCES)), "")
 
 
-def same_settings(a: dict, b: dict, but: tuple[str, ...] = ()) -> bool:
-    """Whether two rows come from the same evaluation, whatever the settings in `but`."""
-    return all(str(a.get(k, "")) == str(b.get(k, "")) for k in SETTINGS if k not in but)
+def same_settings(a: dict, b: dict, ignoring: tuple[str, ...] = ()) -> bool:
+    """Returns whether two rows are of the same evaluation, but for the settings in `ignoring`."""
+    compared = [name for name in SETTINGS if name not in ignoring]
+    return all(str(a.get(name, "")) == str(b.get(name, "")) for name in compared)
+
+
+def describe_scores(row: dict) -> str:
+    """Returns the scores of a row in a line of text."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in scores(row).items())
+
+
+def describe_parameters(row: dict) -> str:
+    """Returns, for a title, which parameters a row is of."""
+    return "raw parameters" if row["ema"] == "raw" else f"EMA {row['ema']}"
+
+
+# ---------------------------------------------------------------- the table
 
 
 def find_row(path: pathlib.Path, settings: dict, names: list[str]) -> dict | None:
-    """The row with these settings and all these scores, if there is one."""
-    return next(
-        (r for r in read_rows(path) if same_settings(r, settings) and set(names) <= r.keys()), None
-    )
-
-
-def show(row: dict) -> str:
-    """The scores in a line of text."""
-    return ", ".join(f"{k} {v:.3f}" for k, v in scores(row).items())
-
-
-def parameters(row: dict) -> str:
-    """In a title: which parameters a row is of."""
-    return {"raw": "raw parameters", "": "published parameters"}.get(
-        str(row.get("ema", "")), f"EMA {row.get('ema')}"
-    )
+    """Returns the row with these settings and all the scores in `names`, or None."""
+    for row in read_rows(path):
+        if same_settings(row, settings) and set(names) <= row.keys():
+            return row
+    return None
 
 
 def append_row(path: pathlib.Path, row: dict) -> None:
-    """One more line of fid.csv, in the place of one with the same settings, whose other scores it takes over."""
+    """Adds a row at the end of fid.csv.
+
+    It replaces a row with the same settings and takes over those of its scores that it lacks.
+    """
     rows = read_rows(path)
-    before = next((r for r in rows if same_settings(r, row)), {})
-    rows = [r for r in rows if r is not before] + [before | row]
-    columns = sorted(
-        dict.fromkeys(k for r in rows for k in r),
-        key=lambda k: SETTINGS.index(k) if k in SETTINGS else len(SETTINGS),
-    )
+    before = next((other for other in rows if same_settings(other, row)), {})
+    rows = [other for other in rows if other is not before]
+    rows.append(before | row)
+    names = dict.fromkeys(name for row in rows for name in row)
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, sorted(names, key=_column))
         writer.writeheader()
         writer.writerows(rows)
 
 
+def _column(name: str) -> int:
+    """Returns the place of a column: settings in their order, then all else as it came."""
+    return SETTINGS.index(name) if name in SETTINGS else len(SETTINGS)
+
+
 def read_rows(path: pathlib.Path) -> list[dict]:
-    """The rows of fid.csv, numbers as numbers; a gap is left out."""
+    """Returns the rows of fid.csv, numbers as numbers; a gap is left out, a missing file is []."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [
-            {k: v if k in TEXTS else _number(v) for k, v in row.items() if v}
-            for row in csv.DictReader(file)
-        ]
+        return [_typed(row) for row in csv.DictReader(file)]
 
 
-def _number(text: str):
+def _typed(row: dict[str, str]) -> dict:
+    """Returns a row of text with its numbers as numbers, without gaps."""
+    filled = {name: value for name, value in row.items() if value}
+    return {name: value if name in TEXTS else _number(value) for name, value in filled.items()}
+
+
+def _number(text: str) -> int | float | str:
+    """Returns the text as an integer or a float, or as it is where it is neither."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -1,18 +1,42 @@
-"""The flags of the evaluation and of sampling: one line each."""
+"""The flags of eval_fid.py and sample.py. A new flag is one row in one of the two tables.
+
+Flags that several programs share, such as --seed, are rows of `configs/default.py`. The function
+below each table names those that the program takes.
+"""
+
+from typing import Any
+
+from absl import flags
 
 from configs.default import DISTRIBUTED, Key
 from metrics.resize import MODES
 from metrics.table import METRICS
 from utils import config as config_lib
 
+# All flags of a command by name, as `utils.config.all_flags` returns them: flags.load_dir. With the
+# type of that, each value would be one of seven types.
+Flags = Any
+
+EMA = Key(
+    "ema", "", "parameters: a decay that the run keeps, raw, or empty for the run's first decay"
+)
+EULER_STEPS = Key(
+    "denoise_timesteps", 0, "Euler steps of a flow; 0 = those of its training", "[0, inf)"
+)
+RESIZE = Key(
+    "resize",
+    "",
+    f"how Inception's input is resized: {', '.join(MODES)}; empty = tf, the standard",
+)
+
+# ---------------------------------------------------------------- eval_fid.py
+
 EVALUATION = (
     Key("step", 0, "checkpoint to score; 0 = the newest", "[0, inf)"),
     Key("all", False, "score every checkpoint of the run that fid.csv does not have yet"),
-    Key(
-        "ema", "", "parameters: a decay that the run keeps, raw, or empty for the run's first decay"
-    ),
+    EMA,
     Key("cfg_scale", "1.0", "guidance scale alpha: one, a comma list, or search:LOW,HIGH"),
-    Key("denoise_timesteps", 0, "Euler steps of a flow; 0 = those of its training", "[0, inf)"),
+    EULER_STEPS,
     Key(
         "num_samples",
         0,
@@ -20,11 +44,7 @@ EVALUATION = (
         "[0, inf)",
     ),
     Key("metrics", "", f"of {', '.join(METRICS)}, separated by commas; empty = the usual ones"),
-    Key(
-        "resize",
-        "",
-        f"how Inception's input is resized: {', '.join(MODES)}; empty = tf, the standard",
-    ),
+    RESIZE,
     Key(
         "reference_split",
         "",
@@ -33,7 +53,8 @@ EVALUATION = (
     Key(
         "labels",
         "",
-        "labels of the samples: uniform, reference, or a file (.npz, .npy, .txt); empty = reference where it has labels",
+        "labels of the samples: uniform, reference, or a file (.npz, .npy, .txt); "
+        "empty = reference where it has labels",
     ),
     Key(
         "sample_batch_size",
@@ -49,16 +70,20 @@ EVALUATION = (
     Key(
         "samples_npz",
         "",
-        "also write the (last) samples here, as ADM's evaluation reads them: arr_0 images, arr_1 labels",
+        "also write the (last) samples here, as ADM's evaluation reads them: "
+        "arr_0 images, arr_1 labels",
     ),
     *DISTRIBUTED,
     config_lib.KEYS["vae"],
 )
 
+# Flags that say how samples are generated: of no use where the images are there already.
+OF_GENERATORS = ("step", "all", "ema", "cfg_scale", "num_samples", "labels", "samples_npz", "seed")
 
-def define_evaluation_flags(flag_values=None):
-    """The flags of this program."""
-    names = (
+
+def define_evaluation_flags(flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
+    """Registers the flags of eval_fid.py."""
+    shared = (
         "load_dir",
         "seed",
         "dataset_name",
@@ -67,23 +92,21 @@ def define_evaluation_flags(flag_values=None):
         "fid_stats",
         "data",
     )
-    return config_lib.define_flags(
-        names, EVALUATION, *(() if flag_values is None else (flag_values,))
-    )
+    return config_lib.define_flags(shared, EVALUATION, flag_values)
 
+
+# ---------------------------------------------------------------- sample.py
 
 SAMPLING = (
     Key("step", 0, "checkpoint of the run; 0 = the newest", "[0, inf)"),
-    Key(
-        "ema", "", "parameters: a decay that the run keeps, raw, or empty for the run's first decay"
-    ),
+    EMA,
     Key(
         "cfg_scale",
         (1.0,),
         "guidance scales alpha; several make a sweep, one row of the grid each",
         "[1, inf)",
     ),
-    Key("denoise_timesteps", 0, "Euler steps of a flow; 0 = those of its training", "[0, inf)"),
+    EULER_STEPS,
     Key("classes", "", "labels to draw, separated by commas; empty = all"),
     Key("per_class", 10, "samples of each class in a grid", "[1, inf)"),
     Key(
@@ -105,7 +128,8 @@ SAMPLING = (
     Key(
         "out",
         "",
-        "a .png for a grid, an .npz or a folder with --num_samples; empty = samples/grid.png in the run folder, or samples.npz",
+        "a .png for a grid, an .npz or a folder with --num_samples; "
+        "empty = samples/grid.png in the run folder, or samples.npz",
     ),
     Key(
         "sample_batch_size",
@@ -117,8 +141,6 @@ SAMPLING = (
 )
 
 
-def define_sampling_flags(flag_values=None):
-    """The flags of sample.py."""
-    return config_lib.define_flags(
-        ("load_dir", "seed"), SAMPLING, *(() if flag_values is None else (flag_values,))
-    )
+def define_sampling_flags(flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
+    """Registers the flags of sample.py."""
+    return config_lib.define_flags(("load_dir", "seed"), SAMPLING, flag_values)

@@ -1,11 +1,17 @@
-"""Images in files: a folder of pictures, or an .npz as ADM's evaluation writes and reads it (arr_0 images, arr_1 labels)."""
+"""Images in files: a folder of pictures, or an .npz.
+
+The .npz is as ADM's evaluation writes and reads it: `arr_0` holds the images and `arr_1`, if it is
+there, their labels.
+"""
 
 import dataclasses
 import os
 import pathlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+from PIL import Image
 
 from utils.errors import UserError
 from utils.files import replacing
@@ -16,67 +22,77 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Random access, `images[i]` uint8 [H,W,C], over a folder's sorted files or an array; labels [N] or None."""
+    """Images by index, uint8 [H,W,C].
+
+    Attributes:
+        name: where they come from.
+        items: uint8 [N,H,W,C], or the paths of N files, which are read one by one.
+        labels: [N], or None.
+    """
 
     name: str
-    items: object  # uint8 [N,H,W,C], or a list of paths
+    items: np.ndarray | list[pathlib.Path]
     labels: np.ndarray | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self.items[i] if isinstance(self.items, np.ndarray) else read_image(self.items[i])
+    def __getitem__(self, index: int) -> np.ndarray:
+        if isinstance(self.items, np.ndarray):
+            return self.items[index]
+        return read_image(self.items[index])
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, C) of the first image."""
         return self[0].shape
 
 
-def read_images(where) -> Images:
-    """The images of a folder (all files of SUFFIXES below it, sorted by path), or of `arr_0` (or the only array with four axes) of an .npz.
+def read_images(source: str | os.PathLike) -> Images:
+    """Returns the images of a folder or of an .npz.
 
-    Raises UserError when there are none, or they are not uint8 NHWC with 1 or 3 channels.
+    Of a folder these are all files of SUFFIXES in it and in its folders, sorted by path. Of an .npz
+    it is `arr_0` or, where none has that name, the first array with four axes.
+
+    Raises:
+        UserError: there are no images, or they are not uint8 [N,H,W,C] with 1 or 3 channels.
     """
-    where = pathlib.Path(where).expanduser()
-    if where.is_dir():
-        files = sorted(p for p in where.rglob("*") if p.suffix.lower() in SUFFIXES)
+    source = pathlib.Path(source).expanduser()
+    if source.is_dir():
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
         if not files:
             raise UserError(
-                f"{where}: no images there; expected files that end in {', '.join(SUFFIXES)}"
+                f"{source}: no images there; expected files that end in {', '.join(SUFFIXES)}"
             )
-        return Images(str(where), files)
-    arrays = read_npz(where)
-    images = arrays.get("arr_0", next((a for a in arrays.values() if a.ndim == 4), None))
-    if (
-        images is None
-        or images.ndim != 4
-        or images.dtype != np.uint8
-        or images.shape[-1] not in (1, 3)
-        or not len(images)
-    ):
-        found = ", ".join(f"{k} {a.dtype} {list(a.shape)}" for k, a in arrays.items()) or "nothing"
+        return Images(str(source), files)
+
+    arrays = read_npz(source)
+    with_four_axes = (array for array in arrays.values() if array.ndim == 4)
+    images = arrays.get("arr_0", next(with_four_axes, None))
+    if images is None or not _are_images(images):
+        found = [f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items()]
         raise UserError(
-            f"{where}: expected images as arr_0, uint8 [N, H, W, 1 or 3] in 0 to 255; found {found}"
+            f"{source}: expected images as arr_0, uint8 [N, H, W, 1 or 3] in 0 to 255; "
+            f"found {', '.join(found) or 'nothing'}"
         )
     labels = arrays.get("arr_1")
-    return Images(
-        str(where),
-        images,
-        labels if labels is not None and labels.shape == (len(images),) else None,
-    )
+    if labels is not None and labels.shape != (len(images),):
+        labels = None
+    return Images(str(source), images, labels)
 
 
-def write_npz(path, images: np.ndarray, labels: np.ndarray | None) -> None:
-    """ADM's format: arr_0 uint8 [N,H,W,C], and arr_1 [N] where there are labels."""
-    with replacing(path) as temporary:
-        np.savez(temporary, images, *(() if labels is None else (labels,)))
+def _are_images(array: np.ndarray) -> bool:
+    """Returns whether the array is uint8 [N,H,W,1 or 3] with N > 0."""
+    has_channels = array.ndim == 4 and array.shape[-1] in (1, 3)
+    return has_channels and array.dtype == np.uint8 and len(array) > 0
 
 
-def read_image(path) -> np.ndarray:
-    """uint8 [H,W,3], or [H,W,1] of a grey file."""
-    from PIL import Image
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Returns the image in a file, uint8 [H,W,3], or [H,W,1] of a grey one.
 
+    Raises:
+        UserError: the file cannot be read as an image.
+    """
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
@@ -87,23 +103,46 @@ def read_image(path) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def batches(images, indices: range, size: int):
-    """uint8 [<= size,H,W,C] of images[i] for i in indices, without those that are None (unreadable); read ahead by threads, as decoding is slower than a network.
+def write_npz(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray | None) -> None:
+    """Writes images, uint8 [N,H,W,C], and labels [N] where there are any, as ADM does."""
+    arrays = [images] if labels is None else [images, labels]
+    with replacing(path) as temporary:
+        np.savez(temporary, *arrays)  # names them arr_0, arr_1
 
-    Raises UserError when they differ in shape.
+
+def batches(images, indices: range, size: int) -> Iterator[np.ndarray]:
+    """Yields uint8 [<= size,H,W,C]: the images of the indices, without those that are None.
+
+    The next batch is read by threads meanwhile, because decoding is slower than a network.
+
+    Args:
+        images: `Images`, or other `evaluation.reference.RealImages`.
+        indices: which of them.
+        size: of a batch.
+    Raises:
+        UserError: the images of a batch differ in shape.
     """
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        read = lambda start: [
-            pool.submit(images.__getitem__, i) for i in indices[start : start + size]
-        ]
-        ahead = read(0)
+
+        def start_reading(start: int) -> list[Future]:
+            return [pool.submit(images.__getitem__, i) for i in indices[start : start + size]]
+
+        ahead = start_reading(0)
         for start in range(0, len(indices), size):
-            now, ahead = ahead, read(start + size)
-            batch = [image for image in (future.result() for future in now) if image is not None]
-            odd = next((b.shape for b in batch if b.shape != batch[0].shape), None)
-            if odd:
-                raise UserError(
-                    f"{getattr(images, 'name', 'the images')}: shapes {list(batch[0].shape)} and {list(odd)} are mixed; crop all images to one size"
-                )
-            if batch:
-                yield np.stack(batch)
+            current, ahead = ahead, start_reading(start + size)
+            results = [future.result() for future in current]
+            readable = [image for image in results if image is not None]
+            if readable:
+                _check_one_shape(readable, getattr(images, "name", "the images"))
+                yield np.stack(readable)
+
+
+def _check_one_shape(images: list[np.ndarray], name: str) -> None:
+    """Raises UserError when the images differ in shape."""
+    expected = images[0].shape
+    for image in images:
+        if image.shape != expected:
+            raise UserError(
+                f"{name}: shapes {list(expected)} and {list(image.shape)} are mixed; "
+                "crop all images to one size"
+            )

@@ -13,39 +13,56 @@ log = logging.getLogger(__name__)
 
 
 def label_kind(kind: str, reference: Reference) -> str:
-    """uniform, reference or a file: what --labels comes to."""
-    return kind or ("reference" if reference.labelled else "uniform")
+    """Returns what --labels comes to: "uniform", "reference", or the path of a file.
+
+    Without the flag, labels are those of the reference, if it has any.
+    """
+    if kind:
+        return kind
+    return "reference" if reference.labelled else "uniform"
 
 
 def choose_labels(kind: str, reference: Reference, n: int, n_classes: int) -> np.ndarray:
-    """labels [n] of a `label_kind`. Those of a reference or a file are repeated if they are fewer; uniform are 0, 1, ..., in turn. Warns of missing classes.
+    """Returns the labels of n samples, int32 [n]. Warns when classes are missing.
 
-    Of a reference, what is left of n after whole copies is drawn at random, always the same: many sets are sorted by class, and their first samples are of a few.
+    Uniform labels are 0, 1, 2, ... in turn. Those of a reference or a file are repeated if they are
+    fewer than n. What is left after whole copies of a reference is drawn at random, always the
+    same: many data sets are sorted by class, and their first samples are of a few classes only.
 
-    Raises UserError for a file that holds no integers, labels that the generator does not know, and a reference without labels.
+    Args:
+        kind: as `label_kind` returns it.
+        reference: whose labels "reference" means.
+        n: number of samples.
+        n_classes: number of classes that the generator knows.
+    Raises:
+        UserError: the reference has no labels, the file holds no integers, or the generator does
+            not know a label.
     """
     if kind == "uniform":
         given = np.arange(n_classes)
     elif kind == "reference":
-        if not reference.labelled:
+        given = reference.labels if reference.labelled else None
+        if given is None:
             raise UserError(
                 f"--labels reference: {reference.name} has no labels; give uniform, or a file"
             )
-        given = reference.labels
     else:
         given = read_labels(kind)
     if given.min() < 0 or given.max() >= n_classes:
         raise UserError(
-            f"--labels {kind}: labels {given.min()} to {given.max()}, but the generator knows 0 to {n_classes - 1}"
+            f"--labels {kind}: labels {given.min()} to {given.max()}, "
+            f"but the generator knows 0 to {n_classes - 1}"
         )
     index = np.arange(n) % len(given)
-    if kind == "reference" and (rest := n % len(given)):
+    rest = n % len(given)
+    if kind == "reference" and rest:
         index[-rest:] = np.random.default_rng(0).permutation(len(given))[:rest]
     labels = given[index].astype(np.int32)
     missing = n_classes - len(np.unique(labels))
     if missing:
         log.warning(
-            "%d of %d classes are not among the labels of the %d samples: the scores are those of a part of the data",
+            "%d of %d classes are not among the labels of the %d samples: "
+            "the scores are those of a part of the data",
             missing,
             n_classes,
             n,
@@ -54,25 +71,29 @@ def choose_labels(kind: str, reference: Reference, n: int, n_classes: int) -> np
 
 
 def read_labels(path: str) -> np.ndarray:
-    """Integers of a .npy, of an .npz (arr_1, or its only array), or of a text file."""
+    """Returns the integers of a .npy, of an .npz (`arr_1`, or its first array), or of a text file.
+
+    Raises:
+        UserError: the file cannot be read, or is not a list of integers.
+    """
     try:
         if path.endswith(".npz"):
             arrays = read_npz(path)
-            given = arrays.get("arr_1", next(iter(arrays.values()), np.array([])))
+            first = next(iter(arrays.values()), np.array([]))
+            labels = arrays.get("arr_1", first)
+        elif path.endswith(".npy"):
+            labels = np.load(path, allow_pickle=False)
         else:
-            given = (
-                np.load(path, allow_pickle=False)
-                if path.endswith(".npy")
-                else np.array(pathlib.Path(path).read_text().split(), np.int64)
-            )
+            labels = np.array(pathlib.Path(path).read_text().split(), np.int64)
     except UserError:
         raise
     except (OSError, EOFError, ValueError) as error:
+        reason = " ".join(str(error).split())[:100]
         raise UserError(
-            f"--labels {path}: expected uniform, reference, or a file of integers ({' '.join(str(error).split())[:100]})"
+            f"--labels {path}: expected uniform, reference, or a file of integers ({reason})"
         ) from None
-    if given.ndim != 1 or not len(given) or not np.issubdtype(given.dtype, np.integer):
+    if labels.ndim != 1 or not len(labels) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
-            f"--labels {path}: {given.dtype} {list(given.shape)}; expected a list of integers"
+            f"--labels {path}: {labels.dtype} {list(labels.shape)}; expected a list of integers"
         )
-    return given
+    return labels

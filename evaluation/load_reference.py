@@ -1,29 +1,48 @@
-"""Where a reference comes from: a data set, images in files, or statistics."""
+"""Where a reference comes from: a data set, images in files, or statistics in a file."""
 
+import dataclasses
 import functools
 import math
 import pathlib
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 import data
-from data import pipeline
-from evaluation.choose_metrics import choose_metrics, parse_metrics
+from data import Dataset, pipeline
+from evaluation.choose_metrics import choose_metrics, need_features, parse_metrics
 from evaluation.dataset_images import DatasetImages
-from evaluation.image_files import batches, read_images
+from evaluation.image_files import Images, batches, read_images
 from evaluation.networks import load_network
 from evaluation.reference import RealImages, Reference
-from metrics import networks
 from metrics.collect import collect
-from metrics.networks import Network
+from metrics.networks import Network, default_network
 from metrics.statistics import Statistics, check_provenance, read_statistics
-from metrics.table import METRICS
 from utils import processes
 from utils.errors import UserError
 
-# training samples up to which a classifier on raw pixels, or a gallery of another split, is worth its time
+# Up to so many training samples, a classifier on raw pixels and a gallery beside the held-out split
+# are worth their time.
 CLASSIFIER_LIMIT = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """How real images are measured.
+
+    Attributes:
+        network: gives their features.
+        wanted: names of metrics; () = the usual ones.
+        batch_size: images per call of the network.
+        sharding: of the leading axis of a batch over this process's devices; it divides batch_size.
+    """
+
+    network: Network
+    wanted: tuple[str, ...]
+    batch_size: int
+    sharding: NamedSharding | None
 
 
 def load_reference(
@@ -35,135 +54,208 @@ def load_reference(
     fid_stats: str = "",
     split: str = "",
     metrics: str = "",
-    data_options=None,
+    data_options: Mapping | None = None,
     shape: tuple[int, ...] | None = None,
     batch_size: int = 256,
-    sharding=None,
+    sharding: NamedSharding | None = None,
 ) -> Reference:
-    """The reference of a data set ("" = none; of latents: the images that they encode), or of `fid_stats`. shape: of the samples, where it is known before the data set is read. The rest: as the flags."""
+    """Returns the reference of `fid_stats` or else of a data set.
+
+    Args:
+        dataset_name: "" = none. Of a data set of latents, the images that they encode are taken.
+        features, resize, inception_weights, fid_stats, metrics: as the flags of these names.
+        split: of the data set; "" = train, in pixels test.
+        data_options: the options of group `data`, None = its defaults.
+        shape: (H, W, C) of the samples, where it is known before the data set is read.
+        batch_size: images per call of the network.
+        sharding: of the leading axis of a batch over this process's devices; it divides batch_size.
+    Raises:
+        UserError: there is nothing to compare with, or it cannot be read or compared.
+    """
     if not dataset_name and not fid_stats:
         raise UserError("nothing to compare with: give --fid_stats, or --dataset_name")
     if dataset_name:
         dataset_name, data_options = data.origin(dataset_name, data_options)
-    load = functools.cache(lambda split: data.load(dataset_name, split, data_options))
-    file = (
-        read_statistics(fid_stats)
-        if fid_stats and not pathlib.Path(fid_stats).expanduser().is_dir()
-        else None
-    )
-    images = read_images(fid_stats) if fid_stats and file is None else None
-    if not shape:
-        shape = images.shape if images else load("test").shape if dataset_name else None
-    network = load_network(features or networks.default_network(shape), resize, inception_weights)
-    wanted = parse_metrics(metrics)
-    if file:
-        origin = file.provenance
-        at_hand = "split" in origin and origin.get("dataset_name") == dataset_name
-        return of_statistics(
-            fid_stats,
-            file,
-            network,
-            wanted,
-            dataset_name,
-            shape,
-            (lambda: DatasetImages(load(origin["split"]))) if at_hand else None,
-        )
-    if images:
-        return of_images(fid_stats, images, network, wanted, batch_size, sharding)
-    dataset = load(split or ("train" if network.counted else "test"))
-    train = None
-    if not network.counted and len(load("train").samples) <= CLASSIFIER_LIMIT:
-        train = functools.cache(lambda: pipeline.everything(load("train")))
+
+    @functools.cache
+    def load_split(split: str) -> Dataset:
+        return data.load(dataset_name, split, data_options)
+
+    statistics, images = read_fid_stats(fid_stats)
+    if not shape and images is not None:
+        shape = images.shape
+    elif not shape and dataset_name:
+        shape = load_split("test").shape
+
+    network = load_network(features or default_network(shape), resize, inception_weights)
+    measurement = Measurement(network, parse_metrics(metrics), batch_size, sharding)
+    if statistics is not None:
+        reference = of_statistics(fid_stats, statistics, measurement, dataset_name, shape)
+        if not is_of_dataset(statistics, dataset_name):
+            return reference
+
+        def open_gallery() -> RealImages:
+            return DatasetImages(load_split(statistics.provenance["split"]))
+
+        return dataclasses.replace(reference, open_gallery=open_gallery)
+    if images is not None:
+        return of_images(fid_stats, images, measurement)
+    return of_dataset(dataset_name, split, load_split, measurement)
+
+
+def read_fid_stats(source: str) -> tuple[Statistics | None, Images | None]:
+    """Returns what --fid_stats names, statistics or images; two None for ""."""
+    if not source:
+        return None, None
+    if not pathlib.Path(source).expanduser().is_dir():
+        statistics = read_statistics(source)
+        if statistics is not None:
+            return statistics, None
+    return None, read_images(source)
+
+
+# ---------------------------------------------------------------- the three kinds
+
+
+def of_dataset(
+    name: str, split: str, load_split: Callable[[str], Dataset], measurement: Measurement
+) -> Reference:
+    """Returns a split of a data set as the reference.
+
+    Published figures compare with the training split. In pixels that would reward a generator for
+    repeating it, so there the held-out split is the default, and the training split is what the
+    classifier learns from and where neighbours are looked for.
+    """
+    in_pixels = not measurement.network.counted
+    dataset = load_split(split or ("test" if in_pixels else "train"))
+
+    @functools.cache
+    def read_training_split() -> tuple[np.ndarray, np.ndarray]:
+        return pipeline.everything(load_split("train"))
+
+    is_small = in_pixels and len(load_split("train").samples) <= CLASSIFIER_LIMIT
     return of_images(
-        f"{dataset_name}:{dataset.split}",
+        f"{name}:{dataset.split}",
         DatasetImages(dataset),
-        network,
-        wanted,
-        batch_size,
-        sharding,
-        train=train,
+        measurement,
+        read_training_split=read_training_split if is_small else None,
         several_classes=dataset.n_classes > 1,
-        gallery=dataset.split == "train",
+        with_gallery=dataset.split == "train",
     )
 
 
 def of_images(
     name: str,
     images: RealImages,
-    network: Network,
-    wanted: tuple[str, ...],
-    batch_size: int,
-    sharding,
+    measurement: Measurement,
     *,
-    train=None,
+    read_training_split: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
     several_classes: bool = False,
-    gallery: bool = True,
+    with_gallery: bool = True,
 ) -> Reference:
-    """Real images as the reference. several_classes: of the training split, so that class agreement means something. gallery: whether neighbours are looked for among these images."""
+    """Returns real images as the reference.
+
+    Args:
+        name: what rows of fid.csv call it.
+        images: all of them, in every process; each process reads its own range.
+        measurement: how they are measured.
+        read_training_split: as `Reference` has it.
+        several_classes: whether the training split has several, so that class agreement means
+            something.
+        with_gallery: whether neighbours of samples are looked for among these images.
+    """
     metrics = choose_metrics(
-        wanted, network, features=True, classifier=bool(train) and several_classes
+        measurement.wanted,
+        measurement.network,
+        features=True,
+        classifier=read_training_split is not None and several_classes,
     )
-    keep = any(METRICS[m].needs == "features" for m in metrics)
+    with_features = need_features(metrics)
+    size, sharding = measurement.batch_size, measurement.sharding
 
     def read():
-        mine = processes.own_range(len(images))
-        evidence = collect(network, batches(images, mine, batch_size), batch_size, keep, sharding)
+        own = processes.own_range(len(images))
+        own_batches = batches(images, own, size)
+        evidence = collect(measurement.network, own_batches, size, with_features, sharding)
         if images.labels is None:
             return evidence, None
-        labels = np.concatenate(
-            processes.concatenate_all(np.asarray(images.labels)[mine.start : mine.stop])
-        )
+        # Labels are complete only now, as a data set notes them while its images are read.
+        own_labels = np.asarray(images.labels)[own.start : own.stop]
+        labels = np.concatenate(processes.concatenate_all(own_labels))
         return evidence, labels[labels >= 0].astype(np.int32)
 
+    def open_gallery():
+        return images
+
     return Reference(
-        name,
-        network,
-        metrics,
-        len(images),
-        tuple(images.shape),
-        images.labels is not None,
-        read,
-        train,
-        (lambda: images) if gallery and keep else None,
+        name=name,
+        network=measurement.network,
+        metrics=metrics,
+        count=len(images),
+        shape=tuple(images.shape),
+        labelled=images.labels is not None,
+        read=read,
+        read_training_split=read_training_split,
+        open_gallery=open_gallery if with_gallery and with_features else None,
     )
 
 
 def of_statistics(
-    path: str,
+    source: str,
     statistics: Statistics,
-    network: Network,
-    wanted: tuple[str, ...],
+    measurement: Measurement,
     dataset_name: str,
-    shape,
-    gallery_images=None,
+    shape: tuple[int, ...] | None,
 ) -> Reference:
-    """Statistics out of a file, checked to be of this network and of such images."""
-    expected = (
-        network.facts
-        | ({"dataset_name": dataset_name} if dataset_name else {})
-        | ({"image_shape": list(shape)} if shape else {})
-    )
-    check_provenance(path, statistics, expected, feature_count(network, shape))
-    evidence, given = statistics.evidence, statistics.provenance.get("image_shape")
-    metrics = choose_metrics(
-        wanted, network, features=evidence.features is not None, classifier=False
-    )
+    """Returns statistics out of a file as the reference.
+
+    Args:
+        source: the file, whose name the rows of fid.csv get.
+        statistics: what it holds.
+        measurement: the network must be the one that they were made with.
+        dataset_name: they should be of this data set; "" = any.
+        shape: (H, W, C) of the samples, and of the images of the statistics; None = not known.
+    Raises:
+        UserError: the statistics are of another network, or of images of another shape.
+    """
+    network = measurement.network
+    expected = dict(network.facts)
+    if dataset_name:
+        expected["dataset_name"] = dataset_name
+    if shape:
+        expected["image_shape"] = list(shape)
+    check_provenance(source, statistics, expected, feature_count(network, shape))
+    evidence = statistics.evidence
+    image_shape = statistics.provenance.get("image_shape")
+
+    def read():
+        return evidence, None
+
     return Reference(
-        path,
-        network,
-        metrics,
-        evidence.count,
-        given and tuple(given),
-        False,
-        lambda: (evidence, None),
-        None,
-        gallery_images,
+        name=source,
+        network=network,
+        metrics=choose_metrics(
+            measurement.wanted,
+            network,
+            features=evidence.features is not None,
+            classifier=False,
+        ),
+        count=evidence.count,
+        shape=tuple(image_shape) if image_shape else None,
+        labelled=False,
+        read=read,
     )
 
 
-def feature_count(network: Network, shape) -> int:
-    """D of the network's features."""
-    if network.params is None:
+def is_of_dataset(statistics: Statistics, dataset_name: str) -> bool:
+    """Returns whether the statistics say that they are of a split of this data set."""
+    origin = statistics.provenance
+    return "split" in origin and origin.get("dataset_name") == dataset_name
+
+
+def feature_count(network: Network, shape: tuple[int, ...] | None) -> int:
+    """Returns the number of features that the network gives for an image of this shape."""
+    if network.params is None:  # pixels are their own features
         return math.prod(shape) if shape else 0
     image = jax.ShapeDtypeStruct((1, *(shape or (32, 32, 3))), np.uint8)
     return jax.eval_shape(network.features, network.params, image)["features"].shape[1]

@@ -1,15 +1,16 @@
-"""What samples are held against: real images, or statistics of them in a file.
+"""What samples are compared with: real images, or statistics of them in a file.
 
-A reference is described at once and read when it is first needed: a run whose checkpoints are all scored already costs no pass over the reals.
+A reference is described at once and read when it is first needed. So a run whose checkpoints are
+all scored already costs no pass over the real images.
 """
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from einops import rearrange
 
 from metrics.class_agreement import fit_classifier
 from metrics.collect import Evidence, to_float
@@ -17,23 +18,26 @@ from metrics.networks import Network
 from metrics.table import METRICS
 from utils.errors import UserError
 
-log = logging.getLogger(__name__)
-USUAL = ("fid", "inception_score", "precision_recall", "class_agreement")
-
 
 class RealImages(Protocol):
-    """Images by index, uint8 [H,W,C], None for one that cannot be read. labels [N], of which those of unreadable images are negative; or None. They may be noted
-    only as the images are read."""
+    """Images by index, uint8 [H,W,C]; None for one that cannot be read.
 
-    shape: tuple[int, int, int]
-    labels: np.ndarray | None
+    Attributes:
+        shape: (H, W, C), the same for all.
+        labels: [N], negative for images that cannot be read, or None. A data set may note them only
+            as its images are read.
+    """
 
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def labels(self) -> np.ndarray | None: ...
     def __len__(self) -> int: ...
-    def __getitem__(self, i: int) -> np.ndarray | None: ...
+    def __getitem__(self, index: int) -> np.ndarray | None: ...
 
 
 class Gallery(NamedTuple):
-    """Real images that samples are compared with one by one: features [N,D], index -> image."""
+    """Real images that samples are compared with one by one: features [N,D], and index -> image."""
 
     features: np.ndarray
     image: Callable[[int], np.ndarray]
@@ -41,71 +45,91 @@ class Gallery(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """read() -> (evidence, labels or None), called once, by all processes. count: of the reals, 0 where a file does not say. shape: of the reals, where it is known.
+    """Real images or their statistics, and how samples are compared with them.
 
-    train() -> (images, labels) [S,H,W,C], [S] of the training split: in pixels the gallery, and what the classifier learns from; or None.
-    gallery_images() -> images in the order of the features; or None.
+    Attributes:
+        name: what rows of fid.csv call it.
+        network: gives the features that are compared.
+        metrics: names in `metrics.table.METRICS`.
+        count: number of real images; 0 where a file does not say.
+        shape: (H, W, C) of the real images; None where it is not known.
+        labelled: whether the real images have labels.
+        read: gives (evidence, labels [N] or None). Called once, by all processes.
+        read_training_split: gives images [S,H,W,C] and labels [S] of the training split. The
+            classifier learns from them and, in pixels, they are the gallery. None: there are none.
+        open_gallery: gives the real images in the order of the features; None where they are not
+            at hand.
     """
 
     name: str
     network: Network
     metrics: tuple[str, ...]
     count: int
-    shape: tuple[int, int, int] | None
+    shape: tuple[int, ...] | None
     labelled: bool
     read: Callable[[], tuple[Evidence, np.ndarray | None]]
-    train: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
-    gallery_images: Callable[[], RealImages] | None = None
+    read_training_split: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
+    open_gallery: Callable[[], RealImages] | None = None
 
     @functools.cached_property
-    def _read(self):
+    def _read(self) -> tuple[Evidence, np.ndarray | None]:
         return self.read()
+
+    def prepare(self) -> None:
+        """Reads the reference now, unless that has happened. All processes must call it."""
+        _ = self._read
 
     @property
     def real(self) -> Evidence:
+        """The evidence of the real images: moments, and features where they are needed."""
         return self._read[0]
 
     @property
     def labels(self) -> np.ndarray | None:
+        """Labels of the real images, int32 [N]; None where they have none."""
         return self._read[1]
 
     @functools.cached_property
     def classifier(self):
-        """Of raw pixels; None where there is no training split to learn from, or nothing to tell apart."""
-        if "class_agreement" not in self.metrics:
+        """The classifier of raw pixels that judges class agreement; None where it is not asked."""
+        if "class_agreement" not in self.metrics or self.read_training_split is None:
             return None
-        images, labels = self.train()
-        return fit_classifier(_flat(images), labels)
+        images, labels = self.read_training_split()
+        return fit_classifier(flatten_images(images), labels)
 
     @functools.cached_property
     def gallery(self) -> Gallery | None:
-        if self.train:
-            images = self.train()[0]
-            return Gallery(_flat(images), images.__getitem__)
-        if self.gallery_images is None or self.real.features is None:
+        """The real images that neighbours of samples are looked for in; None: not at hand."""
+        if self.read_training_split:
+            images = self.read_training_split()[0]
+            return Gallery(flatten_images(images), images.__getitem__)
+        if self.open_gallery is None or self.real.features is None:
             return None
-        images = self.gallery_images()
-        return (
-            Gallery(self.real.features, images.__getitem__)
-            if len(images) == len(self.real.features)
-            else None
-        )
+        images = self.open_gallery()
+        if len(images) != len(self.real.features):  # some were unreadable: the order is lost
+            return None
+        return Gallery(self.real.features, images.__getitem__)
 
     def score_names(self, count: int) -> list[str]:
-        """What an evaluation of so many samples gives."""
-        return [
-            self.network.score_name(score, count)
-            for metric in self.metrics
-            for score in METRICS[metric].scores
-        ]
+        """Returns the names of the scores that an evaluation of `count` samples gives."""
+        names = []
+        for metric in self.metrics:
+            names += [self.network.score_name(score, count) for score in METRICS[metric].scores]
+        return names
 
-    def check_shape(self, shape) -> None:
-        """Raises UserError for samples of another size or number of channels: networks resize, so they would be scored without a word."""
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuses samples of another size: networks resize, so they would be scored all the same.
+
+        Raises:
+            UserError: the samples differ from the real images in size or number of channels.
+        """
         if self.shape and tuple(shape) != tuple(self.shape):
             raise UserError(
-                f"samples of {list(shape)} against {self.name}, whose images are {list(self.shape)}: bring them to one size, or give another reference"
+                f"samples of {list(shape)} against {self.name}, whose images are "
+                f"{list(self.shape)}: bring them to one size, or give another reference"
             )
 
 
-def _flat(images):
-    return to_float(images).reshape(len(images), -1)
+def flatten_images(images: np.ndarray) -> np.ndarray:
+    """Returns images [N,H,W,C] as rows of pixels in [-1, 1], float64 [N,H*W*C]."""
+    return rearrange(to_float(images), "n h w c -> n (h w c)")

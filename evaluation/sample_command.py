@@ -1,13 +1,20 @@
-"""Images from a generator, one pass each: grids, sweeps of alpha, PNG files, an .npz."""
+"""The command of sample.py: grids of samples, sweeps of alpha, PNG files, an .npz."""
 
+import dataclasses
 import logging
 import pathlib
+from typing import Any
 
 import numpy as np
+from absl import flags
+from PIL import Image
 
 from baselines.flow import with_steps
-from models.latents import latent_space_of
+from evaluation.flags import Flags
+from models.latents import LatentSpace, latent_space_of
+from models.runs import is_run, load_run
 from models.sampling import generate
+from models.weights import load_generator
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_comparison, save_grid, to_uint8
@@ -18,159 +25,258 @@ from utils.sharding import local_sharding
 log = logging.getLogger("sample")
 
 
-def load(where: str, step: int, ema: str):
-    """(model, params, metadata) of a run folder or a published artifact."""
-    from models.runs import is_run, load_run
-    from models.weights import load_generator
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """A generator with its parameters, and how samples are drawn from it.
 
-    if not where:
+    Attributes:
+        model, params: the generator.
+        metadata: what its run or artifact says of itself.
+        space: the VAE that decodes samples which are latents; None = samples stay as they are.
+        seed: of the noise.
+        batch_size: samples per call of the generator.
+    """
+
+    model: Any
+    params: Any
+    metadata: dict
+    space: LatentSpace | None
+    seed: int
+    batch_size: int
+
+    def draw(self, labels: np.ndarray, alpha: float, first: int = 0) -> np.ndarray:
+        """Returns samples [N,H,W,C] of the labels [N], the numbers `first` and after it.
+
+        Sample i depends on (seed, i), its label and alpha alone.
+        """
+        samples = generate(
+            self.model,
+            self.params,
+            labels,
+            alpha,
+            self.seed,
+            first=first,
+            batch_size=self.batch_size,
+        )
+        if self.space:
+            samples = map(self.space.decode, samples)
+        return np.concatenate(list(samples))
+
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether samples are images, rather than vectors or undecoded latents."""
+        shape = self.model.sample_shape
+        return self.space is not None or (len(shape) == 3 and shape[-1] in (1, 3))
+
+    def class_name(self, label: int) -> str:
+        """Returns the name of a class; without names, its number."""
+        n_classes = self.model.num_classes
+        if label == n_classes:
+            return "no class"
+        names = self.metadata.get("dataset", {}).get("class_names")
+        return names[label] if names else str(label)
+
+
+def main(flag_values: flags.FlagValues) -> None:
+    """Runs the command."""
+    setup_logging()
+    log.info("%s", write_result(config_lib.all_flags(flag_values)))
+
+
+def write_result(all_flags: Flags) -> pathlib.Path:
+    """Draws what the flags ask for and writes it; returns the file or folder."""
+    model, params, metadata = load(all_flags.load_dir, all_flags.step, all_flags.ema)
+    model = with_steps(model, all_flags.denoise_timesteps)
+    classes = parse_classes(all_flags.classes, model.num_classes, model.null_class)
+    sampler = Sampler(
+        model=model,
+        params=params,
+        metadata=metadata,
+        space=choose_latent_space(model, metadata, all_flags),
+        seed=all_flags.seed,
+        batch_size=all_flags.sample_batch_size,
+    )
+    if all_flags.num_samples:
+        return write_samples(sampler, classes, all_flags)
+    return draw_grid(sampler, classes, all_flags)
+
+
+# ---------------------------------------------------------------- what is sampled
+
+
+def load(source: str, step: int, ema: str):
+    """Returns (model, params, metadata) of a run folder or a published artifact.
+
+    Args:
+        source: --load_dir.
+        step: of a run's checkpoint; 0 = the newest.
+        ema: a decay that the run keeps, or "raw"; "" = the run's first decay.
+    Raises:
+        UserError: there is no generator, or an artifact is asked for a step or an average.
+    """
+    if not source:
         raise UserError("--load_dir is missing: give the folder of a run, or a published artifact")
-    if is_run(where):
-        return load_run(where, step or None, ema)
+    if is_run(source):
+        return load_run(source, step or None, ema)
     if step or ema:
         raise UserError(
-            f"--step, --ema: {where} is an artifact with one set of parameters; leave them out"
+            f"--step, --ema: {source} is an artifact with one set of parameters; leave them out"
         )
-    return load_generator(where)
+    return load_generator(source)
+
+
+def choose_latent_space(model, metadata: dict, all_flags: Flags) -> LatentSpace | None:
+    """Returns the VAE that decodes the samples; None where they stay as they are.
+
+    Raises:
+        UserError: --latents is given, but there are no latents, or --vae beside it.
+    """
+    if all_flags.latents:
+        if all_flags.vae or model.sample_shape[-1] in (1, 3):
+            raise UserError(
+                "--latents 1: it leaves the latents of a generator undecoded; "
+                "leave it out for one of images, or --vae for one of latents"
+            )
+        return None
+    if len(model.sample_shape) != 3:
+        return None
+    return latent_space_of(model, metadata, all_flags.vae, local_sharding())
 
 
 def parse_classes(text: str, n_classes: int, null_class: bool) -> list[int]:
-    """Labels of a comma list; all classes for "". The label n_classes is the null class, where the generator has one."""
+    """Returns the labels of a comma list; all classes for "".
+
+    Args:
+        text: --classes.
+        n_classes: number of classes of the generator.
+        null_class: whether it knows the label n_classes too, which means no class.
+    Raises:
+        UserError: the text is no such list, or the generator does not know a label.
+    """
+    if not text:
+        return list(range(n_classes))
     try:
-        labels = [int(word) for word in text.split(",")] if text else list(range(n_classes))
+        labels = [int(word) for word in text.split(",")]
     except ValueError:
         raise UserError(
             f"--classes {text}: expected labels separated by commas, such as 3,7"
         ) from None
-    if not all(0 <= k < n_classes + null_class for k in labels):
+    known = range(n_classes + null_class)
+    if not all(label in known for label in labels):
+        no_class = f", and {n_classes} for no class" if null_class else ""
         raise UserError(
-            f"--classes {text}: the generator knows the labels 0 to {n_classes - 1}{f', and {n_classes} for no class' if null_class else ''}"
+            f"--classes {text}: the generator knows the labels 0 to {n_classes - 1}{no_class}"
         )
     return labels
 
 
-def real_rows(metadata: dict, classes: list[int], flags) -> np.ndarray:
-    """Held-out samples of the run's data set, for each row of the grid; a class that has too few begins again."""
-    import data
-    from data import pipeline
-
-    if "dataset" not in metadata:
-        raise UserError(
-            f"--compare: {flags.load_dir} does not name a data set; it needs the folder of a run"
-        )
-    name, options = data.origin(metadata["dataset"]["name"], metadata["config"]["data"])
-    images, labels = pipeline.everything(data.load(name, "test", options))
-    of_class = lambda k: (
-        np.flatnonzero(labels == k) if k < labels.max() + 1 else np.arange(len(labels))
-    )
-    return np.concatenate(
-        [images[np.resize(of_class(k), flags.per_class)] for k in classes for _ in flags.cfg_scale]
-    )
-
-
-def write_arrays(out: pathlib.Path, samples: np.ndarray, labels: np.ndarray):
-    """arr_0 = samples (uint8 images; latents as they are), arr_1 = labels, in an .npz; or one PNG per sample in a folder."""
-    if out.suffix == ".npz":
-        with replacing(out) as temporary:
-            np.savez_compressed(
-                temporary,
-                arr_0=to_uint8(samples) if samples.shape[-1] in (1, 3) else samples,
-                arr_1=labels,
-            )
-        return
-    from PIL import Image
-
-    out.mkdir(parents=True, exist_ok=True)
-    for i, (image, label) in enumerate(zip(to_uint8(samples), labels)):
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-            out / f"{i:06d}_{label}.png"
-        )
-
-
-def check_out(out: pathlib.Path, flags, pictures: bool):
-    """What is asked for fits the samples; before the first of them is made."""
-    if not flags.num_samples:
-        if out.suffix != ".png":
-            raise UserError(f"--out {out}: a grid is a .png; for other files give --num_samples")
-    elif out.suffix not in ("", ".npz"):
-        raise UserError(
-            f"--out {out}: with --num_samples expected an .npz, or a folder for PNG files"
-        )
-    if not pictures and not (flags.num_samples and out.suffix == ".npz"):
+def check_pictures(sampler: Sampler) -> None:
+    """Raises UserError when the samples are no pictures."""
+    if not sampler.makes_pictures:
         raise UserError(
             "samples that are not pictures go to a file: give --num_samples 100 --out samples.npz"
         )
 
 
-def main(flag_values):
-    setup_logging()
-    flags = config_lib.all_flags(flag_values)
-    model, params, metadata = load(flags.load_dir, flags.step, flags.ema)
-    model = with_steps(model, flags.denoise_timesteps)
-    classes = parse_classes(flags.classes, model.num_classes, model.null_class)
-    names = [
-        *(metadata.get("dataset", {}).get("class_names") or map(str, range(model.num_classes))),
-        "no class",
-    ]
-    space = None
-    if flags.latents:
-        if flags.vae or model.sample_shape[-1] in (1, 3):
-            raise UserError(
-                "--latents 1: it leaves the latents of a generator undecoded; leave it out for one of images, or --vae for one of latents"
-            )
-    elif len(model.sample_shape) == 3:
-        space = latent_space_of(model, metadata, flags.vae, local_sharding())
+# ---------------------------------------------------------------- samples in files
 
-    def draw(labels, alpha, first):
-        samples = generate(
-            model,
-            params,
-            labels,
-            alpha,
-            flags.seed,
-            first=first,
-            batch_size=flags.sample_batch_size,
+
+def write_samples(sampler: Sampler, classes: list[int], all_flags: Flags) -> pathlib.Path:
+    """Writes --num_samples samples, labels in turn, into an .npz or a folder; returns its path."""
+    if len(all_flags.cfg_scale) > 1 or all_flags.compare:
+        raise UserError(
+            "--cfg_scale with several scales and --compare make a grid; "
+            "leave them or --num_samples out"
         )
-        return np.concatenate(list(map(space.decode, samples) if space else samples))
-
-    pictures = (
-        space is not None or len(model.sample_shape) == 3 and model.sample_shape[-1] in (1, 3)
-    )
-
-    if flags.num_samples:
-        if len(flags.cfg_scale) > 1 or flags.compare:
-            raise UserError(
-                "--cfg_scale with several scales and --compare make a grid; leave them or --num_samples out"
-            )
-        labels = np.resize(np.array(classes, np.int32), flags.num_samples)
-        out = pathlib.Path(flags.out or "samples.npz")
-        check_out(out, flags, pictures)
-        write_arrays(out, draw(labels, flags.cfg_scale[0], 0), labels)
+    out = pathlib.Path(all_flags.out or "samples.npz")
+    if out.suffix not in ("", ".npz"):
+        raise UserError(
+            f"--out {out}: with --num_samples expected an .npz, or a folder for PNG files"
+        )
+    if out.suffix != ".npz":
+        check_pictures(sampler)
+    labels = np.resize(np.array(classes, np.int32), all_flags.num_samples)
+    samples = sampler.draw(labels, all_flags.cfg_scale[0])
+    if out.suffix == ".npz":
+        write_arrays(out, samples, labels)
     else:
-        out = pathlib.Path(
-            flags.out
-            or (
-                pathlib.Path(flags.load_dir) / "samples" / "grid.png"
-                if "dataset" in metadata
-                else "grid.png"
-            )
+        write_pngs(out, samples, labels)
+    return out
+
+
+def write_arrays(path: pathlib.Path, samples: np.ndarray, labels: np.ndarray) -> None:
+    """Writes an .npz: `arr_0` = uint8 images, or latents as they are; `arr_1` = labels."""
+    are_images = samples.shape[-1] in (1, 3)
+    with replacing(path) as temporary:
+        np.savez_compressed(
+            temporary, arr_0=to_uint8(samples) if are_images else samples, arr_1=labels
         )
-        check_out(out, flags, pictures)
-        rows, row_labels = [], []
-        for k in classes:
-            for alpha in flags.cfg_scale:  # the same noise in every row of a sweep
-                rows.append(draw(np.full(flags.per_class, k), alpha, k * flags.per_class))
-                row_labels.append(
-                    names[k] if len(flags.cfg_scale) == 1 else f"{names[k]}  alpha {alpha:g}"
-                )
-        if flags.compare:
-            save_comparison(
-                out,
-                np.concatenate(rows),
-                real_rows(metadata, classes, flags),
-                columns=flags.per_class,
-                row_labels=row_labels,
-            )
-        else:
-            save_grid(out, np.concatenate(rows), columns=flags.per_class, row_labels=row_labels)
-    log.info("%s", out)
+
+
+def write_pngs(folder: pathlib.Path, samples: np.ndarray, labels: np.ndarray) -> None:
+    """Writes a PNG per sample, named by its number and its label."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, (image, label) in enumerate(zip(to_uint8(samples), labels, strict=True)):
+        pixels = image.squeeze(-1) if image.shape[-1] == 1 else image
+        Image.fromarray(pixels).save(folder / f"{i:06d}_{label}.png")
+
+
+# ---------------------------------------------------------------- a grid
+
+
+def draw_grid(sampler: Sampler, classes: list[int], all_flags: Flags) -> pathlib.Path:
+    """Draws a row of samples for each class and alpha; returns the path of the PNG."""
+    out = pathlib.Path("grid.png")
+    if all_flags.out:
+        out = pathlib.Path(all_flags.out)
+    elif "dataset" in sampler.metadata:
+        out = pathlib.Path(all_flags.load_dir) / "samples" / "grid.png"
+    if out.suffix != ".png":
+        raise UserError(f"--out {out}: a grid is a .png; for other files give --num_samples")
+    check_pictures(sampler)
+
+    columns, alphas = all_flags.per_class, all_flags.cfg_scale
+    rows, row_labels = [], []
+    for label in classes:
+        for alpha in alphas:
+            labels = np.full(columns, label)
+            # The noise depends on the class alone, so all rows of a sweep have the same.
+            rows.append(sampler.draw(labels, alpha, first=label * columns))
+            name = sampler.class_name(label)
+            row_labels.append(name if len(alphas) == 1 else f"{name}  alpha {alpha:g}")
+    generated = np.concatenate(rows)
+    if all_flags.compare:
+        real = real_rows(sampler.metadata, classes, all_flags)
+        save_comparison(out, generated, real, columns=columns, row_labels=row_labels)
+    else:
+        save_grid(out, generated, columns=columns, row_labels=row_labels)
+    return out
+
+
+def real_rows(metadata: dict, classes: list[int], all_flags: Flags) -> np.ndarray:
+    """Returns held-out images of the run's data set for each row of a grid, uint8 [N,H,W,C].
+
+    A class that has too few begins again. The label of no class gets images of all classes.
+
+    Raises:
+        UserError: the generator does not name its data set, or that cannot be read.
+    """
+    # Only --compare needs the data sets, and Grain takes half a second to import.
+    import data
+    from data import pipeline
+
+    if "dataset" not in metadata:
+        raise UserError(
+            f"--compare: {all_flags.load_dir} does not name a data set; "
+            "it needs the folder of a run"
+        )
+    name, options = data.origin(metadata["dataset"]["name"], metadata["config"]["data"])
+    images, labels = pipeline.everything(data.load(name, "test", options))
+    rows = []
+    for label in classes:
+        of_class = np.flatnonzero(labels == label)
+        if label > labels.max():
+            of_class = np.arange(len(labels))
+        row = images[np.resize(of_class, all_flags.per_class)]
+        rows += [row] * len(all_flags.cfg_scale)
+    return np.concatenate(rows)

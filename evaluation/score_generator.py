@@ -1,126 +1,160 @@
-"""Scores of a generator: of each checkpoint and alpha that is asked for."""
+"""The scores of a generator, for each checkpoint and guidance scale that is asked for."""
 
-import functools
+import dataclasses
 import logging
 import pathlib
 
-import jax
-
 from baselines import flow
-from evaluation.alphas import parse_alphas
+from evaluation.alphas import Alphas, parse_alphas
 from evaluation.choose_metrics import parse_metrics
 from evaluation.curves import draw_curves
 from evaluation.evaluate import evaluate, usual_count
-from evaluation.fid_csv import parameters
+from evaluation.fid_csv import describe_parameters
+from evaluation.generators import Generator, checkpoint_steps, open_artifact, open_run
 from evaluation.image_files import write_npz
 from evaluation.labels import choose_labels, label_kind
-from evaluation.pictures import draw_samples
-from evaluation.sweep import score_alphas
-from metrics.collect import replicated
+from evaluation.pictures import Preview, draw_samples
+from evaluation.reference import Reference
+from evaluation.request import Request
+from evaluation.sweep import Sweep
 from metrics.table import METRICS
-from models.latents import latent_space_of
-from models.runs import describe_run, load_run
-from models.weights import load_generator
+from models.latents import LatentSpace, latent_space_of
 from utils import processes
-from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 
 log = logging.getLogger("eval")
 
 
-def score_generator(flags, run, folder, out, load_reference, batch_size, sharding) -> dict:
-    """A row of fid.csv for each checkpoint and alpha; returns the last, or the best of a search."""
-    if not run and (flags.step or flags.ema or flags.all):
-        raise UserError(
-            f"--step, --ema, --all: {flags.load_dir} is an artifact with one set of parameters; leave them out"
-        )
-    if flags.step and flags.all:
-        raise UserError(f"--step {flags.step} and --all: give one of them")
-    alphas, interval = parse_alphas(flags.cfg_scale)
-    if interval and "fid" not in (parse_metrics(flags.metrics) or METRICS):
-        raise UserError(
-            "--cfg_scale search: it looks for the least Frechet distance; add fid to --metrics"
-        )
-    reference, space, row, drawn = None, None, {}, []
-    for step in steps_of(folder) if flags.all else [flags.step or None]:
-        model, metadata, params = open_generator(
-            flags.load_dir, run and folder, step, flags.ema, sharding
-        )
-        model = flow.with_steps(model, flags.denoise_timesteps)
-        space = space or latent_space_of(model, metadata, flags.vae, sharding)
-        reference = reference or load_reference(
-            shape=space.image_shape(model.sample_shape) if space else tuple(model.sample_shape)
-        )
-        n, network = flags.num_samples or usual_count(reference), reference.network
-        settings = {
-            "samples": "" if run and out == folder else flags.load_dir,
-            "step": metadata.get("step", 0),
-            "ema": str(metadata.get("ema", "")),
-            "seed": flags.seed,
-            "num_samples": n,
-            "features": network.name,
-            "resize": network.facts["resize"],
-            "weights": network.facts["weights"],
-            "reference": reference.name,
-            "labels": label_kind(flags.labels, reference),
-        } | flow.settings(model)
-        skips = (flags.all or interval) and not flags.samples_npz
-        row, preview = score_alphas(
-            lambda alpha, see: evaluate(
-                model,
-                params(),
-                reference,
-                cfg_scale=alpha,
-                seed=flags.seed,
-                num_samples=n,
-                batch_size=batch_size,
-                sharding=sharding,
-                labels=flags.labels,
-                on_batch=see,
-                space=space,
-            ),
-            alphas,
-            interval,
-            settings,
-            out and out / "fid.csv",
-            reference.score_names(n) if skips else [],
-            bool(flags.samples_npz),
-        )
-        if preview and out and processes.is_first():
-            title = f"step {row['step']}, {parameters(row)}, alpha {row['cfg_scale']:g}"
-            drawn += draw_samples(
-                out / "samples" / f"eval_step_{row['step']:08d}.png",
-                preview.images,
-                reference,
-                title,
-            )
-    if flags.samples_npz:
-        write_npz(
-            flags.samples_npz,
-            preview.images,
-            choose_labels(row["labels"], reference, row["num_samples"], model.num_classes),
-        )
-    if out and processes.is_first():
-        for path in [*drawn, *draw_curves(out, row)]:
+def score_generator(request: Request) -> dict:
+    """Adds a row to fid.csv for each checkpoint and alpha, and draws samples and curves.
+
+    Returns:
+        The last row or, of a search, the row of the best alpha.
+    Raises:
+        UserError: the flags do not fit together or the generator, or an evaluation fails.
+    """
+    flags = request.flags
+    alphas = check_flags(request)
+    steps = checkpoint_steps(request.folder) if flags.all else [flags.step or None]
+    generator = open_generator(request, steps[0])
+    model = generator.model
+    space = latent_space_of(model, generator.metadata, flags.vae, request.sharding)
+    shape = space.image_shape(model.sample_shape) if space else model.sample_shape
+    reference = request.load_reference(tuple(shape))
+    row, preview, pictures = {}, None, []
+    for step in steps:
+        if step != steps[0]:
+            generator = open_generator(request, step)
+        row, preview = score_checkpoint(request, generator, reference, space, alphas)
+        if preview and request.out and processes.is_first():
+            pictures += draw_preview(request.out, row, preview, reference)
+    if flags.samples_npz and preview:
+        labels = choose_labels(row["labels"], reference, row["num_samples"], model.num_classes)
+        write_npz(flags.samples_npz, preview.images, labels)
+    if request.out and processes.is_first():
+        for path in [*pictures, *draw_curves(request.out, row)]:
             log.info("%s", path)
     return row
 
 
-def open_generator(where: str, run_folder, step: int | None, ema: str, sharding):
-    """(model, metadata, params()), on the devices. Of a run, parameters are read when they are needed: what is scored already needs none."""
-    if run_folder:
-        model, metadata = describe_run(run_folder, step, ema)
-        read = lambda: load_run(run_folder, metadata["step"], ema)[1]
-    else:
-        model, given, metadata = load_generator(where)
-        read = lambda: given
-    return model, metadata, functools.cache(lambda: jax.device_put(read(), replicated(sharding)))
+def check_flags(request: Request) -> Alphas:
+    """Returns the guidance scales of --cfg_scale.
 
-
-def steps_of(folder: pathlib.Path) -> list[int]:
-    steps = Checkpoints(folder / "checkpoints").steps()
-    if not steps:
+    Raises:
+        UserError: the flags do not fit together, or an artifact has no checkpoints to choose from.
+    """
+    flags = request.flags
+    if not request.run and (flags.step or flags.ema or flags.all):
         raise UserError(
-            f"--all: no checkpoint in {folder}; give the folder of a run that has saved one"
+            f"--step, --ema, --all: {flags.load_dir} is an artifact with one set of parameters; "
+            "leave them out"
         )
-    return steps
+    if flags.step and flags.all:
+        raise UserError(f"--step {flags.step} and --all: give one of them")
+    alphas = parse_alphas(flags.cfg_scale)
+    if alphas.interval and "fid" not in (parse_metrics(flags.metrics) or METRICS):
+        raise UserError(
+            "--cfg_scale search: it looks for the least Frechet distance; add fid to --metrics"
+        )
+    return alphas
+
+
+def open_generator(request: Request, step: int | None) -> Generator:
+    """Returns the generator of a checkpoint, None = the newest, with the Euler steps asked for."""
+    if request.run:
+        generator = open_run(request.folder, step, request.flags.ema, request.sharding)
+    else:
+        generator = open_artifact(request.flags.load_dir, request.sharding)
+    model = flow.with_steps(generator.model, request.flags.denoise_timesteps)
+    return dataclasses.replace(generator, model=model)
+
+
+def score_checkpoint(
+    request: Request,
+    generator: Generator,
+    reference: Reference,
+    space: LatentSpace | None,
+    alphas: Alphas,
+) -> tuple[dict, Preview | None]:
+    """Evaluates one set of parameters at all guidance scales.
+
+    Args:
+        request: the command line.
+        generator: its parameters are read if an evaluation needs them.
+        reference: what samples are compared with.
+        space: the VAE that decodes samples which are latents, or None.
+        alphas: the guidance scales.
+    Returns:
+        (row, preview) of the last scale or of the best one, as `Sweep.run` returns them.
+    """
+    flags = request.flags
+    num_samples = flags.num_samples or usual_count(reference)
+
+    def evaluate_at(alpha: float, preview: Preview) -> dict:
+        return evaluate(
+            generator.model,
+            generator.params,
+            reference,
+            cfg_scale=alpha,
+            seed=flags.seed,
+            num_samples=num_samples,
+            batch_size=request.batch_size,
+            sharding=request.sharding,
+            labels=flags.labels,
+            on_batch=preview,
+            space=space,
+        )
+
+    network = reference.network
+    of_own_run = request.run and request.out == request.folder
+    settings = {
+        "samples": "" if of_own_run else flags.load_dir,
+        "step": generator.metadata.get("step", 0),
+        "ema": str(generator.metadata.get("ema", "")),
+        "seed": flags.seed,
+        "num_samples": num_samples,
+        "features": network.name,
+        "resize": network.facts["resize"],
+        "weights": network.facts["weights"],
+        "reference": reference.name,
+        "labels": label_kind(flags.labels, reference),
+    }
+    # With --all and in a search, only what fid.csv lacks is evaluated.
+    skips_known = (flags.all or alphas.interval) and not flags.samples_npz
+    sweep = Sweep(
+        evaluate=evaluate_at,
+        settings=settings | flow.settings(generator.model),
+        table=request.table,
+        wanted_scores=reference.score_names(num_samples) if skips_known else [],
+        all_samples=bool(flags.samples_npz),
+    )
+    return sweep.run(alphas)
+
+
+def draw_preview(
+    out: pathlib.Path, row: dict, preview: Preview, reference: Reference
+) -> list[pathlib.Path]:
+    """Draws the samples of a row into `out`/samples; returns the files."""
+    title = f"step {row['step']}, {describe_parameters(row)}, alpha {row['cfg_scale']:g}"
+    path = out / "samples" / f"eval_step_{row['step']:08d}.png"
+    return draw_samples(path, preview.images, reference, title)

@@ -1,41 +1,47 @@
-"""One evaluation: a stream of images in, a row of scores out."""
+"""A stream of images in, a row of scores out."""
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from evaluation.reference import Reference
 from metrics.collect import collect
 from metrics.table import METRICS
 from utils.errors import UserError
 
-log = logging.getLogger(__name__)
-
 
 def score(
-    images: Iterator[np.ndarray],
+    images: Iterable[np.ndarray],
     reference: Reference,
     labels: np.ndarray | None,
     batch_size: int,
-    sharding,
+    sharding: NamedSharding | None,
 ) -> dict:
-    """Scores, with their settings, of a stream of batches: this process's share of the images. labels [N]: of all samples, for class agreement alone.
+    """Returns the scores of a stream of images, with the settings that they were made with.
 
-    All processes must call it and get the same. Raises UserError for too few samples, and as `collect` and the metrics do.
+    All processes must call it, and all get the same row.
+
+    Args:
+        images: batches [<= batch_size,H,W,C] of this process's images: uint8, or floats in [-1, 1].
+        reference: what they are compared with; it also says which metrics are computed.
+        labels: [N] of the images of all processes, for class agreement alone; or None.
+        batch_size: images per call of the network.
+        sharding: of the leading axis of a batch over this process's devices; it divides batch_size.
+    Raises:
+        UserError: there are too few images, or `metrics.collect.collect` or a metric refuses them.
     """
     network = reference.network
-    keep = any(METRICS[m].needs in ("features", "classifier") for m in reference.metrics)
-    fake = collect(network, images, batch_size, keep, sharding)
+    needs = {METRICS[metric].needs for metric in reference.metrics}
+    with_features = bool(needs & {"features", "classifier"})
+    fake = collect(network, images, batch_size, with_features, sharding)
     check_count(fake.count, reference.metrics)
     found = {}
-    for metric in reference.metrics:
-        found |= zip(
-            METRICS[metric].scores,
-            METRICS[metric].compute(fake, reference.real, reference.classifier, labels),
-            strict=True,
-        )
+    for name in reference.metrics:
+        metric = METRICS[name]
+        values = metric.compute(fake, reference.real, reference.classifier, labels)
+        found |= zip(metric.scores, values, strict=True)
     settings = {
         "num_samples": fake.count,
         "features": network.name,
@@ -44,18 +50,23 @@ def score(
         "reference": reference.name,
         "reference_count": reference.real.count,
     }
-    return settings | {network.score_name(k, fake.count): float(v) for k, v in found.items()}
+    scores = {network.score_name(name, fake.count): float(value) for name, value in found.items()}
+    return settings | scores
 
 
 def check_count(n: int, metrics: tuple[str, ...]) -> None:
-    """Raises UserError when a metric cannot be computed from n samples, or a process would have none."""
-    fewest, why = max(
-        [(METRICS[m].fewest, m) for m in metrics]
-        + [(jax.process_count(), "the number of processes")]
-    )
+    """Refuses a number of samples of which a metric cannot be computed.
+
+    Raises:
+        UserError: a metric needs more than `n`, or a process would have none.
+    """
+    limits = [(METRICS[metric].fewest, metric) for metric in metrics]
+    limits.append((jax.process_count(), "the number of processes"))
+    fewest, reason = max(limits)
     if n < fewest:
-        raise UserError(f"--num_samples {n}: too few to score; {why} needs at least {fewest}")
+        raise UserError(f"--num_samples {n}: too few to score; {reason} needs at least {fewest}")
 
 
 def round_up(n: int, multiple: int) -> int:
+    """Returns the least multiple that is not below n."""
     return -(-n // multiple) * multiple

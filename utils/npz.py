@@ -1,5 +1,6 @@
-"""Arrays in .npz files that others wrote."""
+"""Arrays in .npz files, which may come from anyone."""
 
+import os
 import pathlib
 import zipfile
 import zlib
@@ -9,13 +10,18 @@ import numpy as np
 from utils.errors import UserError
 
 
-def read_npz(path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz. Raises UserError when it is missing, damaged, or holds Python objects (nothing is executed)."""
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .npz by name. Nothing in the file is executed.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds Python objects.
+    """
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"{path} does not exist; give an .npz file, or a folder of images")
     try:
-        if not zipfile.is_zipfile(path):  # np.load would try to unpickle it, and say so
+        # np.load would try to unpickle a file of another kind, and its message would say so.
+        if not zipfile.is_zipfile(path):
             raise zipfile.BadZipFile("not a zip file")
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
@@ -28,6 +34,7 @@ def read_npz(path) -> dict[str, np.ndarray]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
+        reason = " ".join(str(error).split())[:120]
         raise UserError(
-            f"{path} is damaged, or no .npz of plain arrays ({' '.join(str(error).split())[:120]}); get it again"
+            f"{path} is damaged, or no .npz of plain arrays ({reason}); get it again"
         ) from None

@@ -1,0 +1,152 @@
+"""What a command line of eval_fid.py asks for, checked before anything slow begins."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from evaluation.dataset_images import data_options
+from evaluation.flags import Flags
+from evaluation.load_reference import load_reference
+from evaluation.reference import Reference
+from evaluation.scoring import round_up
+from models.runs import is_run
+from utils import config as config_lib
+from utils.errors import UserError
+from utils.sharding import local_sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A command line of eval_fid.py, and what --load_dir names.
+
+    Attributes:
+        flags: all flags, with defaults for those that are not given.
+        given: {name: value} of the flags on the command line.
+        folder: --load_dir as a path; of no meaning for hf://NAME.
+        run: the configuration of the run in that folder; None where it is no run.
+        dataset_name: that samples are compared with, or that statistics should be of; "" = none.
+        data_options: the options of group `data` for it; None without a data set.
+        batch_size: samples per call, a multiple of the number of devices.
+        sharding: of a batch over this process's devices.
+    """
+
+    flags: Flags
+    given: Mapping[str, Any]
+    folder: pathlib.Path
+    run: ConfigDict | None
+    dataset_name: str
+    data_options: Mapping[str, Any] | None
+    batch_size: int
+    sharding: NamedSharding
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether --load_dir is a run or an artifact, rather than images."""
+        on_hub = self.flags.load_dir.startswith("hf://")
+        return bool(self.run or on_hub or (self.folder / "metadata.json").is_file())
+
+    @property
+    def out(self) -> pathlib.Path | None:
+        """The folder of fid.csv and the pictures; None: none are written."""
+        if self.flags.out:
+            return pathlib.Path(self.flags.out).expanduser()
+        return self.folder if self.run else None
+
+    @property
+    def table(self) -> pathlib.Path | None:
+        """The fid.csv that rows go to; None: they are only printed."""
+        return self.out / "fid.csv" if self.out else None
+
+    def setting(self, name: str) -> Any:
+        """Returns a setting of the command line or, where it is not given, of the run."""
+        if name in self.given:
+            return self.given[name]
+        return self.run[name] if self.run else self.flags[name]
+
+    def load_reference(self, shape: tuple[int, ...]) -> Reference:
+        """Returns what samples of shape (H, W, C) are compared with."""
+        return load_reference(
+            self.dataset_name,
+            features=self.setting("features"),
+            resize=self.flags.resize,
+            inception_weights=self.setting("inception_weights"),
+            fid_stats=self.setting("fid_stats"),
+            split=self.flags.reference_split,
+            metrics=self.flags.metrics,
+            data_options=self.data_options,
+            shape=shape,
+            batch_size=self.batch_size,
+            sharding=self.sharding,
+        )
+
+
+def read_request(flags: Flags, given: Mapping[str, Any]) -> Request:
+    """Returns the request of a command line.
+
+    Args:
+        flags: all flags.
+        given: those on the command line.
+    Raises:
+        UserError: something is missing or cannot be done, or config.json of the run is not ours.
+    """
+    check_paths(flags)
+    folder = pathlib.Path(flags.load_dir).expanduser()
+    run = config_lib.from_json(folder / "config.json") if is_run(folder) else None
+    dataset_name = given.get("dataset_name", run.dataset_name if run else "")
+    sharding = local_sharding()
+    return Request(
+        flags=flags,
+        given=given,
+        folder=folder,
+        run=run,
+        dataset_name=dataset_name,
+        data_options=data_options(given, dataset_name, run) if dataset_name else None,
+        batch_size=round_up(flags.sample_batch_size, sharding.mesh.size),
+        sharding=sharding,
+    )
+
+
+def check_paths(flags: Flags) -> None:
+    """Raises UserError when --load_dir is not there, or --samples_npz cannot be written."""
+    source = flags.load_dir
+    if not source:
+        raise UserError(
+            "--load_dir is missing: give a run, a published artifact, a folder of images, "
+            "or an .npz, for example --load_dir runs/digits"
+        )
+    if flags.samples_npz and jax.process_count() > 1:
+        raise UserError(
+            f"--samples_npz: {jax.process_count()} processes hold the samples in parts; "
+            "run it in one process"
+        )
+    if flags.samples_npz and not flags.samples_npz.endswith(".npz"):
+        raise UserError(f"--samples_npz {flags.samples_npz}: expected a name that ends in .npz")
+    if not source.startswith("hf://") and not pathlib.Path(source).expanduser().exists():
+        raise UserError(
+            f"--load_dir {source}: no such file or folder; give a run, a published artifact, "
+            "a folder of images, or an .npz"
+        )
+
+
+def make_folders(request: Request) -> None:
+    """Makes the folders that results go to: before the work, not after it.
+
+    Raises:
+        UserError: one of them cannot be written.
+    """
+    folders = [request.out] if request.out else []
+    if request.flags.samples_npz:
+        folders.append(pathlib.Path(request.flags.samples_npz).expanduser().parent)
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--out, --samples_npz: cannot write in {folder} ({error.strerror}); "
+                "give a folder that can be written"
+            ) from None
