@@ -1,1 +1,1 @@
-"""What to train: the table of defaults (`default`), model sizes (`presets`), and a recipe per other file."""
+"""What to train: the table of defaults (`default`), sizes (`presets`), a recipe per other file."""

@@ -1,4 +1,6 @@
-"""CelebA-HQ (28,000 faces of 256x256) in pixels, unconditional, MAE and ConvNeXt-V2 features of ImageNet.
+"""CelebA-HQ (28,000 faces of 256x256) in pixels, unconditional.
+
+The features are those of an MAE and a ConvNeXt-V2 of ImageNet.
 
 Command   python train_drift.py --dataset_name celebahq256
 Hardware  one GPU of 80 GB

@@ -3,7 +3,8 @@
 Command   python train_drift.py --dataset_name cifar10
 Hardware  one GPU of 80 GB
 Time      not measured yet
-Expected  FID 6.74 after 100k steps, what a public reproduction of the paper reports for DINOv2 features and these group sizes
+Expected  FID 6.74 after 100k steps, what a public reproduction of the paper reports for DINOv2
+          features and these group sizes
 Measured  not measured yet
 
 Conditional on the class: --recipe cifar10_conditional.

@@ -1,4 +1,4 @@
-"""CIFAR-100 (50,000 images of 32x32), unconditional, with DINOv2 features: the settings of CIFAR-10.
+"""CIFAR-100 (50,000 images of 32x32), unconditional, DINOv2 features: the settings of CIFAR-10.
 
 Command   python train_drift.py --dataset_name cifar100
 Hardware  one GPU of 80 GB

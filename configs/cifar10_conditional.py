@@ -3,7 +3,8 @@
 Command   python train_drift.py --recipe cifar10_conditional
 Hardware  one GPU of 80 GB; two or five also divide the ten classes of a step
 Time      not measured yet
-Expected  not known; ten groups of 64 gave FID 10.23 in a public reproduction, one group of 640 without classes 6.74
+Expected  not known; in a public reproduction ten groups of 64 gave FID 10.23, one group of 640
+          without classes 6.74
 Measured  not measured yet
 """
 

@@ -1,6 +1,9 @@
-"""CIFAR-10, the learned field with projection; otherwise the recipe cifar10, whose field is the kernel baseline.
+"""CIFAR-10, the learned field with projection.
 
-Command   python train_drift.py --dataset_name cifar10 --recipe cifar10_learned --save_dir runs/cifar10_learned
+Otherwise it is the recipe cifar10, whose field is the kernel baseline.
+
+Command   python train_drift.py --dataset_name cifar10 --recipe cifar10_learned
+              --save_dir runs/cifar10_learned
 Hardware  one GPU of 80 GB
 Time      not measured yet
 Expected  not known

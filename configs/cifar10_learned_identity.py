@@ -1,6 +1,7 @@
 """CIFAR-10, the learned field without projection; otherwise the recipe cifar10_learned.
 
-Command   python train_drift.py --dataset_name cifar10 --recipe cifar10_learned_identity --save_dir runs/cifar10_learned_identity
+Command   python train_drift.py --dataset_name cifar10 --recipe cifar10_learned_identity
+              --save_dir runs/cifar10_learned_identity
 Hardware  one GPU of 80 GB
 Time      not measured yet
 Expected  not known

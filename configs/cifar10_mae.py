@@ -1,4 +1,4 @@
-"""CIFAR-10 (50,000 images of 32x32), unconditional, with the features of an MAE trained on the same images.
+"""CIFAR-10 (50,000 images of 32x32), unconditional, features of an MAE of the same images.
 
 Command   python pretrain_mae.py --dataset_name cifar10
           python train_drift.py --recipe cifar10_mae

@@ -1,6 +1,9 @@
-"""CIFAR-10, sets of 64: ten groups rather than one; otherwise the recipe cifar10, whose field is the kernel baseline.
+"""CIFAR-10, sets of 64: ten groups rather than one.
 
-Command   python train_drift.py --dataset_name cifar10 --recipe cifar10_small_sets --save_dir runs/cifar10_small_sets
+Otherwise it is the recipe cifar10, whose field is the kernel baseline.
+
+Command   python train_drift.py --dataset_name cifar10 --recipe cifar10_small_sets
+              --save_dir runs/cifar10_small_sets
 Hardware  one GPU of 80 GB
 Time      not measured yet
 Expected  FID 10.23 after 100k steps, what a public reproduction of the paper reports

@@ -1,9 +1,15 @@
-"""Every setting of the trainer: the one source of defaults and of help texts.
+"""Every setting of the trainers: the one source of defaults and of help texts.
 
-A row is a flag's name, its default, its meaning, and what it accepts. The default's type is the flag's type;
-a tuple is given as a comma list. Accepted: an interval such as "[0, 1)" or "[1, inf)", one that also takes a
-word ("[1, inf) or all"), or a tuple of choices. Where the paper gives a value, the default is that of its
-ablation on ImageNet-256 (arXiv 2602.04770, A.8 and A.9).
+A new flag is one new row here. A row has:
+
+    name       of the flag; those of a group begin with it, as "model.depth"
+    default    its type is the type of the flag; a tuple is given as a list with commas
+    help       the meaning
+    accepts    an interval such as "[0, 1)", one that also takes a word ("[1, inf) or all"),
+               or a tuple of choices
+
+Where the paper gives a value, the default is that of its ablation on ImageNet-256 (arXiv
+2602.04770, A.8 and A.9). Which values fit together is checked in `utils/config/checks.py`.
 """
 
 from typing import NamedTuple
@@ -18,7 +24,9 @@ class Key(NamedTuple):
     accepts: str | tuple[str, ...] = ""
 
 
+# Of train_drift.py. Other programs take parts of this table.
 TABLE = (
+    # ---- the run ----
     Key(
         "recipe",
         "",
@@ -70,12 +78,14 @@ TABLE = (
     Key(
         "fid_stats",
         "",
-        "the reals to measure against: statistics or images (.npz), or a folder; empty = the data set",
+        "the reals to measure against: statistics or images (.npz), "
+        "or a folder; empty = the data set",
     ),
     Key(
         "vae",
         "",
-        "folder or hub id of the VAE of latents; empty = the one they were made with, or stabilityai/sd-vae-ft-ema",
+        "folder or hub id of the VAE of latents; "
+        "empty = the one they were made with, or stabilityai/sd-vae-ft-ema",
     ),
     Key(
         "objective",
@@ -96,6 +106,7 @@ TABLE = (
         "generated / real pairwise distance that counts as collapse",
         "[0, 1)",
     ),
+    # ---- the generator ----
     Key("model.preset", "", "sizes in configs/presets.py; a flag that is given goes over them"),
     Key(
         "model.name",
@@ -131,7 +142,8 @@ TABLE = (
     Key(
         "model.remat",
         False,
-        "recompute whole blocks in the backward pass, not only their element-wise work: less memory, more time",
+        "recompute whole blocks in the backward pass, "
+        "not only their element-wise work: less memory, more time",
     ),
     Key(
         "model.zero_init_output",
@@ -152,7 +164,8 @@ TABLE = (
         "[1, inf)",
     ),
     Key("model.use_stable_vae", False, "learn latents: images are encoded by --vae as they come"),
-    Key("drift.field", "kernel", "drifting field: a name in drifting/field.py, docs/fields.md"),
+    # ---- the drifting loss and its bank of reals ----
+    Key("drift.field", "kernel", "drifting field: a name in drifting/fields/, docs/fields.md"),
     Key(
         "drift.temperatures",
         (0.02, 0.05, 0.2),
@@ -193,7 +206,8 @@ TABLE = (
     Key(
         "drift.exact_scales",
         False,
-        "with optim.accumulate: pool the scales of a step over all groups, for two more forward passes; the result is then that without groups",
+        "with optim.accumulate: pool the scales of a step over all groups, "
+        "for two more forward passes; the result is then that without groups",
     ),
     Key("drift.n_neg", 64, "samples generated per class; each other's negatives", "[2, inf)"),
     Key("drift.n_pos", 64, "reals per class; all = every one the bank holds", "[2, inf) or all"),
@@ -215,29 +229,35 @@ TABLE = (
     Key(
         "drift.monitor",
         "",
-        "feature set of the energy distance and the diversity; empty = the last with one vector per image, rather no _std",
+        "feature set of the energy distance and the diversity; "
+        "empty = the last with one vector per image, rather no _std",
     ),
+    # ---- rectified flow, the baseline ----
     Key(
         "flow.t_sampler",
         "log-normal",
         "objective flow: times; log-normal = sigmoid of a normal",
         ("log-normal", "uniform"),
     ),
+    # ---- the feature encoder ----
     Key("encoder.name", "none", "feature encoder, or several joined by +; none = raw samples"),
     Key(
         "encoder.path",
         "",
-        "its weights: a folder or hf://name; for several, in the order of the names, separated by commas",
+        "its weights: a folder or hf://name; for several, "
+        "in the order of the names, separated by commas",
     ),
     Key(
         "encoder.weights",
         "1",
-        "weight of the losses of each encoder, in the order of the names, such as 1,0.5; one number for all",
+        "weight of the losses of each encoder, "
+        "in the order of the names, such as 1,0.5; one number for all",
     ),
     Key(
         "encoder.layers",
         "",
-        "feature maps to use, such as layer3*,layer4*,!*_std; this and the next three: joined by + like the names, empty = its own",
+        "feature maps to use, such as layer3*,layer4*,!*_std; "
+        "this and the next three: joined by + like the names, empty = its own",
     ),
     Key("encoder.statistics", "", "of each map: some of map,mean,std"),
     Key(
@@ -255,7 +275,8 @@ TABLE = (
     Key(
         "encoder.cache",
         "auto",
-        "keep the features of reals in the bank, so that a step encodes generated samples alone; auto = where it pays, by cache_budget_gb",
+        "keep the features of reals in the bank, so that a step encodes "
+        "generated samples alone; auto = where it pays, by cache_budget_gb",
         ("auto", "on", "off"),
     ),
     Key(
@@ -264,6 +285,7 @@ TABLE = (
         "largest bank of features that auto makes, in GB",
         "(0, inf)",
     ),
+    # ---- the data set ----
     Key("data.dir", "", "folder of the data set, or of all TFDS sets; empty = its usual place"),
     Key("data.split", "train", "split to learn from"),
     Key("data.image_size", 0, "centre crop and resize to this side; 0 = as stored", "[0, inf)"),
@@ -293,6 +315,7 @@ TABLE = (
         "[1, inf)",
     ),
     Key("data.workers", 0, "processes that read; 0 = threads of this one", "[0, inf)"),
+    # ---- the optimiser ----
     Key("optim.learning_rate", 2e-4, "AdamW, after the warm-up", "(0, inf)"),
     Key("optim.warmup_steps", 5000, "linear warm-up from 0", "[0, inf)"),
     Key("optim.schedule", "constant", "after the warm-up", ("constant", "cosine")),
@@ -304,7 +327,8 @@ TABLE = (
     Key(
         "optim.accumulate",
         1,
-        "groups of classes that a step goes through one after the other, before one update: less memory",
+        "groups of classes that a step goes through one after the other, "
+        "before one update: less memory",
         "[1, inf)",
     ),
     Key(
@@ -313,20 +337,23 @@ TABLE = (
         "parameter averages; the first samples",
         "(0, 1)",
     ),
+    # ---- the devices ----
     Key("mesh.fsdp", 1, "devices that share one copy of the parameters", "[1, inf)"),
     Key("mesh.devices", 0, "devices to use; 0 = all", "[0, inf)"),
+    # ---- Weights & Biases ----
     Key("wandb.mode", "disabled", "Weights & Biases", ("online", "offline", "disabled")),
     Key("wandb.project", "drift", "its project"),
     Key("wandb.name", "", "name of the run there; empty = that of the run folder"),
     Key("wandb.entity", "", "its team; empty = yours"),
 )
 
-# Of one process of a job, not of the run: these are flags of the programs, and no part of config.json.
+# Of one process of a job, not of the run: flags of the programs that are no part of config.json.
 DISTRIBUTED = (
     Key(
         "distributed.coordinator",
         "",
-        "HOST:PORT of process 0, in a job of several processes; empty = from JAX's variables or the cluster",
+        "HOST:PORT of process 0, in a job of several processes; "
+        "empty = from JAX's variables or the cluster",
     ),
     Key(
         "distributed.processes",
@@ -343,9 +370,8 @@ DISTRIBUTED = (
     Key("distributed.timeout", 300, "seconds to wait for the others at the start", "[1, inf)"),
 )
 
-# Of pretrain_mae.py. What it shares with the trainer, with other defaults where the encoder is trained otherwise: A.3, and what
-# A.3 leaves open from the configurations of the authors' release (configs/mae/): batch, warm-up, weight decay, lengths.
-SHARED = (
+# What pretrain_mae.py has of the trainer's table, beside whole groups.
+MAE_SHARED = (
     "recipe",
     "dataset_name",
     "save_dir",
@@ -361,7 +387,11 @@ SHARED = (
     "keep_interval",
     "dry_run",
 )
-OTHERWISE = {
+MAE_SHARED_GROUPS = ("data.", "optim.", "mesh.", "wandb.")
+
+# What has another default or meaning there, as (default, help). The values are those of A.3, and
+# what A.3 leaves open (batch, warm-up, weight decay, lengths) is from the authors' release.
+MAE_DIFFERENT = {
     "recipe": (
         "",
         "file in configs/mae/ to start from; empty = the one of the data set, if any; none = none",
@@ -375,13 +405,22 @@ OTHERWISE = {
     "optim.warmup_steps": (4000, "linear warm-up from 0"),
     "optim.ema": ((0.9995,), "parameter averages; the first is the encoder"),
 }
-MAE_TABLE = tuple(
-    key._replace(**dict(zip(("default", "help"), OTHERWISE[key.name])))
-    if key.name in OTHERWISE
-    else key
-    for key in TABLE
-    if key.name in SHARED or key.name.startswith(("data.", "optim.", "mesh.", "wandb."))
-) + (
+
+
+def _of_mae(key: Key) -> Key:
+    """Returns the row as pretrain_mae.py has it."""
+    default, help_text = MAE_DIFFERENT.get(key.name, (key.default, key.help))
+    return key._replace(default=default, help=help_text)
+
+
+# Of pretrain_mae.py.
+MAE_TABLE = (
+    *(
+        _of_mae(key)
+        for key in TABLE
+        if key.name in MAE_SHARED or key.name.startswith(MAE_SHARED_GROUPS)
+    ),
+    # ---- the masked autoencoder ----
     Key(
         "mae.base_channels",
         256,

@@ -1,9 +1,10 @@
-"""Handwritten digits (scikit-learn, 1,797 images of 8x8) in raw pixels, without an encoder: the demo.
+"""The demo: handwritten digits (scikit-learn, 1,797 images of 8x8) in raw pixels, no encoder.
 
 Command   python train_drift.py --dataset_name digits
 Hardware  two CPU cores
 Time      three minutes of training
-Expected  fd_pixels 0.54 to 0.61, class agreement 1.00, precision 0.92 to 0.95, recall 0.75 to 0.81 against the test split
+Expected  fd_pixels 0.54 to 0.61, class agreement 1.00, precision 0.92 to 0.95, recall 0.75 to 0.81
+          against the test split
 Measured  five seeds, docs/benchmarks.md
 """
 
@@ -14,7 +15,7 @@ OVERRIDES = {
     "sample_interval": 500,
     "eval_interval": 500,
     "save_interval": 500,
-    "model.patch_size": 8,  # one token per image: much the fastest step on a CPU, docs/benchmarks.md
+    "model.patch_size": 8,  # one token per image: the fastest step on a CPU, docs/benchmarks.md
     "model.hidden_size": 128,
     "model.depth": 3,
     "model.num_heads": 4,

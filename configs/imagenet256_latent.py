@@ -1,6 +1,7 @@
 """ImageNet at 256x256 in latents that were made before: imagenet256_B without its VAE.
 
-Command   python scripts/cache_latents.py --dataset_name imagenet256 --vae stabilityai/sd-vae-ft-ema --out DIR
+Command   python scripts/cache_latents.py --dataset_name imagenet256
+              --vae stabilityai/sd-vae-ft-ema --out DIR
           python train_drift.py --dataset_name latents:DIR --recipe imagenet256_latent
 Hardware  a pod: 64 TPU chips or 32 GPUs of 80 GB
 Time      not measured yet

@@ -1,4 +1,6 @@
-"""ImageNet at 256x256 in pixels: B/16 of the paper (arXiv 2602.04770, Table 8), MAE and ConvNeXt-V2 features.
+"""ImageNet at 256x256 in pixels: B/16 of the paper (arXiv 2602.04770, Table 8).
+
+The features are those of an MAE and a ConvNeXt-V2.
 
 Command   python train_drift.py --recipe imagenet256_pixel_B
 Hardware  a pod: 128 TPU chips or 64 GPUs of 80 GB

@@ -1,7 +1,6 @@
-"""Sizes of the generator, as `--model.preset`. They go over the recipe, never over a flag that was given.
+"""Sizes of the generator, as `--model.preset`, and what an objective changes, as `--objective`.
 
-base, large: the generators of the paper (arXiv 2602.04770, A.2). small, xlarge: DiT-S and DiT-XL
-(arXiv 2212.09748, Table 1). debug and tiny: for tests and laptops.
+Both go over the recipe, never over a flag that was given.
 """
 
 
@@ -9,6 +8,9 @@ def _size(hidden_size: int, depth: int, num_heads: int) -> dict[str, int]:
     return {"model.hidden_size": hidden_size, "model.depth": depth, "model.num_heads": num_heads}
 
 
+# base, large: the generators of the paper (arXiv 2602.04770, A.2). small, xlarge: DiT-S and DiT-XL
+# (arXiv 2212.09748, Table 1). debug, tiny: for tests and laptops. big, semilarge: names and sizes
+# that users of jax-flow know.
 PRESETS = {
     "debug": _size(64, 2, 2),
     "tiny": _size(192, 6, 3),
@@ -16,23 +18,22 @@ PRESETS = {
     "base": _size(768, 12, 12),
     "large": _size(1024, 24, 16),
     "xlarge": _size(1152, 28, 16),
-}
-PRESETS |= {
-    "big": PRESETS["base"],
+    "big": _size(768, 12, 12),
     "semilarge": _size(1024, 22, 16),
-}  # names and sizes that users of jax-flow know
+}
 
-# What an objective takes otherwise than drifting does, as `--objective`. It goes over the recipe, never over a flag that was given.
+# What an objective takes otherwise than drifting does.
 OBJECTIVES = {
     "drift": {},
     "flow": {
-        "model.noise_classes": 0,
+        "model.noise_classes": 0,  # x_t is its only noise
         "model.noise_coords": 1,
-        "model.class_dropout_prob": 0.1,
-    },  # no second noise; guidance needs a null class
+        "model.class_dropout_prob": 0.1,  # guidance needs a null class
+    },
 }
 
-# Flags, and beginnings of flags, that an objective has no use for, and what of these it uses all the same.
+# Per objective: the flags, and beginnings of flags, that it has no use for, and what of these it
+# uses all the same.
 WITHOUT_USE = {
     "drift": (("flow.", "denoise_timesteps"), ()),
     "flow": (

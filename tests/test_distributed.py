@@ -1,4 +1,8 @@
-"""Several real processes as one job (gloo on loopback): the same results as one process, who is missing, how they stop. The long ones: ./scripts/test.sh -m slow tests/test_distributed.py"""
+"""Several real processes as one job (gloo on loopback).
+
+They have the results of one process, say who is missing, and stop together. The long tests:
+./scripts/test.sh -m slow tests/test_distributed.py
+"""
 
 import json
 import os
@@ -16,16 +20,18 @@ from conftest import ROOT
 from test_train import STREAM, TINY, records, train
 
 from evaluation.fid_csv import read_rows
-from utils import distributed
 from utils.checkpoint import Checkpoints
+from utils.cluster import find_member
+from utils.config.values import as_text
 from utils.errors import UserError
+from utils.roll_call import roll_call
 
 KEYS = ("loss", "drift_rms_0.02", "energy_distance", "grad_norm", "diversity")
 WIDE = TINY | {
-    "model.hidden_size": 64,
+    "model.hidden_size": 64,  # wide enough for parameters to be sharded
     "drift.n_unc": 4,
     "drift.alpha_max": 3.0,
-}  # wide enough for parameters to be sharded
+}
 
 
 def free_port() -> int:
@@ -35,28 +41,27 @@ def free_port() -> int:
 
 
 class Job:
-    """One process of each rank, with `devices` devices; `logs[rank]` is what it has said."""
+    """One process of each rank, with `devices` devices; `log(rank)` is what it has said."""
 
     def __init__(self, folder, flags, ranks=2, devices=4, start=None, own=None):
         port, self.processes, self.paths = free_port(), {}, {}
-        env = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        xla_flags = {
+            "xla_force_host_platform_device_count": devices,
+            "xla_backend_optimization_level": 0,
         }
+        xla_flags = " ".join(f"--{name}={value}" for name, value in xla_flags.items())
+        env = os.environ | {"XLA_FLAGS": xla_flags}
         for rank in range(ranks) if start is None else start:
             self.paths[rank] = folder / f"log_{time.time_ns()}_{rank}"
-            place = (
-                {
+            member = {}
+            if ranks > 1:
+                member = {
                     "distributed.coordinator": f"localhost:{port}",
                     "distributed.processes": ranks,
                     "distributed.process": rank,
                 }
-                if ranks > 1
-                else {}
-            )
-            words = [
-                f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
-                for k, v in (flags | place | (own or {}).get(rank, {})).items()
-            ]
+            given = flags | member | (own or {}).get(rank, {})
+            words = [f"--{name}={as_text(value)}" for name, value in given.items()]
             with open(self.paths[rank], "w") as file:
                 self.processes[rank] = subprocess.Popen(
                     [sys.executable, str(ROOT / "train_drift.py"), *words],
@@ -82,13 +87,15 @@ class Job:
     def until(self, folder, step, timeout=300):
         """Returns when the run has logged this step."""
         deadline = time.time() + timeout
-        while not (
-            (folder / "metrics.jsonl").exists() and any(r["step"] >= step for r in records(folder))
-        ):
-            assert time.time() < deadline and all(
-                p.poll() is None for p in self.processes.values()
-            ), {r: self.log(r) for r in self.paths}
+        while not has_logged(folder, step):
+            all_run = all(process.poll() is None for process in self.processes.values())
+            assert time.time() < deadline and all_run, {r: self.log(r) for r in self.paths}
             time.sleep(0.05)
+
+
+def has_logged(folder, step):
+    exists = (folder / "metrics.jsonl").exists()
+    return exists and any(record["step"] >= step for record in records(folder))
 
 
 def finish(folder, flags, **kw):
@@ -115,19 +122,17 @@ def options(**changes):
 
 def test_who_takes_part():
     given = options(coordinator="a:1", processes=4, process=2)
-    assert distributed.find(given, {}) == ("a:1", 4, 2, None)
+    assert find_member(given, {}) == ("a:1", 4, 2, None)
     env = {
         "JAX_COORDINATOR_ADDRESS": "b:2",
         "JAX_NUM_PROCESSES": "2",
         "JAX_PROCESS_ID": "1",
         "JAX_LOCAL_DEVICE_IDS": "0,1",
     }
-    assert distributed.find(options(), env) == ("b:2", 2, 1, [0, 1])
-    assert distributed.find(options(coordinator="a:1"), env) == ("a:1", 2, 1, [0, 1])
-    assert (
-        distributed.find(options(), {}) is None
-        and distributed.find(options(processes=1), env) is None
-    )
+    assert find_member(options(), env) == ("b:2", 2, 1, [0, 1])
+    assert find_member(options(coordinator="a:1"), env) == ("a:1", 2, 1, [0, 1])
+    assert find_member(options(), {}) is None
+    assert find_member(options(processes=1), env) is None
     for wrong in (
         {"coordinator": "a:1"},
         {"processes": 2, "process": 0},
@@ -135,22 +140,25 @@ def test_who_takes_part():
         {"coordinator": "a:1", "processes": 2, "process": 2},
     ):
         with pytest.raises(UserError, match="--distributed"):
-            distributed.find(options(**wrong), {})
+            find_member(options(**wrong), {})
 
 
 def call_roll(port, ranks, present, timeout=2):
-    """{rank: what the roll call of that rank returned or raised}"""
+    """Returns {index in `present`: what the roll call of that process returned or raised}.
+
+    present: a rank, or (rank, number of processes that it believes in), for each process.
+    """
     found = {}
 
     def one(rank, claimed, of):
         try:
-            found[rank] = distributed.roll_call(f"localhost:{port}", of, claimed, timeout)
+            found[rank] = roll_call(f"localhost:{port}", of, claimed, timeout)
         except UserError as error:
             found[rank] = str(error)
 
+    claims = [(claim, ranks) if isinstance(claim, int) else claim for claim in present]
     threads = [
-        threading.Thread(target=one, args=(i, rank, of))
-        for i, (rank, of) in enumerate((p, ranks) if isinstance(p, int) else p for p in present)
+        threading.Thread(target=one, args=(i, rank, of)) for i, (rank, of) in enumerate(claims)
     ]
     for t in threads:
         t.start()
@@ -183,10 +191,12 @@ def test_strangers_at_the_port_are_ignored():
     """A port scan, and a process that came, died and was started again."""
     port, host = free_port(), socket.gethostname()
     result = []
-    thread = threading.Thread(
-        target=lambda: result.append(distributed.roll_call(f"localhost:{port}", 3, 0, 30))
-    )
-    thread.start()
+
+    def call(rank):
+        result.append(roll_call(f"localhost:{port}", 3, rank, 30))
+
+    threads = [threading.Thread(target=call, args=(rank,)) for rank in (0, 2, 1)]
+    threads[0].start()
     while True:
         try:
             with socket.create_connection(("localhost", port)) as stranger:
@@ -197,14 +207,6 @@ def test_strangers_at_the_port_are_ignored():
             break
         except OSError:
             time.sleep(0.05)
-    threads = [thread] + [
-        threading.Thread(
-            target=lambda rank=rank: result.append(
-                distributed.roll_call(f"localhost:{port}", 3, rank, 30)
-            )
-        )
-        for rank in (2, 1)
-    ]
     for t in threads[1:]:  # the dead one does not complete the roll
         t.start()
         time.sleep(0.5)
@@ -217,7 +219,7 @@ def test_strangers_at_the_port_are_ignored():
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Four steps on 2 processes x 1 device, a checkpoint, two more in one process: the losses of one process all along."""
+    """Four steps in two processes and two more in one have the losses of one process all along."""
     flags = TINY | STREAM | {"max_steps": 4}
     one, two = tmp_path / "one", tmp_path / "two"
     finish(tmp_path, flags | {"save_dir": two}, devices=1)
@@ -242,7 +244,10 @@ def test_two_processes_train_as_one(tmp_path):
     ],
 )
 def test_20_steps_and_the_moves_of_a_checkpoint(tmp_path, changes):
-    """20 steps of 2 processes x 4 devices, with grids and scores, equal those of 1 x 8; a run that moves between both, too."""
+    """20 steps of 2 processes x 4 devices, with grids and scores, equal those of 1 x 8.
+
+    So do those of a run that moves between both.
+    """
     flags = WIDE | changes | {"sample_interval": 10, "eval_interval": 10}
     one, two, moving = (tmp_path / name for name in ("one", "two", "moving"))
     finish(tmp_path, flags | {"save_dir": one}, ranks=1, devices=8)

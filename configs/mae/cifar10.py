@@ -1,4 +1,6 @@
-"""An encoder of CIFAR-10 (32x32): cells of one pixel, so that the maps are 32, 16, 8 and 4 wide, as for the latents of the paper.
+"""An encoder of CIFAR-10 (32x32).
+
+Cells are of one pixel, so that the maps are 32, 16, 8 and 4 wide, as for the latents of the paper.
 
 Command   python pretrain_mae.py --dataset_name cifar10
 Hardware  one GPU of 80 GB

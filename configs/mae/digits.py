@@ -3,7 +3,8 @@
 Command   python pretrain_mae.py --dataset_name digits
 Hardware  two CPU cores
 Time      94 s of processor time of one core
-Expected  held-out reconstruction loss 0.17, accuracy of the classifier 0.90 to 0.92 on whole held-out digits
+Expected  held-out reconstruction loss 0.17, accuracy of the classifier 0.90 to 0.92 on whole
+          held-out digits
 Measured  one seed, twice, docs/benchmarks.md
 """
 

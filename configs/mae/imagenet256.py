@@ -3,7 +3,8 @@
 Command   python pretrain_mae.py --dataset_name imagenet256
 Hardware  a pod: 64 TPU chips or 32 GPUs
 Time      not measured yet
-Expected  not published for this encoder alone; with ConvNeXt-V2 features beside it, FID 1.61 (paper, L/16)
+Expected  not published for this encoder alone; with ConvNeXt-V2 features beside it, FID 1.61
+          (paper, L/16)
 Measured  not measured yet
 """
 

@@ -1,4 +1,6 @@
-"""MAE-256 of the paper's ablations in latents of the Stable Diffusion VAE, ImageNet at 256x256 (arXiv 2602.04770, A.3).
+"""MAE-256 of the paper's ablations, ImageNet at 256x256 (arXiv 2602.04770, A.3).
+
+It is trained in latents of the Stable Diffusion VAE.
 
 Command   python pretrain_mae.py --dataset_name latents:DIR --recipe imagenet256_ablation
 Hardware  a pod: 32 TPU chips or 16 GPUs

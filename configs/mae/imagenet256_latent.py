@@ -1,6 +1,9 @@
-"""MAE-640 of the paper in latents of the Stable Diffusion VAE, ImageNet at 256x256 (arXiv 2602.04770, A.3; lengths and batch from the authors' release).
+"""MAE-640 of the paper in latents, ImageNet at 256x256 (arXiv 2602.04770, A.3).
 
-Command   python scripts/cache_latents.py --dataset_name imagenet256 --vae stabilityai/sd-vae-ft-ema --out DIR
+The latents are those of the Stable Diffusion VAE. Lengths and batch are from the authors' release.
+
+Command   python scripts/cache_latents.py --dataset_name imagenet256
+              --vae stabilityai/sd-vae-ft-ema --out DIR
           python pretrain_mae.py --dataset_name latents:DIR --recipe imagenet256_latent
 Hardware  a pod: 64 TPU chips or 32 GPUs
 Time      not measured yet
