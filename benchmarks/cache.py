@@ -52,7 +52,7 @@ def main(flag_values):
         )
         mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
         parts = drift.build(config, dataset, mesh, load_encoder=load_random)
-        state, bank = drift.make_state(parts), drift.place_bank(parts, drift.fill_bank(parts)[0])
+        state, bank = drift.make_state(parts), drift.put_bank(parts, drift.fill_bank(parts)[0])
         frozen = sharding.put(parts.encoder_params, sharding.replicated(mesh))
         n = config.drift.bank_push
         fresh = (

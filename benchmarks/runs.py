@@ -54,7 +54,7 @@ class Rows:
         return left[:limit] if limit else left
 
 
-def build(config) -> drift.Parts:
+def build(config) -> drift.DriftParts:
     """The parts of a run, as `train_drift.py` makes them."""
     keep_freed_memory()
     return drift.build(

@@ -133,7 +133,7 @@ def describe_mae(text: str, channels: int, folder: str) -> None:
 def full_bank(parts):
     """A bank whose every place holds noise."""
     bank, random = (
-        drift.banks.empty_bank(parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample),
+        parts.empty_bank(),
         np.random.default_rng(0),
     )
     noise = lambda a: (

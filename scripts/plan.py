@@ -139,7 +139,7 @@ def inputs(parts, state):
     encoder = put(parts.encoder_params, everywhere)
     if parts.bank_on_host:
         s = lambda shape, dtype: jax.ShapeDtypeStruct((c.groups, c.n_c // c.groups, *shape), dtype)
-        kept = parts.sample if parts.cached else jax.ShapeDtypeStruct(shape, dtype)
+        kept = parts.stored if parts.cached else jax.ShapeDtypeStruct(shape, dtype)
         reals = lambda n: jax.tree.map(lambda a: s((n, *a.shape), a.dtype), kept)
         batch = Batch(
             s((), jnp.int32),
@@ -150,11 +150,7 @@ def inputs(parts, state):
         )
         return state, put(batch, parts.layout.groups_sharding), encoder
     bank = put(
-        jax.eval_shape(
-            lambda: drift.banks.empty_bank(
-                parts.dataset.n_classes, parts.per_class, parts.pool, parts.sample
-            )
-        ),
+        jax.eval_shape(parts.empty_bank),
         everywhere,
     )
     n = parts.config.drift.bank_push

@@ -34,8 +34,8 @@ from drifting.step import drift_step
 from metrics.sliced_wasserstein import sliced_wasserstein
 from models.build import build_generator
 from models.dit import init_params
-from training import loop
-from training.parts import field_settings
+from training.optimizer import build_optimizer
+from training.resolve_field import resolve_field
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_panels
@@ -112,9 +112,9 @@ class Lab:
             no_cfg_frac=0.0,
             temperatures=tuple(d.temperatures),
             style_shape=(1, 0),
-            **field_settings(d),
+            **resolve_field(d),
         )
-        _, self.optimizer = loop.build_optimizer(config.optim, config.max_steps)
+        _, self.optimizer = build_optimizer(config.optim, config.max_steps)
         self.step = jax.jit(self._step, donate_argnums=0)
         self.field = jax.jit(self._field)
         self.samples = jax.jit(

@@ -95,7 +95,7 @@ def test_one_program_that_donates_and_moves_no_features(encoder, bank):
     parts = parts_of(encoder | bank | {"encoder.cache": "on", "model.hidden_size": 64}, devices=8)
     state, everywhere = drift.make_state(parts), sharding.replicated(parts.mesh)
     kept, frozen = (
-        drift.place_bank(parts, drift.fill_bank(parts)[0]),
+        drift.put_bank(parts, drift.fill_bank(parts)[0]),
         jax.device_put(parts.encoder_params, everywhere),
     )
     fresh = (

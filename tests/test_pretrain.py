@@ -25,7 +25,8 @@ from models.mae import random_mask
 from models.mae_step import MAEConfig, class_weight, random_resized_crop
 from models.runs import load_mae_run, load_run
 from training import mae
-from training.parts import build_encoder
+from training.resolve_encoder import read_encoder
+from training.state import to_items
 from utils import config as config_lib
 from utils import sharding
 from utils.checkpoint import Checkpoints
@@ -80,7 +81,7 @@ def records(folder):
 
 
 def everything_saved(folder):
-    shapes = mae.checkpoint_tree(mae.state_shapes(parts_of()))
+    shapes = to_items(mae.state_shapes(parts_of()))
     return Checkpoints(folder / "checkpoints").restore(
         jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), shapes)
     )
@@ -326,7 +327,7 @@ def test_run_and_export_are_encoders(run):
     config = config_lib.resolve(
         {"dataset_name": "digits", "encoder.name": "none+mae", "encoder.path": f",{run}"}
     )
-    encode, params = build_encoder(config.encoder)[:2]
+    encode, params = read_encoder(config.encoder, load_encoder)
     assert "global" in jax.eval_shape(encode, params, x)
 
 

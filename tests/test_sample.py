@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from test_train import TINY, records, same_bits, train
 
+import data
 from configs.default import DISTRIBUTED
 from evaluation import sample_command
 from evaluation.fid_csv import read_rows
@@ -17,6 +18,7 @@ from models.sampling import generate
 from models.weights import load_generator
 from training import drift
 from utils import config as config_lib
+from utils import sharding
 from utils.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -129,8 +131,8 @@ def test_published_artifact_starts_a_run(run, tmp_path):
     for where in (run, tmp_path / "artifact"):
         parts = drift.build(
             config_lib.resolve(TINY | {"model.class_dropout_prob": 0.2, "init_from": str(where)}),
-            drift.data.load("digits"),
-            drift.sharding.make_mesh(1, 1),
+            data.load("digits"),
+            sharding.make_mesh(1, 1),
         )
         state = drift.make_state(parts)
         np.testing.assert_array_equal(

@@ -1,1 +1,15 @@
-"""What a training run is made of. As the programs do, it knows every package; nothing but programs imports it."""
+"""Training runs, of generators and of encoders: configuration -> parts -> loop.
+
+As the programs do, this room knows every other; nothing but programs, scripts and tests imports it.
+
+    program        from the command line to a job          job          what all trainings share
+    loop           steps, log lines, scores, checkpoints   run_folder   where a run lies
+    state          what steps change, and its shapes       optimizer    AdamW and its schedule
+
+    drift          the training of a generator             mae          that of an encoder
+    drift_parts    what it is made of, by resolve_*        mae_parts
+    drift_state    its first state                         mae_evaluation
+    reals, fill_bank, host_bank    real samples on their way to the step
+    drift_evaluation, collapse     what is looked at meanwhile
+    reports        what a dry run prints
+"""

@@ -1,0 +1,113 @@
+"""How well a generator does while it trains: scores in fid.csv, samples and curves as pictures.
+
+All of it is made with the first average of the parameters, without guidance (scale 1).
+"""
+
+import logging
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from baselines import flow
+from evaluation import evaluate
+from evaluation.fid_csv import append_row, read_rows, scores
+from evaluation.load_reference import load_reference
+from evaluation.reference import Reference
+from models.sampling import generate
+from training.drift_parts import DriftParts
+from utils import processes
+from utils.figures import save_curves, save_grid
+from utils.logging import read_metrics
+
+log = logging.getLogger("train")
+
+CLASSES_DRAWN = 16  # the first so many
+SAMPLES_DRAWN = 8  # of each
+
+
+# ---- scores ----
+
+
+def reference_of(parts: DriftParts) -> Reference:
+    """Returns what samples are compared with; it depends on the configuration alone."""
+    config, shape = parts.config, parts.dataset.shape
+    if parts.space:
+        shape = parts.space.image_shape(shape)
+    return load_reference(
+        config.dataset_name,
+        features=config.features,
+        inception_weights=config.inception_weights,
+        fid_stats=config.fid_stats,
+        data_options=config.data,
+        shape=shape,
+        **parts.sampling,
+    )
+
+
+def try_evaluation(parts: DriftParts, params: Any, reference: Reference) -> None:
+    """Evaluates a few samples, so that what cannot work fails now and not after hours."""
+    evaluate.sanity_check(
+        parts.model,
+        params,
+        reference,
+        cfg_scale=1.0,
+        seed=parts.config.seed,
+        space=parts.space,
+        **parts.sampling,
+    )
+
+
+def score(
+    parts: DriftParts, params: Any, reference: Reference, step: int, folder: pathlib.Path
+) -> None:
+    """Scores samples of `params` as a row of fid.csv in the run folder, and in the log.
+
+    They are fewer than those of a published figure, and the score's name says how many.
+    """
+    settings = {"step": step, "ema": parts.first_ema, "cfg_scale": 1.0, "seed": parts.config.seed}
+    found = evaluate.evaluate(
+        parts.model,
+        params,
+        reference,
+        cfg_scale=1.0,
+        seed=parts.config.seed,
+        num_samples=sample_count(parts, reference),
+        space=parts.space,
+        **parts.sampling,
+    )
+    row = settings | flow.settings(parts.model) | found
+    if processes.is_first():
+        append_row(folder / "fid.csv", row)
+    words = [f"{name} {value:.3f}" for name, value in scores(row).items()]
+    log.info("step %d: %s", step, ", ".join(words))
+
+
+def sample_count(parts: DriftParts, reference: Reference) -> int:
+    """Returns the number of samples of an evaluation while training."""
+    usual = min(evaluate.usual_count(reference), evaluate.WHILE_TRAINING)
+    return parts.config.eval_samples or usual
+
+
+# ---- pictures ----
+
+
+def draw_samples(parts: DriftParts, params: Any, path: pathlib.Path) -> None:
+    """Draws a row of samples for each of the first classes, as a PNG at `path`."""
+    classes = np.arange(min(parts.dataset.n_classes, CLASSES_DRAWN))
+    labels = np.repeat(classes, SAMPLES_DRAWN)
+    samples = generate(parts.model, params, labels, 1.0, parts.config.seed, **parts.sampling)
+    if parts.space:
+        samples = map(parts.space.decode, samples)
+    names = [parts.dataset.class_names[label] for label in classes]
+    images = np.concatenate(list(samples))
+    save_grid(path, images, columns=SAMPLES_DRAWN, row_labels=names)
+
+
+def draw_curves(parts: DriftParts, folder: pathlib.Path) -> None:
+    """Draws curves.png of the run in `folder`, from its metrics.jsonl and fid.csv."""
+    records = read_metrics(folder / "metrics.jsonl")
+    for row in read_rows(folder / "fid.csv"):
+        if row["cfg_scale"] == 1:
+            records.append({"step": row["step"]} | scores(row))
+    save_curves(folder / "curves.png", records, collapse_ratio=parts.config.collapse_ratio)

@@ -1,0 +1,88 @@
+"""The state of a generator's training: before the first step, and as shapes."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from drifting.fields.learned import init_field_state
+from drifting.state import TrainState, init_state, named_key
+from models.dit import init_params
+from models.weights import load_generator
+from training import state
+from training.drift_parts import DriftParts
+from utils import config as config_lib
+from utils.errors import UserError
+
+
+def make_state(parts: DriftParts) -> TrainState:
+    """Returns the state before the first step, on the mesh.
+
+    It depends on the seed alone, and on the weights of --init_from where they are given.
+    """
+    given = []
+    if parts.config.init_from:
+        given = [given_params(parts)]
+    return state.make_state(parts.mesh, functools.partial(first_state, parts), *given)
+
+
+def state_shapes(parts: DriftParts) -> TrainState:
+    """Returns the state as shapes, dtypes and shardings; nothing is computed."""
+    return state.state_shapes(parts.mesh, functools.partial(first_state, parts))
+
+
+def first_state(parts: DriftParts, params: Any = None) -> TrainState:
+    """Returns the state before the first step; `params` replaces the random parameters."""
+    config = parts.config
+    if params is None:
+        params = init_params(parts.model, named_key(config.seed, "init"))
+    field = first_field_state(parts)
+    return init_state(params, parts.optimizer, config.optim.ema, config.seed, field)
+
+
+def first_field_state(parts: DriftParts) -> dict[str, Any] | None:
+    """Returns the state of a learned field before the first step; None for any other field.
+
+    Its sizes are those of the features, so a dry run, which has no encoder, leaves it out.
+    """
+    drift = parts.config.drift
+    if drift.field != "learned" or parts.encode is None:
+        return None
+    image = jax.ShapeDtypeStruct((1, *parts.dataset.shape), np.float32)
+    sets = jax.eval_shape(parts.encode, parts.encoder_params, image)
+    return init_field_state(
+        named_key(parts.config.seed, "field"),
+        [features.shape[2] for features in sets.values()],
+        drift.field_width,
+        drift.field_projection,
+        drift.field_ema,
+    )
+
+
+# ---- parameters to start from ----
+
+
+def given_params(parts: DriftParts) -> Any:
+    """Returns the parameters of --init_from. Raises UserError if they are not of this generator."""
+    source = parts.config.init_from
+    _, params, _ = load_generator(source)
+    own = jax.eval_shape(lambda: init_params(parts.model, jax.random.key(0)))
+    expected = jax.tree.map(lambda a: a.shape, own)
+    found = jax.tree.map(np.shape, params)
+    if expected != found:
+        name, here, there = first_difference(expected, found)
+        raise UserError(
+            f"--init_from {source}: {name} is {there} there and {here} in this generator; "
+            "give its --model flags, or other weights"
+        )
+    return params
+
+
+def first_difference(expected: Any, found: Any) -> tuple[str, Any, Any]:
+    """Returns (name, shape, shape) of the first array in which two trees of shapes differ."""
+    a, b = config_lib.flatten(expected), config_lib.flatten(found)
+    for name in sorted(a | b):
+        if a.get(name) != b.get(name):
+            return name, a.get(name, "absent"), b.get(name, "absent")
+    raise ValueError("the trees do not differ")

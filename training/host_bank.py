@@ -1,0 +1,66 @@
+"""A bank of real samples in host memory, for one that is too large for a device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from drifting import bank as banks
+from drifting.accumulate import in_groups
+from training.drift_parts import DriftParts
+
+
+class HostBank:
+    """Pushes into a bank in host memory, and draws from it.
+
+    The slots are decided by the same programs as on a device, run on the CPU: the batches are the
+    same to the bit. The samples are moved by NumPy.
+    """
+
+    def __init__(self, parts: DriftParts, first_step: int = 0):
+        """first_step: how many steps the state has behind it whose batch is drawn first."""
+        self.step = first_step
+        self.seed = np.uint32(parts.config.seed)
+        self.groups = parts.drift.groups
+        self.sample_shape = parts.dataset.shape
+        self.cpu = cpu_device()
+        sizes = banks.Sizes(parts.per_class, parts.pool)
+
+        def push_slots(counters, labels):
+            return banks.push_slots(counters, sizes, labels)
+
+        def draw(counters, seed, step):
+            return banks.draw(counters, sizes, seed, step, parts.drift)
+
+        self.push_slots = jax.jit(push_slots)
+        self.draw = jax.jit(draw)
+
+    def push(self, bank: banks.Bank, samples: Any, labels: Any) -> banks.Bank:
+        """Returns the bank with new samples [S, ...] of labels [S]; its queues change in place."""
+        samples, labels = jax.device_get((samples, labels))
+        labels = np.asarray(labels, np.int32)
+        slots = self.on_cpu(self.push_slots, bank.counters, labels)
+        return banks.push_host(bank, slots, samples, labels)
+
+    def next_batch(self, bank: banks.Bank, fresh: Any) -> tuple[banks.Bank, banks.Batch]:
+        """Pushes `fresh`, (samples, labels) or None, and returns the bank and a step's batch."""
+        if fresh is not None:
+            bank = self.push(bank, *fresh)
+        plan = self.on_cpu(self.draw, bank.counters, self.seed, np.int32(self.step))
+        self.step += 1
+        return bank, banks.batch_from_plan(bank, in_groups(plan, self.groups), self.sample_shape)
+
+    def on_cpu(self, function: Callable, *args: Any) -> Any:
+        """Returns function(*args), computed on the CPU, as NumPy arrays."""
+        # The loop forbids transfers that nobody asked for; these are what is wanted here.
+        with jax.default_device(self.cpu), jax.transfer_guard("allow"):
+            return jax.device_get(function(*args))
+
+
+def cpu_device() -> jax.Device:
+    """Returns a CPU device, or where JAX_PLATFORMS leaves the CPU out, the first device."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]

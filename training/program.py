@@ -1,0 +1,63 @@
+"""A training program, from the command line to the end of the run: what the trainers share.
+
+train_drift.py     main(DriftJob, flags)      pretrain_mae.py     main(MAEJob, flags)
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from training import loop
+from training.job import Job
+from training.run_folder import has_run, run_folder
+from utils import config as config_lib
+from utils import distributed, processes, sharding
+from utils.checkpoint import Checkpoints
+from utils.logging import setup_logging
+from utils.memory import keep_freed_memory
+
+
+def main(job_type: type[Job], flag_values: flags.FlagValues) -> None:
+    """Runs the program in this process, which may be one of several of a job."""
+    setup_logging()
+    with distributed.job(config_lib.all_flags(flag_values).distributed):
+        run(job_type, flag_values)
+
+
+def run(job_type: type[Job], flag_values: flags.FlagValues) -> None:
+    """Configures, builds and trains. Raises UserError for what cannot work, as early as it can."""
+    # ---- the configuration ----
+    # A run goes on with its own settings, and with what the command line adds to them.
+    folder = run_folder(config_lib.all_flags(flag_values), job_type.folder_prefix)
+    saved = None
+    if has_run(folder):
+        saved = config_lib.from_json(folder / "config.json", job_type.schema)
+    config = config_lib.resolve(flag_values, saved, job_type.schema)
+    job_type.check_flags(config, flag_values)
+
+    # ---- the parts: devices, data, networks, optimiser ----
+    keep_freed_memory()
+    mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
+    parts = job_type.build(config, mesh)
+    check_load_dir(config)
+    job_type.check_parts(parts)
+
+    # ---- a dry run ends here ----
+    if config.dry_run:
+        settings = config_lib.explain(parts.config, flag_values, saved, job_type.schema)
+        if processes.is_first():
+            print(settings, job_type.report(parts), sep="\n\n")
+        return
+
+    # ---- the training ----
+    loop.train(job_type(parts, job_type.open_run(parts.config)))
+
+
+def check_load_dir(config: Any) -> None:
+    """Checks that --load_dir holds a checkpoint to start from. Raises UserError."""
+    if not config.load_dir:
+        return
+    checkpoints = Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")
+    if not checkpoints.steps():
+        checkpoints.restore({})  # says what is missing

@@ -1,0 +1,128 @@
+"""What a run takes, known before it starts: the text that a dry run prints."""
+
+import inspect
+from typing import Any
+
+import jax
+import numpy as np
+
+import data
+from drifting.config import DriftConfig
+from drifting.fields import FIELDS
+from drifting.state import TrainState
+from models.dit import count_parameters
+from training.drift_parts import DriftParts
+from training.mae_parts import MAEParts
+
+
+def drift_report(parts: DriftParts, shapes: TrainState) -> str:
+    """Returns the report of a generator's training. shapes: of its state, with shardings."""
+    config = parts.config
+    rows = {
+        "data": describe_data(parts.dataset),
+        "generator": f"{config.model.name}, {count_parameters(shapes.params):,} parameters",
+        "step": describe_step(parts),
+        "steps": f"{config.max_steps:,}",
+        "devices": describe_devices(parts.mesh),
+        "per device": describe_memory(shapes),
+    }
+    if parts.drift:
+        rows["field"] = describe_field(parts.drift, shapes)
+    rows["bank"] = describe_bank(parts)
+    return table(rows)
+
+
+def mae_report(parts: MAEParts, shapes: TrainState) -> str:
+    """Returns the report of an encoder's training. shapes: of its state, with shardings."""
+    config = parts.config
+    steps = f"{config.max_steps:,}"
+    if config.mae.finetune_steps:
+        steps += f", with the classifier from step {parts.step.finetune_from:,} on"
+    encoder = f"{count_parameters(shapes.params):,} parameters, "
+    encoder += f"of which {count_parameters(shapes.params['encoder']):,} encode"
+    rows = {
+        "data": describe_data(parts.dataset),
+        "encoder": f"masked autoencoder, {encoder}",
+        "steps": steps,
+        "devices": describe_devices(parts.mesh),
+        "per device": describe_memory(shapes),
+    }
+    return table(rows)
+
+
+def table(rows: dict[str, str]) -> str:
+    """Returns the rows as lines of two columns."""
+    return "\n".join(f"{name:12}{text}" for name, text in rows.items())
+
+
+# ---- the rows of both ----
+
+
+def describe_data(dataset: data.Dataset) -> str:
+    """Returns the name, the number of samples, their shape [H, W, C], and the classes."""
+    size = f"{len(dataset.samples):,} samples of {dataset.shape}"
+    return f"{dataset.name}: {size}, {dataset.n_classes} classes"
+
+
+def describe_devices(mesh: jax.sharding.Mesh) -> str:
+    """Returns the number and kind of the devices, and how the mesh divides them."""
+    kind = mesh.devices.flat[0].device_kind
+    axes = f"mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}"
+    return f"{mesh.size} x {kind}, {axes}"
+
+
+def describe_memory(shapes: TrainState) -> str:
+    """Returns the memory of a state on each device."""
+    params = megabytes_per_device(shapes.params)
+    optimizer = megabytes_per_device(shapes.opt_state)
+    averages = megabytes_per_device(shapes.ema)
+    return f"parameters {params}, optimiser {optimizer}, {len(shapes.ema)} EMA {averages}"
+
+
+def megabytes_per_device(tree: Any) -> str:
+    """Returns the memory of arrays, or of shapes with shardings, on each device."""
+    size = 0
+    for array in jax.tree.leaves(tree):
+        shard_shape = array.sharding.shard_shape(array.shape)
+        size += np.prod(shard_shape) * array.dtype.itemsize
+    return f"{size / 1e6:.1f} MB"
+
+
+# ---- the rows of a generator's training ----
+
+
+def describe_step(parts: DriftParts) -> str:
+    """Returns how many samples a step takes, of which kind, and where they are."""
+    drift = parts.drift
+    if drift is None:
+        return f"{parts.config.batch_size} samples of a rectified flow"
+    samples = f"{drift.n_neg} generated, {drift.n_pos} positive, {drift.n_unc} unconditional"
+    groups = ""
+    if drift.groups > 1:
+        groups = f" in {drift.groups} groups"
+    return f"{drift.n_c} classes x ({samples}){groups}; {parts.layout}"
+
+
+def describe_field(drift: DriftConfig, shapes: TrainState) -> str:
+    """Returns the name of the drifting field, and what is unusual about it."""
+    name = str(drift.field)
+    words = [name]
+    usual = inspect.signature(FIELDS[name]).parameters
+    for option, value in drift.field_options.items():
+        if value != usual[option].default:
+            words.append(f"{option} {value}")
+    if shapes.field:
+        words.append(f"{count_parameters(shapes.field['params']):,} parameters of its own")
+    if drift.second_batch:
+        words.append("a second generated batch")
+    return ", ".join(words)
+
+
+def describe_bank(parts: DriftParts) -> str:
+    """Returns the size of the bank of real samples, what it stores, and where it is."""
+    size = f"{parts.bank_bytes / 1e6:.1f} MB"
+    stored = "features" if parts.cached else "samples"
+    if parts.drift and not parts.encode:  # a dry run does not load the encoder
+        stored += " (of features, if they are kept, which takes the encoder to know)"
+    place = "in host memory" if parts.bank_on_host else "on each device"
+    return f"{size} of {stored} {place}"

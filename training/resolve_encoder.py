@@ -1,0 +1,119 @@
+"""Which frozen encoder makes the features in which samples are compared."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import data
+from models.encoders import join_where, only_used, options_of, split_where, takes_pixels
+from models.latents import LatentSpace, load_latent_space
+from models.narrow import narrow
+from utils import sharding
+from utils.errors import UserError
+
+
+class Encoder(NamedTuple):
+    """A frozen feature encoder, or several whose features are joined."""
+
+    encode: Callable | None  # (params, images [B, H, W, C]) -> {name: [B, T, D]}
+    params: Any  # None for `encode`, and {} here, in a dry run: nothing is read
+
+
+def resolve_encoder(
+    config: Any,
+    dataset: data.Dataset,
+    decoder: LatentSpace | None,
+    load_encoder: Callable,
+) -> Encoder:
+    """Returns the encoder that --encoder.* names, with the parameters that it uses.
+
+    Args:
+        config: the configuration of the run.
+        dataset: the data as the generator sees it.
+        decoder: the VAE through which the encoder sees latents, or None.
+        load_encoder: as `models.encoders.load_encoder`.
+    Raises:
+        UserError: an unknown name, or weights that are not there.
+    """
+    decode = None
+    if decoder:
+        decode = (decode_latents(decoder), jax.device_get(decoder.params))
+    encoder = read_encoder(config.encoder, load_encoder, decode, names_only=config.dry_run)
+    if encoder.encode is None:
+        return encoder
+    sample = jax.ShapeDtypeStruct((1, *dataset.shape), np.float32)
+    return encoder._replace(params=narrow(encoder.encode, encoder.params, sample))
+
+
+def read_encoder(
+    config: Any, load_encoder: Callable, decode: tuple | None = None, names_only: bool = False
+) -> Encoder:
+    """Returns the encoder that the group `encoder` names; "none" compares raw samples.
+
+    Args:
+        config: the group of that name of the configuration.
+        load_encoder: as `models.encoders.load_encoder`.
+        decode: (function, its parameters), through which an encoder of pixels sees latents.
+        names_only: check the flags, and read or fetch nothing.
+    """
+    source, options = join_where(config.name, config.path), options_of(config)
+    if names_only and config.name != "none":
+        split_where(source)
+        return Encoder(None, {})
+    encode, params, _ = load_encoder(source, decode=decode, **options)
+    return Encoder(encode, only_used(params))
+
+
+def resolve_monitor(name: str, encoder: Encoder, shape: tuple[int, ...]) -> str:
+    """Returns the feature set that the energy distance and the diversity are measured in.
+
+    It has one vector per image. Without a name it is the last such set, rather not one of standard
+    deviations: those of a small map may be the same for all images. A dry run, without an encoder,
+    returns the name as it is.
+
+    Args:
+        name: --drift.monitor, or "".
+        encoder: the frozen encoder.
+        shape: [H, W, C] of a sample.
+    Raises:
+        UserError: there is no such set.
+    """
+    if encoder.encode is None:
+        return name
+    sample = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    sets = jax.eval_shape(encoder.encode, encoder.params, sample)
+    vectors = [key for key, features in sets.items() if features.shape[1] == 1]
+    if not vectors or (name and name not in vectors):
+        known = ", ".join(vectors) or "none, add the raw sample with --encoder.name none+..."
+        raise UserError(
+            f"--drift.monitor {name or '(empty)'}: expected a feature set with one vector "
+            f"per image; this encoder has {known}"
+        )
+    means = [key for key in vectors if not key.endswith("_std")]
+    return name or (means or vectors)[-1]
+
+
+# ---- latents, for encoders that take pixels ----
+
+
+def resolve_decoder(
+    config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh, space: LatentSpace | None
+) -> LatentSpace | None:
+    """Returns the VAE through which an encoder of pixels sees latents; None if none is needed.
+
+    space: the VAE of the run, where it is loaded already.
+    """
+    if not dataset.latents or config.dry_run or not takes_pixels(config.encoder.name):
+        return None
+    return space or load_latent_space(config.vae, sharding.local_sharding(mesh), dataset.latents)
+
+
+def decode_latents(space: LatentSpace) -> Callable:
+    """Returns (params, latents) -> images, through which gradients reach the latents."""
+
+    def decode(params, latents):
+        return space.vae.decode(params, space.vae.unscale(latents))
+
+    return decode

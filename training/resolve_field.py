@@ -1,0 +1,67 @@
+"""Which drifting field a run uses, and with which options: from the flags --drift.*."""
+
+import inspect
+from typing import Any
+
+from drifting.fields import FIELDS
+from utils import config as config_lib
+from utils.errors import UserError
+from utils.words import did_you_mean
+
+# Options that some of the fields take as arguments ...
+OPTIONS = ("kernel", "normalize", "iterations", "attraction", "repulsion")
+# ... and those of the field that is a network and is trained itself.
+LEARNED_OPTIONS = ("field_width", "field_projection", "field_lr", "field_ema")
+
+
+def resolve_field(drift: Any) -> dict[str, Any]:
+    """Returns what is said of the field, as arguments of `DriftConfig`.
+
+    Args:
+        drift: the group of that name of the configuration.
+    Raises:
+        UserError: the field is unknown, has no use for an option, or cannot work with it.
+    """
+    check_field(drift)
+    takes = inspect.signature(FIELDS[drift.field]).parameters
+    # Unless the user says otherwise, the negatives of the sinkhorn field are a second batch, with
+    # which it is 0 in expectation where the generator is right, and guidance is added to it.
+    is_sinkhorn = drift.field == "sinkhorn"
+    second_batch = drift.negatives == "second" or (drift.negatives == "auto" and is_sinkhorn)
+    in_field = drift.guidance == "field" or (drift.guidance == "auto" and is_sinkhorn)
+    return {
+        "field": drift.field,
+        "field_options": {name: drift[name] for name in OPTIONS if name in takes},
+        "field_lr": drift.field_lr,
+        "second_batch": second_batch,
+        "guidance": "field" if in_field else "negatives",
+    }
+
+
+def check_field(drift: Any) -> None:
+    """Raises UserError for a field that is not known, or options that do not fit it."""
+    if drift.field not in FIELDS:
+        raise UserError(
+            f"--drift.field {drift.field}: unknown field{did_you_mean(drift.field, FIELDS)} "
+            f"(known: {', '.join(FIELDS)})"
+        )
+    usable = set(inspect.signature(FIELDS[drift.field]).parameters)
+    if drift.field == "learned":
+        usable |= set(LEARNED_OPTIONS)
+    for name in OPTIONS + LEARNED_OPTIONS:
+        is_default = drift[name] == config_lib.KEYS[f"drift.{name}"].default
+        if not is_default and name not in usable:
+            raise UserError(
+                f"--drift.{name} {drift[name]}: the {drift.field} field has no use for it; "
+                "leave it out"
+            )
+    if drift.field == "uncoupled" and drift.normalize == "none":
+        raise UserError(
+            "--drift.normalize none: the uncoupled field is one whose rows sum to 1; "
+            "give both or y, or --drift.field kernel"
+        )
+    if drift.iterations % 0.5:
+        raise UserError(
+            f"--drift.iterations {drift.iterations}: expected a multiple of 0.5, "
+            "half an iteration being one of the two updates"
+        )

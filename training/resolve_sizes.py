@@ -1,0 +1,150 @@
+"""How many samples of each kind: the classes and positives of a step, the queues of the bank."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+import data
+from data import pipeline
+from evaluation.scoring import round_up
+from utils import sharding
+from utils.errors import UserError
+
+
+class StepSizes(NamedTuple):
+    """Numbers that depend on the data and the devices, not on the flags alone."""
+
+    n_c: int  # N_c: the classes of a step
+    n_pos: int  # N_pos: the positives of each
+    per_class: int  # the length of the bank's class queues
+    pool: int  # the length of its queue of any class; 0 if it holds all data
+
+
+def resolve_sizes(config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh) -> StepSizes:
+    """Returns how many samples of each kind a run takes.
+
+    Raises UserError for numbers that do not go together, with some near them that do.
+    """
+    drift = config.drift
+    n_c = classes_per_step(config, dataset, mesh)
+    if drift.bank_per_class == "all":
+        per_class, pool = max(dataset.counts), 0
+    else:
+        per_class, pool = drift.bank_per_class, drift.bank_global
+    if drift.n_pos == "all":
+        n_pos = per_class
+    else:
+        n_pos = drift.n_pos
+        if dataset.counts:
+            pipeline.check_counts(dataset, dataset.counts, n_pos, "--drift.n_pos")
+    sizes = StepSizes(n_c, n_pos, per_class, pool)
+    check_draws_of_any_class(config, dataset, sizes)
+    return sizes
+
+
+def check_reals(drift: Any, dataset: data.Dataset) -> None:
+    """Raises UserError for reals that do not divide over processes, or a bank of unknown size."""
+    ranks = jax.process_count()
+    if drift.bank_push % ranks:
+        raise UserError(
+            f"--drift.bank_push {drift.bank_push} does not divide over {ranks} processes; "
+            f"give {round_up(drift.bank_push, ranks)}"
+        )
+    if drift.bank_per_class == "all" and dataset.counts is None:
+        raise UserError(
+            f"--drift.bank_per_class all: the samples per class of {dataset.name} are not known "
+            "without reading it; give a number, such as 128"
+        )
+
+
+def check_draws_of_any_class(config: Any, dataset: data.Dataset, sizes: StepSizes) -> None:
+    """Raises UserError for draws, without replacement, of more samples than the bank holds."""
+    drift = config.drift
+    draws = {"--drift.n_unc": drift.n_unc}
+    if config.model.class_dropout_prob and drift.n_pos != "all":
+        # The positives of the null class are of any class.
+        draws["--drift.n_pos, with --model.class_dropout_prob,"] = sizes.n_pos
+    if sizes.pool:
+        held = sizes.pool
+    elif dataset.counts:
+        held = sum(dataset.counts)
+    else:
+        held = dataset.n_classes * sizes.per_class
+    for flag, n in draws.items():
+        if n > held:
+            raise UserError(
+                f"{flag} {n}: the bank holds {held} samples of any class to draw it from; "
+                "give less, or a larger --drift.bank_global"
+            )
+
+
+# ---- the classes of a step ----
+
+
+def classes_per_step(config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh) -> int:
+    """Returns N_c, which must go round the classes evenly and divide over the devices.
+
+    A step has --batch_size generated samples, --drift.n_neg of each class. Raises UserError.
+    """
+    n_neg, n_classes = config.drift.n_neg, dataset.n_classes
+    n_c = config.batch_size // n_neg
+    if n_c > n_classes and n_c % n_classes:
+        raise UserError(
+            f"--batch_size {config.batch_size} / --drift.n_neg {n_neg} = {n_c} classes per step, "
+            f"but {dataset.name} has {n_classes} classes; "
+            f"give --batch_size {nearest_batch_size(n_c, n_neg, n_classes, mesh.size)}"
+        )
+    groups = config.optim.accumulate
+    if n_c % groups:
+        divisors = [str(k) for k in range(1, n_c + 1) if n_c % k == 0]
+        raise UserError(
+            f"--optim.accumulate {groups}: it must divide the {n_c} classes of a step "
+            f"(--batch_size {config.batch_size} / --drift.n_neg {n_neg}); "
+            f"give {', '.join(divisors)}"
+        )
+    if sharding.choose_layout(mesh, n_c // groups, n_neg) is None:
+        raise no_layout(config, n_c, nearest_batch_size(n_c, n_neg, n_classes, mesh.size), mesh)
+    return n_c
+
+
+def nearest_batch_size(n_c: int, n_neg: int, n_classes: int, devices: int) -> int:
+    """Returns the batch size nearest to n_c classes of n_neg samples that is possible.
+
+    Its classes divide over the devices, and go round the classes of the data evenly.
+    """
+    most = max(n_c, n_classes, devices) * devices
+    possible = []
+    for classes in range(devices, most + 1, devices):
+        if classes <= n_classes or classes % n_classes == 0:
+            possible.append(classes)
+
+    def distance(classes: int) -> int:
+        return abs(classes - n_c)
+
+    return min(possible, key=distance) * n_neg
+
+
+def no_layout(config: Any, n_c: int, near: int, mesh: jax.sharding.Mesh) -> UserError:
+    """Returns the error for a step whose samples do not divide over the devices.
+
+    n_c: its classes. near: a batch size that would do, without groups.
+    """
+    devices, n_neg, groups = mesh.size, config.drift.n_neg, config.optim.accumulate
+    in_groups = of_a_group = ""
+    other = f"or --batch_size {near}"
+    if groups > 1:
+        in_groups, of_a_group = f" in {groups} groups", " of a group"
+        other = "or fewer groups"
+
+    fewer_devices = ""
+    for k in range(1, devices):
+        if (n_c // groups) % k == 0 and k % config.mesh.fsdp == 0:
+            fewer_devices = f", or --mesh.devices {k}"
+
+    rows = round_up(n_neg, devices)
+    return UserError(
+        f"--batch_size {config.batch_size} = {n_c} classes of {n_neg}{in_groups}: "
+        f"neither the classes{of_a_group} nor the generated samples "
+        f"of a class divide over {devices} devices; "
+        f"give --drift.n_neg {rows} --batch_size {n_c * rows}, {other}{fewer_devices}"
+    )

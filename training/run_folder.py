@@ -1,0 +1,141 @@
+"""The folder of a run: where it is, whether its run can go on, and that one program writes to it.
+
+A run folder holds everything that evaluation and sampling need:
+
+    config.json       the whole configuration
+    checkpoints/      what steps change (utils/checkpoint.py)
+    metrics.jsonl     one line of numbers per log interval
+    samples/*.png     figures, beside curves.png, and fid.csv where a generator is scored
+"""
+
+import contextlib
+import fcntl
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from utils import config as config_lib
+from utils.checkpoint import Checkpoints
+from utils.errors import UserError
+
+log = logging.getLogger("train")
+
+# Settings that say where a run lies or comes from. That they differ is not worth a warning.
+UNREMARKABLE = {"save_dir", "load_dir", "init_from", "dry_run", "recipe"}
+
+
+def run_folder(config: Any, prefix: str = "") -> pathlib.Path:
+    """Returns the folder that --save_dir names, or else runs/<prefix><dataset_name>."""
+    if config.save_dir:
+        return pathlib.Path(config.save_dir)
+    name = config.dataset_name.replace("/", "_").replace(":", "_")
+    return pathlib.Path(f"runs/{prefix}{name}")
+
+
+def has_run(folder: pathlib.Path) -> bool:
+    """Returns whether there is a run in the folder that can go on."""
+    has_config = (folder / "config.json").exists()
+    return has_config and bool(Checkpoints(folder / "checkpoints").steps())
+
+
+def make_folder(folder: pathlib.Path) -> pathlib.Path:
+    """Makes the run folder and returns it. Raises UserError where nothing can be written."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--save_dir {folder}: is a file; cannot write a run there, give a folder")
+    # Each process tries for itself: on a cluster, the others may see another file system.
+    mark = folder / f".writable_{jax.process_index()}"
+    try:
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        mark.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--save_dir {folder}: cannot write there ({error.strerror}); "
+            "give a folder that can be written"
+        ) from None
+    return folder
+
+
+@contextlib.contextmanager
+def alone_in(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the run folder: the metrics and checkpoints of two programs would mix.
+
+    The system lets go of the lock with the process, however that ends. Raises UserError when
+    another program holds it. Where the file system has no locks, that is said and no more.
+    """
+    with open(folder / ".lock", "w") as file:
+        try:
+            # Unlike flock, lockf is not passed on to the worker processes that read data.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"{folder}: another program is training there; wait until it ends, "
+                "or give another --save_dir"
+            ) from None
+        except OSError as error:
+            log.warning(
+                "%s: the file system has no locks (%s): "
+                "see that one program at a time trains there",
+                folder,
+                error.strerror,
+            )
+        yield
+
+
+# ---- what a run may change when it goes on ----
+
+
+def check_same_run(
+    before: Mapping[str, Any],
+    config: Any,
+    source: pathlib.Path,
+    fixed: tuple[str, ...],
+    free: tuple[str, ...],
+) -> None:
+    """Checks that the run in the folder `source` can go on with other settings, and names them.
+
+    Args:
+        before: the settings that the run has had so far, nested or dotted.
+        config: the settings that are asked for now.
+        source: the run folder, for messages.
+        fixed: settings that must not change, by their names or by how their names start.
+        free: those among them that may change all the same.
+    Raises:
+        UserError: a fixed setting has changed. Any other change is a warning.
+    """
+    changed = changed_settings(config_lib.flatten(before), config_lib.flatten(config.to_dict()))
+    # Settings without a group come first: another data set explains another --data.channels.
+    for name in sorted(changed, key=has_group):
+        if name.startswith(fixed) and name not in free:
+            old, new = changed[name]
+            raise UserError(
+                f"{source} holds a run with {name} = {old}, but {name} = {new} was asked for; "
+                f"give another --save_dir, or --{name} {old}"
+            )
+    for name, (old, new) in changed.items():
+        if name not in UNREMARKABLE:
+            log.warning("%s: %s was %s and is now %s", source, name, old, new)
+
+
+def changed_settings(
+    before: Mapping[str, Any], now: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Returns {name: (old value, new value)} of the settings that both have and that differ."""
+    changed = {}
+    for name, new in now.items():
+        if name not in before:
+            continue  # older runs lack the settings that were added since
+        old = before[name]
+        # JSON has no tuples: what was one comes back as a list.
+        comparable = tuple(old) if isinstance(old, list) else old
+        if comparable != new:
+            changed[name] = (old, new)
+    return changed
+
+
+def has_group(name: str) -> bool:
+    """Returns whether a setting belongs to a group, as "model.depth" does."""
+    return "." in name
