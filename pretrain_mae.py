@@ -1,7 +1,9 @@
-"""Trains the paper's feature encoder, a masked autoencoder (A.3); the step that matters is `models.mae_step.mae_step`.
+"""Trains the paper's feature encoder, a masked autoencoder (A.3), for train_drift.py.
 
-python pretrain_mae.py --dataset_name digits            the run goes to runs/mae_digits; the same command resumes it
+python pretrain_mae.py --dataset_name digits      the run goes to runs/mae_digits, and resumes there
 python train_drift.py --dataset_name digits --encoder.name mae --encoder.path runs/mae_digits
+
+The step that matters is `models.mae_step.mae_step`; training/mae.py compiles and feeds it.
 """
 
 from configs.default import DISTRIBUTED

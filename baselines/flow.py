@@ -26,8 +26,8 @@ from drifting.images import mirror, to_float
 from drifting.state import TrainState, named_key, update_ema
 from utils.errors import UserError
 
-# The network embeds its guidance scale by sinusoids, the fastest of which turns by 1 per unit. Times
-# in [0, 1] would hardly move them.
+# The network embeds its guidance scale by sinusoids, the fastest of which turns by 1 per unit.
+# Times in [0, 1] would hardly move them.
 TIME_SCALE = 1000.0
 
 

@@ -1,4 +1,8 @@
-"""The fields in the trainer: checkpoints of the learned one, second batches, guidance, bfloat16 networks, and flags that do not fit together."""
+"""The fields in the trainer.
+
+Checkpoints of the learned field, second batches, guidance, bfloat16 networks, and flags that do not
+fit together.
+"""
 
 import jax
 import numpy as np
@@ -12,7 +16,10 @@ GUIDED = {"drift.n_unc": 4, "drift.alpha_max": 3.0, "model.use_bf16": True}
 
 
 def test_a_learned_field_resumes_in_the_same_bits(tmp_path):
-    """Its parameters, optimiser and average are in the checkpoint; they move, and its loss is that of its own training."""
+    """Its parameters, optimiser and average are in the checkpoint, and they are trained.
+
+    Its loss is that of its own training.
+    """
     learned = {
         "drift.field": "learned",
         "drift.field_width": 8,
@@ -23,25 +30,25 @@ def test_a_learned_field_resumes_in_the_same_bits(tmp_path):
     train(tmp_path / "resumed", learned | {"max_steps": 4})
     resumed = train(tmp_path / "resumed", learned | {"max_steps": 8})
     assert straight == resumed
-    (tree, _, _), (tree2, _, _) = (
-        everything_saved(tmp_path / name, learned) for name in ("straight", "resumed")
-    )
+    tree, _, _ = everything_saved(tmp_path / "straight", learned)
+    tree2, _, _ = everything_saved(tmp_path / "resumed", learned)
     same_bits(tree, tree2)
     assert int(tree["field"]["opt_state"][0].count) == 8
     before = drift.make_state(parts_of(learned)).field["params"]
-    moved = jax.tree.map(
-        lambda a, b: float(np.abs(np.asarray(a) - b).max()), tree["field"]["params"], before
-    )
-    assert min(jax.tree.leaves(moved)) > 1e-3, "every array of the field's parameters is trained"
-    assert (
-        resumed[-1]["field_loss"] < resumed[0]["field_loss"] and resumed[-1]["field_grad_norm"] > 0
-    )
+    differences = jax.tree.map(np.subtract, tree["field"]["params"], before)
+    moved = [np.abs(difference).max() for difference in jax.tree.leaves(differences)]
+    assert min(moved) > 1e-3, "every array of the field's parameters is trained"
+    assert resumed[-1]["field_loss"] < resumed[0]["field_loss"]
+    assert resumed[-1]["field_grad_norm"] > 0
     with pytest.raises(UserError, match="drift.field = learned, but drift.field = kernel"):
         train(tmp_path / "resumed", {"max_steps": 12, "drift.field": "kernel"})
 
 
 def test_sinkhorn_trains_with_guidance_in_bf16(tmp_path):
-    """tau = 0.02 in float32 beside bfloat16 networks; the drift is finite and the loss is the number of temperatures squared at most."""
+    """At tau = 0.02, in float32 beside bfloat16 networks, the drift is finite.
+
+    The loss is at most the number of temperatures squared.
+    """
     records = train(tmp_path, GUIDED | {"drift.field": "sinkhorn", "max_steps": 8})
     assert len(records) == 8
     for record in records:
@@ -50,16 +57,17 @@ def test_sinkhorn_trains_with_guidance_in_bf16(tmp_path):
 
 
 def test_a_second_batch_is_another_draw(tmp_path):
-    """The first step with a second batch differs from that without by its negatives alone: same samples, same reals, same scale of the loss."""
-    own, second = (
-        train(tmp_path / n, {"drift.field": "uncoupled", "drift.negatives": n, "max_steps": 1})[0]
-        for n in ("own", "second")
-    )
-    assert (
-        own["energy_distance"] == second["energy_distance"]
-        and own["diversity"] == second["diversity"]
-    )
-    assert own["drift_rms_0.2"] != second["drift_rms_0.2"] and own["loss"] != second["loss"]
+    """The first step with a second batch differs from that without it by its negatives alone.
+
+    Samples, reals, and the scale of the loss are the same.
+    """
+    uncoupled = {"drift.field": "uncoupled", "max_steps": 1}
+    (own,) = train(tmp_path / "own", uncoupled | {"drift.negatives": "own"})
+    (second,) = train(tmp_path / "second", uncoupled | {"drift.negatives": "second"})
+    for same in ("energy_distance", "diversity"):
+        assert own[same] == second[same]
+    for other in ("drift_rms_0.2", "loss"):
+        assert own[other] != second[other]
 
 
 @pytest.mark.parametrize(

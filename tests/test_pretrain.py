@@ -1,4 +1,8 @@
-"""Pre-training of the encoder: the step against NumPy and its parts, the schedule, exact resume, the run as an encoder, one-line mistakes. Real data, tiny network."""
+"""Pre-training of the encoder.
+
+The step against NumPy and its parts, the schedule, exact resume, the run as an encoder, mistakes
+that end in one line. The data are real and the network is tiny.
+"""
 
 import dataclasses
 import importlib
@@ -91,6 +95,15 @@ def same_bits(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
 
 
+def as_flags(settings):
+    """Returns {name: value} as words of a command line."""
+    words = []
+    for name, value in settings.items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        words.append(f"--{name}={text}")
+    return words
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """An uninterrupted run, with figures, evaluations and an export."""
@@ -105,7 +118,10 @@ def run(tmp_path_factory):
 
 
 def test_crops_are_bilinear_resizes_of_a_rectangle():
-    """On a ramp, a crop is a ramp: its slope is the share of the side, its ends lie in the image; against interpolation in NumPy on an image of noise."""
+    """A crop of a ramp is a ramp whose slope is the share of the side, and that lies in the image.
+
+    An image of noise is compared with interpolation in NumPy.
+    """
     n, height, width = 200, 12, 18
     rows = jnp.broadcast_to(
         jnp.arange(height, dtype=jnp.float32)[:, None, None], (height, width, 1)
@@ -146,7 +162,10 @@ def test_crops_are_bilinear_resizes_of_a_rectangle():
 
 
 def test_step_against_numpy():
-    """One step of the fine-tuning by hand from the network's outputs: the squares of hidden cells only, the entropy, and their mix."""
+    """A step of the fine-tuning is computed by hand from the network's outputs.
+
+    It is the squares of the hidden cells alone, the entropy, and their mix.
+    """
     parts, at = parts_of(), 22  # the third step of the fine-tuning: lambda is 0.3 of 0.5
     state = mae.make_state(parts).replace(step=jnp.int32(at))
     before = jax.tree.map(np.asarray, state.params)
@@ -220,14 +239,16 @@ def test_interrupted_run_ends_in_the_same_bits(run, tmp_path):
     """Stopped after 42 steps, between two saves."""
     for until in (42, None):
         train(tmp_path, until=until)
-    (tree, metadata, step), (tree2, metadata2, _) = (
-        everything_saved(run),
-        everything_saved(tmp_path),
-    )
+    tree, metadata, step = everything_saved(run)
+    tree2, metadata2, _ = everything_saved(tmp_path)
     assert step == 60 and metadata["position"] == metadata2["position"] == 60 * 32
     same_bits(tree, tree2)
-    trained = lambda folder: [r for r in records(folder) if "loss" in r]
     assert trained(run) == trained(tmp_path)
+
+
+def trained(folder):
+    """Returns the log lines, without those of evaluations: only one of the runs has them."""
+    return [record for record in records(folder) if "loss" in record]
 
 
 @pytest.mark.slow
@@ -235,15 +256,10 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):
     """SIGKILL at three random steps."""
     given = TINY | {"max_steps": 60, "mae.finetune_steps": 20, "eval_interval": 10}
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    command = lambda folder: [
-        sys.executable,
-        str(ROOT / "pretrain_mae.py"),
-        f"--save_dir={folder}",
-        *(
-            f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
-            for k, v in given.items()
-        ),
-    ]
+
+    def command(folder):
+        return [sys.executable, ROOT / "pretrain_mae.py", f"--save_dir={folder}", *as_flags(given)]
+
     env = os.environ | {"XLA_FLAGS": ""}
     assert subprocess.run(command(straight), env=env, timeout=300).returncode == 0
     for goal in sorted(random.Random(time.time_ns()).sample(range(2, 58), 3)):
@@ -258,10 +274,8 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert subprocess.run(command(killed), env=env, timeout=300).returncode == 0
-    (tree, metadata, step), (tree2, metadata2, step2) = (
-        everything_saved(straight),
-        everything_saved(killed),
-    )
+    tree, metadata, step = everything_saved(straight)
+    tree2, metadata2, step2 = everything_saved(killed)
     assert step == step2 == 60 and metadata["position"] == metadata2["position"]
     same_bits(tree, tree2)
     assert records(straight) == records(killed)
@@ -276,7 +290,10 @@ def test_devices_do_not_change_the_losses(run, tmp_path):
 
 
 def test_learns_to_rebuild_and_to_classify(run):
-    """The held-out loss ends below the variance of the pixels, and the classes are told apart far better than by chance."""
+    """The held-out loss ends below the variance of the pixels.
+
+    The classes are told apart far better than by chance.
+    """
     (_, last) = [r for r in records(run) if "held_out_accuracy" in r]
     images = parts_of().held_out.samples.images / 127.5 - 1
     assert last["held_out_loss_rec"] < 0.9 * np.mean((images - images.mean(0)) ** 2)
@@ -299,7 +316,10 @@ def test_run_folder_holds_what_a_run_holds(run):
 
 
 def test_run_and_export_are_encoders(run):
-    """The first average, by the run folder and in the published format, whose metadata has the published keys; the generator's training takes either."""
+    """The first average is an encoder, by the run folder and in the published format.
+
+    The export has the published metadata, and the generator's training takes either.
+    """
     x = jnp.asarray(parts_of().held_out.samples.images[:4] / 127.5 - 1, jnp.float32)
     encode, params, metadata = load_encoder(f"mae:{run}")
     _, exported_params, facts = load_encoder(run / "export")
@@ -435,11 +455,7 @@ ONE_LINE = [
 def test_a_mistake_is_one_line(words, text, tmp_path):
     for i in range(4):
         Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / f"{i}.png")
-    given = [
-        f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
-        for k, v in TINY.items()
-        if k != "recipe"
-    ]
+    given = as_flags({name: value for name, value in TINY.items() if name != "recipe"})
     with pytest.raises(UserError) as error:
         call(
             *given,

@@ -23,7 +23,10 @@ def test_modes_have_equal_mass_and_hold_their_samples(toy):
 
 
 def test_sliced_wasserstein_has_its_closed_forms():
-    """A shift by d costs the mean of |d cos|, 2 |d| / pi in the plane; in one dimension it is the distance of the sorted samples; a set costs nothing against itself."""
+    """A shift by d costs the mean of |d cos|, which is 2 |d| / pi in the plane.
+
+    In one dimension the distance is that of the sorted samples. A set costs nothing against itself.
+    """
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 2))
     assert abs(sliced_wasserstein(x, x + [3.0, 4.0], directions=4096) / (5 * 2 / np.pi) - 1) < 0.03
@@ -63,7 +66,10 @@ def test_both_modes_from_every_start(given):
 
 @pytest.mark.slow
 def test_attraction_alone_collapses():
-    """V+ without V- (Table 1): from every start the samples contract to a point, or to one in each mode, across which the real ones are 0.2 wide; the far ones end between the modes."""
+    """V+ without V- (Table 1): the samples contract to a point, or to one in each mode.
+
+    Real samples are 0.2 wide across a mode. Samples that start far away end between the modes.
+    """
     laboratory, ends = lab({"drift.repulsion": 0.0}), {}
     for init in toy2d.INITS:
         ends[init] = np.asarray(

@@ -1,4 +1,7 @@
-"""The trainer: exact resume, meshes, donation, and what it says when something is wrong. Real data, tiny model."""
+"""The trainer: exact resume, meshes, donation, and what it says when something is wrong.
+
+The data are real and the model is tiny.
+"""
 
 import json
 import os
@@ -70,9 +73,11 @@ def records(folder):
 
 def everything_saved(folder, changes=(), step=None):
     parts = parts_of(changes)
-    shapes = drift.checkpoint_shapes(parts)
-    strip = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
-    return Checkpoints(folder / "checkpoints").restore(jax.tree.map(strip, shapes), step)
+    # Without shardings, arrays come back in NumPy.
+    shapes = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), drift.checkpoint_shapes(parts)
+    )
+    return Checkpoints(folder / "checkpoints").restore(shapes, step)
 
 
 def same_bits(a, b):
@@ -106,7 +111,10 @@ def run(flags, script="train_drift.py", **kw):
     "changes", [pytest.param({}, marks=pytest.mark.slow), STREAM], ids=["whole bank", "stream"]
 )
 def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes):
-    """SIGKILL at three random steps; parameters, EMA, optimiser state, bank and metrics end as those of an uninterrupted run."""
+    """A run gets SIGKILL at three random steps, and ends as one that was not interrupted.
+
+    That is said of parameters, averages, optimiser, bank and metrics.
+    """
     flags = (TINY | changes | {"max_steps": 60}).items()
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert (done := run([*flags, ("save_dir", straight)])).returncode == 0, done.stderr
@@ -136,7 +144,10 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes):
 
 
 def test_devices_and_fsdp_do_not_change_the_losses(tmp_path):
-    """1, 2 and 8 devices, fsdp 1, 2 and 4: 20 steps with the same losses; a checkpoint moves between them."""
+    """20 steps on 1, 2 and 8 devices, with fsdp 1 and 4, have the same losses.
+
+    A checkpoint moves between them.
+    """
     wide = {"model.hidden_size": 64}  # wide enough for parameters to be sharded
     curves = {}
     for devices, fsdp in ((1, 1), (2, 1), (8, 1), (8, 4)):
@@ -186,12 +197,9 @@ def test_bank_in_host_memory_gives_the_same_run(tmp_path):
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_step_compiles_once_and_donates(fsdp):
     parts = parts_of({"model.hidden_size": 64}, devices=8, fsdp=fsdp)
-    state = drift.make_state(parts)
-    bank = jax.device_put(drift.fill_bank(parts)[0], sharding.replicated(parts.mesh))
-    step, frozen = (
-        drift.make_step(parts),
-        jax.device_put(parts.encoder_params, sharding.replicated(parts.mesh)),
-    )
+    state, step = drift.make_state(parts), drift.make_step(parts)
+    inputs = (drift.fill_bank(parts)[0], parts.encoder_params)
+    bank, frozen = jax.device_put(inputs, sharding.replicated(parts.mesh))
     with jax.transfer_guard("disallow"):
         for _ in range(3):
             old = [a for a in jax.tree.leaves((state, bank)) if a.size]
@@ -201,25 +209,40 @@ def test_step_compiles_once_and_donates(fsdp):
     assert int(state.step) == 3 and np.isfinite(float(metrics["loss"]))
 
 
+COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
+
+
 def collectives(hlo: str):
-    """[(operation, shapes)] of the compiled text."""
+    """Returns [(operation, shapes)] of the compiled text."""
     found = []
     for line in re.sub(r"/\*.*?\*/", "", hlo).splitlines():
-        match = re.search(
-            r" = (.*?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(",
-            line,
-        )
+        match = re.search(rf" = (.*?) ({COLLECTIVES})(?:-start)?\(", line)
         if match:
-            found.append(
-                (
-                    match[2],
-                    [
-                        tuple(int(n) for n in dims.split(",") if n)
-                        for dims in re.findall(r"\w+\[([\d,]*)\]", match[1])
-                    ],
-                )
-            )
+            shapes = []
+            for dims in re.findall(r"\w+\[([\d,]*)\]", match[1]):
+                shapes.append(tuple(int(n) for n in dims.split(",") if n))
+            found.append((match[2], shapes))
     return found
+
+
+def parts_of_parameters(params, fsdp):
+    """Returns the shapes, sorted and without ones, in which parameters may travel.
+
+    They are whole or divided over `fsdp` along their first or last axis; all layers of the scan
+    at once, or one of them.
+    """
+    found = set()
+    for leaf in jax.tree.leaves(params):
+        for shape in (leaf.shape, leaf.shape[1:]):
+            if not shape:
+                continue
+            first, last = (shape[0] // fsdp, *shape[1:]), (*shape[:-1], shape[-1] // fsdp)
+            found |= {without_ones(piece) for piece in (shape, first, last)}
+    return found
+
+
+def without_ones(shape):
+    return tuple(sorted(n for n in shape if n != 1))
 
 
 @pytest.mark.parametrize("fsdp", [1, 2])
@@ -229,37 +252,24 @@ def collectives(hlo: str):
     ids=["whole bank", "stream"],
 )
 def test_only_parameters_and_scalars_travel(changes, fsdp):
-    """On 8 devices each class stays on one: no collective of the compiled step moves samples or features, and the parameters travel at most 2.2 (fsdp: 3.2) times."""
+    """On 8 devices each class stays on one.
+
+    No collective of the compiled step moves samples or features, and the parameters travel at most
+    2.2 times, or 3.2 with fsdp.
+    """
     parts = parts_of(changes | {"model.hidden_size": 64}, devices=8, fsdp=fsdp)
     state, everywhere = drift.make_state(parts), sharding.replicated(parts.mesh)
     bank = jax.device_put(drift.fill_bank(parts)[0], everywhere)
-    fresh = (
-        None
-        if parts.whole_bank
-        else jax.device_put((np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32)), everywhere)
-    )
+    fresh = None
+    if not parts.whole_bank:
+        fresh = (np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32))
+        fresh = jax.device_put(fresh, everywhere)
     compiled = drift.make_step(parts).lower(state, bank, fresh, parts.encoder_params).compile()
-    of_parameters = set()
-    for leaf in jax.tree.leaves(state.params):
-        for shape in (leaf.shape, leaf.shape[1:]):  # a layer of the scan
-            of_parameters |= (
-                {
-                    tuple(sorted(s))
-                    for s in (
-                        shape,
-                        (*shape[:-1], shape[-1] // fsdp),
-                        (shape[0] // fsdp, *shape[1:]),
-                    )
-                    if s
-                }
-                if shape
-                else set()
-            )
+    of_parameters = parts_of_parameters(state.params, fsdp)
     size = 0
     for operation, shapes in collectives(compiled.as_text()):
         for shape in shapes:
-            ours = tuple(sorted(n for n in shape if n != 1))
-            is_parameter = any(ours == tuple(n for n in p if n != 1) for p in of_parameters)
+            is_parameter = without_ones(shape) in of_parameters
             assert is_parameter or np.prod(shape) <= 64, f"{operation} of {shape}"
             loops = parts.model.depth if is_parameter and len(shape) < 3 else 1
             size += loops * int(np.prod(shape))
@@ -271,7 +281,10 @@ def test_only_parameters_and_scalars_travel(changes, fsdp):
 
 
 def test_collapse_is_named(tmp_path, caplog):
-    """A zero-initialised output layer starts the generator collapsed; the trainer says so, and stops if asked to."""
+    """A zero-initialised output layer starts the generator collapsed.
+
+    The trainer says so, and stops if it is asked to.
+    """
     zero = {"model.zero_init_output": True, "max_steps": 4, "optim.learning_rate": 1e-5}
     train(tmp_path / "warn", zero)
     assert sum("collapse: " in r.message and r.levelname == "WARNING" for r in caplog.records) == 1
@@ -330,15 +343,15 @@ def test_run_folder_of_another_model(tmp_path):
 
 
 def test_two_programs_do_not_share_a_folder(tmp_path):
-    other = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import fcntl; f = open({str(tmp_path / '.lock')!r}, 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    program = f"""
+import fcntl
+file = open({str(tmp_path / ".lock")!r}, "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print(flush=True)
+input()
+"""
+    command = [sys.executable, "-c", program]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     other.stdout.readline()
     with pytest.raises(UserError, match="another program is training there"):
         train(tmp_path)
