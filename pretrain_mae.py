@@ -1,6 +1,6 @@
 """Trains the paper's feature encoder, a masked autoencoder (A.3), for train_drift.py.
 
-python pretrain_mae.py --dataset_name digits      the run goes to runs/mae_digits, and resumes there
+python pretrain_mae.py --dataset_name digits      the run is in runs/mae_digits; it resumes there
 python train_drift.py --dataset_name digits --encoder.name mae --encoder.path runs/mae_digits
 
 The step that matters is `models.mae_step.mae_step`; training/mae.py compiles and feeds it.

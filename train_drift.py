@@ -1,6 +1,6 @@
 """Trains a one-step image generator by drifting.
 
-python train_drift.py --dataset_name digits            the run goes to runs/digits, and resumes there
+python train_drift.py --dataset_name digits            the run is in runs/digits; it resumes there
 python train_drift.py --dataset_name digits --dry_run  what would be run, and what it takes
 
 The step that matters is `drifting.step.train_step`; training/drift.py compiles and feeds it.
