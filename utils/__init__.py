@@ -1,0 +1,21 @@
+"""What serves everyone. Nothing here knows the method, the networks or the data.
+
+    config         from the command line to one locked configuration; config.json of a run
+    sharding       where every sample, parameter and checkpoint array lives on the devices
+    checkpoint     saving and restoring a run
+    distributed    several processes as one job: start, agreement, end
+    cluster        who takes part in such a job
+    roll_call      who of them is missing, before JAX starts
+    processes      what processes exchange: arrays, text
+    logging        log lines, metrics.jsonl, the progress of the steps
+    wandb_run      Weights & Biases
+    figures        grids of images, panels of curves
+    files          files that appear whole or not at all
+    npz            reading .npz files
+    weight_files   reading the weights that others have published
+    errors         the one exception for mistakes that a user can mend
+    words          "did you mean ...?"
+    signals        SIGTERM and Ctrl-C as a flag
+    memory         freed memory of the host is kept
+    compiler       settings of XLA
+"""

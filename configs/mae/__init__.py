@@ -1,1 +1,1 @@
-"""Recipes of pretrain_mae.py."""
+"""What pretrain_mae.py trains: its table of defaults (`default`), and a recipe per other file."""

@@ -109,13 +109,7 @@ class Checkpoints:
         if METADATA in tree:
             raise ValueError(f"the item name {METADATA!r} is taken")
         ocp = load_orbax()
-        contents: dict[str, Any] = {}
-        for name, item in tree.items():
-            leaves = to_save(flatten_tree(item))
-            if leaves:
-                contents[name] = ocp.args.PyTreeSave(nest(leaves))
-        contents[METADATA] = ocp.args.JsonSave(metadata)
-
+        contents = _contents(ocp, tree, metadata)
         self._check_space(step, tree)
         self._pending = step
         try:
@@ -123,8 +117,7 @@ class Checkpoints:
                 self._put_later_steps_aside(step)
                 self._manager = self._open_manager(ocp)
             with jax.transfer_guard("allow"):
-                args = ocp.args.Composite(**contents)
-                started = self._manager.save(step, args=args, force=True)
+                started = self._manager.save(step, args=contents, force=True)
         except Exception as error:
             raise self._failed(error) from error
         if not started:
@@ -230,17 +223,8 @@ class Checkpoints:
                 `like`, because they are of another model.
         """
         self.close()  # the next save opens the folder again, and may have to put steps aside
-        steps = self.steps()
-        if not steps:
-            raise UserError(
-                f"no checkpoint in {self.folder}: give the folder of a run that has saved one"
-            )
-        if step is not None and step not in steps:
-            raise UserError(f"no checkpoint of step {step} in {self.folder}: choose one of {steps}")
-
         damaged = {}
-        candidates = steps[::-1] if step is None else [step]
-        for candidate in candidates:
+        for candidate in self._candidates(step):
             damage = self._damage_seen_by_first_process(candidate, list(like))
             if damage is not None:
                 damaged[candidate] = damage
@@ -259,8 +243,21 @@ class Checkpoints:
             return tree, metadata, candidate
         raise UserError(
             f"no readable checkpoint in {self.folder}, damaged: {_listed(damaged)}; "
-            f"choose one of {steps} or start again in an empty folder"
+            f"choose one of {self.steps()} or start again in an empty folder"
         )
+
+    def _candidates(self, step: int | None) -> list[int]:
+        """Returns the steps to try, the best first. Raises UserError when there is none."""
+        steps = self.steps()
+        if not steps:
+            raise UserError(
+                f"no checkpoint in {self.folder}: give the folder of a run that has saved one"
+            )
+        if step is None:
+            return steps[::-1]
+        if step not in steps:
+            raise UserError(f"no checkpoint of step {step} in {self.folder}: choose one of {steps}")
+        return [step]
 
     def _damage_seen_by_first_process(self, step: int, items: list[str]) -> str | None:
         """Lets process 0 decide for all, so that every process reads the same step."""
@@ -268,6 +265,17 @@ class Checkpoints:
         if processes.is_first():
             damage = find_damage(self._step_folder(step), items)
         return processes.text_of_first(damage or "") or None
+
+
+def _contents(ocp, tree: dict[str, Any], metadata: dict):
+    """Returns what tells Orbax to write every item, and the metadata."""
+    contents = {}
+    for name, item in tree.items():
+        leaves = to_save(flatten_tree(item))
+        if leaves:
+            contents[name] = ocp.args.PyTreeSave(nest(leaves))
+    contents[METADATA] = ocp.args.JsonSave(metadata)
+    return ocp.args.Composite(**contents)
 
 
 def _listed(damaged: dict[int, str]) -> str:

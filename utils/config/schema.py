@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
-from configs.default import MAE_TABLE, TABLE, Key
+from configs.default import TABLE, Key
+from configs.mae.default import MAE_TABLE
 from utils.config.checks import validate, validate_mae
 
 KEYS = {key.name: key for key in TABLE}
