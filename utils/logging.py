@@ -201,10 +201,12 @@ class RunLog:
 
     @contextlib.contextmanager
     def progress(self, start: int, total: int) -> Iterator[Progress]:
-        """Shows a bar on a terminal, log lines elsewhere.
+        """Shows a bar on a terminal, log lines elsewhere. It is used in this way:
 
-        with run.progress(start, total) as bar:
-            bar.show(step, values, images_per_s)
+            with run.progress(start, total) as bar:
+                bar.show(step, values, images_per_s)
+
+        The steps count from `start` to `total`.
         """
         bar = Progress(start, total, bar=sys.stderr.isatty(), writes=self.writes)
         try:
