@@ -1,7 +1,11 @@
-"""Evaluation: batches, devices and processes do not change scores; what is refused; the table, the curves and the pictures."""
+"""Evaluation: scores are the same however they are computed; what is refused; tables and pictures.
+
+Batches, devices and processes do not change them.
+"""
 
 import csv
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -34,7 +38,10 @@ from metrics.fid import frechet_distance, moments
 from metrics.neighbours import nearest, usual_distance
 from metrics.networks import Network, enlarge
 from metrics.precision_recall import precision_recall
+from metrics.resize import resize
+from models.build import build_generator
 from models.dit import init_params
+from models.encoders import load_encoder
 from models.sampling import generate
 from models.weights import load_generator
 from training import drift
@@ -66,40 +73,36 @@ TINY = {
 
 
 def tiny_generator():
-    """Untrained, but far from collapsed."""
+    """Returns (model, params) of a generator that is untrained, but far from collapsed."""
     config = config_lib.resolve(TINY)
-    from models.build import build_generator
-
     model = build_generator(config.model, (8, 8, 1), 10)
     return model, init_params(model, jax.random.key(1))
 
 
-def convolution(names=None) -> Network:
-    """A stand-in for Inception that compiles at once: 20 features and 7 logits of uint8 images, resized inside."""
+def convolution() -> Network:
+    """Returns a stand-in for Inception that compiles at once.
+
+    It gives 20 features and 7 logits of uint8 images, which it enlarges as Inception does.
+    """
     kernel = 0.2 * jax.random.normal(jax.random.key(0), (3, 3, 3, 20))
 
     @jax.jit
     def features(params, images):
         x = enlarge(jnp.repeat(images, 3, -1)).astype(jnp.float32) / 255
-        x = jax.nn.relu(
-            jax.lax.conv_general_dilated(
-                x,
-                params,
-                (2, 2),
-                "SAME",
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                precision="highest",
-            )
-        ).mean((1, 2))
+        x = jax.lax.conv_general_dilated(
+            x,
+            params,
+            (2, 2),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision="highest",
+        )
+        x = jax.nn.relu(x).mean((1, 2))
         return {"features": x, "logits": 50 * x[:, :7]}
 
-    return Network(
-        "inception",
-        features,
-        kernel,
-        {"network": "inception", "resize": "tf", "weights": "drawn"},
-        {"fd": "fid", "kd": "kid", "kd_std": "kid_std"},
-    )
+    facts = {"network": "inception", "resize": "tf", "weights": "drawn"}
+    names = {"fd": "fid", "kd": "kid", "kd_std": "kid_std"}
+    return Network("inception", features, kernel, facts, names)
 
 
 @pytest.fixture
@@ -109,19 +112,28 @@ def small_inception(monkeypatch):
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
+    """The folder of a run of six steps, with checkpoints at 2, 4 and 6."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    parts = drift.build(
-        config := config_lib.resolve(TINY | {"save_dir": str(folder)}),
-        data.load("digits"),
-        sharding.make_mesh(1, 1),
-    )
-    drift.train(parts, drift.open_run(config))
+    train({"save_dir": str(folder)})
     return folder
 
 
+def train(changes):
+    """Trains TINY with some changes."""
+    config = config_lib.resolve(TINY | changes)
+    parts = drift.build(config, data.load("digits"), sharding.make_mesh(1, 1))
+    drift.train(parts, drift.open_run(config))
+
+
 def mesh_sharding(n):
+    """Returns the sharding of a batch over n devices."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:n]), ("data",))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+
+
+def on_devices(params, n):
+    """Returns the parameters, whole on each of n devices."""
+    return jax.device_put(params, sharding.replicated(mesh_sharding(n).mesh))
 
 
 # ---------------------------------------------------------------- the same figure everywhere
@@ -143,24 +155,19 @@ def test_batches_and_devices_do_not_change_scores(features, ways, small_inceptio
     )
     results, images = [], []
     for devices, batch_size in ways:
-        put = jax.device_put(
-            params,
-            sharding.replicated(jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))),
-        )
         seen = []
-        results.append(
-            evaluate.evaluate(
-                model,
-                put,
-                reference,
-                cfg_scale=1.5,
-                seed=3,
-                num_samples=101,
-                batch_size=batch_size,
-                sharding=mesh_sharding(devices),
-                on_batch=seen.append,
-            )
+        result = evaluate.evaluate(
+            model,
+            on_devices(params, devices),
+            reference,
+            cfg_scale=1.5,
+            seed=3,
+            num_samples=101,
+            batch_size=batch_size,
+            sharding=mesh_sharding(devices),
+            on_batch=seen.append,
         )
+        results.append(result)
         images.append(np.concatenate(seen))
         assert images[-1].shape == (101, 8, 8, 1)
         np.testing.assert_allclose(
@@ -173,32 +180,25 @@ def test_batches_and_devices_do_not_change_scores(features, ways, small_inceptio
 
 
 def two_processes(folder, *args):
-    """What each of two processes of one device wrote (tests/two_processes.py)."""
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
+    """Returns what each of two processes of one device wrote (tests/two_processes.py)."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
     env = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
         "PYTHONPATH": str(ROOT / "tests"),
     }
-    jobs = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                str(ROOT / "tests" / "two_processes.py"),
-                str(rank),
-                "2",
-                str(port),
-                str(folder),
-                *map(str, args),
-            ],
+    jobs = []
+    for rank in range(2):
+        words = [ROOT / "tests" / "two_processes.py", rank, 2, port, folder, *args]
+        job = subprocess.Popen(
+            [sys.executable, *map(str, words)],
             env=env,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
-    ]
+        jobs.append(job)
     errors = [job.communicate(timeout=600)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], errors
     return [dict(np.load(folder / f"{rank}.npz")) for rank in range(2)]
@@ -208,9 +208,8 @@ def check_same(results, alone, images):
     """Scores of both processes are those of one to 1e-6, and sample i is the same image."""
     np.testing.assert_allclose(np.concatenate([r["images"] for r in results]), images, atol=2e-6)
     for result in results:
-        assert result["num_samples"] == len(images) and "8 of 16 samples are not finite" in str(
-            result["refused"]
-        )
+        assert result["num_samples"] == len(images)
+        assert "8 of 16 samples are not finite" in str(result["refused"])
         for name, value in fid_csv.scores(alone).items():
             assert float(result[name]) == pytest.approx(value, rel=1e-6), name
 
@@ -235,56 +234,52 @@ def test_processes(tmp_path):
 
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory):
-    """Drawn by the rule of the golden data."""
-    spec = json.loads((GOLDEN / "inception_fid" / "spec.json").read_text())
+    """A file of weights of Inception, drawn by the rule of the golden data."""
     path = tmp_path_factory.mktemp("weights") / "inception.safetensors"
-    save_file(
-        {
-            k: draw(k, tuple(shape), spec["weight_seed"], spec["gain"])
-            for k, shape in spec["tensors"].items()
-        },
-        path,
-    )
+    save_file(drawn_tensors("inception_fid"), path)
     return path
+
+
+def drawn_tensors(network):
+    """Returns the weights of a golden network, drawn by the rule in its spec.json."""
+    spec = json.loads((GOLDEN / network / "spec.json").read_text())
+    return {
+        name: draw(name, tuple(shape), spec["weight_seed"], spec["gain"])
+        for name, shape in spec["tensors"].items()
+    }
 
 
 @pytest.mark.slow
 def test_inception_everywhere(tmp_path, inception_weights, caplog):
-    """Inception itself: batch sizes, devices and processes do not change FID, inception score, precision and recall."""
+    """With Inception itself, batch sizes, devices and processes do not change the scores."""
     images, labels = pipeline.everything(data.load("digits", "test"))
     real = tmp_path / "real.npz"
     write_npz(real, images[:24], labels[:24])
     model, params = tiny_generator()
     results, seen = [], []
     for devices, batch_size in ((1, 21), (1, 4), (2, 8), (8, 8)):
-        put = jax.device_put(
-            params,
-            sharding.replicated(jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))),
-        )
-        where = mesh_sharding(devices)
         reference = load_reference(
             "digits",
             features="inception",
             inception_weights=str(inception_weights),
             fid_stats=str(real),
             batch_size=batch_size,
-            sharding=where,
+            sharding=mesh_sharding(devices),
         )
         seen.append([])
-        results.append(
-            evaluate.evaluate(
-                model,
-                put,
-                reference,
-                cfg_scale=1.5,
-                seed=3,
-                num_samples=21,
-                batch_size=batch_size,
-                sharding=where,
-                on_batch=seen[-1].append,
-            )
+        result = evaluate.evaluate(
+            model,
+            on_devices(params, devices),
+            reference,
+            cfg_scale=1.5,
+            seed=3,
+            num_samples=21,
+            batch_size=batch_size,
+            sharding=mesh_sharding(devices),
+            on_batch=seen[-1].append,
         )
-    for result, batches in zip(results[1:], seen[1:]):
+        results.append(result)
+    for result, batches in zip(results[1:], seen[1:], strict=True):
         np.testing.assert_allclose(np.concatenate(batches), np.concatenate(seen[0]), atol=2e-6)
         for name in ("fid_21", "is_21", "precision_21", "recall_21"):
             assert result[name] == pytest.approx(results[0][name], rel=1e-6), name
@@ -294,14 +289,12 @@ def test_inception_everywhere(tmp_path, inception_weights, caplog):
 
 
 def test_pixels_are_the_plain_definition():
-    """On digits: moments and neighbours of clipped, unquantised pixels against the held-out split, in float64."""
+    """On digits: clipped, unquantised pixels against the held-out split, in float64."""
     model, params = tiny_generator()
     images, labels = pipeline.everything(data.load("digits", "test"))
     x = np.concatenate(list(generate(model, params, labels, 1.0, 0)))
-    fake, real = (
-        np.clip(x, -1, 1).reshape(540, 64).astype(np.float64),
-        images.reshape(540, 64) / 127.5 - 1,
-    )
+    fake = np.clip(x, -1, 1).reshape(540, 64).astype(np.float64)
+    real = images.reshape(540, 64) / 127.5 - 1
     result = evaluate.evaluate(model, params, load_reference("digits"), cfg_scale=1.0, seed=0)
     assert result["num_samples"] == 540 and "class_agreement" in result
     assert result["fd_pixels"] == pytest.approx(
@@ -318,8 +311,9 @@ def test_collect_is_moments_of_all(monkeypatch):
     evidence = collect(network, cut, 40, keep=True, sharding=mesh_sharding(8))
     expected = np.asarray(network.features(network.params, images)["features"])
     np.testing.assert_allclose(evidence.features, expected, rtol=1e-5)
-    for a, b in zip((evidence.mu, evidence.sigma), moments(evidence.features)):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-15)
+    mu, sigma = moments(evidence.features)
+    np.testing.assert_allclose(evidence.mu, mu, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(evidence.sigma, sigma, rtol=1e-9, atol=1e-15)
     assert evidence.count == 75 and evidence.logits.shape == (75, 7)
 
 
@@ -328,11 +322,8 @@ def test_collect_is_moments_of_all(monkeypatch):
 
 def test_names_say_what_does_not_compare():
     inception = convolution()
-    assert [inception.score_name("fd", n) for n in (50_000, 5_000, 540)] == [
-        "fid",
-        "fid_5k",
-        "fid_540",
-    ]
+    names = [inception.score_name("fd", count) for count in (50_000, 5_000, 540)]
+    assert names == ["fid", "fid_5k", "fid_540"]
     assert inception.score_name("precision", 10_000) == "precision_10k"
     clean = dataclasses.replace(inception, facts=inception.facts | {"resize": "clean"})
     assert clean.score_name("fd", 50_000) == "fid_clean"
@@ -352,12 +343,8 @@ def test_bytes_are_those_of_the_files():
 
 
 def test_too_few_samples_warn(caplog):
-    collect(
-        convolution(),
-        [np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)],
-        9,
-        keep=False,
-    )
+    images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)
+    collect(convolution(), [images], 9, keep=False)
     assert sum("9 samples of 20 features" in r.message for r in caplog.records) == 1
 
 
@@ -365,13 +352,10 @@ def test_labels(tmp_path, caplog):
     reference = load_reference("digits")
     assert label_kind("", reference) == "reference"
     labels = choose_labels("reference", reference, 1000, 10)
-    assert (
-        np.array_equal(labels[:540], reference.labels)
-        and np.isin(labels[540:], reference.labels).all()
-    )
-    by_class = dataclasses.replace(
-        reference, read=lambda: (None, np.sort(reference.labels))
-    )  # as folders and many files are
+    assert np.array_equal(labels[:540], reference.labels)
+    assert np.isin(labels[540:], reference.labels).all()
+    # Folders and many files are sorted by class.
+    by_class = dataclasses.replace(reference, read=lambda: (None, np.sort(reference.labels)))
     counts = np.bincount(choose_labels("reference", by_class, 270, 10), minlength=10)
     assert counts.min() > 10 and (counts <= np.bincount(reference.labels)).all()
     assert np.array_equal(choose_labels("uniform", reference, 25, 10), np.arange(25) % 10)
@@ -382,17 +366,20 @@ def test_labels(tmp_path, caplog):
     for name in ("y.npy", "y.txt", "y.npz"):
         assert choose_labels(str(tmp_path / name), reference, 4, 10).tolist() == [1, 2, 2, 1]
     assert "8 of 10 classes are not among the labels" in caplog.text
-    for bad, words in (
-        (str(tmp_path / "none.txt"), "expected uniform"),
-        (str(tmp_path / "y.npy"), "the generator knows 0 to 1"),
-    ):
-        with pytest.raises(UserError, match=words):
-            choose_labels(bad, reference, 4, 2)
+    with pytest.raises(UserError, match="expected uniform"):
+        choose_labels(str(tmp_path / "none.txt"), reference, 4, 2)
+    with pytest.raises(UserError, match="the generator knows 0 to 1"):
+        choose_labels(str(tmp_path / "y.npy"), reference, 4, 2)
 
 
 def test_golden_section():
     tried = []
-    best = golden_section(lambda a: tried.append(a) or (a - 1.73) ** 2, 1.0, 4.0)
+
+    def valley(alpha):
+        tried.append(alpha)
+        return (alpha - 1.73) ** 2
+
+    best = golden_section(valley, 1.0, 4.0)
     assert best == pytest.approx(1.73, abs=0.03) and len(tried) < 14
     assert golden_section(lambda a: a, 1.0, 4.0) == 1.0
 
@@ -413,11 +400,8 @@ def test_alphas(text, expected):
 def test_nearest_finds_copies():
     gallery = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
     order, distance = nearest(gallery[[7, 200]], gallery, 3)
-    assert (
-        order[:, 0].tolist() == [7, 200]
-        and distance[:, 0].tolist() == [0, 0]
-        and (np.diff(distance) > 0).all()
-    )
+    assert order[:, 0].tolist() == [7, 200] and distance[:, 0].tolist() == [0, 0]
+    assert (np.diff(distance) > 0).all()
     d = np.linalg.norm(gallery[:, None] - gallery[None], axis=-1) + 1e9 * np.eye(300)
     assert usual_distance(gallery, most=100) == pytest.approx(np.median(d.min(1)[::3]), rel=1e-6)
 
@@ -425,26 +409,11 @@ def test_nearest_finds_copies():
 # ---------------------------------------------------------------- the program
 
 
-def program(*flags, script="eval_fid.py", timeout=120):
-    env = os.environ | {
-        "XLA_FLAGS": "",
-        "XDG_CACHE_HOME": "/nonexistent",
-        "PYTHONWARNINGS": "default",
-    }
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *map(str, flags)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=env,
-        cwd=ROOT,
-    )
-
-
-def call(capsys, *flags):
-    """eval_fid.main in this process: the JSON of its last line."""
+def call(capsys, **flags):
+    """Runs the command of eval_fid.py in this process and returns the JSON of its last line."""
+    words = [f"--{name}={value}" for name, value in flags.items()]
     values = define_evaluation_flags(FlagValues())
-    evaluate_command.main(config_lib.parse(["eval_fid.py", *map(str, flags)], values))
+    evaluate_command.main(config_lib.parse(["eval_fid.py", *words], values))
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -454,39 +423,31 @@ def rows_of(folder):
 
 
 def test_training_evaluates(run_folder):
-    """The trainer's rows: digits in pixels, as many samples as are held out; scores are among the curves."""
+    """The trainer's rows are of digits in pixels, with as many samples as are held out."""
     rows = rows_of(run_folder)
-    assert [(r["step"], r["num_samples"], r["features"], r["reference"]) for r in rows] == [
-        (s, "540", "pixels", "digits:test") for s in ("3", "6")
-    ]
-    assert all(float(r["fd_pixels"]) > 0 for r in rows)
+    assert [row["step"] for row in rows] == ["3", "6"]
+    for row in rows:
+        settings = (row["num_samples"], row["features"], row["reference"])
+        assert settings == ("540", "pixels", "digits:test")
+        assert float(row["fd_pixels"]) > 0
 
 
 def test_all_checkpoints_and_alphas(run_folder, tmp_path, capsys, small_inception, monkeypatch):
-    flags = [
-        "--load_dir",
-        run_folder,
-        "--all",
-        "1",
-        "--ema",
-        "raw",
-        "--cfg_scale",
-        "1,2,3",
-        "--features",
-        "inception",
-        "--num_samples",
-        "64",
-        "--out",
-        tmp_path,
-        "--reference_split",
-        "test",
-    ]
-    last = call(capsys, *flags)
+    flags = {
+        "load_dir": run_folder,
+        "all": 1,
+        "ema": "raw",
+        "cfg_scale": "1,2,3",
+        "features": "inception",
+        "num_samples": 64,
+        "out": tmp_path,
+        "reference_split": "test",
+    }
+    last = call(capsys, **flags)
     rows = rows_of(tmp_path)
-    assert [(r["step"], r["cfg_scale"]) for r in rows] == [
-        (s, a) for s in ("2", "4", "6") for a in ("1.0", "2.0", "3.0")
-    ]
-    assert len({r["fid_64"] for r in rows}) == 9 and "fid" not in rows[0]
+    expected = list(itertools.product(("2", "4", "6"), ("1.0", "2.0", "3.0")))
+    assert [(row["step"], row["cfg_scale"]) for row in rows] == expected
+    assert len({row["fid_64"] for row in rows}) == 9 and "fid" not in rows[0]
     assert {
         "fid_64",
         "is_64",
@@ -513,91 +474,64 @@ def test_all_checkpoints_and_alphas(run_folder, tmp_path, capsys, small_inceptio
     assert all(Image.open(p).size[0] > 200 for p in pictures)
     before = (tmp_path / "fid.csv").read_bytes()
     monkeypatch.setattr(score_generator, "evaluate", None)  # all are done
-    assert (
-        call(capsys, *flags)["fid_64"] == last["fid_64"]
-        and (tmp_path / "fid.csv").read_bytes() == before
-    )
+    assert call(capsys, **flags)["fid_64"] == last["fid_64"]
+    assert (tmp_path / "fid.csv").read_bytes() == before
 
 
 def test_search_ends_at_the_least(run_folder, tmp_path, capsys, small_inception):
     last = call(
         capsys,
-        "--load_dir",
-        run_folder,
-        "--cfg_scale",
-        "search:1,2",
-        "--features",
-        "inception",
-        "--num_samples",
-        "40",
-        "--metrics",
-        "fid",
-        "--out",
-        tmp_path,
+        load_dir=run_folder,
+        cfg_scale="search:1,2",
+        features="inception",
+        num_samples=40,
+        metrics="fid",
+        out=tmp_path,
     )
     rows = rows_of(tmp_path)
     assert len(rows) >= 5 and last["fid_40"] == min(float(r["fid_40"]) for r in rows)
 
 
 def test_npz_and_folder_give_the_scores_of_the_run(run_folder, tmp_path, capsys):
-    """The samples as ADM's .npz, and as PNGs; pixels are rounded to bytes there. In pixels the neighbours are drawn too."""
+    """The samples as ADM's .npz, and as PNGs, have the run's scores but for rounding to bytes.
+
+    In pixels the neighbours are drawn too.
+    """
     npz, folder = tmp_path / "samples.npz", tmp_path / "png"
-    run = call(
-        capsys,
-        "--load_dir",
-        run_folder,
-        "--num_samples",
-        "120",
-        "--samples_npz",
-        npz,
-        "--out",
-        tmp_path,
-    )
+    run = call(capsys, load_dir=run_folder, num_samples=120, samples_npz=npz, out=tmp_path)
     assert (tmp_path / "samples" / "eval_step_00000006_neighbours.png").exists()
     images = read_images(npz)
-    assert (
-        len(images) == 120
-        and images.labels.tolist()
-        == choose_labels("reference", load_reference("digits"), 120, 10).tolist()
-    )
+    labels = choose_labels("reference", load_reference("digits"), 120, 10)
+    assert len(images) == 120 and images.labels.tolist() == labels.tolist()
     folder.mkdir()
     for i in range(120):
         Image.fromarray(images[i][..., 0]).save(folder / f"{i:03d}.png")
-    from_npz = call(capsys, "--load_dir", npz, "--dataset_name", "digits", "--features", "pixels")
+    from_npz = call(capsys, load_dir=npz, dataset_name="digits", features="pixels")
     table = tmp_path / "table"
     for _ in range(2):
-        from_folder = call(capsys, "--load_dir", folder, "--dataset_name", "digits", "--out", table)
-    call(capsys, "--load_dir", npz, "--dataset_name", "digits", "--out", table)
-    assert [r["samples"] for r in rows_of(table)] == [str(folder), str(npz)]  # once each
-    assert (
-        fid_csv.scores(from_npz) == fid_csv.scores(from_folder) and from_npz["num_samples"] == 120
-    )
+        from_folder = call(capsys, load_dir=folder, dataset_name="digits", out=table)
+    call(capsys, load_dir=npz, dataset_name="digits", out=table)
+    assert [row["samples"] for row in rows_of(table)] == [str(folder), str(npz)]  # once each
+    assert fid_csv.scores(from_npz) == fid_csv.scores(from_folder)
+    assert from_npz["num_samples"] == 120
     assert from_npz["fd_pixels"] == pytest.approx(run["fd_pixels"], rel=0.01)
 
 
 def test_published_artifact(tmp_path, capsys):
-    """By what its own samples give: the distance of moments in float64, the rows apart from those of others, the first samples as pictures."""
+    """Its distance is that of the moments of its samples; its rows and pictures are its own."""
     real = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
     np.savez(tmp_path / "real.npz", real, np.arange(50) % 10)
     last = call(
         capsys,
-        "--load_dir",
-        GOLDEN / "pixel_tiny",
-        "--fid_stats",
-        tmp_path / "real.npz",
-        "--num_samples",
-        "100",
-        "--cfg_scale",
-        "1.5",
-        "--out",
-        tmp_path / "out",
+        load_dir=GOLDEN / "pixel_tiny",
+        fid_stats=tmp_path / "real.npz",
+        num_samples=100,
+        cfg_scale=1.5,
+        out=tmp_path / "out",
     )
     model, params, _ = load_generator(GOLDEN / "pixel_tiny")
-    x = (
-        np.clip(np.concatenate(list(generate(model, params, np.arange(100) % 10, 1.5, 0))), -1, 1)
-        .reshape(100, -1)
-        .astype(np.float64)
-    )
+    samples = np.concatenate(list(generate(model, params, np.arange(100) % 10, 1.5, 0)))
+    x = np.clip(samples, -1, 1).reshape(100, -1).astype(np.float64)
     expected = frechet_distance(*moments(x), *moments(real.reshape(50, -1) / 127.5 - 1))
     assert last["fd_pixels"] == pytest.approx(expected, rel=1e-6) and last["labels"] == "reference"
     assert [r["samples"] for r in rows_of(tmp_path / "out")] == [str(GOLDEN / "pixel_tiny")]
@@ -606,13 +540,12 @@ def test_published_artifact(tmp_path, capsys):
 
 def test_only_all_scores_are_done(tmp_path):
     """A row with as many scores, but others, is not the evaluation that is asked for."""
+    table = tmp_path / "fid.csv"
     row = {"step": 1, "ema": "0.999", "cfg_scale": 1.0, "reference": "007"}
-    fid_csv.append_row(
-        tmp_path / "fid.csv", row | {"fid_5k": 1.0, "precision_5k": 0.5, "recall_5k": 0.5}
-    )
-    assert fid_csv.find_row(tmp_path / "fid.csv", row, ["fid_5k", "recall_5k"])["fid_5k"] == 1
-    assert fid_csv.find_row(tmp_path / "fid.csv", row, ["fid_5k", "kid_5k"]) is None
-    assert fid_csv.find_row(tmp_path / "fid.csv", row | {"cfg_scale": 2.0}, ["fid_5k"]) is None
+    fid_csv.append_row(table, row | {"fid_5k": 1.0, "precision_5k": 0.5, "recall_5k": 0.5})
+    assert fid_csv.find_row(table, row, ["fid_5k", "recall_5k"])["fid_5k"] == 1
+    assert fid_csv.find_row(table, row, ["fid_5k", "kid_5k"]) is None
+    assert fid_csv.find_row(table, row | {"cfg_scale": 2.0}, ["fid_5k"]) is None
 
 
 def test_warnings_of_others_are_heard():
@@ -629,7 +562,7 @@ def test_warnings_of_others_are_heard():
 
 
 def test_unreadable_images_are_left_out(tmp_path, caplog):
-    """Of a data set that allows some: they are neither scored nor counted, and labels stay with their images."""
+    """Where a data set allows some, they are not scored, and labels stay with their images."""
     images, labels = pipeline.everything(data.load("digits", "test"))
     for i in range(60):
         (tmp_path / str(labels[i])).mkdir(exist_ok=True)
@@ -664,94 +597,88 @@ def test_rows_of_the_same_settings_are_one(tmp_path):
     fid_csv.append_row(path, row | {"precision": 0.5})
     fid_csv.append_row(path, row | {"reference": "digits:train", "fd_pixels": 3.0})
     first, second = fid_csv.read_rows(path)
-    assert fid_csv.scores(first) == {"fd_pixels": 2.0, "precision": 0.5} and fid_csv.scores(
-        second
-    ) == {"fd_pixels": 3.0}
+    assert fid_csv.scores(first) == {"fd_pixels": 2.0, "precision": 0.5}
+    assert fid_csv.scores(second) == {"fd_pixels": 3.0}
 
 
 def test_sanity_at_the_first_step(tmp_path, small_inception, monkeypatch):
     """An evaluation that cannot work stops the training at its first step."""
     statistics = tmp_path / "stats.npz"
     np.savez(statistics, mu=np.zeros(2048), sigma=np.eye(2048))
-    parts = drift.build(
-        config := config_lib.resolve(
-            TINY | {"save_dir": str(tmp_path / "run"), "fid_stats": str(statistics)}
-        ),
-        data.load("digits"),
-        sharding.make_mesh(1, 1),
-    )
     with pytest.raises(UserError, match="2048 features, but pixels gives 64"):
-        drift.train(parts, drift.open_run(config))
-    steps = []
-    monkeypatch.setattr(
-        evaluate, "evaluate", lambda *_, num_samples=0, **__: steps.append(num_samples) or 1 / 0
-    )
-    parts = drift.build(
-        config := config_lib.resolve(TINY | {"save_dir": str(tmp_path / "run2")}),
-        data.load("digits"),
-        sharding.make_mesh(1, 1),
-    )
+        train({"save_dir": str(tmp_path / "run"), "fid_stats": str(statistics)})
+    counts = []
+
+    def fail(*_, num_samples, **__):
+        counts.append(num_samples)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(evaluate, "evaluate", fail)
     with pytest.raises(ZeroDivisionError):
-        drift.train(parts, drift.open_run(config))
-    assert steps == [32] and not (tmp_path / "run2" / "fid.csv").exists()
+        train({"save_dir": str(tmp_path / "run2")})
+    assert counts == [32] and not (tmp_path / "run2" / "fid.csv").exists()
 
 
+# Flags of eval_fid.py, and words of the error. RUN and the like stand for paths, see the test.
 MISTAKES = [
-    ((), "--load_dir is missing"),
-    (("--load_dir", "nowhere"), "no such file"),
-    (("--load_dir", "RUN", "--features", "incepton"), "did you mean inception"),
-    (("--load_dir", "RUN", "--features", "inception"), "cannot fetch the Inception weights"),
+    ({}, "--load_dir is missing"),
+    ({"load_dir": "nowhere"}, "no such file"),
+    ({"load_dir": "RUN", "features": "incepton"}, "did you mean inception"),
+    ({"load_dir": "RUN", "features": "inception"}, "cannot fetch the Inception weights"),
     (
-        ("--load_dir", "RUN", "--features", "inception", "--inception_weights", "none.pth"),
+        {"load_dir": "RUN", "features": "inception", "inception_weights": "none.pth"},
         "no Inception weights",
     ),
-    (("--load_dir", "RUN", "--features", "inception", "--resize", "lanczos"), "tf, pytorch, clean"),
-    (("--load_dir", "RUN", "--metrics", "fids"), "unknown metric"),
-    (("--load_dir", "RUN", "--metrics", ","), "unknown metric"),
-    (("--load_dir", "RUN", "--data.image_size", "7"), "has no use for it"),
-    (("--load_dir", "RUN", "--metrics", "inception_score"), "it needs logits"),
-    (("--load_dir", "RUN", "--cfg_scale", "0.5"), "expected a number from 1 on"),
-    (("--load_dir", "RUN", "--ema", "0.5"), "keeps"),
-    (("--load_dir", "RUN", "--step", "5"), "no checkpoint of step 5"),
-    (("--load_dir", "RUN", "--fid_stats", "none.npz"), "does not exist"),
-    (("--load_dir", "RUN", "--reference_split", "valid"), "split"),
-    (("--load_dir", "RUN", "--num_samples", "1"), "too few"),
-    (("--load_dir", "RUN", "--num_samples", "3"), "precision_recall needs at least 4"),
-    (("--load_dir", "RUN", "--step", "2", "--all", "1"), "give one of them"),
+    ({"load_dir": "RUN", "features": "inception", "resize": "lanczos"}, "tf, pytorch, clean"),
+    ({"load_dir": "RUN", "metrics": "fids"}, "unknown metric"),
+    ({"load_dir": "RUN", "metrics": ","}, "unknown metric"),
+    ({"load_dir": "RUN", "data.image_size": "7"}, "has no use for it"),
+    ({"load_dir": "RUN", "metrics": "inception_score"}, "it needs logits"),
+    ({"load_dir": "RUN", "cfg_scale": "0.5"}, "expected a number from 1 on"),
+    ({"load_dir": "RUN", "ema": "0.5"}, "keeps"),
+    ({"load_dir": "RUN", "step": "5"}, "no checkpoint of step 5"),
+    ({"load_dir": "RUN", "fid_stats": "none.npz"}, "does not exist"),
+    ({"load_dir": "RUN", "reference_split": "valid"}, "split"),
+    ({"load_dir": "RUN", "num_samples": "1"}, "too few"),
+    ({"load_dir": "RUN", "num_samples": "3"}, "precision_recall needs at least 4"),
+    ({"load_dir": "RUN", "step": "2", "all": "1"}, "give one of them"),
     (
-        ("--load_dir", "RUN", "--metrics", "precision_recall", "--cfg_scale", "search"),
+        {"load_dir": "RUN", "metrics": "precision_recall", "cfg_scale": "search"},
         "add fid to --metrics",
     ),
-    (("--load_dir", "RUN", "--cfg_scale", "searching"), "expected a number from 1 on"),
-    (("--load_dir", "RUN", "--samples_npz", "samples.png"), "ends in .npz"),
-    (("--load_dir", "RUN", "--labels", "unifrom"), "expected uniform"),
-    (("--load_dir", "RUN", "--labels", "EMPTY"), "expected a list of integers"),
-    (("--load_dir", "RUN", "--out", "EMPTY"), "cannot write in"),
-    (("--load_dir", "EMPTY", "--dataset_name", "digits"), "not a zip file"),
+    ({"load_dir": "RUN", "cfg_scale": "searching"}, "expected a number from 1 on"),
+    ({"load_dir": "RUN", "samples_npz": "samples.png"}, "ends in .npz"),
+    ({"load_dir": "RUN", "labels": "unifrom"}, "expected uniform"),
+    ({"load_dir": "RUN", "labels": "EMPTY"}, "expected a list of integers"),
+    ({"load_dir": "RUN", "out": "EMPTY"}, "cannot write in"),
+    ({"load_dir": "EMPTY", "dataset_name": "digits"}, "not a zip file"),
     (
-        ("--load_dir", "IMAGES", "--dataset_name", "digits", "--cfg_scale", "2", "--ema", "raw"),
+        {"load_dir": "IMAGES", "dataset_name": "digits", "cfg_scale": "2", "ema": "raw"},
         "--ema, --cfg_scale",
     ),
-    (("--load_dir", "IMAGES"), "nothing to compare with"),
-    (("--load_dir", "IMAGES", "--dataset_name", "digits"), "bring them to one size"),
-    (("--load_dir", "ARTIFACT", "--fid_stats", "IMAGES", "--all", "1"), "one set of parameters"),
-    (("--load_dir", "ARTIFACT", "--dataset_name", "digits"), "bring them to one size"),
+    ({"load_dir": "IMAGES"}, "nothing to compare with"),
+    ({"load_dir": "IMAGES", "dataset_name": "digits"}, "bring them to one size"),
+    ({"load_dir": "ARTIFACT", "fid_stats": "IMAGES", "all": "1"}, "one set of parameters"),
+    ({"load_dir": "ARTIFACT", "dataset_name": "digits"}, "bring them to one size"),
     (
-        ("--load_dir", "LATENTS", "--fid_stats", "IMAGES", "--vae", "nowhere"),
+        {"load_dir": "LATENTS", "fid_stats": "IMAGES", "vae": "nowhere"},
         "neither a folder nor a hub id",
     ),
 ]
 
 
-@pytest.mark.parametrize("flags, words", MISTAKES, ids=[" ".join(f[-2:]) for f, _ in MISTAKES])
+@pytest.mark.parametrize(
+    "flags, words", MISTAKES, ids=[" ".join(map("=".join, flags.items())) for flags, _ in MISTAKES]
+)
 def test_a_mistake_is_one_error(flags, words, run_folder, tmp_path, capsys, monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("no network")
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(
-        "urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network"))
-    )
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
     np.savez(tmp_path / "images.npz", np.zeros((20, 16, 16, 3), np.uint8))
     (tmp_path / "empty.txt").touch()
-    places = {
+    paths = {
         "RUN": run_folder,
         "EMPTY": tmp_path / "empty.txt",
         "IMAGES": tmp_path / "images.npz",
@@ -759,38 +686,34 @@ def test_a_mistake_is_one_error(flags, words, run_folder, tmp_path, capsys, monk
         "LATENTS": GOLDEN / "latent_tiny",
     }
     with pytest.raises(UserError) as error:
-        call(capsys, *(places.get(f, f) for f in flags))
+        call(capsys, **{name: paths.get(value, value) for name, value in flags.items()})
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_mistake_is_one_line():
-    done = program("--load_dir", "nowhere")
-    assert (
-        done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    ), done.stderr
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "eval_fid.py"), "--load_dir", "nowhere"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"XLA_FLAGS": "", "PYTHONWARNINGS": "default"},
+        cwd=ROOT,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_dinov2_by_name(tmp_path):
-    """`dinov2:FILE`: the class token of the encoder of models/, of images brought to 224."""
-    spec = json.loads((GOLDEN / "dinov2_small" / "spec.json").read_text())
-    save_file(
-        {
-            k: draw(k, tuple(shape), spec["weight_seed"], spec["gain"])
-            for k, shape in spec["tensors"].items()
-        },
-        tmp_path / "small.safetensors",
-    )
-    network = networks.load_network(f"dinov2:{tmp_path / 'small.safetensors'}", "", "")
+    """`dinov2:FILE` is the class token of the encoder of models/, of images brought to 224."""
+    name = f"dinov2:{tmp_path / 'small.safetensors'}"
+    save_file(drawn_tensors("dinov2_small"), tmp_path / "small.safetensors")
+    network = networks.load_network(name, "", "")
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
     found = np.asarray(network.features(network.params, images)["features"])
     assert found.shape == (2, 384) and feature_count(network, (8, 8, 1)) == 384
 
-    from metrics.resize import resize
-    from models.encoders import load_encoder
-
-    encode, params, _ = load_encoder(f"dinov2:{tmp_path / 'small.safetensors'}")
+    encode, params, _ = load_encoder(name)
     x = resize(np.repeat(images, 3, -1), 224, "clean") / 127.5 - 1
-    np.testing.assert_allclose(
-        found, encode(params, x)["cls"][:, 0], atol=1e-5 * np.abs(found).max()
-    )
+    expected = encode(params, x)["cls"][:, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(found).max())
     assert network.score_name("fd", 50_000) == "fd_dinov2"

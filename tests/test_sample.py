@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from absl.flags import FlagValues
 from PIL import Image
 from test_train import TINY, records, same_bits, train
 
@@ -27,28 +28,24 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    train(
-        folder,
-        {"max_steps": 8, "model.class_dropout_prob": 0.2, "eval_interval": 4, "sample_interval": 4},
-    )
+    changes = {"max_steps": 8, "eval_interval": 4, "sample_interval": 4}
+    train(folder, changes | {"model.class_dropout_prob": 0.2})
     return folder
 
 
 def main(**given):
-    from absl import flags
-
-    values = define_sampling_flags(flags.FlagValues())
-    sample_command.main(
-        config_lib.parse(["sample.py", *(f"--{k}={v}" for k, v in given.items())], values)
-    )
+    """Runs the command of sample.py in this process."""
+    words = [f"--{name}={value}" for name, value in given.items()]
+    values = define_sampling_flags(FlagValues())
+    sample_command.main(config_lib.parse(["sample.py", *words], values))
 
 
 def test_a_run_loads_by_its_folder(run):
     model, params, metadata = load_generator(str(run))
     assert metadata["step"] == 8 and metadata["ema"] == "0.99" and model.null_class
-    raw, earlier = load_run(run, ema="raw")[1], load_run(run, 4)[1]
-    kernel = lambda p: np.asarray(p["patch_embedding"]["kernel"])
-    assert (kernel(raw) != kernel(params)).any() and (kernel(earlier) != kernel(params)).any()
+    kernel = np.asarray(params["patch_embedding"]["kernel"])
+    for other in (load_run(run, ema="raw")[1], load_run(run, 4)[1]):
+        assert (np.asarray(other["patch_embedding"]["kernel"]) != kernel).any()
     with pytest.raises(UserError, match="0.5.*0.99"):
         load_run(run, ema="0.5")
     with pytest.raises(UserError, match="no checkpoint of step 7"):
@@ -58,50 +55,33 @@ def test_a_run_loads_by_its_folder(run):
 def test_sample_i_depends_on_seed_and_i_alone(run):
     model, params, _ = load_generator(run)
     labels = np.arange(20) % 10
-    whole = np.concatenate(list(generate(model, params, labels, 1.0, 3, batch_size=20)))
-    parts = np.concatenate(list(generate(model, params, labels, 1.0, 3, batch_size=7)))
-    np.testing.assert_allclose(parts, whole, atol=1e-5)
-    later = np.concatenate(
-        list(generate(model, params, labels[5:9], 1.0, 3, first=5, batch_size=4))
-    )
+
+    def samples(labels, seed, **settings):
+        return np.concatenate(list(generate(model, params, labels, 1.0, seed, **settings)))
+
+    whole = samples(labels, 3, batch_size=20)
+    np.testing.assert_allclose(samples(labels, 3, batch_size=7), whole, atol=1e-5)
+    later = samples(labels[5:9], 3, first=5, batch_size=4)
     np.testing.assert_allclose(later, whole[5:9], atol=1e-5)
-    assert (
-        np.abs(
-            np.concatenate(list(generate(model, params, labels, 1.0, 4, batch_size=20))) - whole
-        ).max()
-        > 0.1
-    )
+    assert np.abs(samples(labels, 4, batch_size=20) - whole).max() > 0.1
 
 
 def test_grid_sweep_comparison_files(run, tmp_path):
     main(load_dir=run)
     assert Image.open(run / "samples" / "grid.png").size[0] > 400
-    main(
-        load_dir=run,
-        classes="3,10",
-        cfg_scale="1,2",
-        per_class=3,
-        compare=True,
-        out=tmp_path / "sweep.png",
-    )
+    sweep = {"classes": "3,10", "cfg_scale": "1,2", "per_class": 3}
+    main(load_dir=run, **sweep, compare=True, out=tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").exists()
     main(load_dir=run, num_samples=12, out=tmp_path / "x.npz")
     main(load_dir=run, num_samples=12, out=tmp_path / "pngs", sample_batch_size=5)
     arrays = np.load(tmp_path / "x.npz")
-    assert (
-        arrays["arr_0"].shape == (12, 8, 8, 1)
-        and arrays["arr_0"].dtype == np.uint8
-        and arrays["arr_1"].tolist() == [*range(10), 0, 1]
-    )
+    images = arrays["arr_0"]
+    assert images.shape == (12, 8, 8, 1) and images.dtype == np.uint8
+    assert arrays["arr_1"].tolist() == [*range(10), 0, 1]
     files = sorted((tmp_path / "pngs").iterdir())
-    assert [f.name for f in files][:2] == ["000000_0.png", "000001_1.png"]
-    assert (
-        np.abs(
-            np.stack([np.asarray(Image.open(f)) for f in files]).astype(int)
-            - arrays["arr_0"][..., 0]
-        ).max()
-        <= 1
-    )
+    assert [file.name for file in files][:2] == ["000000_0.png", "000001_1.png"]
+    in_files = np.stack([np.asarray(Image.open(file)) for file in files]).astype(int)
+    assert np.abs(in_files - images[..., 0]).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -128,16 +108,16 @@ def test_mistakes(run, given, word):
 def test_published_artifact_starts_a_run(run, tmp_path):
     """--init_from a run or an artifact; its weights are the first parameters."""
     assert export_run(run, tmp_path / "artifact") == "generator"
-    for where in (run, tmp_path / "artifact"):
+    for source in (run, tmp_path / "artifact"):
         parts = drift.build(
-            config_lib.resolve(TINY | {"model.class_dropout_prob": 0.2, "init_from": str(where)}),
+            config_lib.resolve(TINY | {"model.class_dropout_prob": 0.2, "init_from": str(source)}),
             data.load("digits"),
             sharding.make_mesh(1, 1),
         )
         state = drift.make_state(parts)
         np.testing.assert_array_equal(
             state.params["patch_embedding"]["kernel"],
-            load_generator(where)[1]["patch_embedding"]["kernel"],
+            load_generator(source)[1]["patch_embedding"]["kernel"],
         )
 
 
@@ -148,12 +128,10 @@ def test_an_export_is_the_chosen_average_and_makes_the_same_samples(run, tmp_pat
     assert (facts["step"], facts["ema"], facts["ema_decay"]) == (4, "raw", 0.0)
     export_run(run, tmp_path / "first")
     assert load_generator(tmp_path / "first")[2]["ema_decay"] == 0.99
-    for where in (run, tmp_path / "first"):
-        main(load_dir=where, num_samples=4, out=tmp_path / f"{where.name}.npz")
-    ours, theirs = (
-        np.load(tmp_path / f"{where.name}.npz")["arr_0"] for where in (run, tmp_path / "first")
-    )
-    np.testing.assert_array_equal(ours, theirs)
+    of_run, of_export = tmp_path / "run.npz", tmp_path / "export.npz"
+    main(load_dir=run, num_samples=4, out=of_run)
+    main(load_dir=tmp_path / "first", num_samples=4, out=of_export)
+    np.testing.assert_array_equal(np.load(of_run)["arr_0"], np.load(of_export)["arr_0"])
     main(load_dir=tmp_path / "first", per_class=2, compare=True)
     with pytest.raises(UserError, match="not the folder of a run"):
         export_run(tmp_path / "first", tmp_path / "again")
@@ -161,30 +139,21 @@ def test_an_export_is_the_chosen_average_and_makes_the_same_samples(run, tmp_pat
 
 def test_a_run_goes_on_with_its_own_settings(run, tmp_path):
     """The flags of the first command need not be repeated; --load_dir goes on elsewhere."""
-    from absl import flags
+    folder = tmp_path / "b"
 
-    def command(*words):
-        drift.main(
-            config_lib.parse(
-                ["train_drift.py", *words],
-                config_lib.define_flags(extra=DISTRIBUTED, flag_values=flags.FlagValues()),
-            )
-        )
+    def command(given):
+        words = [f"--{name}={value}" for name, value in given.items()]
+        values = config_lib.define_flags(extra=DISTRIBUTED, flag_values=FlagValues())
+        drift.main(config_lib.parse(["train_drift.py", *words], values))
 
-    command(
-        f"--load_dir={run}",
-        f"--save_dir={tmp_path / 'b'}",
-        "--mesh.devices=1",
-        "--max_steps=10",
-        *(f"--{k}={v}" for k, v in TINY.items() if k != "max_steps"),
-        "--model.class_dropout_prob=0.2",
-    )
-    assert [r["step"] for r in records(tmp_path / "b")] == [9, 10]
-    command(f"--save_dir={tmp_path / 'b'}", "--max_steps=12")
-    assert [r["step"] for r in records(tmp_path / "b")] == [9, 10, 11, 12]
+    first = TINY | {"load_dir": run, "save_dir": folder, "mesh.devices": 1, "max_steps": 10}
+    command(first | {"model.class_dropout_prob": 0.2})
+    assert [record["step"] for record in records(folder)] == [9, 10]
+    command({"save_dir": folder, "max_steps": 12})
+    assert [record["step"] for record in records(folder)] == [9, 10, 11, 12]
     with pytest.raises(UserError, match="seed"):
-        command(f"--save_dir={tmp_path / 'b'}", "--max_steps=14", "--seed=5")
-    assert config_lib.from_json(tmp_path / "b" / "config.json").max_steps == 12
+        command({"save_dir": folder, "max_steps": 14, "seed": 5})
+    assert config_lib.from_json(folder / "config.json").max_steps == 12
 
 
 def test_the_first_average_that_was_named_is_scored(tmp_path):

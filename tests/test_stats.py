@@ -1,4 +1,4 @@
-"""Reference statistics: every format is read, provenance is kept and checked, mistakes are refused in one line."""
+"""Reference statistics: every format is read, and provenance is kept and checked."""
 
 import json
 import subprocess
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from test_eval import tiny_generator
 
 import data
 from data import pipeline
@@ -35,17 +36,17 @@ FACTS = {
 @pytest.mark.parametrize("names", [("mu", "sigma"), ("ref_mu", "ref_sigma")])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_formats(names, dtype, tmp_path):
-    """pytorch-fid, EDM and jax-flow; MeanFlow and the drifting paper's release."""
+    """The names of pytorch-fid, EDM and jax-flow; of MeanFlow and the drifting paper's release."""
     np.savez(tmp_path / "s.npz", **{names[0]: MU.astype(dtype), names[1]: SIGMA.astype(dtype)})
     statistics = read_statistics(tmp_path / "s.npz")
-    assert frechet_distance(*statistics.evidence[1:3], MU, SIGMA) < (
-        1e-12 if dtype == np.float64 else 1e-9
-    )
+    tolerance = 1e-12 if dtype == np.float64 else 1e-9
+    mu, sigma = statistics.evidence.mu, statistics.evidence.sigma
+    assert frechet_distance(mu, sigma, MU, SIGMA) < tolerance
     assert statistics.provenance == {} and statistics.evidence.features is None
 
 
 def test_adm_reference_batch(tmp_path):
-    """Images and statistics in one file: the statistics count; the spatial ones are left alone."""
+    """Of images and statistics in one file the statistics count, but not the spatial ones."""
     np.savez(
         tmp_path / "adm.npz",
         arr_0=np.zeros((3, 8, 8, 3), np.uint8),
@@ -62,12 +63,9 @@ def test_adm_reference_batch(tmp_path):
 def test_ours_are_kept_to_the_bit(tmp_path):
     write_statistics(tmp_path / "s.npz", EVIDENCE, FACTS, features=True)
     (count, mu, sigma, features, _), provenance = read_statistics(tmp_path / "s.npz")
-    assert (
-        np.array_equal(mu, MU)
-        and np.array_equal(sigma, SIGMA)
-        and np.array_equal(features, EVIDENCE.features)
-        and mu.dtype == np.float64
-    )
+    assert np.array_equal(mu, MU) and mu.dtype == np.float64
+    assert np.array_equal(sigma, SIGMA)
+    assert np.array_equal(features, EVIDENCE.features)
     assert count == 50 and provenance == FACTS | {"count": 50}
     with np.load(tmp_path / "s.npz", allow_pickle=False) as file:  # as pytorch-fid reads it
         assert {"mu", "sigma"} <= set(file)
@@ -87,9 +85,8 @@ def test_another_provenance_is_refused(key, value, tmp_path):
 
 def test_warnings(tmp_path, caplog):
     write_statistics(tmp_path / "s.npz", EVIDENCE, FACTS)
-    check_provenance(
-        "s.npz", read_statistics(tmp_path / "s.npz"), FACTS | {"dataset_name": "cifar10"}, 4
-    )
+    expected = FACTS | {"dataset_name": "cifar10"}
+    check_provenance("s.npz", read_statistics(tmp_path / "s.npz"), expected, 4)
     assert [r.message for r in caplog.records] == [
         "--fid_stats s.npz: made with dataset_name digits, but this evaluation has cifar10"
     ]
@@ -134,17 +131,16 @@ def test_images(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), np.uint8)
     write_npz(tmp_path / "x.npz", x, np.arange(5))
     images = read_images(tmp_path / "x.npz")
-    assert (
-        np.array_equal(images.items, x)
-        and images.labels.tolist() == [0, 1, 2, 3, 4]
-        and images.shape == (6, 7, 3)
-    )
+    assert np.array_equal(images.items, x) and images.shape == (6, 7, 3)
+    assert images.labels.tolist() == [0, 1, 2, 3, 4]
     (tmp_path / "folder" / "b").mkdir(parents=True)
     for i, image in enumerate(x):
         Image.fromarray(image).save(tmp_path / "folder" / ("b" if i > 2 else "") / f"{i}.png")
     (tmp_path / "folder" / "notes.txt").write_text("")
     folder = read_images(tmp_path / "folder")
-    assert len(folder) == 5 and all(any(np.array_equal(folder[i], y) for y in x) for i in range(5))
+    assert len(folder) == 5
+    for i in range(5):
+        assert any(np.array_equal(folder[i], image) for image in x)
 
 
 @pytest.mark.parametrize(
@@ -176,9 +172,11 @@ def test_mixed_sizes(tmp_path):
 # ---------------------------------------------------------------- the program
 
 
-def compute(*flags):
+def compute(**flags):
+    """Runs scripts/compute_fid_stats.py."""
+    words = [f"--{name}={value}" for name, value in flags.items()]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "compute_fid_stats.py"), *map(str, flags)],
+        [sys.executable, str(ROOT / "scripts" / "compute_fid_stats.py"), *words],
         capture_output=True,
         text=True,
         timeout=120,
@@ -191,16 +189,7 @@ def compute(*flags):
 def test_program_and_its_use(tmp_path, caplog):
     out = tmp_path / "digits.npz"
     done = compute(
-        "--dataset_name",
-        "digits",
-        "--reference_split",
-        "test",
-        "--features",
-        "pixels",
-        "--keep_features",
-        "1",
-        "--out",
-        out,
+        dataset_name="digits", reference_split="test", features="pixels", keep_features=1, out=out
     )
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
@@ -220,17 +209,13 @@ def test_program_and_its_use(tmp_path, caplog):
     np.testing.assert_allclose(statistics.evidence.mu, mu, rtol=1e-12)
     np.testing.assert_allclose(statistics.evidence.sigma, sigma, rtol=1e-12, atol=1e-15)
 
-    from test_eval import tiny_generator
-
     caplog.clear()
     model, params = tiny_generator()
-    scores = [
-        evaluate(model, params, reference, cfg_scale=1.0, seed=0, num_samples=100, labels="uniform")
-        for reference in (
-            load_reference("digits", metrics="fid,precision_recall"),
-            load_reference("digits", fid_stats=str(out), metrics="fid,precision_recall"),
-        )
-    ]
+    scores = []
+    for fid_stats in ("", str(out)):
+        reference = load_reference("digits", fid_stats=fid_stats, metrics="fid,precision_recall")
+        settings = {"cfg_scale": 1.0, "seed": 0, "num_samples": 100, "labels": "uniform"}
+        scores.append(evaluate(model, params, reference, **settings))
     assert "--fid_stats" not in caplog.text
     gallery = load_reference("digits", fid_stats=str(out)).gallery
     np.testing.assert_array_equal(
@@ -243,39 +228,33 @@ def test_program_and_its_use(tmp_path, caplog):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (("--images", "nowhere.npz", "--features", "pixels"), "does not exist"),
-        (("--images", "x.npz", "--dataset_name", "digits"), "give one of them"),
-        (("--dataset_name", "digit"), "did you mean digits"),
+        ({"images": "nowhere.npz", "features": "pixels"}, "does not exist"),
+        ({"images": "x.npz", "dataset_name": "digits"}, "give one of them"),
+        ({"dataset_name": "digit"}, "did you mean digits"),
     ],
     ids=["no file", "two sources", "typo"],
 )
 def test_a_mistake_is_one_line(flags, words):
-    done = compute(*flags)
-    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, (
-        done.stderr
-    )
+    done = compute(**flags)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_a_reference_without_features_has_no_neighbours(tmp_path):
-    write_statistics(
-        tmp_path / "s.npz", Evidence(50, np.zeros(64), np.eye(64)), {"network": "pixels"}
-    )
-    assert load_reference("digits", fid_stats=str(tmp_path / "s.npz")).metrics == ("fid",)
+    path = str(tmp_path / "s.npz")
+    write_statistics(path, Evidence(50, np.zeros(64), np.eye(64)), {"network": "pixels"})
+    assert load_reference("digits", fid_stats=path).metrics == ("fid",)
     with pytest.raises(UserError, match="it needs features"):
-        load_reference("digits", fid_stats=str(tmp_path / "s.npz"), metrics="kid")
+        load_reference("digits", fid_stats=path, metrics="kid")
 
 
 def test_images_as_reference(tmp_path):
     """An .npz of the held-out digits is the same reference as the data set's split."""
     images, labels = pipeline.everything(data.load("digits", "test"))
     write_npz(tmp_path / "real.npz", images, labels)
-    a, b = (
-        load_reference("", fid_stats=str(tmp_path / "real.npz"), features="pixels"),
-        load_reference("digits"),
-    )
-    assert (
-        np.array_equal(a.real.mu, b.real.mu)
-        and np.array_equal(a.real.sigma, b.real.sigma)
-        and np.array_equal(a.labels, b.labels)
-    )
+    from_file = load_reference("", fid_stats=str(tmp_path / "real.npz"), features="pixels")
+    from_dataset = load_reference("digits")
+    assert np.array_equal(from_file.real.mu, from_dataset.real.mu)
+    assert np.array_equal(from_file.real.sigma, from_dataset.real.sigma)
+    assert np.array_equal(from_file.labels, from_dataset.labels)
     assert config_lib.KEYS["fid_stats"].default == ""
