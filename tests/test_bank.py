@@ -63,7 +63,7 @@ def push_all(pool, pushes, host):
             if host
             else push(bank, images, labels)
         )
-        for image, label in zip(images, labels):
+        for image, label in zip(images, labels, strict=True):
             queues[label].append(image[0, 0, 0])
             recent.append(image[0, 0, 0])
     return jax.device_get(bank), queues, recent
@@ -97,6 +97,7 @@ def test_draw_is_without_replacement_and_of_the_class(pool):
             batch.pos[..., 0, 0, 0],
             batch.weight_pos,
             batch.unc[..., 0, 0, 0],
+            strict=True,
         ):
             assert (
                 len(set(pos)) == c.n_pos and set(pos) <= set(queues[label]) and (weight == 1).all()
@@ -141,7 +142,9 @@ def test_all_of_a_class():
     """n_pos = the queue's length takes every real once, and marks the slots that hold none."""
     bank, queues, _ = push_all(0, [9], host=False)
     batch = jax.device_get(draw_batch(bank, 0, 0, config(n_pos=K, n_c=C)))
-    for label, pos, weight in zip(batch.labels, batch.pos[..., 0, 0, 0], batch.weight_pos):
+    for label, pos, weight in zip(
+        batch.labels, batch.pos[..., 0, 0, 0], batch.weight_pos, strict=True
+    ):
         assert sorted(pos[weight == 1]) == sorted(queues[label])
 
 

@@ -1,4 +1,7 @@
-"""Features of reals kept in the bank: the same training as with features computed in each step. Real digits, a real (small) encoder."""
+"""Features of reals kept in the bank.
+
+The same training as with features computed in each step. Real digits, a real (small) encoder.
+"""
 
 import jax
 import numpy as np
@@ -51,7 +54,10 @@ def encoder(tmp_path_factory):
 
 def test_a_view_of_each_image_is_recalled():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 1), np.uint8)
-    encode = lambda x: {"rows": x.sum((2, 3))[..., None] + x[:, :, 0, 0, None]}
+
+    def encode(x):
+        return {"rows": x.sum((2, 3))[..., None] + x[:, :, 0, 0, None]}
+
     kept = jax.vmap(lambda x: cache.remember(x, encode=encode, flip=True))(images)
     mirrored = np.array([[0, 1, 1], [1, 0, 1]], bool)
     expected = encode(mirror(to_float(images), mirrored).reshape(6, 4, 4, 1))
@@ -91,7 +97,11 @@ def test_interrupted_run_ends_in_the_same_bits(tmp_path, encoder, bank):
 @pytest.mark.slow
 @pytest.mark.parametrize("bank", [WHOLE, STREAM], ids=["whole bank", "stream"])
 def test_one_program_that_donates_and_moves_no_features(encoder, bank):
-    """As tests/test_train.py asks of the step without kept features: on 8 devices, no collective carries features, and state and bank are donated to the one program."""
+    """As tests/test_train.py asks of the step without kept features.
+
+    On 8 devices, no collective carries features, and state and bank are donated to the one
+    program.
+    """
     parts = parts_of(encoder | bank | {"encoder.cache": "on", "model.hidden_size": 64}, devices=8)
     state, everywhere = drift.make_state(parts), sharding.replicated(parts.mesh)
     kept, frozen = (
@@ -103,7 +113,10 @@ def test_one_program_that_donates_and_moves_no_features(encoder, bank):
         if parts.whole_bank
         else jax.device_put((np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32)), everywhere)
     )
-    wide = lambda shape: tuple(sorted(n for n in shape if n != 1))
+
+    def wide(shape):
+        return tuple(sorted(n for n in shape if n != 1))
+
     shapes = {
         wide(shape)
         for leaf in jax.tree.leaves(state.params)
@@ -121,11 +134,11 @@ def test_one_program_that_donates_and_moves_no_features(encoder, bank):
 
 
 def test_cache_is_chosen_by_what_it_saves(encoder):
-    choice = lambda **changes: (
-        parts_of(
+    def choice(**changes):
+        return parts_of(
             encoder | STREAM | {k.replace("__", "."): v for k, v in changes.items()}
         ).config.encoder.cache
-    )
+
     assert choice() == "on"
     assert (
         choice(encoder__cache_budget_gb=1e-4) == "off"
@@ -190,10 +203,14 @@ def test_devices_do_not_change_the_losses(tmp_path, encoder, bank):
 
 
 def test_features_in_a_checkpoint(encoder):
-    """Those of a stream are there, those of a whole data set are not: it is there to be encoded again."""
-    held = lambda bank: drift.checkpoint_shapes(parts_of(encoder | bank | {"encoder.cache": "on"}))[
-        "bank"
-    ]
+    """Those of a stream are there, those of a whole data set are not.
+
+    It is there to be encoded again.
+    """
+
+    def held(bank):
+        return drift.checkpoint_shapes(parts_of(encoder | bank | {"encoder.cache": "on"}))["bank"]
+
     assert {d: a.shape[2:] for d, a in held(STREAM)["images"].items()} == {
         "8": (2, 64 + 1, 8)
     }  # both views of both sets

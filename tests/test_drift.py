@@ -1,4 +1,8 @@
-"""The method against its oracles: recorded outputs of the authors' release, a naive version with loops, and the properties that the paper proves."""
+"""The method against its oracles.
+
+Recorded outputs of the authors' release, a naive version with loops, and the properties that the
+paper proves.
+"""
 
 import pathlib
 
@@ -44,28 +48,26 @@ def naive_field(x, pos, neg, weight_pos, weight_neg, tau, self_neg):
     """Alg. 2 with loops, in float64."""
     y, w = np.concatenate([neg, pos]).astype(np.float64), np.concatenate([weight_neg, weight_pos])
     x = x.astype(np.float64)
-    n, m, k = len(x), len(neg), np.zeros((len(x), len(neg) + len(pos)))
+    n, n_neg = len(x), len(neg)
+    k = np.zeros((n, n_neg + len(pos)))
     for i in range(n):
         for j in range(len(y)):
-            k[i, j] = (
-                0.0
-                if (j < self_neg and i == j)
-                else np.exp(-max(np.linalg.norm(x[i] - y[j]), 1e-4) / tau)
-            )
+            if not (j < self_neg and i == j):
+                k[i, j] = np.exp(-max(np.linalg.norm(x[i] - y[j]), 1e-4) / tau)
     a = np.zeros_like(k)
     for i in range(n):
         for j in range(len(y)):
-            row = sum(k[i, l] for l in range(len(y)) if w[l] > 0)
-            column = sum(k[l, j] for l in range(n))
+            row = sum(k[i, m] for m in range(len(y)) if w[m] > 0)
+            column = sum(k[m, j] for m in range(n))
             over_y = k[i, j] / row if w[j] > 0 else 0.0
             a[i, j] = np.sqrt(max(over_y * k[i, j] / column, 1e-6)) * w[j]
     v, perplexity = np.zeros_like(x), []
     for i in range(n):
-        a_neg, a_pos = a[i, :m], a[i, m:]
+        a_neg, a_pos = a[i, :n_neg], a[i, n_neg:]
         perplexity.append(np.exp(-sum(s * np.log(s) for s in a_pos / a_pos.sum() if s > 0)))
         for j in range(len(pos)):
-            v[i] += a_pos[j] * a_neg.sum() * y[m + j]
-        for j in range(m):
+            v[i] += a_pos[j] * a_neg.sum() * y[n_neg + j]
+        for j in range(n_neg):
             v[i] -= a_neg[j] * a_pos.sum() * y[j]
     return v, np.array(perplexity)
 
@@ -89,7 +91,9 @@ def test_field_agrees_with_loops(tau, self_neg):
 
 
 def test_absent_positives_do_not_change_the_loss():
-    """Padding a class with samples of weight 0 is what `n_pos = all` does for classes of different sizes."""
+    """Padding a class with samples of weight 0 is what `n_pos = all` does for classes of
+    different sizes.
+    """
     rng = np.random.default_rng(1)
     gen, pos = (
         rng.normal(size=(2, 6, 5)).astype(np.float32),
@@ -106,7 +110,10 @@ def test_absent_positives_do_not_change_the_loss():
 
 
 def test_collapsed_samples_get_one_drift():
-    """Collapse is an equilibrium of the training: identical samples receive the same gradient, and nothing separates them again."""
+    """Collapse is an equilibrium of the training.
+
+    Identical samples receive the same gradient, and nothing separates them again.
+    """
     gen = jnp.broadcast_to(jnp.array([0.3, -1.2, 0.7, 2.0]), (1, 6, 4))
     pos = jax.random.normal(jax.random.key(0), (1, 9, 4))
     grad = jax.jit(jax.grad(lambda g: drift_loss(g, pos, temperatures=TAUS)[0].sum()))(gen)[0]

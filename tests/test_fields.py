@@ -1,4 +1,4 @@
-"""Every field against a naive float64 version with loops, and the properties that a field must have."""
+"""Every field against a naive version with loops, and the properties that it must have."""
 
 import functools
 
@@ -128,7 +128,9 @@ def naive_sinkhorn(
 
 
 def naive_learned(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, params):
-    """The MLP on the whole concatenation [g(x), g(y), g(y) - g(x), r, log tau], its weights for g(y) - g(x) being 0: what they would add lies in those of g(x) and g(y)."""
+    """The MLP on the whole concatenation [g(x), g(y), g(y) - g(x), r, log tau], its weights for
+    g(y) - g(x) being 0: what they would add lies in those of g(x) and g(y).
+    """
     p, d = jax.tree.map(np.float64, params["5"]), x.shape[1]
     first = np.concatenate(
         [
@@ -143,13 +145,13 @@ def naive_learned(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, para
         p["pair"]["x"]["b"] + p["pair"]["y"]["b"],
         np.exp(p["slope"][0] + p["slope"][1] * np.log(tau)),
     )
-    g = lambda a: (
-        a
-        + np.maximum(a @ p["g"]["in"]["w"] + p["g"]["in"]["b"], 0) @ p["g"]["out"]["w"]
-        + p["g"]["out"]["b"]
-        if p["g"]
-        else a
-    )
+
+    def g(a):
+        if not p["g"]:
+            return a
+        hidden = np.maximum(a @ p["g"]["in"]["w"] + p["g"]["in"]["b"], 0)
+        return a + hidden @ p["g"]["out"]["w"] + p["g"]["out"]["b"]
+
     scale = unit / np.sqrt(d)
 
     def pull(y, w, self_neg):
@@ -180,7 +182,9 @@ NAIVE = {
 @pytest.mark.parametrize("self_neg", [0, 6])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_agrees_with_loops(variant, self_neg):
-    """With weights, absent samples, a unit of length other than 1, and the samples among their own negatives or not."""
+    """With weights, absent samples, a unit of length other than 1, and the samples among their
+    own negatives or not.
+    """
     rng = np.random.default_rng(0)
     x, pos, unc = (
         rng.normal(size=(6, 5)),
@@ -209,7 +213,7 @@ def sets(n=6, p=8, m=8, d=5, seed=0):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_antisymmetry(variant):
-    """V_{p,q} = -V_{q,p} (eq. 3): swapping the sides changes the sign, the same set on both sides gives 0."""
+    """Swapping the sides changes the sign of V (eq. 3); the same set on both sides gives 0."""
     x, pos, neg = sets()
     one, v_of = jnp.ones(8), functools.partial(V_OF[variant], self_neg=0, unit=1.0)
     v, swapped, same = (
@@ -263,7 +267,9 @@ def test_a_doubled_weight_is_a_sample_given_twice(variant):
 
 @pytest.mark.parametrize("variant", ["kernel", "uncoupled", "sinkhorn", "learned"])
 def test_factors_scale_attraction_and_repulsion(variant):
-    """Table 1: 1.5 V+ - V- is V with half of the attraction added, and V+ alone takes no notice of the negatives' places but for the kernel field's W."""
+    """Table 1: 1.5 V+ - V- is V with half of the attraction added, and V+ alone takes no notice
+    of the negatives' places but for the kernel field's W.
+    """
     x, pos, neg = sets()
     of = jax.jit(
         lambda a, r: FIELDS[variant](
@@ -286,10 +292,15 @@ def test_factors_scale_attraction_and_repulsion(variant):
 
 
 def test_gaussian_field_is_the_difference_of_smoothed_scores():
-    """eps (grad log p_eps - grad log q_eps)(x), with p_eps, q_eps the sets smoothed by a normal of variance eps, by differentiation."""
+    """eps (grad log p_eps - grad log q_eps)(x), with p_eps, q_eps the sets smoothed by a normal
+    of variance eps, by differentiation.
+    """
     x, pos, neg = sets()
     tau, unit = 0.3, 2.0
-    log_smoothed = lambda x, y: jax.nn.logsumexp(-jnp.sum((x - y) ** 2, 1) / (2 * tau * unit**2))
+
+    def log_smoothed(x, y):
+        return jax.nn.logsumexp(-jnp.sum((x - y) ** 2, 1) / (2 * tau * unit**2))
+
     score = jax.jit(jax.vmap(jax.grad(log_smoothed), (0, None)))
     v, _ = V_OF["uncoupled, gaussian, over y"](
         x, pos, neg, jnp.ones(8), jnp.ones(8), tau, self_neg=0, unit=unit
@@ -334,17 +345,25 @@ def test_no_iteration_and_half_of_one():
     x, pos, neg = sets()
     one = jnp.ones(8)
     k_pos, k_neg = (jnp.exp(log_kernel(x, y, "laplace", 0.5, 2.0, 0)) for y in (pos, neg))
-    plain = lambda k, y: (k @ y - k.sum(1, keepdims=True) * x) / 8
+
+    def plain(k, y):
+        return (k @ y - k.sum(1, keepdims=True) * x) / 8
+
     v, _ = FIELDS["sinkhorn"](x, pos, neg, one, one, 0.5, 0, 2.0, iterations=0.0)
     np.testing.assert_allclose(v, plain(k_pos, pos) - plain(k_neg, neg), atol=1e-5)
-    softmax = lambda k, y: k @ y / k.sum(1, keepdims=True)
+
+    def softmax(k, y):
+        return k @ y / k.sum(1, keepdims=True)
+
     v, _ = FIELDS["sinkhorn"](x, pos, neg, one, one, 0.5, 0, 2.0, iterations=0.5)
     np.testing.assert_allclose(v, softmax(k_pos, pos) - softmax(k_neg, neg), atol=1e-5)
 
 
 @pytest.mark.parametrize("tau", [0.02, 0.2])
 def test_sinkhorn_field_vanishes_in_expectation(tau):
-    """p = q: the mean over many draws of p's and q's sets is 0 within four standard errors, at fixed x, and every single draw is not."""
+    """p = q: the mean over many draws of p's and q's sets is 0 within four standard errors, at
+    fixed x, and every single draw is not.
+    """
     draws, n, p, d = 4000, 8, 12, 3
     x = jax.random.normal(jax.random.key(1), (n, d))
     pos, neg = jax.random.normal(jax.random.key(2), (2, draws, p, d))
@@ -363,7 +382,10 @@ def test_sinkhorn_field_vanishes_in_expectation(tau):
 
 @pytest.mark.parametrize("kernel", ["laplace", "gaussian"])
 def test_sinkhorn_is_stable_at_low_temperature(kernel):
-    """tau = 0.02 in float32, with sets that lie far apart, agrees with float64; the plan is finite where its entries underflow."""
+    """tau = 0.02 in float32, with sets that lie far apart, agrees with float64.
+
+    The plan is finite where its entries underflow.
+    """
     rng = np.random.default_rng(3)
     x, pos, neg = (
         rng.normal(size=(16, 8)),
@@ -375,7 +397,10 @@ def test_sinkhorn_is_stable_at_low_temperature(kernel):
     def in_float64(y):
         d = np.sqrt(((x[:, None] - y) ** 2).sum(-1))
         log_k = -d / (0.02 * np.sqrt(8)) if kernel == "laplace" else -(d**2) / (2 * 0.02 * 8)
-        lse = lambda a, axis: np.log(np.exp(a - a.max(axis, keepdims=True)).sum(axis)) + a.max(axis)
+
+        def lse(a, axis):
+            return np.log(np.exp(a - a.max(axis, keepdims=True)).sum(axis)) + a.max(axis)
+
         u, v = np.full(16, -np.log(16)), np.full(len(y), -np.log(len(y)))
         for _ in range(20):
             u = -np.log(16) - lse(log_k + v, 1)
@@ -393,10 +418,16 @@ def test_sinkhorn_is_stable_at_low_temperature(kernel):
 
 @pytest.mark.parametrize("guidance, plans", [("negatives", 2), ("field", 3)])
 def test_transport_to_the_data_is_computed_once(guidance, plans):
-    """With guidance on the field T_{q->p} stands in V_{p,q} and in V_{p,unc}; the compiled program has one loop for it, and one for each of the others."""
-    loss = lambda gen, pos, unc, second: drift_loss(
-        gen, pos, unc, field="sinkhorn", second=second, guidance=guidance
-    )[0].sum()
+    """With guidance on the field T_{q->p} stands in V_{p,q} and in V_{p,unc}.
+
+    The compiled program has one loop for it, and one for each of the others.
+    """
+
+    def loss(gen, pos, unc, second):
+        options = {"field": "sinkhorn", "second": second, "guidance": guidance}
+        losses, _ = drift_loss(gen, pos, unc, **options)
+        return losses.sum()
+
     sets = [jnp.zeros((1, k, 3)) for k in (4, 5, 2, 6)]
     assert jax.jit(jax.grad(loss)).lower(*sets).compile().as_text().count(" while(") == plans
 
@@ -415,7 +446,10 @@ def test_transport_to_the_data_is_computed_once(guidance, plans):
     ],
 )
 def test_the_loss_with_a_second_batch(variant, guidance):
-    """Its value is mean ||V~||^2, its gradient -2 V~ / (N D S): through the generated samples, and nothing else."""
+    """Its value is mean ||V~||^2, its gradient -2 V~ / (N D S).
+
+    Through the generated samples, and nothing else.
+    """
     rng = np.random.default_rng(1)
     gen, pos, neg, second = (jnp.float32(rng.normal(size=(2, k, 5))) for k in (6, 7, 3, 6))
 
@@ -449,7 +483,11 @@ def test_the_loss_with_a_second_batch(variant, guidance):
 
 
 def test_guidance_on_the_field():
-    """V_{p,q'} + w V_{p,unc}: for one temperature the direction of the gradient is that sum; alpha = 1 takes the unconditional reals out."""
+    """V_{p,q'} + w V_{p,unc}.
+
+    For one temperature the direction of the gradient is that sum; alpha = 1 takes the
+    unconditional reals out.
+    """
     rng = np.random.default_rng(1)
     gen, pos, neg, second = (jnp.float32(rng.normal(size=(1, k, 5))) for k in (6, 7, 3, 6))
     guided = jax.jit(
@@ -469,9 +507,12 @@ def test_guidance_on_the_field():
     gradient = guided(gen, 1.0)[0]  # w = 3 / 6
     y = np.concatenate([second, neg, pos], 1)[0]
     unit = np.linalg.norm(np.asarray(gen)[0, :, None] - y, axis=-1).mean()
-    v_of = lambda q: naive_sinkhorn(
-        *map(np.float64, (gen[0], pos[0], q, np.ones(7), np.ones(len(q)), 0.2)), 0, unit
-    )
+
+    def v_of(q):
+        return naive_sinkhorn(
+            *map(np.float64, (gen[0], pos[0], q, np.ones(7), np.ones(len(q)), 0.2)), 0, unit
+        )
+
     v = v_of(second[0]) + 0.5 * v_of(neg[0])
     np.testing.assert_allclose(
         -gradient / jnp.linalg.norm(gradient), v / np.linalg.norm(v), atol=1e-4
@@ -496,32 +537,37 @@ def test_guidance_on_the_field():
 
 
 def test_the_learned_field_receives_gradients():
-    """Every parameter array, from the denoising loss: in the form known publicly they were given to the drifting loss, which does not reach them."""
+    """Every parameter array, from the denoising loss.
+
+    In the form known publicly they were given to the drifting loss, which does not reach them.
+    """
+    # Two classes of six positives and two unconditional samples.
+    real = {"a": jax.random.normal(jax.random.key(1), (2 * 8, 4, 3))}
+    weight = jnp.ones((2, 6))
+
+    def loss(params):
+        return field_loss(params, jax.random.key(2), real, weight, (0.1, 0.5))
+
     for projection in (True, False):
         state = init_field_state(jax.random.key(0), [3], 8, projection, 0.9)
-        real = {
-            "a": jax.random.normal(jax.random.key(1), (2 * 8, 4, 3))
-        }  # 2 classes of 6 positives and 2 unconditional
-        grads = jax.jit(
-            jax.grad(lambda p: field_loss(p, jax.random.key(2), real, jnp.ones((2, 6)), (0.1, 0.5)))
-        )(state["params"])
-        for path, g in jax.tree.leaves_with_path(grads):
-            assert jnp.abs(g).max() > 0, path
+        grads = jax.jit(jax.grad(loss))(state["params"])
+        for path, gradient in jax.tree.leaves_with_path(grads):
+            assert jnp.abs(gradient).max() > 0, path
         new = jax.jit(update_field)(state, grads, 1e-2)
-        moved = jax.tree.map(
+        changes = jax.tree.map(
             lambda a, b: float(jnp.abs(a - b).max()), new["params"], state["params"]
         )
-        assert min(jax.tree.leaves(moved)) > 1e-3
+        assert min(jax.tree.leaves(changes)) > 1e-3
+        expected = jax.tree.map(lambda p, q: 0.9 * p + 0.1 * q, state["params"], new["params"])
         jax.tree.map(
-            lambda e, p, q: np.testing.assert_allclose(e, 0.9 * p + 0.1 * q, atol=1e-6),
-            new["ema"]["0.9"],
-            state["params"],
-            new["params"],
+            lambda e, a: np.testing.assert_allclose(a, e, atol=1e-6), expected, new["ema"]["0.9"]
         )
 
 
 def test_denoising_leaves_the_sample_out():
-    """The gradient with respect to y_i's own place in the set is that of the target alone, and a sample of weight 0 changes nothing."""
+    """The gradient with respect to y_i's own place in the set is that of the target alone, and
+    a sample of weight 0 changes nothing.
+    """
     params = init_field(jax.random.key(0), [3], 8, True)["3"]
     y, noise, weight = (
         jax.random.normal(jax.random.key(1), (1, 6, 3)),
@@ -570,7 +616,10 @@ def test_denoising_leaves_the_sample_out():
 
 
 def test_only_present_positives_are_denoised():
-    """Of sets larger than what a step denoises, from wherever it begins: neither absent positives nor unconditional samples matter, a present one does."""
+    """Of sets larger than what a step denoises, from wherever it begins.
+
+    Neither absent positives nor unconditional samples matter, a present one does.
+    """
     params, present = (
         init_field(jax.random.key(0), [3], 8, True),
         jnp.ones((2, 40)).at[:, 30:].set(0),

@@ -84,7 +84,11 @@ def drawn(seed, samples):
 
 @pytest.mark.parametrize("second", [False, True])
 def test_sets_side_by_side_have_the_losses_of_each_alone(second):
-    """Loss, gradient and scalars: one call for each width against one `drift_loss` for each set, of C T problems; guidance, an absent positive, weights of sets."""
+    """Loss, gradient and scalars.
+
+    One call for each width against one `drift_loss` for each set, of C T problems; guidance, an
+    absent positive, weights of sets.
+    """
     c, gen, real, other = (
         CONFIG,
         drawn(0, CONFIG.n_neg),
@@ -104,34 +108,30 @@ def test_sets_side_by_side_have_the_losses_of_each_alone(second):
         distances = Distances(*jnp.ones(3))
         return loss, measure(sets, distances, c.temperatures)
 
+    def problems(features):
+        """[2 N, T, D] -> [2 T, N, D]: each location of each of two classes."""
+        by_class = features.reshape(2, -1, *features.shape[1:])
+        return jnp.moveaxis(by_class, 2, 1).reshape(-1, by_class.shape[1], features.shape[2])
+
     def one_by_one(gen):
         total, infos = 0.0, []
-        for k, (t, d) in SIZES.items():
-            problems = lambda f: jnp.stack(
-                [
-                    f[i * (len(f) // 2) : (i + 1) * (len(f) // 2), j]
-                    for i in range(2)
-                    for j in range(t)
-                ]
-            )  # [C T, N, D]
-            weights = {
-                "weight_pos": np.repeat(weight_pos, t, 0),
-                "weight_neg": np.repeat(weight_unc, t, 0),
-            }
-            y = problems(real[k])
+        for name, (n_locations, _) in SIZES.items():
+            y = problems(real[name])
             loss, info = drift_loss(
-                problems(gen[k]),
+                problems(gen[name]),
                 y[:, c.n_unc :],
                 y[:, : c.n_unc],
-                **weights,
+                weight_pos=np.repeat(weight_pos, n_locations, 0),
+                weight_neg=np.repeat(weight_unc, n_locations, 0),
                 temperatures=c.temperatures,
-                second=problems(other[k]) if second else None,
+                second=problems(other[name]) if second else None,
             )
-            total += c.set_weight(k) * jnp.mean(loss)
+            total += c.set_weight(name) * jnp.mean(loss)
             infos.append(info)
+        scalars = {"feature_scale": "scale", "perplexity": "perplexity"}
         return total, {
-            k: jnp.mean(jnp.stack([info[name] for info in infos]))
-            for k, name in (("feature_scale", "scale"), ("perplexity", "perplexity"))
+            metric: jnp.mean(jnp.stack([info[name] for info in infos]))
+            for metric, name in scalars.items()
         }
 
     (packed, scalars), slope = jax.jit(jax.value_and_grad(side_by_side, has_aux=True))(gen)
@@ -144,7 +144,9 @@ def test_sets_side_by_side_have_the_losses_of_each_alone(second):
 
 
 def test_a_learned_field_sees_positives_alone():
-    """Of the reals of a step, the unconditional ones come first and are no part of the sets that it denoises."""
+    """Of the reals of a step, the unconditional ones come first and are no part of the sets
+    that it denoises.
+    """
     c, real = CONFIG, drawn(1, CONFIG.n_unc + CONFIG.n_pos)
     params = init_field(jax.random.key(0), [d for _, d in SIZES.values()], 4, True)
     loss = jax.jit(

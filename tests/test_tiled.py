@@ -42,10 +42,14 @@ def test_tiles_change_nothing_but_rounding(tau, options, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_positives():
-    """Beyond the positives themselves, their copy and their weights, a loss over 40 tiles takes what one over 4 does."""
+    """Beyond the positives themselves, their copy and their weights, a loss over 40 tiles takes
+    what one over 4 does.
+    """
 
     def temporaries(tiles_of_positives):
-        shape = lambda n: jax.ShapeDtypeStruct((1, n, 4), jnp.float32)
+        def shape(n):
+            return jax.ShapeDtypeStruct((1, n, 4), jnp.float32)
+
         step = jax.jit(
             jax.value_and_grad(lambda gen, pos: drift_loss(gen, pos, temperatures=TAUS)[0].sum())
         )
