@@ -45,7 +45,10 @@ __all__ = ["HUB", "SCHEMES", "SOURCES", "Dataset", "Options", "Samples", "load",
 HUB = tuple(CARDS)
 
 # --dataset_name NAME: the module that reads the set of this name.
-SOURCES = {"digits": "data.digits"} | dict.fromkeys(HUB, "data.huggingface")
+SOURCES = {
+    "digits": "data.digits",
+    "mnist_5k": "data.mnist_5k",
+} | dict.fromkeys(HUB, "data.huggingface")
 
 # --dataset_name SCHEME:PLACE: the module that reads sets from such places.
 SCHEMES = {

@@ -554,6 +554,7 @@ def test_many_record_files(tmp_path):
 def test_options_without_a_use_are_refused(tmp_path):
     places = {
         "digits": ("image_size", "channels", "dir", "image_column", "label_column"),
+        "mnist_5k": ("image_size", "dir", "label_column"),
         "folder:/set": ("dir", "image_column"),
         "hf:/set": ("dir",),
     }
@@ -567,7 +568,7 @@ def test_options_without_a_use_are_refused(tmp_path):
 
 
 def test_one_class_of_every_source(tmp_path, caches):
-    for name in ("digits", write("folder", tmp_path / "set", pictures())):
+    for name in ("digits", "mnist_5k", write("folder", tmp_path / "set", pictures())):
         dataset = data.load(name, options={"label_column": "none"})
         assert dataset.class_names == ("all",)
         assert dataset.counts == (len(dataset.samples),)
