@@ -1,15 +1,39 @@
-"""Does a sample look like the class that was asked for? The judge is a classifier trained on real samples."""
+"""Does a sample look like the class that was asked for? A classifier of real samples judges it."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int, Num
+from numpy import ndarray
 
+from metrics.evidence import Comparison, needed
 
-def fit_classifier(images: np.ndarray, labels: np.ndarray):
-    """A support vector classifier on raw pixels, for small data sets: images [S, H, W, C], labels [S]. Deterministic."""
+if TYPE_CHECKING:
     from sklearn.svm import SVC
 
-    return SVC(C=10.0, gamma="scale").fit(images.reshape(len(images), -1), labels)
+
+def fit_classifier(images: Num[ndarray, "S ..."], labels: Int[ndarray, " S"]) -> "SVC":
+    """Returns a support vector classifier on raw pixels, for small data sets. Deterministic."""
+    from sklearn.svm import SVC
+
+    return SVC(C=10.0, gamma="scale").fit(_flatten(images), labels)
 
 
-def class_agreement(classifier, images: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images [S, H, W, C] that the classifier assigns to their labels [S]; on real test samples, its accuracy."""
-    return float(np.mean(classifier.predict(images.reshape(len(images), -1)) == labels))
+def class_agreement(
+    classifier: "SVC", images: Num[ndarray, "S ..."], labels: Int[ndarray, " S"]
+) -> float:
+    """Returns the fraction of images, in [0, 1], that the classifier assigns to their labels.
+
+    On real test samples it is the classifier's accuracy.
+    """
+    return float(np.mean(classifier.predict(_flatten(images)) == labels))
+
+
+def class_agreement_scores(comparison: Comparison) -> tuple[float]:
+    """For `metrics.table`. The features are the images themselves, flattened."""
+    images, labels = needed(comparison.fake.features), needed(comparison.labels)
+    return (class_agreement(comparison.classifier, images, labels),)
+
+
+def _flatten(images: ndarray) -> ndarray:
+    return images.reshape(len(images), -1)

@@ -1,153 +1,225 @@
-"""From a stream of images to what the metrics need, over all devices and processes, with exact counts."""
+"""From a stream of images to what the metrics need, over all devices and processes."""
 
 import logging
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, UInt8
 from numpy import ndarray
 
+from metrics.evidence import Evidence
 from metrics.fid import Moments
 from metrics.networks import Network
 from utils.errors import UserError
 from utils.processes import concatenate_all
+from utils.sharding import replicated
 
 log = logging.getLogger(__name__)
-BLOCK = 4096  # rows per update of the covariance: results do not depend on how the stream was cut
-OUTSIDE, CLIPPED = (
-    1.5,
-    0.01,
-)  # a warning from this share of values beyond +-1.5 on; a little beyond +-1 is usual
 
+# Rows of an update of the covariance, so that results do not depend on how the stream was cut.
+BLOCK = 4096
 
-class Evidence(NamedTuple):
-    """One set of images, as the metrics see it. features [N,D] and logits [N,K] in the order of the samples, where they were kept."""
-
-    count: int
-    mu: Float[ndarray, " D"]
-    sigma: Float[ndarray, "D D"]
-    features: ndarray | None = None
-    logits: ndarray | None = None
+# Values beyond ±OUTSIDE are clipped, of course; a little beyond ±1 is usual. From this part of the
+# values on, a warning says so; from the larger part on, they are taken for something else.
+OUTSIDE = 1.5
+PART_FOR_WARNING = 0.01
+PART_FOR_ERROR = 0.5
 
 
 def collect(
-    network: Network, images: Iterable[ndarray], batch_size: int, keep: bool, sharding=None
+    network: Network,
+    images: Iterable[ndarray],
+    batch_size: int,
+    with_features: bool,
+    sharding: NamedSharding | None = None,
 ) -> Evidence:
-    """Runs the network over batches [<= batch_size,H,W,C], uint8 or in [-1, 1], of this process's share, and joins the shares.
+    """Runs a network over a stream of images, and joins what all processes have found.
 
-    keep: whether features are kept too; logits always are. sharding: of the leading axis over this process's devices; it must divide batch_size.
-    All processes must call it. Raises UserError, in all of them, for samples that are not finite or not images in [-1, 1].
+    All processes must call it. Counts are exact.
+
+    Args:
+        network: What images become.
+        images: Batches [<= batch_size,H,W,C] of this process, uint8 or in [-1, 1].
+        batch_size: Of the program that is compiled; smaller batches are filled up.
+        with_features: Whether the features are kept. Logits always are.
+        sharding: Of the leading axis over this process's devices; it must divide `batch_size`.
+            None for one device.
+
+    Raises:
+        UserError: In all processes, for samples that are not finite or no images in [-1, 1].
     """
-    total, rows, kept, logits = None, [], [], []
-    seen = bad = wild = values = 0
-    params = (
-        network.params
-        if sharding is None or network.params is None
-        else jax.device_put(network.params, replicated(sharding))
-    )
+    params = network.params
+    if sharding is not None and params is not None:
+        params = jax.device_put(params, replicated(sharding.mesh))
+    values = ValueRange()
+    moments = BlockedMoments()
+    features, logits = [], []
     for batch in images:
-        n = len(batch)
-        seen += n
-        if batch.dtype != np.uint8:
-            largest = max(
-                -batch.min(), batch.max()
-            )  # the counts below take longer, and are rarely needed
-            bad += (
-                0 if np.isfinite(largest) else int((~np.isfinite(batch)).any(axis=(1, 2, 3)).sum())
-            )
-            if bad:
-                continue
-            wild += int((np.abs(batch) > OUTSIDE).sum()) if largest > OUTSIDE else 0
-            values += batch.size
-        if network.params is None:
-            x = to_float(batch)
-        else:  # the last batch is filled up: one program serves all
-            x = (
-                np.concatenate([batch, np.repeat(batch[-1:], batch_size - n, 0)])
-                if n < batch_size
-                else batch
-            )
-            x = quantise(x if sharding is None else jax.device_put(x, sharding))
-        out = {k: np.asarray(v)[:n] for k, v in network.features(params, x).items()}
-        total = total or Moments(out["features"].shape[1])
-        rows.append(out["features"])
-        if sum(map(len, rows)) >= BLOCK:
-            rows = update(total, np.concatenate(rows))
-        if keep:
-            kept.append(out["features"])
-        if "logits" in out:
-            logits.append(out["logits"])
-    check(seen, bad, wild, values)
-    if total is None:
-        raise UserError("no samples to score: give at least two for each process")
-    if rows:
-        total.update(np.concatenate(rows))
-    mu, sigma = join(total).result()
-    whole = lambda parts: np.concatenate(concatenate_all(np.concatenate(parts))) if parts else None
-    return Evidence(*totals(seen), mu, sigma, whole(kept), whole(logits))
+        if not values.accept(batch):
+            continue
+        found = _run(network, params, batch, batch_size, sharding)
+        moments.update(found["features"])
+        if with_features:
+            features.append(found["features"])
+        if "logits" in found:
+            logits.append(found["logits"])
+    n = values.check()
+    mu, sigma = join(moments.result()).result()
+    return Evidence(n, mu, sigma, _join_rows(features), _join_rows(logits))
 
 
-def to_float(batch: ndarray) -> ndarray:
-    """float64 in about [-1, 1]."""
-    return (
-        batch.astype(np.float64) / 127.5 - 1
-        if batch.dtype == np.uint8
-        else batch.astype(np.float64)
-    )
+# ---------------------------------------------------------------- one batch
+
+
+def _run(
+    network: Network,
+    params: object,
+    batch: ndarray,
+    batch_size: int,
+    sharding: NamedSharding | None,
+) -> dict[str, ndarray]:
+    """Returns the features, and logits if any, of a batch."""
+    n = len(batch)
+    if network.params is None:  # It runs on the host.
+        found = network.features(params, to_float(batch))
+    else:
+        if n < batch_size:
+            # The last batch is filled up with its last image, so that one program serves all.
+            filling = np.repeat(batch[-1:], batch_size - n, 0)
+            batch = np.concatenate([batch, filling])
+        placed = batch if sharding is None else jax.device_put(batch, sharding)
+        found = network.features(params, quantise(placed))
+    return {name: np.asarray(rows)[:n] for name, rows in found.items()}
+
+
+def to_float(batch: ndarray) -> Float[ndarray, "B H W C"]:
+    """Returns images as float64 in about [-1, 1]."""
+    if batch.dtype == np.uint8:
+        return batch.astype(np.float64) / 127.5 - 1
+    return batch.astype(np.float64)
 
 
 @jax.jit
-def quantise(batch):
-    """uint8, as images are in files; on the device, as a core of the host does 300 images of 256 x 256 a second."""
-    return (
-        batch
-        if batch.dtype == np.uint8
-        else jnp.round((jnp.clip(batch.astype(jnp.float32), -1, 1) + 1) * 127.5).astype(jnp.uint8)
-    )
+def quantise(batch: Array | ndarray) -> UInt8[Array | ndarray, "B H W C"]:
+    """Returns images as uint8, as they are in files.
+
+    It is done on the device: a core of the host does 300 images of 256 x 256 a second.
+    """
+    if batch.dtype == np.uint8:
+        return batch
+    clipped = jnp.clip(batch.astype(jnp.float32), -1, 1)
+    return jnp.round((clipped + 1) * 127.5).astype(jnp.uint8)
 
 
-def update(total: Moments, rows: ndarray) -> list[ndarray]:
-    """Adds whole blocks; returns what is left."""
-    whole = len(rows) // BLOCK * BLOCK
-    for start in range(0, whole, BLOCK):
-        total.update(rows[start : start + BLOCK])
-    return [rows[whole:]] if whole < len(rows) else []
+# ---------------------------------------------------------------- values that are no images
 
 
-def join(total: Moments) -> Moments:
-    """The moments of all processes, the same in each."""
-    parts = [concatenate_all(np.atleast_1d(part)) for part in total.state()]  # 3 x processes
-    merged = Moments(total.mean.size)
-    for (count,), mean, scatter in zip(*parts):
-        merged.merge(Moments.from_state(count, mean, scatter))
+class ValueRange:
+    """Counts samples, and values that are not finite or far outside [-1, 1]."""
+
+    def __init__(self):
+        self.n_samples = 0
+        self.n_not_finite = 0  # samples
+        self.n_values = 0  # of floats
+        self.n_outside = 0  # values
+
+    def accept(self, batch: ndarray) -> bool:
+        """Counts a batch, and returns whether it is worth to go on with it."""
+        self.n_samples += len(batch)
+        if batch.dtype == np.uint8:
+            return True
+        # The counts below take longer than this, and are rarely needed.
+        largest = max(-batch.min(), batch.max())
+        if not np.isfinite(largest):
+            self.n_not_finite += int((~np.isfinite(batch)).any(axis=(1, 2, 3)).sum())
+        if self.n_not_finite:
+            return False
+        self.n_values += batch.size
+        if largest > OUTSIDE:
+            self.n_outside += int((np.abs(batch) > OUTSIDE).sum())
+        return True
+
+    def check(self) -> int:
+        """Returns the samples of all processes.
+
+        Raises UserError for samples that are not finite or no images, and warns of many values
+        that are clipped; all processes do the same.
+        """
+        counts = (self.n_samples, self.n_not_finite, self.n_outside, self.n_values)
+        n_samples, n_not_finite, n_outside, n_values = totals(*counts)
+        if n_not_finite:
+            raise UserError(
+                f"{n_not_finite} of {n_samples} samples are not finite; the checkpoint is broken, "
+                "choose an earlier one with --step"
+            )
+        if n_outside > PART_FOR_ERROR * n_values:
+            raise UserError(
+                f"{n_outside / n_values:.0%} of the values lie outside [-1.5, 1.5]; expected "
+                "images in [-1, 1]: are these latents, or 0 to 255?"
+            )
+        if n_outside > PART_FOR_WARNING * n_values:
+            log.warning(
+                "%.1f%% of the values lie outside [-1.5, 1.5] and are clipped to [-1, 1]: the "
+                "generator is young, or broken",
+                100 * n_outside / n_values,
+            )
+        return n_samples
+
+
+# ---------------------------------------------------------------- over batches and processes
+
+
+class BlockedMoments:
+    """`Moments` that are updated by BLOCK rows at a time, whatever the batches are."""
+
+    def __init__(self):
+        self.moments: Moments | None = None
+        self.rows: list[ndarray] = []  # not yet in the moments
+
+    def update(self, features: Float[ndarray, "B D"]):
+        """Adds a batch."""
+        if self.moments is None:
+            self.moments = Moments(features.shape[1])
+        self.rows.append(features)
+        if sum(len(rows) for rows in self.rows) < BLOCK:
+            return
+        rows = np.concatenate(self.rows)
+        n_whole = len(rows) // BLOCK * BLOCK
+        for start in range(0, n_whole, BLOCK):
+            self.moments.update(rows[start : start + BLOCK])
+        self.rows = [rows[n_whole:]]
+
+    def result(self) -> Moments:
+        """Returns the moments of everything. Raises UserError if there was nothing."""
+        if self.moments is None:
+            raise UserError("no samples to score: give at least two for each process")
+        self.moments.update(np.concatenate(self.rows))
+        self.rows = []
+        return self.moments
+
+
+def join(moments: Moments) -> Moments:
+    """Returns the moments of all processes, the same in each."""
+    count, mean, scatter = moments.state()
+    counts = concatenate_all(np.atleast_1d(count))
+    means, scatters = concatenate_all(mean), concatenate_all(scatter)
+    merged = Moments(mean.size)
+    for (one_count,), one_mean, one_scatter in zip(counts, means, scatters, strict=True):
+        merged.merge(Moments.from_state(one_count, one_mean, one_scatter))
     return merged
 
 
-def check(seen: int, bad: int, wild: int, values: int) -> None:
-    """Refuses samples that are not finite or no images; warns of many that have to be clipped. The same in all processes."""
-    seen, bad, wild, values = totals(seen, bad, wild, values)
-    if bad:
-        raise UserError(
-            f"{bad} of {seen} samples are not finite; the checkpoint is broken, choose an earlier one with --step"
-        )
-    if wild > 0.5 * values:
-        raise UserError(
-            f"{wild / values:.0%} of the values lie outside [-1.5, 1.5]; expected images in [-1, 1]: are these latents, or 0 to 255?"
-        )
-    if wild > CLIPPED * values:
-        log.warning(
-            "%.1f%% of the values lie outside [-1.5, 1.5] and are clipped to [-1, 1]: the generator is young, or broken",
-            100 * wild / values,
-        )
-
-
 def totals(*counts: int) -> list[int]:
-    """Sums over the processes."""
-    return np.sum(concatenate_all(np.array([counts], np.int64)), axis=(0, 1)).tolist()
+    """Returns the sums of counts over the processes."""
+    of_all = concatenate_all(np.array([counts], np.int64))  # of each process, [1, counts]
+    return np.sum(of_all, axis=(0, 1)).tolist()
 
 
-def replicated(sharding):
-    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+def _join_rows(batches: list[ndarray]) -> ndarray | None:
+    """Returns the rows of all batches of all processes; None if none were kept."""
+    if not batches:
+        return None
+    return np.concatenate(concatenate_all(np.concatenate(batches)))

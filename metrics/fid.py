@@ -1,8 +1,8 @@
-"""Fréchet distance between two sets of features (Heusel et al. 2017, arXiv 1706.08500, eq. 6), in float64.
+"""Fréchet distance between two sets of features (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
 
     d² = |mu1 - mu2|² + Tr(S1) + Tr(S2) - 2 Tr((S1 S2)^(1/2))
 
-With 2048-dimensional Inception features it is the FID.
+in float64. With 2048-dimensional Inception features it is the FID.
 """
 
 import logging
@@ -11,9 +11,17 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from metrics.evidence import Comparison
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
+
+# Largest |sigma - sigma^T| of a covariance, relative to the largest value: files that were made in
+# float32 are off by 1e-7.
+ASYMMETRY = 1e-4
+
+
+# ---------------------------------------------------------------- the distance
 
 
 def frechet_distance(
@@ -22,15 +30,16 @@ def frechet_distance(
     mu2: Float[ndarray, " D"],
     sigma2: Float[ndarray, "D D"],
 ) -> float:
-    """Squared 2-Wasserstein distance of N(mu1, sigma1) and N(mu2, sigma2); at least 0.
+    """Returns the squared 2-Wasserstein distance of N(mu1, sigma1) and N(mu2, sigma2), at least 0.
 
-    The trace of the root needs no matrix root. With S1 = A Aᵀ and S2 = B Bᵀ, the eigenvalues of S1 S2 are the
-    squared singular values of AᵀB, so Tr((S1 S2)^(1/2)) is the sum of those singular values. A and B come
-    from symmetric eigendecompositions, which exist for singular covariances too (fewer samples than
-    dimensions), and nothing is ever complex. A general `sqrtm(S1 @ S2)` fails or needs a ridge there.
+    The trace of the root needs no matrix root. With S1 = A Aᵀ and S2 = B Bᵀ, the eigenvalues of
+    S1 S2 are the squared singular values of AᵀB, so Tr((S1 S2)^(1/2)) is the sum of those singular
+    values. A and B come from symmetric eigendecompositions, which exist for singular covariances
+    too (fewer samples than dimensions), and nothing is ever complex. A general `sqrtm(S1 @ S2)`
+    fails there, or needs a ridge.
 
-    Raises UserError for shapes that do not agree, values that are not finite, or a covariance that is not
-    symmetric.
+    Raises:
+        UserError: Shapes do not agree, values are not finite, or a covariance is not symmetric.
     """
     mu1, sigma1 = check_moments("first", mu1, sigma1)
     mu2, sigma2 = check_moments("second", mu2, sigma2)
@@ -39,23 +48,31 @@ def frechet_distance(
             f"statistics of {mu1.size} and of {mu2.size} features cannot be compared; "
             "both must come from the same network and layer"
         )
-    root_trace = np.linalg.svd(_factor(sigma1).T @ _factor(sigma2), compute_uv=False).sum()
+    product = _factor(sigma1).T @ _factor(sigma2)  # AᵀB
+    root_trace = np.linalg.svd(product, compute_uv=False).sum()
     distance = np.sum((mu1 - mu2) ** 2) + np.trace(sigma1) + np.trace(sigma2) - 2 * root_trace
-    return max(float(distance), 0.0)  # equal inputs round to about -1e-13
+    return max(float(distance), 0.0)  # Equal inputs round to about -1e-13.
 
 
 def _factor(sigma: Float[ndarray, "D D"]) -> Float[ndarray, "D R"]:
-    """A with A Aᵀ = sigma, one column per eigenvalue above rounding.
+    """Returns A with A Aᵀ = sigma, one column for each eigenvalue above rounding.
 
-    An eigenvalue that should be 0 comes out near 1e-16 of the largest; its root would be 1e-8, and a thousand
-    of them would be visible in the result.
+    An eigenvalue that should be 0 comes out near 1e-16 of the largest. Its root would be 1e-8, and
+    a thousand of them would be visible in the result.
     """
     values, vectors = np.linalg.eigh(sigma)
-    keep = values > values[-1] * len(values) * np.finfo(np.float64).eps
-    return vectors[:, keep] * np.sqrt(values[keep])
+    rounding = values[-1] * len(values) * np.finfo(np.float64).eps
+    mask = values > rounding
+    return vectors[:, mask] * np.sqrt(values[mask])
 
 
-def check_moments(which, mu, sigma):
+def check_moments(
+    which: str, mu: ndarray, sigma: ndarray
+) -> tuple[Float[ndarray, " D"], Float[ndarray, "D D"]]:
+    """Returns mean and covariance as float64, the covariance exactly symmetric.
+
+    Raises UserError, with the word `which` for whose they are, if they are none.
+    """
     mu, sigma = np.asarray(mu, np.float64), np.asarray(sigma, np.float64)
     if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
         raise UserError(
@@ -63,23 +80,34 @@ def check_moments(which, mu, sigma):
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UserError(f"{which} statistics hold values that are not finite; compute them again")
-    if (
-        np.abs(sigma - sigma.T).max() > 1e-4 * np.abs(sigma).max()
-    ):  # files made in float32 are off by 1e-7
+    if np.abs(sigma - sigma.T).max() > ASYMMETRY * np.abs(sigma).max():
         raise UserError(
             f"{which} statistics: sigma is not symmetric, so it is no covariance; check the file"
         )
     return mu, (sigma + sigma.T) / 2
 
 
+def fid_scores(comparison: Comparison) -> tuple[float]:
+    """For `metrics.table`."""
+    fake, real = comparison.fake, comparison.real
+    return (frechet_distance(fake.mu, fake.sigma, real.mu, real.sigma),)
+
+
+# ---------------------------------------------------------------- mean and covariance
+
+
 class Moments:
     """Mean and covariance of a stream of features, without keeping the features.
 
-    Holds the count (exact), the mean and the scatter matrix sum (x - mean)(x - mean)ᵀ in float64, combined
-    pairwise (Chan, Golub & LeVeque 1979), so the result does not depend on how the stream was cut (to about
-    1e-12). Each process fills its own; then `Moments.from_state(*state)` and `merge` join them.
+        total = Moments(2048)
+        total.update(features)      # as often as there are batches
+        total.merge(other)          # what another process has seen
+        mu, sigma = total.result()
 
-        total = Moments(2048); total.update(features); total.merge(other); mu, sigma = total.result()
+    It holds the count (exact), the mean and the scatter matrix sum (x - mean)(x - mean)ᵀ in
+    float64, combined pairwise (Chan, Golub & LeVeque 1979). So the result does not depend on how
+    the stream was cut, to about 1e-12. Each process fills its own; `state`, `from_state` and
+    `merge` join them.
     """
 
     def __init__(self, dim: int):
@@ -91,21 +119,22 @@ class Moments:
     def from_state(
         cls, count: int, mean: Float[ndarray, " D"], scatter: Float[ndarray, "D D"]
     ) -> "Moments":
-        """The inverse of `state`, for what another process sent."""
-        self = cls(len(mean))
-        self.count = int(count)
-        self.mean, self.scatter = (
-            np.array(mean, np.float64),
-            np.array(scatter, np.float64),
-        )  # copies
-        return self
+        """Returns the moments of a `state`, such as another process sent. Arrays are copied."""
+        moments = cls(len(mean))
+        moments.count = int(count)
+        moments.mean = np.array(mean, np.float64)
+        moments.scatter = np.array(scatter, np.float64)
+        return moments
 
     def state(self) -> tuple[int, Float[ndarray, " D"], Float[ndarray, "D D"]]:
-        """(count, mean, scatter); the arrays must travel as float64."""
+        """Returns (count, mean, scatter); the arrays must travel as float64."""
         return self.count, self.mean, self.scatter
 
     def update(self, features: Float[ndarray, "B D"]) -> None:
-        """Adds a batch. Cut padding rows off before. Raises UserError for values that are not finite."""
+        """Adds a batch, from which padding rows were cut off.
+
+        Raises UserError for values that are not finite.
+        """
         features = _check_features(features, self.mean.size)
         if len(features) == 0:
             return
@@ -125,13 +154,18 @@ class Moments:
         self.count = count
 
     def result(self) -> tuple[Float[ndarray, " D"], Float[ndarray, "D D"]]:
-        """(mu, sigma), sigma divided by count - 1. Warns when the covariance cannot have full rank."""
+        """Returns (mu, sigma), with sigma divided by count - 1.
+
+        Warns when the covariance cannot have full rank. Raises UserError for fewer than two
+        samples.
+        """
         if self.count < 2:
             raise UserError(f"{self.count} samples given; a covariance needs at least 2")
         if self.count <= self.mean.size:
             log.warning(
                 "%d samples of %d features: the covariance has rank %d at most, and the Fréchet "
-                "distance is biased upwards; use more than %d samples (50,000 for published figures)",
+                "distance is biased upwards; use more than %d samples (50,000 for published "
+                "figures)",
                 self.count,
                 self.mean.size,
                 self.count - 1,
@@ -141,13 +175,16 @@ class Moments:
 
 
 def moments(features: Float[ndarray, "N D"]) -> tuple[Float[ndarray, " D"], Float[ndarray, "D D"]]:
-    """(mu, sigma) of features held in memory, float64, sigma with N - 1. Errors, warning: see `Moments`."""
+    """Returns (mu, sigma) of features held in memory, in float64, sigma divided by N - 1.
+
+    Errors and warnings are those of `Moments`.
+    """
     total = Moments(np.shape(features)[-1])
     total.update(features)
     return total.result()
 
 
-def _check_features(features, dim):
+def _check_features(features: ndarray, dim: int) -> Float[ndarray, "B D"]:
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or features.shape[1] != dim:
         raise UserError(f"features of shape {features.shape} given; expected [samples, {dim}]")

@@ -1,20 +1,32 @@
-"""Inception score (Salimans et al. 2016, arXiv 1606.03498): exp of the mean of KL(p(y | image) || p(y))."""
+"""Inception score (Salimans et al. 2016, arXiv 1606.03498): exp(E KL(p(y | image) || p(y)))."""
+
+import itertools
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from metrics.evidence import Comparison, needed
 from utils.errors import UserError
+
+SPLITS = 10  # of published figures
 
 
 def inception_score(
-    logits: Float[ndarray, "N K"], splits: int = 10, seed: int = 2020
+    logits: Float[ndarray, "N K"], splits: int = SPLITS, seed: int = 2020
 ) -> tuple[float, float]:
-    """(mean, std) of the score over `splits` equal parts of the shuffled samples; from 1 (worst) to K.
+    """Returns (mean, standard deviation) of the score over equal parts of the shuffled samples.
 
-    `logits`: the network's unbiased ones (`logits_unbiased`). The shuffle is the one that published figures
-    use (torch-fidelity: NumPy's RandomState, seed 2020); it matters because generated samples are often
-    sorted by class. Raises UserError for fewer samples than splits or values that are not finite.
+    The score is from 1 (worst) to K.
+
+    Args:
+        logits: The network's unbiased ones, `logits_unbiased`.
+        splits: Number of parts.
+        seed: Of the shuffle, which matters because generated samples are often sorted by class.
+            Published figures use NumPy's RandomState with 2020, as torch-fidelity does.
+
+    Raises:
+        UserError: There are fewer samples than parts, or values that are not finite.
     """
     logits = np.asarray(logits, np.float64)
     if logits.ndim != 2 or not 1 <= splits <= len(logits):
@@ -26,16 +38,24 @@ def inception_score(
         raise UserError(
             "logits hold values that are not finite; look at the samples before scoring them"
         )
-    logits = logits[np.random.RandomState(seed).permutation(len(logits))]
-    logits = logits - logits.max(1, keepdims=True)
-    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))  # [N, K]
+    shuffled = logits[np.random.RandomState(seed).permutation(len(logits))]
+    shuffled = shuffled - shuffled.max(1, keepdims=True)
+    log_p = shuffled - np.log(np.exp(shuffled).sum(1, keepdims=True))  # [N, K]
     edges = [i * len(log_p) // splits for i in range(splits + 1)]
-    scores = [_score(log_p[a:b]) for a, b in zip(edges, edges[1:])]
+    scores = [_score(log_p[start:end]) for start, end in itertools.pairwise(edges)]
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def _score(log_p):
+def _score(log_p: Float[ndarray, "n K"]) -> float:
     p = np.exp(log_p)
-    marginal = p.mean(0)  # a class nobody has: p = 0 there, so its term is 0 whatever the logarithm
+    marginal = p.mean(0)
+    # A class that nobody has: p is 0 there, so its term is 0 whatever the logarithm is.
     log_marginal = np.log(np.maximum(marginal, np.finfo(np.float64).tiny))
-    return np.exp((p * (log_p - log_marginal)).sum(1).mean())
+    divergence = (p * (log_p - log_marginal)).sum(1)
+    return np.exp(divergence.mean())
+
+
+def inception_scores(comparison: Comparison) -> tuple[float]:
+    """For `metrics.table`: the mean alone."""
+    mean, _ = inception_score(needed(comparison.fake.logits), SPLITS)
+    return (mean,)

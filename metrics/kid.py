@@ -1,89 +1,122 @@
-"""Kernel Inception distance (Bińkowski et al. 2018, arXiv 1801.01401): squared MMD, kernel (x·y / D + 1)³.
+"""Kernel Inception distance (Bińkowski et al. 2018, arXiv 1801.01401).
 
-The kernel is float32 on the device, in tiles; sums are float64. A sum over N² pairs averages the rounding of its
-terms: the result agrees with one in float64 throughout to about 1e-7 of the kernel's mean (tests/test_metrics.py).
+It is the squared maximum mean discrepancy (MMD) with the kernel k(x, y) = (x·y / D + 1)³.
+
+The kernel is computed in float32 on the device, in tiles; the tiles are summed in float64. A sum
+over N² pairs averages the rounding of its terms, so the result agrees with one in float64
+throughout to about 1e-7 of the kernel's mean (tests/test_metrics.py).
 """
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from einops import rearrange
+from jaxtyping import Array, Float
 from numpy import ndarray
 
+from metrics.evidence import Comparison, needed
 from utils.errors import UserError
 
-TILE = 4096  # rows and columns of the kernel matrix held at once: 64 MiB
+SUBSETS, SUBSET_SIZE = 100, 1000  # of published figures
+TILE = 4096  # rows and columns of the kernel matrix that are held at once: 64 MiB
 
 
 def mmd2(x: Float[ndarray, "N D"], y: Float[ndarray, "M D"]) -> float:
-    """Unbiased squared MMD on all samples (Gretton et al. 2012, eq. 3); may be slightly negative.
+    """Returns the unbiased squared MMD on all samples (Gretton et al. 2012, eq. 3).
 
-    Raises UserError for fewer than two samples, unequal D, or values that are not finite.
+    It may be slightly negative.
+
+    Raises:
+        UserError: There are fewer than two samples, D differs, or values are not finite.
     """
-    return _mmd2(*map(jnp.asarray, _check(x, y)))
+    x, y = _check(x, y)
+    return _mmd2(jnp.asarray(x), jnp.asarray(y))
 
 
 def kid(
     x: Float[ndarray, "N D"], y: Float[ndarray, "M D"], subsets: int, subset_size: int, seed: int
 ) -> tuple[float, float]:
-    """Mean and standard deviation of `mmd2` over random subsets, drawn without replacement within a subset.
+    """Returns mean and standard deviation of `mmd2` over random subsets.
 
-    Published figures use 100 subsets of 1000. The error of the mean is about std / sqrt(subsets).
-    Raises UserError when a set has fewer than `subset_size` samples.
+    Within a subset, samples are drawn without replacement. Published figures use 100 subsets of
+    1000. The error of the mean is about std / sqrt(subsets).
+
+    Raises:
+        UserError: A set has fewer than `subset_size` samples, or as in `mmd2`.
     """
-    x, y = map(jnp.asarray, _check(x, y))
-    if not 2 <= subset_size <= min(len(x), len(y)):
+    x, y = _check(x, y)
+    most = min(len(x), len(y))
+    if not 2 <= subset_size <= most:
         raise UserError(
             f"KID subsets of {subset_size} asked from {len(x)} and {len(y)} samples; "
-            f"give a size from 2 to {min(len(x), len(y))}"
+            f"give a size from 2 to {most}"
         )
-    rng = np.random.default_rng(seed)
-    values = [
-        _mmd2(
-            x[rng.choice(len(x), subset_size, replace=False)],
-            y[rng.choice(len(y), subset_size, replace=False)],
-        )
-        for _ in range(subsets)
-    ]
+    device_x, device_y = jnp.asarray(x), jnp.asarray(y)
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(subsets):
+        of_x = generator.choice(len(x), subset_size, replace=False)
+        of_y = generator.choice(len(y), subset_size, replace=False)
+        values.append(_mmd2(device_x[of_x], device_y[of_y]))
     return float(np.mean(values)), float(np.std(values))
 
 
-def _mmd2(x, y):
+def kid_scores(comparison: Comparison) -> tuple[float, float]:
+    """For `metrics.table`: subsets of the published size, or of the smaller set if it is less."""
+    fake, real = needed(comparison.fake.features), needed(comparison.real.features)
+    subset_size = min(SUBSET_SIZE, len(fake), len(real))
+    return kid(fake, real, SUBSETS, subset_size, seed=0)
+
+
+# ---------------------------------------------------------------- sums of the kernel
+
+
+def _mmd2(x: Float[Array, "N D"], y: Float[Array, "M D"]) -> float:
     n, m = len(x), len(y)
-    within = _sum_pairs(x) / (n * (n - 1)) + _sum_pairs(y) / (m * (m - 1))
+    within = _sum_of_pairs(x) / (n * (n - 1)) + _sum_of_pairs(y) / (m * (m - 1))
     between = sum(_sum(a, b) for a in _tiles(x) for b in _tiles(y)) / (n * m)
     return float(within - 2 * between)
 
 
-@functools.partial(jax.jit, static_argnames="same")
-def _kernel_sums(a, b, same):
-    k = (jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST) / a.shape[1] + 1) ** 3  # [n, m]
-    k = jnp.where(jnp.eye(len(a), dtype=bool), 0, k) if same else k
-    k = jnp.pad(k, ((0, 0), (0, -k.shape[1] % 64)))
-    return k.reshape(len(a), -1, 64).sum(-1)  # short sums, whose rounding is that of their terms
+def _sum_of_pairs(x: Float[Array, "N D"]) -> float:
+    """Returns the sum of the kernel over ordered pairs of different samples.
 
-
-def _sum(a, b, same=False):
-    return np.asarray(_kernel_sums(a, b, same)).sum(dtype=np.float64)
-
-
-def _sum_pairs(x):
-    """Sum of the kernel over ordered pairs of different samples. It is symmetric: half the tiles do."""
+    The kernel is symmetric, so half of the tiles do.
+    """
     tiles = list(_tiles(x))
     total = 0.0
-    for i, a in enumerate(tiles):
-        total += _sum(a, a, same=True)
-        total += 2 * sum(_sum(a, b) for b in tiles[i + 1 :])
+    for i, tile in enumerate(tiles):
+        total += _sum(tile, tile, without_diagonal=True)
+        total += 2 * sum(_sum(tile, other) for other in tiles[i + 1 :])
     return total
 
 
-def _tiles(x):
-    return (x[i : i + TILE] for i in range(0, len(x), TILE))
+def _sum(a: Float[Array, "n D"], b: Float[Array, "m D"], without_diagonal: bool = False):
+    return np.asarray(_partial_sums(a, b, without_diagonal)).sum(dtype=np.float64)
 
 
-def _check(x, y):
+@functools.partial(jax.jit, static_argnames="without_diagonal")
+def _partial_sums(
+    a: Float[Array, "n D"], b: Float[Array, "m D"], without_diagonal: bool
+) -> Float[Array, "n parts"]:
+    """Returns sums of 64 values of the kernel, so short that their rounding is that of a term."""
+    products = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)  # [n, m]
+    kernel = (products / a.shape[1] + 1) ** 3
+    if without_diagonal:
+        kernel = jnp.where(jnp.eye(len(a), dtype=bool), 0, kernel)
+    kernel = jnp.pad(kernel, ((0, 0), (0, -kernel.shape[1] % 64)))
+    return rearrange(kernel, "n (parts width) -> n parts width", width=64).sum(-1)
+
+
+def _tiles(x: Float[Array, "N D"]) -> Iterator[Float[Array, "n D"]]:
+    return (x[start : start + TILE] for start in range(0, len(x), TILE))
+
+
+def _check(x: ndarray, y: ndarray) -> tuple[Float[ndarray, "N D"], Float[ndarray, "M D"]]:
+    """Returns both as float32. Raises UserError for what cannot be compared."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise UserError(

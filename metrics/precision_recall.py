@@ -1,11 +1,12 @@
-"""Fidelity and diversity from nearest neighbours: is a sample inside a ball around a sample of the other set?
+"""Fidelity and diversity from nearest neighbours.
 
-Precision and recall: Kynkäänniemi et al. 2019 (arXiv 1904.06991). Density and coverage: Naeem et al. 2020
-(arXiv 2002.09797). The radius of a ball is the distance of its centre to the k-th nearest other sample of its
-set.
+Precision and recall are those of Kynkäänniemi et al. 2019 (arXiv 1904.06991), density and coverage
+those of Naeem et al. 2020 (arXiv 2002.09797). All ask whether a sample is inside a ball around a
+sample of the other set. The radius of a ball is the distance of its centre to the k-th nearest
+other sample of its own set.
 
-Distances are float32 on the device, in tiles of rows: two sets of 50,000 x 2048 features peak at 2.9 GiB
-(a CPU, inputs included).
+Distances are float32 on the device, in tiles of rows: two sets of 50,000 x 2048 features peak at
+2.9 GiB (on a CPU, inputs included).
 """
 
 from collections.abc import Iterator
@@ -15,108 +16,157 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
+from metrics.evidence import Comparison, needed
 from utils.errors import UserError
 
-TILE_ENTRIES = 2**26  # distances held at once: 256 MiB in float32
+K_PRECISION, K_DENSITY = 3, 5  # neighbours, of published figures
+TILE_ENTRIES = 2**26  # distances that are held at once: 256 MiB in float32
 
 
 class Points(NamedTuple):
+    """A set of features x, and |x|² of each.
+
+    The norms are not computed where distances are: XLA would compute them anew for each distance.
+    """
+
     x: Float[Array, "N D"]
-    norms: Float[
-        Array, " N"
-    ]  # |x|². Not computed beside the distances: XLA would do it anew for each of them
+    norms: Float[Array, " N"]
+
+
+# ---------------------------------------------------------------- the metrics
 
 
 def precision_recall(
-    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int = 3
+    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int = K_PRECISION
 ) -> tuple[float, float]:
-    """(precision, recall) in [0, 1]: the share of fake samples in some real ball, of real in some fake ball.
+    """Returns (precision, recall), both in [0, 1].
 
-    Published figures: k = 3, 50,000 samples each. Raises UserError for k < 1, k >= N or M, unequal D, or
-    values that are not finite.
+    Precision is the fraction of fake samples in some ball of a real one, recall that of real
+    samples in some ball of a fake one. Published figures use k = 3 and 50,000 samples each.
+
+    Raises:
+        UserError: k is less than 1, or not less than N and M; D differs; or values are not finite.
     """
-    real, fake = _prepare(real, fake, k)
-    real_radii, fake_radii = _radii(real, k), _radii(fake, k)  # [N], [M]
-    fake_inside = np.zeros(len(fake.x), bool)
-    real_inside = 0
-    for rows, tile in _row_tiles(real, len(fake.x)):
-        in_real, in_fake = _inside(tile, fake, real_radii[rows], fake_radii)
-        fake_inside |= np.asarray(in_real)
-        real_inside += int(in_fake.sum())
-    return float(fake_inside.mean()), real_inside / len(real.x)
+    real_points, fake_points = _prepare(real, fake, k)
+    n, m = len(real), len(fake)
+    real_radii, fake_radii = _squared_radii(real_points, k), _squared_radii(fake_points, k)
+    fake_is_inside = np.zeros(m, bool)
+    n_real_inside = 0
+    for rows, tile in _row_tiles(real_points, m):
+        in_real_ball, in_fake_ball = _are_inside(tile, fake_points, real_radii[rows], fake_radii)
+        fake_is_inside |= np.asarray(in_real_ball)
+        n_real_inside += int(in_fake_ball.sum())
+    return float(fake_is_inside.mean()), n_real_inside / n
 
 
 def density_coverage(
-    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int = 5
+    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int = K_DENSITY
 ) -> tuple[float, float]:
-    """(density, coverage): the mean number of real balls around a fake sample / k, which may exceed 1; and
-    the share of real balls with a fake sample inside, in [0, 1]. Balls are open, as in the authors' program.
+    """Returns (density, coverage).
 
-    Raises UserError as `precision_recall`.
+    Density is the mean number of real balls around a fake sample, divided by k; it may exceed 1.
+    Coverage is the fraction, in [0, 1], of real balls with a fake sample inside. Balls are open, as
+    in the authors' program.
+
+    Raises:
+        UserError: As in `precision_recall`.
     """
-    real, fake = _prepare(real, fake, k)
-    radii = _radii(real, k)
-    hits = covered = 0
-    for rows, tile in _row_tiles(real, len(fake.x)):
-        per_ball = np.asarray(_count_inside(tile, fake, radii[rows]))  # [rows]
-        hits += int(per_ball.sum(dtype=np.int64))
-        covered += int((per_ball > 0).sum())
-    density = (
-        1 / k * (hits / len(fake.x))
-    )  # in the authors' order of operations, so equal to the last bit
-    return density, covered / len(real.x)
+    real_points, fake_points = _prepare(real, fake, k)
+    n, m = len(real), len(fake)
+    real_radii = _squared_radii(real_points, k)
+    n_hits = n_covered = 0
+    for rows, tile in _row_tiles(real_points, m):
+        per_ball = np.asarray(_count_inside(tile, fake_points, real_radii[rows]))
+        n_hits += int(per_ball.sum(dtype=np.int64))
+        n_covered += int((per_ball > 0).sum())
+    # In the authors' order of operations, so that it is equal to the last bit.
+    density = 1 / k * (n_hits / m)
+    return density, n_covered / n
+
+
+def precision_recall_scores(comparison: Comparison) -> tuple[float, float]:
+    """For `metrics.table`."""
+    real, fake = needed(comparison.real.features), needed(comparison.fake.features)
+    return precision_recall(real, fake, K_PRECISION)
+
+
+def density_coverage_scores(comparison: Comparison) -> tuple[float, float]:
+    """For `metrics.table`."""
+    real, fake = needed(comparison.real.features), needed(comparison.fake.features)
+    return density_coverage(real, fake, K_DENSITY)
+
+
+# ---------------------------------------------------------------- balls
 
 
 @jax.jit
-def _inside(real, fake, real_radii, fake_radii):  # radii squared, as the distances are
-    d2 = _squared_distances(real, fake)  # [n, M]
-    return (d2 <= real_radii[:, None]).any(0), (d2 <= fake_radii[None, :]).any(1)
+def _are_inside(
+    real: Points, fake: Points, real_radii: Float[Array, " n"], fake_radii: Float[Array, " M"]
+) -> tuple[Bool[Array, " M"], Bool[Array, " n"]]:
+    """Returns which fake samples are in a real ball, and which real ones in a fake ball.
+
+    Radii are squared, as the distances are.
+    """
+    squared = _squared_distances(real, fake)  # [n, M]
+    fake_is_inside = (squared <= real_radii[:, None]).any(0)
+    real_is_inside = (squared <= fake_radii[None, :]).any(1)
+    return fake_is_inside, real_is_inside
 
 
 @jax.jit
-def _count_inside(real, fake, real_radii):
+def _count_inside(real: Points, fake: Points, real_radii: Float[Array, " n"]) -> Int[Array, " n"]:
+    """Returns how many fake samples are in each open real ball. Radii are squared."""
     return (_squared_distances(real, fake) < real_radii[:, None]).sum(1)
 
 
-def _radii(points: Points, k: int) -> Float[ndarray, " N"]:
-    """Squared distance of each sample to its k-th nearest other one."""
-    return np.concatenate(
-        [
-            np.asarray(_kth_nearest(tile, points, rows.start, k))
-            for rows, tile in _row_tiles(points, len(points.x))
-        ]
-    )
+def _squared_radii(points: Points, k: int) -> Float[ndarray, " N"]:
+    """Returns the squared distance of each sample to its k-th nearest other one."""
+    radii = []
+    for rows, tile in _row_tiles(points, len(points.x)):
+        radii.append(np.asarray(_kth_nearest(tile, points, rows.start, k)))
+    return np.concatenate(radii)
 
 
 @partial(jax.jit, static_argnames="k")
-def _kth_nearest(rows, points, start, k):
-    d2 = _squared_distances(rows, points)  # [n, N]
-    column = jnp.arange(d2.shape[1])[None, :]
-    nearest = start + jnp.arange(d2.shape[0])  # the nearest of all is the sample itself
-    for _ in range(k):  # k minima: on a CPU, top_k sorts the whole row and takes 25 times as long
-        d2 = jnp.where(column == nearest[:, None], jnp.inf, d2)
-        nearest = jnp.argmin(d2, 1)
-    return jnp.min(d2, 1)
+def _kth_nearest(rows: Points, points: Points, start: int, k: int) -> Float[Array, " n"]:
+    """Returns the squared distance of rows start, start + 1, ... to their k-th nearest other point.
+
+    It takes k minima one after the other: on a CPU, `top_k` sorts the whole row, and takes 25
+    times as long.
+    """
+    squared = _squared_distances(rows, points)  # [n, N]
+    column = jnp.arange(squared.shape[1])[None, :]
+    nearest = start + jnp.arange(squared.shape[0])  # The nearest of all is the sample itself.
+    for _ in range(k):
+        squared = jnp.where(column == nearest[:, None], jnp.inf, squared)
+        nearest = jnp.argmin(squared, 1)
+    return jnp.min(squared, 1)
 
 
-def _squared_distances(a: Points, b: Points) -> Float[Array, "N M"]:
-    """|x|² + |y|² - 2 x·y. What lies below its rounding error is called 0, so copies are at distance 0."""
+def _squared_distances(a: Points, b: Points) -> Float[Array, "n m"]:
+    """Returns |x|² + |y|² - 2 x·y.
+
+    What lies below its rounding error is called 0, so that copies are at distance 0.
+    """
     norms = a.norms[:, None] + b.norms[None, :]
-    d2 = norms - 2 * jnp.matmul(a.x, b.x.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.where(d2 > 16 * jnp.finfo(jnp.float32).eps * norms, d2, 0)
+    squared = norms - 2 * jnp.matmul(a.x, b.x.T, precision=jax.lax.Precision.HIGHEST)
+    rounding = 16 * jnp.finfo(jnp.float32).eps * norms
+    return jnp.where(squared > rounding, squared, 0)
 
 
 def _row_tiles(points: Points, columns: int) -> Iterator[tuple[slice, Points]]:
-    rows = max(TILE_ENTRIES // columns, 1)
-    for start in range(0, len(points.x), rows):
-        part = slice(start, start + rows)
-        yield part, Points(points.x[part], points.norms[part])
+    """Yields parts of the points, so large that TILE_ENTRIES distances to `columns` others fit."""
+    size = max(TILE_ENTRIES // columns, 1)
+    for start in range(0, len(points.x), size):
+        rows = slice(start, start + size)
+        yield rows, Points(points.x[rows], points.norms[rows])
 
 
-def _prepare(real, fake, k):
+def _prepare(real: ndarray, fake: ndarray, k: int) -> tuple[Points, Points]:
+    """Returns both sets on the device. Raises UserError for what cannot be compared."""
     real, fake = np.asarray(real), np.asarray(fake)
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
         raise UserError(
@@ -131,6 +181,11 @@ def _prepare(real, fake, k):
         raise UserError(
             "features hold values that are not finite; look at the samples before scoring them"
         )
-    centre = real.mean(0, dtype=np.float64)  # distances do not change, their rounding error shrinks
-    real, fake = (jnp.asarray((x - centre).astype(np.float32)) for x in (real, fake))
-    return Points(real, jnp.sum(real * real, 1)), Points(fake, jnp.sum(fake * fake, 1))
+    # About their mean, distances are the same, and their rounding error is smaller.
+    centre = real.mean(0, dtype=np.float64)
+    return _points(real - centre), _points(fake - centre)
+
+
+def _points(features: Float[ndarray, "N D"]) -> Points:
+    x = jnp.asarray(features.astype(np.float32))
+    return Points(x, jnp.sum(x * x, 1))

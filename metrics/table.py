@@ -1,67 +1,52 @@
-"""Metrics by name. A new one is a file with the mathematics and one line in METRICS."""
+"""The metrics by name. A new metric is one file and one line.
 
-from typing import NamedTuple
+1. Write a file with the mathematics, a function of arrays that can be used alone. Below it goes
+   one more function, from a `metrics.evidence.Comparison` to the values of the metric's scores.
+2. Add one line to METRICS, with what it needs and the names of its scores.
+"""
 
-from metrics.class_agreement import class_agreement
-from metrics.fid import frechet_distance
-from metrics.inception_score import inception_score
-from metrics.kid import kid
-from metrics.precision_recall import density_coverage, precision_recall
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
-KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # of published figures
-SPLITS = 10  # of the inception score
-K_PRECISION, K_DENSITY = 3, 5  # neighbours
+from metrics.class_agreement import class_agreement_scores
+from metrics.evidence import Comparison
+from metrics.fid import fid_scores
+from metrics.inception_score import SPLITS, inception_scores
+from metrics.kid import kid_scores
+from metrics.precision_recall import (
+    K_DENSITY,
+    K_PRECISION,
+    density_coverage_scores,
+    precision_recall_scores,
+)
 
 
 class Metric(NamedTuple):
-    """compute(fake, real, classifier, labels) -> values of `scores`, in their order; fake and real are `collect.Evidence`.
+    """One metric, of one or more scores.
 
-    needs: what must be there, of moments, features, logits, classifier. fewest: samples that it needs at the least.
+    Attributes:
+        needs: What must be there of the images. "moments" are always there; "features" and
+            "logits" as in `Evidence`; "classifier" with labels and features that are pixels.
+        scores: The names of its values. A feature network may change them: fd of Inception is fid.
+        compute: Gives the values in the order of `scores`.
+        fewest: The number of generated images that it needs at the least.
     """
 
-    needs: str
+    needs: Literal["moments", "features", "logits", "classifier"]
     scores: tuple[str, ...]
-    compute: object
+    compute: Callable[[Comparison], Sequence[float]]
     fewest: int = 2
 
 
-def kernel_distance(fake, real, *_):
-    return kid(
-        fake.features,
-        real.features,
-        KID_SUBSETS,
-        min(KID_SUBSET_SIZE, len(fake.features), len(real.features)),
-        seed=0,
-    )
-
-
 METRICS = {
-    "fid": Metric(
-        "moments",
-        ("fd",),
-        lambda fake, real, *_: (frechet_distance(fake.mu, fake.sigma, real.mu, real.sigma),),
-    ),
-    "inception_score": Metric(
-        "logits", ("is",), lambda fake, *_: inception_score(fake.logits, SPLITS)[:1], fewest=SPLITS
-    ),
-    "kid": Metric("features", ("kd", "kd_std"), kernel_distance),
+    "fid": Metric("moments", ("fd",), fid_scores),
+    "inception_score": Metric("logits", ("is",), inception_scores, SPLITS),
+    "kid": Metric("features", ("kd", "kd_std"), kid_scores),
     "precision_recall": Metric(
-        "features",
-        ("precision", "recall"),
-        lambda fake, real, *_: precision_recall(real.features, fake.features, K_PRECISION),
-        fewest=K_PRECISION + 1,
+        "features", ("precision", "recall"), precision_recall_scores, K_PRECISION + 1
     ),
     "density_coverage": Metric(
-        "features",
-        ("density", "coverage"),
-        lambda fake, real, *_: density_coverage(real.features, fake.features, K_DENSITY),
-        fewest=K_DENSITY + 1,
+        "features", ("density", "coverage"), density_coverage_scores, K_DENSITY + 1
     ),
-    "class_agreement": Metric(
-        "classifier",
-        ("class_agreement",),
-        lambda fake, real, classifier, labels: (
-            class_agreement(classifier, fake.features, labels),
-        ),
-    ),
+    "class_agreement": Metric("classifier", ("class_agreement",), class_agreement_scores),
 }

@@ -308,7 +308,7 @@ def test_collect_is_moments_of_all(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (75, 8, 8, 1), np.uint8)
     network = convolution()
     cut = [images[:5], images[5:45], images[45:]]
-    evidence = collect(network, cut, 40, keep=True, sharding=mesh_sharding(8))
+    evidence = collect(network, cut, 40, with_features=True, sharding=mesh_sharding(8))
     expected = np.asarray(network.features(network.params, images)["features"])
     np.testing.assert_allclose(evidence.features, expected, rtol=1e-5)
     mu, sigma = moments(evidence.features)
@@ -333,7 +333,7 @@ def test_names_say_what_does_not_compare():
 @pytest.mark.parametrize("value, words", [(np.nan, "not finite"), (200.0, "latents, or 0 to 255")])
 def test_broken_samples_are_refused(value, words):
     with pytest.raises(UserError, match=words):
-        collect(convolution(), [np.full((4, 8, 8, 1), value, np.float32)], 4, keep=False)
+        collect(convolution(), [np.full((4, 8, 8, 1), value, np.float32)], 4, with_features=False)
 
 
 def test_bytes_are_those_of_the_files():
@@ -344,7 +344,7 @@ def test_bytes_are_those_of_the_files():
 
 def test_too_few_samples_warn(caplog):
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)
-    collect(convolution(), [images], 9, keep=False)
+    collect(convolution(), [images], 9, with_features=False)
     assert sum("9 samples of 20 features" in r.message for r in caplog.records) == 1
 
 
