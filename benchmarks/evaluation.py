@@ -22,7 +22,8 @@ from evaluation.choose_metrics import parse_metrics
 from evaluation.clock import Clock
 from evaluation.load_reference import load_reference
 from evaluation.scoring import round_up, score
-from metrics.collect import BLOCK, Evidence
+from metrics.collect import BLOCK
+from metrics.evidence import Comparison, Evidence
 from metrics.fid import Moments
 from metrics.table import METRICS
 from models.sampling import generate
@@ -69,7 +70,7 @@ def time_metrics(names, count, dim) -> dict:
         if name == "moments":
             continue
         start = time.perf_counter()
-        values = METRICS[name].compute(*evidence, None, None)
+        values = METRICS[name].compute(Comparison(*evidence))
         found |= {f"{name}_s": time.perf_counter() - start} | dict(
             zip(METRICS[name].scores, map(float, values))
         )

@@ -71,7 +71,7 @@ def load_network(features: str, resize: str, inception_weights: str) -> Network:
         source = source or inception_weights
     network = NETWORKS[name](source, resize)
     # Weights are told apart by the start of their SHA-256.
-    if name == "inception" and network.facts["weights"] != networks.WEIGHTS_SHA256[:16]:
+    if name == "inception" and network.facts["weights"] != networks.STANDARD_WEIGHTS:
         log.warning(
             "the Inception weights %s are not the standard ones: "
             "scores do not compare with published figures",

@@ -13,7 +13,8 @@ import numpy as np
 from einops import rearrange
 
 from metrics.class_agreement import fit_classifier
-from metrics.collect import Evidence, to_float
+from metrics.collect import to_float
+from metrics.evidence import Evidence
 from metrics.networks import Network
 from metrics.table import METRICS
 from utils.errors import UserError

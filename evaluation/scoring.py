@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding
 
 from evaluation.reference import Reference
 from metrics.collect import collect
+from metrics.evidence import Comparison
 from metrics.table import METRICS
 from utils.errors import UserError
 
@@ -37,10 +38,11 @@ def score(
     with_features = bool(needs & {"features", "classifier"})
     fake = collect(network, images, batch_size, with_features, sharding)
     check_count(fake.count, reference.metrics)
+    comparison = Comparison(fake, reference.real, reference.classifier, labels)
     found = {}
     for name in reference.metrics:
         metric = METRICS[name]
-        values = metric.compute(fake, reference.real, reference.classifier, labels)
+        values = metric.compute(comparison)
         found |= zip(metric.scores, values, strict=True)
     settings = {
         "num_samples": fake.count,

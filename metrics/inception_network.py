@@ -12,7 +12,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Array, Float
 
 IMAGE_SIZE = 299
@@ -103,7 +103,7 @@ def _max_pool_same(x: Array) -> Array:
 
 
 def _spatial_mean(x: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
-    return reduce(x, "b h w c -> b c", "mean")
+    return x.mean((1, 2))
 
 
 # ---------------------------------------------------------------- blocks of parallel branches

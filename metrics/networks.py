@@ -21,6 +21,7 @@ from metrics.inception_weights import WEIGHTS_SHA256
 from metrics.resize import resize
 from utils.errors import UserError
 
+STANDARD_WEIGHTS = WEIGHTS_SHA256[:16]  # as in the facts of Inception
 SMALLEST = 32  # side in pixels; smaller images are enlarged before Inception
 STANDARD_COUNT = 50_000  # samples of published figures
 
@@ -87,7 +88,7 @@ def inception(source: str, resize_mode: str) -> Network:
     """
     mode = resize_mode or "tf"
     network, params = load_inception(source, mode)
-    weights = sha256(source) if source else WEIGHTS_SHA256[:16]
+    weights = sha256(source) if source else STANDARD_WEIGHTS
 
     def features(params: dict, images: Array) -> dict[str, Array]:
         outputs = network(params, enlarge(rgb(images)))

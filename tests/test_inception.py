@@ -1,6 +1,7 @@
 """The FID network and the readers of its weights. Weights are drawn by rule; nothing is fetched."""
 
 import collections
+import hashlib
 import io
 import json
 import os
@@ -18,8 +19,9 @@ import safetensors.numpy
 from PIL import Image
 from weight_rule import draw
 
-from metrics import inception
-from metrics.inception import in_batches, load_inception
+from metrics import inception_weights
+from metrics.inception import in_batches, load_inception, prepare
+from metrics.inception_network import TAPS
 from metrics.resize import resize
 from utils.errors import UserError
 from utils.weight_files.torch_file import LEGACY_PROTOCOL, MAGIC_NUMBER, read_torch_file
@@ -53,6 +55,8 @@ def golden():
 
 
 class Storage:
+    """The memory of one or more tensors."""
+
     def __init__(self, array):
         self.array = np.ascontiguousarray(array)
 
@@ -89,10 +93,14 @@ STORAGE_NAMES = {
 }
 
 
-class Pickler(
-    pickle._Pickler
-):  # the Python one: only it lets a name be written that cannot be imported
-    dispatch = {**pickle._Pickler.dispatch, Name: lambda self, name: self.write(name.code)}
+def write_name(pickler, name):
+    pickler.write(name.code)
+
+
+class Pickler(pickle._Pickler):
+    """The one in Python: only it lets a name be written that cannot be imported."""
+
+    dispatch = {**pickle._Pickler.dispatch, Name: write_name}
 
     def __init__(self, file, legacy):
         super().__init__(file, protocol=2)
@@ -161,12 +169,18 @@ def test_reads_tensors(write, tmp_path):
     np.testing.assert_array_equal(read["a"], base.reshape(2, 3, 4))
     np.testing.assert_array_equal(read["transposed"], base.reshape(4, 6).T)
     np.testing.assert_array_equal(read["view"], [[4, 5, 6], [7, 8, 9]])
-    assert read["n"] == 7 and read["n"].shape == () and read["n"].dtype == np.int64
-    assert read["empty"].shape == (0, 3) and read["half"].dtype == np.float16
-    assert read["nested"]["mask"].dtype == bool and read["nested"]["epoch"] == 4
+    assert read["n"] == 7
+    assert read["n"].shape == ()
+    assert read["n"].dtype == np.int64
+    assert read["empty"].shape == (0, 3)
+    assert read["half"].dtype == np.float16
+    assert read["nested"]["mask"].dtype == bool
+    assert read["nested"]["epoch"] == 4
 
 
 class Attack:
+    """Pickles as a call of anything."""
+
     def __init__(self, call, *args):
         self.call, self.args = call, args
 
@@ -241,8 +255,8 @@ def test_refuses_a_missing_file(tmp_path):
 def test_golden(network, golden, size):
     features, params = network
     images = golden[f"images_{size}"]
-    result = in_batches(features, params, images, 4, list(inception.TAPS))
-    for tap, width in inception.TAPS.items():
+    result = in_batches(features, params, images, 4, list(TAPS))
+    for tap, width in TAPS.items():
         expected = golden[f"{tap}_{size}"]
         assert result[tap].shape == (len(images), width)
         assert np.abs(result[tap] - expected).max() <= 1e-5 * np.abs(expected).max(), tap
@@ -272,8 +286,8 @@ def test_one_compilation_per_image_size(network, golden):
 
 def test_refuses_other_images(network):
     features, params = network
-    images = np.zeros((2, 32, 32, 3), np.uint8)
-    for images in (images[..., :1], images[0], images.astype(np.float32)):
+    good = np.zeros((2, 32, 32, 3), np.uint8)
+    for images in (good[..., :1], good[0], good.astype(np.float32)):
         with pytest.raises(UserError, match=r"expected uint8 \[B, H, W, 3\]"):
             features(params, images)
 
@@ -281,12 +295,20 @@ def test_refuses_other_images(network):
 # -------------------------------------------------------------------------------------- the weights
 
 
+def write_npz(path, tensors):
+    np.savez(path, **tensors)
+
+
+def write_safetensors(path, tensors):
+    safetensors.numpy.save_file(tensors, path)
+
+
 @pytest.mark.parametrize(
     "name, write",
     [
-        ("w.npz", lambda path, tensors: np.savez(path, **tensors)),
+        ("w.npz", write_npz),
         ("w.pth", write_legacy),
-        ("w.safetensors", lambda path, tensors: safetensors.numpy.save_file(tensors, path)),
+        ("w.safetensors", write_safetensors),
     ],
 )
 def test_every_format_gives_the_same_parameters(name, write, tensors, network, tmp_path):
@@ -302,9 +324,8 @@ def test_refuses_wrong_tensors(tensors, tmp_path):
     with pytest.raises(UserError, match=f"no tensor {lost}"):
         load_inception(path)
     write_zip(path, {**tensors, "fc.weight": np.zeros((1000, 2048), np.float32)})
-    with pytest.raises(
-        UserError, match=r"fc.weight has shape \(1000, 2048\), expected \(1008, 2048\)"
-    ):
+    words = r"fc.weight has shape \(1000, 2048\), expected \(1008, 2048\)"
+    with pytest.raises(UserError, match=words):
         load_inception(path)
     write_zip(path, {"state_dict": tensors})
     with pytest.raises(UserError, match="no plain"):
@@ -340,14 +361,13 @@ def server(monkeypatch, tmp_path):
 def test_standard_file_is_fetched_once(server, tensors, network, tmp_path, monkeypatch):
     write_legacy(tmp_path / "source.pth", tensors)
     server.answer = (tmp_path / "source.pth").read_bytes()
-    monkeypatch.setattr(
-        inception, "WEIGHTS_SHA256", inception.hashlib.sha256(server.answer).hexdigest()
-    )
-    for where in (None, ""):
-        _, params = load_inception(where)
+    digest = hashlib.sha256(server.answer).hexdigest()
+    monkeypatch.setattr(inception_weights, "WEIGHTS_SHA256", digest)
+    for source in (None, ""):
+        _, params = load_inception(source)
     jax.tree.map(np.testing.assert_array_equal, params, network[1])
-    assert server.asked == [inception.WEIGHTS_URL]
-    assert [path.name for path in server.cache.iterdir()] == [inception.WEIGHTS_NAME]
+    assert server.asked == [inception_weights.WEIGHTS_URL]
+    assert [path.name for path in server.cache.iterdir()] == [inception_weights.WEIGHTS_NAME]
 
 
 def test_no_network_says_what_to_do(server):
@@ -355,7 +375,8 @@ def test_no_network_says_what_to_do(server):
         server.answer = answer
         with pytest.raises(UserError, match="--inception_weights PATH") as error:
             load_inception(None)
-        assert "\n" not in str(error.value) and inception.WEIGHTS_URL in str(error.value)
+        assert "\n" not in str(error.value)
+        assert inception_weights.WEIGHTS_URL in str(error.value)
         assert not list(server.cache.iterdir())
 
 
@@ -364,7 +385,7 @@ def test_wrong_checksum(server):
     with pytest.raises(UserError, match="incomplete or changed: 16 bytes"):
         load_inception(None)
     assert not list(server.cache.iterdir())
-    (server.cache / inception.WEIGHTS_NAME).write_bytes(b"broken in the cache")
+    (server.cache / inception_weights.WEIGHTS_NAME).write_bytes(b"broken in the cache")
     with pytest.raises(UserError, match="incomplete or changed"):
         load_inception(None)
 
@@ -402,12 +423,11 @@ def test_bilinear_resize_is_the_naive_one(mode, position, shape):
 
 @pytest.mark.parametrize("mode, white", [("tf", 127 / 128), ("clean", 127 / 128), ("pytorch", 1)])
 def test_range_of_the_input(mode, white):
-    """pytorch-fid scales to [-1, 1]; TensorFlow's graph, torch-fidelity and clean-fid take (x - 128) / 128."""
+    """pytorch-fid scales to [-1, 1]; the others, as TensorFlow's graph, take (x - 128) / 128."""
     images = np.stack([np.zeros((32, 32, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)])
-    x = (np.asarray(inception.prepare(images, mode)) - 128) / 128
-    np.testing.assert_allclose(
-        x.reshape(2, -1).T, np.broadcast_to([-1, white], (299 * 299 * 3, 2)), atol=1e-6
-    )
+    black_input, white_input = (np.asarray(prepare(images, mode)) - 128) / 128
+    np.testing.assert_allclose(black_input, -1, atol=1e-6)
+    np.testing.assert_allclose(white_input, white, atol=1e-6)
 
 
 def test_unknown_resize():

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from metrics import kid, precision_recall
+from metrics.class_agreement import fit_classifier
+from metrics.evidence import Comparison, Evidence
 from metrics.fid import Moments, frechet_distance, moments
 from metrics.inception_score import inception_score
 from metrics.kid import mmd2
 from metrics.precision_recall import density_coverage
+from metrics.table import METRICS
 from utils.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -41,13 +44,15 @@ def test_fid_of_gaussians_on_common_axes():
     l1, l2 = np.abs(normal(2, 40, seed=1))
     mu1, mu2 = normal(2, 40, seed=2)
     expected = np.sum((mu1 - mu2) ** 2) + np.sum((np.sqrt(l1) - np.sqrt(l2)) ** 2)
-    assert frechet_distance(mu1, q * l1 @ q.T, mu2, q * l2 @ q.T) == pytest.approx(
-        expected, rel=1e-10
-    )
+    found = frechet_distance(mu1, q * l1 @ q.T, mu2, q * l2 @ q.T)
+    assert found == pytest.approx(expected, rel=1e-10)
 
 
 def test_fid_under_a_linear_map():
-    """The optimal map from N(0, S) to N(0, T S T), T symmetric > 0, is T: distance Tr((T - 1) S (T - 1))."""
+    """The optimal map from N(0, S) to N(0, T S T), T symmetric > 0, is T itself.
+
+    So the distance is Tr((T - 1) S (T - 1)).
+    """
     a, b = normal(30, 30), normal(30, 30, seed=1)
     s, t = a @ a.T, b @ b.T + 0.1 * np.eye(30)
     expected = np.trace((t - np.eye(30)) @ s @ (t - np.eye(30)))
@@ -56,20 +61,19 @@ def test_fid_under_a_linear_map():
 
 
 def test_fid_of_singular_covariances():
-    """Rank 20 in 120 dimensions, as with few samples; the closed form needs the 20 dimensions alone."""
+    """Rank 20 in 120 dimensions, as with few samples: the closed form needs the 20 alone."""
     q = np.linalg.qr(normal(120, 120))[0][:, :20]
     a, b = normal(20, 20, seed=1), normal(20, 20, seed=2)
     s, t = a @ a.T, b @ b.T
     zero, small = np.zeros(120), np.zeros(20)
     expected = frechet_distance(small, s, small, t)
-    assert frechet_distance(zero, q @ s @ q.T, zero, q @ t @ q.T) == pytest.approx(
-        expected, rel=1e-9
-    )
-    # against a full-rank one, rounding in the 100 empty dimensions must not add up: Tr S + 120 - 2 Tr S^(1/2)
+    found = frechet_distance(zero, q @ s @ q.T, zero, q @ t @ q.T)
+    assert found == pytest.approx(expected, rel=1e-9)
+    # Against the identity it is Tr S + 120 - 2 Tr S^(1/2): rounding in the 100 empty dimensions
+    # must not add up.
     expected = np.trace(s) + 120 - 2 * np.sqrt(np.linalg.eigvalsh(s)).sum()
-    assert frechet_distance(zero, q @ s @ q.T, zero, np.eye(120)) == pytest.approx(
-        expected, rel=1e-9
-    )
+    found = frechet_distance(zero, q @ s @ q.T, zero, np.eye(120))
+    assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_fid_of_equal_statistics_is_zero():
@@ -98,9 +102,8 @@ def test_moments_are_numpys():
     x = (normal(500, 12) * 3 + 100).astype(np.float32)
     mu, sigma = moments(x)
     np.testing.assert_allclose(mu, x.mean(0, dtype=np.float64), rtol=1e-13)
-    np.testing.assert_allclose(
-        sigma, np.cov(x.astype(np.float64), rowvar=False), rtol=1e-11, atol=1e-12
-    )
+    expected = np.cov(x.astype(np.float64), rowvar=False)
+    np.testing.assert_allclose(sigma, expected, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("offset", [0, 1e4])
@@ -160,22 +163,19 @@ def naive_mmd2(x, y):
     def k(a, b):
         return (np.dot(a, b) / len(a) + 1) ** 3
 
-    n, m = len(x), len(y)
-    return (
-        sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-        + sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
-        - 2 * sum(k(a, b) for a in x for b in y) / (n * m)
-    )
+    def within(a):
+        return np.mean([k(p, q) for p, q in itertools.permutations(a, 2)])
+
+    between = np.mean([k(p, q) for p, q in itertools.product(x, y)])
+    return within(x) + within(y) - 2 * between
 
 
 def test_kid_golden(golden):
     real, fake = golden["features_real"], golden["features_fake"]
     assert mmd2(real, fake) == pytest.approx(golden["mmd2_poly3_unbiased"], rel=2e-7)
     mean, std = kid.kid(real, fake, subsets=100, subset_size=500, seed=0)
-    golden_mean, golden_std = (
-        golden["kid_mean_subsets100_size500"],
-        golden["kid_std_subsets100_size500"],
-    )
+    golden_mean = golden["kid_mean_subsets100_size500"]
+    golden_std = golden["kid_std_subsets100_size500"]
     assert abs(mean - golden_mean) < 3 * golden_std / np.sqrt(100)
     assert std == pytest.approx(golden_std, rel=0.3)
 
@@ -189,21 +189,25 @@ def test_mmd2_is_the_naive_one(tile, monkeypatch):
 
 
 def test_mmd2_of_close_sets():
-    """As between a good generator and the reals: the difference is a millionth of the kernel, whose rounding must average out."""
-    x, y = 0.5 * np.abs(normal(2, 700, 256)).astype(np.float32)
-    kernel = lambda a, b: (a.astype(np.float64) @ b.T.astype(np.float64) / 256 + 1) ** 3
-    kx, ky = kernel(x, x), kernel(y, y)
-    expected = ((kx.sum() - np.trace(kx)) + (ky.sum() - np.trace(ky))) / (700 * 699) - 2 * kernel(
-        x, y
-    ).mean()
-    assert abs(mmd2(x, y) - expected) < 1e-8 * kx.mean()
+    """As between a good generator and the reals: the difference is a millionth of the kernel, whose
+    rounding must average out.
+    """
+    n = 700
+    x, y = 0.5 * np.abs(normal(2, n, 256)).astype(np.float32)
+
+    def kernel(a, b):
+        return (a.astype(np.float64) @ b.T.astype(np.float64) / 256 + 1) ** 3
+
+    of_x, of_y = kernel(x, x), kernel(y, y)
+    of_pairs = of_x.sum() - np.trace(of_x) + of_y.sum() - np.trace(of_y)
+    expected = of_pairs / (n * (n - 1)) - 2 * kernel(x, y).mean()
+    assert abs(mmd2(x, y) - expected) < 1e-8 * of_x.mean()
 
 
 def test_kid_is_reproducible():
     x, y = normal(50, 5), normal(40, 5, seed=1)
-    assert (
-        kid.kid(x, y, 5, 20, seed=3) == kid.kid(x, y, 5, 20, seed=3) != kid.kid(x, y, 5, 20, seed=4)
-    )
+    assert kid.kid(x, y, 5, 20, seed=3) == kid.kid(x, y, 5, 20, seed=3)
+    assert kid.kid(x, y, 5, 20, seed=3) != kid.kid(x, y, 5, 20, seed=4)
     assert kid.kid(x, y, 1, 40, seed=0)[1] == 0
     # one subset that is everything
     assert kid.kid(x[:40], y, 1, 40, seed=0)[0] == pytest.approx(mmd2(x[:40], y))
@@ -243,32 +247,29 @@ def naive_density_coverage(real, fake, k):
 
 def test_neighbours_golden(golden):
     real, fake = golden["features_real"], golden["features_fake"]
-    assert precision_recall.precision_recall(real, fake, k=3) == (
-        golden["precision"],
-        golden["recall"],
-    )
+    expected = (golden["precision"], golden["recall"])
+    assert precision_recall.precision_recall(real, fake, k=3) == expected
     assert density_coverage(real, fake, k=5) == (golden["density_k5"], golden["coverage_k5"])
 
 
 @pytest.mark.parametrize("entries", [40, 1000, 2**26])
 @pytest.mark.parametrize("k", [1, 4])
 def test_neighbours_are_the_naive_ones(k, entries, monkeypatch):
-    """Whatever the tiles; the sets lie far from the origin, where float32 distances would be poor."""
+    """Whatever the tiles. The sets lie far from the origin, where float32 would be poor."""
     monkeypatch.setattr(precision_recall, "TILE_ENTRIES", entries)
     real, fake = normal(37, 6) + 100, 1.2 * normal(29, 6, seed=1) + 100.3
     expected = naive_precision_recall(real, fake, k)
     assert precision_recall.precision_recall(real, fake, k) == pytest.approx(expected, rel=1e-12)
-    assert 0 < min(expected) and max(expected) < 1
-    assert density_coverage(real, fake, k) == pytest.approx(
-        naive_density_coverage(real, fake, k), rel=1e-12
-    )
+    assert min(expected) > 0
+    assert max(expected) < 1
+    expected = naive_density_coverage(real, fake, k)
+    assert density_coverage(real, fake, k) == pytest.approx(expected, rel=1e-12)
 
 
 def test_copies_are_at_distance_zero():
     """Memorised samples: |x|² + |y|² - 2 x·y rounds to something else than 0 for most of them."""
-    real = np.repeat(
-        normal(50, 300).astype(np.float32), 4, 0
-    )  # each four times: balls of k = 3 are points
+    # Each four times, so that balls of k = 3 are points.
+    real = np.repeat(normal(50, 300).astype(np.float32), 4, 0)
     fake = real[::-1][:100]
     assert precision_recall.precision_recall(real, fake, k=3) == (1.0, 0.5)
     assert density_coverage(real, fake, k=3) == (0.0, 0.0)  # open balls without volume
@@ -297,3 +298,29 @@ def test_inception_score_extremes():
     assert inception_score(1e4 * np.eye(8)[np.arange(64) % 8], splits=1) == pytest.approx((8, 0))
     with pytest.raises(UserError, match="splits"):
         inception_score(np.zeros((5, 8)))
+
+
+# ---------------------------------------------------------------- metrics by name
+
+
+def test_every_metric_of_the_table_gives_its_scores(monkeypatch):
+    """They are those of the metric's file; the classifier is of pixels."""
+    monkeypatch.setattr(kid, "SUBSETS", 3)
+    images, labels = np.abs(normal(60, 8)), np.arange(60) % 2
+    fake, real = images[:30], images[30:]
+    comparison = Comparison(
+        Evidence(30, *moments(fake), fake, fake),
+        Evidence(30, *moments(real), real, real),
+        fit_classifier(real, labels[30:]),
+        labels[:30],
+    )
+    values = {}
+    for metric in METRICS.values():
+        values |= zip(metric.scores, metric.compute(comparison), strict=True)
+    assert values["fd"] == frechet_distance(*moments(fake), *moments(real))
+    assert values["is"] == inception_score(fake)[0]
+    assert (values["density"], values["coverage"]) == density_coverage(real, fake)
+    recall = precision_recall.precision_recall(real, fake)
+    assert (values["precision"], values["recall"]) == recall
+    assert values["kd"] == pytest.approx(mmd2(fake, real), abs=1e-6)  # of subsets that are all
+    assert 0 < values["class_agreement"] <= 1

@@ -15,7 +15,7 @@ from data import pipeline
 from evaluation.evaluate import evaluate
 from evaluation.image_files import batches, read_images, write_npz
 from evaluation.load_reference import load_reference
-from metrics.collect import Evidence
+from metrics.evidence import Evidence
 from metrics.fid import frechet_distance, moments
 from metrics.statistics import check_provenance, read_statistics, write_statistics
 from utils import config as config_lib
