@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from benchmarks.step import matmul_rate
+from benchmarks.frame import matmul_rate
 from configs.default import Key
 from models.standin import load_random, load_shapes
 from planning.cost import matmul_flops

@@ -13,7 +13,7 @@ import jax
 
 import data
 from evaluation.fid_csv import read_rows, scores
-from planning.cost import matmul_rate
+from benchmarks.frame import matmul_rate
 from training import drift
 from utils import config as config_lib
 from utils import sharding

@@ -32,7 +32,9 @@ from data import Dataset, pipeline
 from models.encoders import mae_fields
 from models.mae import MAE
 from models.standin import load_random
-from planning.cost import CHIPS, matmul_flops, matmul_rate
+from benchmarks.frame import matmul_rate
+from planning.chips import CHIPS
+from planning.cost import matmul_flops
 from training import drift
 from utils import config as config_lib
 from utils import sharding

@@ -4,8 +4,8 @@
     python benchmarks/style.py PATH/TO/ANOTHER      any other project of Python files
 
 Tests are left out. Everything is read from the tokens and the syntax trees of the files, so a `#`
-in a string is no comment, and a string in a call is no docstring. The mean is that of lines that are
-not empty; shares are of all lines. Only the standard library is needed.
+in a string is no comment, and a string in a call is no docstring. The mean is that of the lines
+that are not empty; shares are of all lines. Only the standard library is needed.
 """
 
 import argparse

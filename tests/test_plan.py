@@ -1,4 +1,8 @@
-"""What a run takes, known before it: FLOPs against closed forms and XLA's count, traffic in compiled text, encoders by their shapes, and the program itself."""
+"""What a run takes, known before it.
+
+FLOPs against closed forms and XLA's own count, traffic in compiled text, encoders by their shapes,
+and the program itself.
+"""
 
 import json
 import subprocess
@@ -15,48 +19,74 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models import encoders, standin
-from planning import hlo
-from planning.cost import CHIPS, matmul_flops
-from scripts import plan
+from planning import hlo, step_shapes, traffic
+from planning.chips import CHIPS, memory_of
+from planning.cost import matmul_flops
 from utils.errors import UserError
 
+# ---------------------------------------------------------------- FLOPs
 
-def test_flops_of_products_convolutions_and_loops():
+
+def flops_of(function, *args):
+    return matmul_flops(jax.make_jaxpr(function)(*args))
+
+
+def test_flops_of_products():
     a, b = jnp.ones((3, 8, 16)), jnp.ones((3, 16, 5))
-    product = lambda a, b: jnp.einsum("bij,bjk->bik", a, b)
-    assert matmul_flops(jax.make_jaxpr(product)(a, b)) == 2 * 3 * 8 * 16 * 5
-    assert (
-        matmul_flops(jax.make_jaxpr(jax.grad(lambda a, b: product(a, b).sum(), (0, 1)))(a, b))
-        == 2 * 2 * 3 * 8 * 16 * 5
-    )
-    w = jnp.ones((16, 16))
-    layers = lambda x: jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=7)[0]
-    assert matmul_flops(jax.make_jaxpr(jax.jit(layers))(jnp.ones((4, 16)))) == 7 * 2 * 4 * 16 * 16
-    again = jax.value_and_grad(lambda x: jax.checkpoint(lambda x: jnp.sin(x @ w) @ w)(x).sum())
-    assert (
-        matmul_flops(jax.make_jaxpr(again)(jnp.ones((4, 16)))) == 5 * 2 * 4 * 16 * 16
-    )  # two forward, one of them again, two back
+
+    def product(a, b):
+        return jnp.einsum("bij,bjk->bik", a, b)
+
+    def total(a, b):
+        return product(a, b).sum()
+
+    one = 2 * 3 * 8 * 16 * 5
+    assert flops_of(product, a, b) == one
+    assert flops_of(jax.grad(total, (0, 1)), a, b) == 2 * one
+
+
+def test_flops_of_loops_and_of_what_is_computed_again():
+    w, x = jnp.ones((16, 16)), jnp.ones((4, 16))
+    one = 2 * 4 * 16 * 16
+
+    @jax.jit
+    def layers(x):
+        return jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=7)[0]
+
+    @jax.checkpoint
+    def two_layers(x):
+        return jnp.sin(x @ w) @ w
+
+    def total(x):
+        return two_layers(x).sum()
+
+    assert flops_of(layers, x) == 7 * one
+    # Two forward, one of them again, and two back.
+    assert flops_of(jax.value_and_grad(total), x) == 5 * one
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_flops_of_convolutions_as_xla_counts_them(stride):
-    """Forward and both gradients; XLA leaves out what falls on the padding, so the border is made thin."""
-    conv = lambda x, w: jax.lax.conv_general_dilated(
-        x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    ).sum()
+    """Forward and both gradients; XLA leaves out what falls on the padding: the border is thin."""
     x, w = jnp.ones((2, 65, 65, 8)), jnp.ones((3, 3, 8, 16))
+    layout = ("NHWC", "HWIO", "NHWC")
+
+    def conv(x, w):
+        strides = (stride, stride)
+        return jax.lax.conv_general_dilated(x, w, strides, "VALID", dimension_numbers=layout).sum()
+
     for f in (conv, jax.grad(conv, 0), jax.grad(conv, 1)):
         expected = jax.jit(f).lower(x, w).cost_analysis()["flops"]
-        assert matmul_flops(jax.make_jaxpr(f)(x, w)) == pytest.approx(expected, rel=0.1)
+        assert flops_of(f, x, w) == pytest.approx(expected, rel=0.1)
+
+
+# ---------------------------------------------------------------- traffic
 
 
 def test_traffic_counts_the_turns_of_loops():
     mesh = Mesh(np.array(jax.devices()), ("d",))
-    n, everywhere, spread = (
-        len(jax.devices()),
-        NamedSharding(mesh, P()),
-        NamedSharding(mesh, P("d")),
-    )
+    n = len(jax.devices())
+    everywhere, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P("d"))
 
     def f(x):
         def turn(total, k):
@@ -65,18 +95,14 @@ def test_traffic_counts_the_turns_of_loops():
 
         return jax.lax.scan(turn, x, jnp.arange(5.0))[0]
 
-    text = (
-        jax.jit(f, in_shardings=everywhere, out_shardings=everywhere)
-        .lower(jnp.ones((n * 32,)))
-        .compile()
-        .as_text()
-    )
-    assert hlo.collective_traffic(text)["all-gather"] == (5, 5 * n * 32 * 4)
+    program = jax.jit(f, in_shardings=everywhere, out_shardings=everywhere)
+    text = program.lower(jnp.ones((n * 32,))).compile().as_text()
+    assert traffic.collective_traffic(text)["all-gather"] == (5, 5 * n * 32 * 4)
     assert max(hlo.parse(text).runs.values()) == 5
-    assert hlo.sent_bytes({"all-gather": (5, 10.0), "all-reduce": (1, 4.0)}) == 18
+    assert traffic.sent_bytes({"all-gather": (5, 10.0), "all-reduce": (1, 4.0)}) == 18
 
 
-TEXT = """HloModule step, is_scheduled=true
+SCAN = """HloModule step, is_scheduled=true
 
 %fused (p.0: f32[7,64,64], p.1: s32[], p.2: f32[4,64]) -> f32[4,64] {
   %p.0 = f32[7,64,64]{2,1,0} parameter(0)
@@ -95,7 +121,7 @@ TEXT = """HloModule step, is_scheduled=true
   ROOT %put = f32[7,4,64]{2,1,0} dynamic-update-slice(%q.0, %row, %q.1)
 }
 
-%body (t: (s32[], f32[4,64], f32[7,64,64], f32[7,4,64])) -> (s32[], f32[4,64], f32[7,64,64], f32[7,4,64]) {
+%body (t: CARRY) -> CARRY {
   %t = (s32[], f32[4,64]{1,0}, f32[7,64,64]{2,1,0}, f32[7,4,64]{2,1,0}) parameter(0)
   %i = s32[] get-tuple-element(%t), index=0
   %x = f32[4,64]{1,0} get-tuple-element(%t), index=1
@@ -103,30 +129,40 @@ TEXT = """HloModule step, is_scheduled=true
   %ys = f32[7,4,64]{2,1,0} get-tuple-element(%t), index=3
   %y = f32[4,64]{1,0:T(8,128)S(1)} fusion(%ws, %i, %x), kind=kOutput, calls=%fused
   %zs = f32[7,4,64]{2,1,0} fusion(%ys, %i, %y), kind=kLoop, calls=%kept
-  ROOT %out = (s32[], f32[4,64]{1,0}, f32[7,64,64]{2,1,0}, /*index=3*/f32[7,4,64]{2,1,0}) tuple(%i, %y, %ws, %zs)
+  ROOT %out = RESULT tuple(%i, %y, %ws, %zs)
 }
 
-%condition (u: (s32[], f32[4,64], f32[7,64,64], f32[7,4,64])) -> pred[] {
+%condition (u: CARRY) -> pred[] {
   %u = (s32[], f32[4,64]{1,0}, f32[7,64,64]{2,1,0}, f32[7,4,64]{2,1,0}) parameter(0)
   %j = s32[] get-tuple-element(%u), index=0
   %seven = s32[]{:T(128)} constant(7)
   ROOT %less = pred[] compare(%j, %seven), direction=LT
 }
 
-ENTRY %main (a: (s32[], f32[4,64], f32[7,64,64], f32[7,4,64])) -> f32[4,64] {
+ENTRY %main (a: CARRY) -> f32[4,64] {
   %a = (s32[], f32[4,64]{1,0}, f32[7,64,64]{2,1,0}, f32[7,4,64]{2,1,0}) parameter(0)
-  %loop = (s32[], f32[4,64]{1,0}, f32[7,64,64]{2,1,0}, f32[7,4,64]{2,1,0}) while(%a), condition=%condition, body=%body
+  %loop = RESULT while(%a), condition=%condition, body=%body
   ROOT %x.1 = f32[4,64]{1,0} get-tuple-element(%loop), index=1
 }
 """
+SCAN = SCAN.replace("CARRY", "(s32[], f32[4,64], f32[7,64,64], f32[7,4,64])").replace(
+    "RESULT",
+    "(s32[], f32[4,64]{1,0}, f32[7,64,64]{2,1,0}, /*index=3*/f32[7,4,64]{2,1,0})",
+)
 
 
 def test_traffic_to_memory_of_a_scan():
-    """As a TPU program says it: seven turns by the condition, a layer's slice of the weights and of the kept results, and what stays on the core is not counted."""
+    """As a TPU program says it: the condition tells of seven turns.
+
+    Each turn takes the slice of a layer's weights and puts the slice of its result; what stays in a
+    memory on the core is not counted.
+    """
+    module = hlo.parse(SCAN)
+    assert module.runs["body"] == 7
+    assert module.inner == {"fused", "kept"}
     row, weights = 4 * 64 * 4, 64 * 64 * 4
-    assert hlo.parse(TEXT).runs["body"] == 7 and hlo.parse(TEXT).inner == {"fused", "kept"}
     index = 2 * 4  # each fusion reads it
-    assert hlo.memory_traffic(TEXT) == 7 * (weights + row + row + index)
+    assert traffic.memory_traffic(SCAN) == 7 * (weights + row + row + index)
 
 
 def test_traffic_of_collectives_that_were_combined_or_yield_less_than_they_take():
@@ -136,30 +172,36 @@ ENTRY %main (a: f32[8], b: f32[16]) -> f32[1] {
   %a = f32[8]{0} parameter(0)
   %b = f32[16]{0} parameter(1)
   %both = (f32[32]{0}, f32[64]{0}) all-gather(%a, %b), dimensions={0}
-  %start = ((f32[8]{0}, f32[16]{0}), (f32[32]{0}, f32[64]{0})) all-gather-start(%a, %b), dimensions={0}
+  %start = ((f32[8]{0}, f32[16]{0}), (f32[32]{0}, f32[64]{0})) all-gather-start(%a, %b)
   %sum = (f32[8]{0}, f32[16]{0}) all-reduce-start(%a, %b), to_apply=%add
   ROOT %part = f32[1]{0} reduce-scatter(%a), dimensions={0}, to_apply=%add
 }
 """
-    assert hlo.collective_traffic(text) == {
+    assert traffic.collective_traffic(text) == {
         "all-gather": (2, 2 * 4 * 96),
         "all-reduce": (1, 4 * 24),
         "reduce-scatter": (1, 4 * 8),
     }
 
 
+# ---------------------------------------------------------------- memory
+
+
 def test_memory_of_devices():
-    device = lambda kind, platform, **stats: types.SimpleNamespace(
-        device_kind=kind, platform=platform, memory_stats=lambda: stats or None
-    )
-    assert plan.memory_of(device("TPU v6 lite", "tpu"), 4) == CHIPS["TPU v6 lite"].memory
-    assert plan.memory_of(device("a card of 24 GB", "gpu", bytes_limit=24e9), 4) == 24e9
-    assert plan.memory_of(device("another", "gpu"), 4) is None
-    assert (
-        2**28
-        < plan.memory_of(jax.devices("cpu")[0], 2)
-        == plan.memory_of(jax.devices("cpu")[0], 1) / 2
-    )
+    def device(kind, platform, **stats):
+        return types.SimpleNamespace(
+            device_kind=kind, platform=platform, memory_stats=lambda: stats or None
+        )
+
+    assert memory_of(device("TPU v6 lite", "tpu"), 4) == CHIPS["TPU v6 lite"].memory
+    assert memory_of(device("a card of 24 GB", "gpu", bytes_limit=24e9), 4) == 24e9
+    assert memory_of(device("another", "gpu"), 4) is None
+    (cpu, *_) = jax.devices("cpu")
+    assert 2**28 < memory_of(cpu, 2) == memory_of(cpu, 1) / 2
+
+
+def test_every_chip_says_where_its_figures_are_from():
+    assert all(chip.source for chip in CHIPS.values())
 
 
 def test_memory_by_the_compilers_dump():
@@ -169,34 +211,42 @@ allocation 0: size 100, page 0, parameter 0, shape |f32[25]| at ShapeIndex {}, m
 allocation 1: size 7, color 1, page 0, preallocated-temp:
 allocation 2: size 30, page 0, preallocated-temp:
 """
-    assert hlo.allocations(dump) == {"other": 100, "temporary": 30}
+    assert traffic.allocations(dump) == {"other": 100, "temporary": 30}
+
+
+# ---------------------------------------------------------------- stand-ins
 
 
 def test_encoders_by_their_shapes():
-    """The published MAE's tensors, by name and shape; random weights give finite features that differ between images."""
-    spec = json.loads(
-        (ROOT / "tests" / "golden" / "official_specs" / "mae_latent_640.json").read_text()
-    )
+    """The published MAE's tensors by name and shape."""
+    file = ROOT / "tests" / "golden" / "official_specs" / "mae_latent_640.json"
+    tensors = json.loads(file.read_text())["tensors"]
+    published = {name: tuple(s) for name, s in tensors.items() if name.startswith("encoder/")}
     encode, shapes, _ = standin.load_shapes("mae:hf://mae_latent_640")
     ours = {
         jax.tree_util.keystr(path, simple=True, separator="/"): a.shape
         for path, a in jax.tree_util.tree_leaves_with_path(shapes)
     }
-    assert ours == {k: tuple(v) for k, v in spec["tensors"].items() if k.startswith("encoder/")}
-    both = {"mae": {"encoder": 1, "decoder": 2, "fc": 3}, "dinov2": {"a": {"b": 4}}}
-    both |= {"decode": {"encoder": 5, "decoder": 6}}
-    assert encoders.only_used(both) == both | {"mae": {"encoder": 1}} and encoders.only_used(
-        both["mae"]
-    ) == {"encoder": 1}
+    assert ours == published
     sets = jax.eval_shape(encode, shapes, jax.ShapeDtypeStruct((2, 32, 32, 4), jnp.float32))
     assert sets["layer1"].shape == (2, 1024, 640)
     with pytest.raises(UserError, match="size of this MAE"):
         standin.load_shapes("mae:hf://mae_of_my_own")
+
+
+def test_only_the_used_parts_of_an_encoder_count():
+    mae = {"encoder": 1, "decoder": 2, "fc": 3}
+    both = {"mae": mae, "dinov2": {"a": {"b": 4}}, "decode": {"encoder": 5, "decoder": 6}}
+    assert encoders.only_used(both) == both | {"mae": {"encoder": 1}}
+    assert encoders.only_used(mae) == {"encoder": 1}
+
+
+def test_random_weights_give_features_that_differ_between_images():
     encode, params, _ = standin.load_random("resnet18")
-    features = jax.jit(encode)(params, jax.random.normal(jax.random.key(0), (2, 32, 32, 3)))
-    assert all(np.isfinite(f).all() for f in features.values()) and not np.allclose(
-        *features["layer4_mean"]
-    )
+    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    features = jax.jit(encode)(params, images)
+    assert all(np.isfinite(f).all() for f in features.values())
+    assert not np.allclose(*features["layer4_mean"])
 
 
 @pytest.mark.parametrize(
@@ -211,48 +261,36 @@ def test_encoders_by_their_shapes():
 def test_senseless_stand_ins(given, samples, says):
     flags = ml_collections.ConfigDict({"stand_in": given, "samples": samples})
     with pytest.raises(UserError, match=says):
-        plan.stand_in(flags, None)
+        step_shapes.stand_in(flags, None)
+
+
+# ---------------------------------------------------------------- the program
+
+
+def run_plan(*flags):
+    small = "--model.preset debug --model.use_bf16 0 --drift.n_neg 4 --batch_size 40"
+    words = ["--dataset_name", "digits", "--mesh.devices", "1", *small.split(), *flags]
+    program = [sys.executable, str(ROOT / "scripts" / "plan.py")]
+    return subprocess.run([*program, *words], capture_output=True, text=True)
 
 
 def test_plan_for_the_devices_at_hand(tmp_path):
-    """Sizes as they are, and exit codes: 0 for what fits, 2 for a mistake."""
-    flags = [
-        "--dataset_name",
-        "digits",
-        "--model.preset",
-        "debug",
-        "--mesh.devices",
-        "1",
-        "--drift.n_neg",
-        "4",
-        "--batch_size",
-        "40",
-        "--model.use_bf16",
-        "0",
-    ]
-    program = [sys.executable, str(ROOT / "scripts" / "plan.py")]
-    done = subprocess.run(
-        [*program, *flags, "--json", str(tmp_path / "plan.json")], capture_output=True, text=True
-    )
-    assert done.returncode == 0 and done.stdout.startswith("| target | chips | fits |"), done.stderr
+    """Sizes as they are, and exit code 0 for what fits."""
+    done = run_plan("--json", str(tmp_path / "plan.json"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("| target | chips | fits |")
     (row,) = json.loads((tmp_path / "plan.json").read_text())
-    assert (
-        row["fits"]
-        and row["optimizer_gib"] == pytest.approx(2 * row["parameters_gib"], rel=1e-3)
-        and 0 < row["tflop"] < 1
-        and row["collective_gib"] == 0
-    )
-    done = subprocess.run(
-        [*program, *flags, "--json", str(tmp_path / "no" / "plan.json")],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and "there is no folder" in done.stderr and not done.stdout
-    done = subprocess.run(
-        [*program, *flags, "--target", "gpu:many"], capture_output=True, text=True
-    )
-    assert (
-        done.returncode == 2
-        and done.stderr.count("error: ") == 1
-        and "Traceback" not in done.stderr
-    ), done.stderr
+    assert row["fits"]
+    assert row["optimizer_gib"] == pytest.approx(2 * row["parameters_gib"], rel=1e-3)
+    assert 0 < row["tflop"] < 1
+    assert row["collective_gib"] == 0
+
+
+def test_mistakes_of_a_plan_end_with_2(tmp_path):
+    done = run_plan("--json", str(tmp_path / "no" / "plan.json"))
+    assert done.returncode == 2
+    assert "there is no folder" in done.stderr and not done.stdout
+
+    done = run_plan("--target", "gpu:many")
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr

@@ -1,0 +1,208 @@
+"""What all benchmarks share: the machine, programs timed in turn, lines of JSON, and stand-in data.
+
+The speed of a machine changes from minute to minute, with what else runs on it. So the programs of
+a comparison take turns, and between them the rate of matrix products is measured: a figure beside
+it can be set against one of another day or another machine.
+"""
+
+import dataclasses
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data import Dataset
+
+# ---------------------------------------------------------------- the machine
+
+
+def machine() -> dict[str, Any]:
+    """Returns the facts with which every line begins."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "jax": jax.__version__,
+    }
+
+
+def matmul_rate(dtype: Any = jnp.float32) -> float:
+    """Returns the FLOP/s of a matrix product that fills the units of one device."""
+    n = 1536 if jax.default_backend() == "cpu" else 8192
+    matrix = jnp.ones((n, n), dtype)
+    multiply = jax.jit(lambda a: a @ a)
+    multiply(matrix).block_until_ready()
+    products = 5
+    begin = time.perf_counter()
+    for _ in range(products):
+        result = multiply(matrix)
+    result.block_until_ready()
+    return products * 2 * n**3 / (time.perf_counter() - begin)
+
+
+def peak_bytes(device: Any = None) -> int:
+    """Returns the greatest memory until now: of a device, or of this process where it is a CPU."""
+    statistics_of_device = device.memory_stats() if device else None
+    if statistics_of_device:
+        return statistics_of_device["peak_bytes_in_use"]
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+# ---------------------------------------------------------------- timing
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """What `time_in_turn` has measured.
+
+    Attributes:
+        seconds: of one call of each program, a value for each round.
+        matmul_rates: FLOP/s of matrix products, a value for each round.
+    """
+
+    seconds: dict[str, list[float]]
+    matmul_rates: list[float]
+
+    def median(self, name: str) -> float:
+        """Seconds of one call of a program."""
+        return statistics.median(self.seconds[name])
+
+    def milliseconds(self, name: str) -> float:
+        return 1e3 * self.median(name)
+
+    @property
+    def matmul_rate(self) -> float:
+        """FLOP/s of matrix products, the median of the rounds."""
+        return statistics.median(self.matmul_rates)
+
+
+def time_in_turn(
+    programs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    calls: int = 1,
+    dtype: Any = jnp.float32,
+) -> Timing:
+    """Times several programs, which take turns.
+
+    In each round every program is called, and its last result waited for; then matrices are
+    multiplied. One more round comes first and does not count: in it programs are compiled, and
+    memory is got from the operating system.
+
+    Args:
+        programs: what to call, by name. They return arrays.
+        rounds: how many values to take.
+        calls: of each program in one round.
+        dtype: of the matrix products.
+    """
+    seconds = {name: [] for name in programs}
+    rates = []
+    for _ in range(rounds + 1):
+        for name, program in programs.items():
+            begin = time.perf_counter()
+            for _ in range(calls):
+                result = program()
+            jax.block_until_ready(result)
+            seconds[name].append((time.perf_counter() - begin) / calls)
+        rates.append(matmul_rate(dtype))
+    return Timing({name: values[1:] for name, values in seconds.items()}, rates[1:])
+
+
+# ---------------------------------------------------------------- lines of JSON
+
+
+def print_line(facts: Mapping[str, Any]) -> None:
+    """Prints one line of JSON, with numbers to five digits."""
+    print(json.dumps({name: _rounded(value) for name, value in facts.items()}), flush=True)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    if not isinstance(value, float):
+        return value
+    # Numbers of five digits and more keep what is before the point.
+    return round(value) if abs(value) >= 1e5 else float(f"{value:.5g}")
+
+
+# ---------------------------------------------------------------- the figures of a peer
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """What another program needs for the same work, as recorded on some machine.
+
+    Attributes:
+        name: of the program, with its versions.
+        step_s: seconds of a step.
+        matmul_gflop_per_s: float32 matrix products of that machine.
+        compile_s: seconds of compilation; None where it does not compile.
+    """
+
+    name: str
+    step_s: float
+    matmul_gflop_per_s: float
+    compile_s: float | None = None
+
+
+def beside_peers(peers: Iterable[Peer], step_s: float, matmul_rate: float) -> dict[str, Any]:
+    """Returns the figures of peers, and how our step compares.
+
+    `scaled_step_ms` is our step on the peer's machine, if all our work scaled as matrix products
+    do. It does not quite, so compare programs on one machine where that is possible.
+
+    Args:
+        peers: that do the same work.
+        step_s: seconds of our step.
+        matmul_rate: FLOP/s of float32 matrix products in the same run.
+    """
+    found = {}
+    for peer in peers:
+        scale = matmul_rate / 1e9 / peer.matmul_gflop_per_s
+        found[peer.name] = {
+            "step_ms": 1e3 * peer.step_s,
+            "compile_s": peer.compile_s,
+            "matmul_gflop_per_s": peer.matmul_gflop_per_s,
+            "scaled_step_ms": 1e3 * step_s * scale,
+        }
+    return found
+
+
+# ---------------------------------------------------------------- stand-in data
+
+
+class Noise:
+    """Random access to noise: one image, rolled further with each index."""
+
+    def __init__(self, count: int, classes: int, shape: tuple[int, int, int], dtype: str):
+        self.count = count
+        self.classes = classes
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        if dtype == "uint8":
+            self.image = image
+        else:
+            self.image = (image / 64 - 2).astype(dtype)  # latents, between -2 and 2
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return {"image": np.roll(self.image, index), "label": index % self.classes}
+
+
+def noise_dataset(shape: tuple[int, int, int], classes: int, samples_per_class: int) -> Dataset:
+    """Returns a data set of noise; shape: (H, W, C), where 4 channels are latents in float32."""
+    dtype = "float32" if shape[2] == 4 else "uint8"
+    return Dataset(
+        name="noise",
+        split="train",
+        samples=Noise(classes * samples_per_class, classes, shape, dtype),
+        shape=shape,
+        dtype=dtype,
+        class_names=tuple(map(str, range(classes))),
+        counts=(samples_per_class,) * classes,
+    )

@@ -1,0 +1,108 @@
+"""What a train step takes, as shapes: nothing is read, fetched or allocated."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import data
+from drifting.bank import Batch
+from utils.errors import UserError
+from utils.sharding import replicated
+
+LATENTS = "32x32x4x1000"  # of ImageNet at 256x256
+
+
+def stand_in(flags: Any, config: Any) -> data.Dataset:
+    """Returns the data set of a plan by its facts.
+
+    Args:
+        flags: with `stand_in`, the shape and the classes of a data set that is not here, or empty
+            for that of the configuration; and with `samples`, how many it has.
+        config: of the run.
+    Raises:
+        UserError: for a senseless stand-in.
+    """
+    if not flags.stand_in:
+        return data.load(config.dataset_name, config.data.split, config.data, facts_only=True)
+    words = LATENTS if flags.stand_in == "latents" else flags.stand_in
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", words):
+        raise UserError(
+            f"--stand_in {flags.stand_in}: expected latents, or HEIGHTxWIDTHxCHANNELSxCLASSES such "
+            "as 256x256x3x1000"
+        )
+    height, width, channels, classes = map(int, words.split("x"))
+    if flags.samples < classes:
+        raise UserError(
+            f"--samples {flags.samples}: expected at least one for each of the {classes} classes "
+            f"of --stand_in {flags.stand_in}"
+        )
+    samples: Any = range(flags.samples)  # their number is all that is asked for
+    return data.Dataset(
+        name="stand-in",
+        split="train",
+        samples=samples,
+        shape=(height, width, channels),
+        dtype="float32" if channels == 4 else "uint8",
+        class_names=tuple(map(str, range(classes))),
+        counts=(flags.samples // classes,) * classes,
+    )
+
+
+def arguments(parts: Any, state: Any) -> tuple[Any, ...]:
+    """Returns the arguments of `training.drift.jit_step`, as shapes with their shardings.
+
+    With the bank in host memory they are (state, batch, parameters of the encoder), or else (state,
+    bank, fresh reals or None, parameters of the encoder).
+
+    state: of `training.drift.state_shapes`.
+    """
+    everywhere = replicated(parts.mesh)
+    encoder = _with_sharding(parts.encoder_params, everywhere)
+    if parts.bank_on_host:
+        batch = _with_sharding(_batch(parts), parts.layout.groups_sharding)
+        return state, batch, encoder
+    bank = _with_sharding(jax.eval_shape(parts.empty_bank), everywhere)
+    fresh = None if parts.whole_bank else _with_sharding(_fresh_reals(parts), everywhere)
+    return state, bank, fresh, encoder
+
+
+def _fresh_reals(parts: Any) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Returns the newest samples for the bank and their labels."""
+    count, dtype = parts.reals_per_step, np.dtype(parts.dataset.dtype)
+    samples = jax.ShapeDtypeStruct((count, *parts.dataset.shape), dtype)
+    return samples, jax.ShapeDtypeStruct((count,), jnp.int32)
+
+
+def _batch(parts: Any) -> Batch:
+    """Returns the classes and the real samples of a step, [K groups, C classes, ...]."""
+    config = parts.drift
+    leading = (config.groups, config.n_c // config.groups)
+    stored = parts.stored
+    if not parts.cached:
+        stored = jax.ShapeDtypeStruct(parts.dataset.shape, np.dtype(parts.dataset.dtype))
+
+    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*leading, *shape), dtype)
+
+    def reals(count: int) -> Any:
+        return jax.tree.map(lambda a: array((count, *a.shape), a.dtype), stored)
+
+    return Batch(
+        labels=array((), jnp.int32),
+        alpha=array((), jnp.float32),
+        pos=reals(config.n_pos),
+        weight_pos=array((config.n_pos,), jnp.float32),
+        unc=reals(config.n_unc),
+    )
+
+
+def _with_sharding(tree: Any, sharding: Any) -> Any:
+    """Returns arrays, or their shapes, as shapes with one sharding."""
+
+    def described(array: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(described, tree)
