@@ -1,24 +1,35 @@
-"""The README's snippets run and do what is said beside them; the flags it names exist."""
+"""The pages say what is true: their snippets run, their commands parse, what they name exists."""
 
+import ast
 import re
+import runpy
+import shlex
+import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.flags import FlagValues
+from absl import flags
 from conftest import ROOT
 
-from evaluation.flags import define_evaluation_flags
-from utils import config
-from utils.config import KEYS
+from configs.default import DISTRIBUTED
+from utils import config as config_lib
+from utils.config import KEYS, MAE_KEYS
 
-TEXT = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES if page.exists()}
+SNIPPETS = re.findall(r"```python\n(.*?)```", PAGES["docs/library.md"], re.DOTALL)
+
+every_page = pytest.mark.parametrize("page", PAGES)
+
+
+# ---------------------------------------------------------------- snippets
 
 
 def run(i):
+    """Runs snippet i of docs/library.md and returns its variables."""
     names = {}
-    exec(compile(SNIPPETS[i], f"README snippet {i}", "exec"), names)
+    exec(compile(SNIPPETS[i], f"snippet {i} of docs/library.md", "exec"), names)
     return names
 
 
@@ -28,12 +39,16 @@ def test_generate():
 
 
 def test_loss_and_gradient():
+    """A small step against the gradient brings the generated images nearer to the real ones."""
     names = run(1)
-    assert names["gradient"].shape == (32, 8, 8, 1) and jnp.abs(names["gradient"]).max() > 0
-    moved = names["generated"] - 0.1 * names["gradient"] / jnp.abs(names["gradient"]).max()
-    assert jnp.linalg.norm(moved.mean(0) - names["real"].mean(0)) < jnp.linalg.norm(
-        names["generated"].mean(0) - names["real"].mean(0)
-    )
+    generated, real, gradient = names["generated"], names["real"], names["gradient"]
+    assert gradient.shape == (32, 8, 8, 1) and jnp.abs(gradient).max() > 0
+    moved = generated - 0.1 * gradient / jnp.abs(gradient).max()
+
+    def distance(images):
+        return jnp.linalg.norm(images.mean(0) - real.mean(0))
+
+    assert distance(moved) < distance(generated)
 
 
 def test_a_loop_of_your_own_learns():
@@ -44,31 +59,150 @@ def test_a_loop_of_your_own_learns():
     np.testing.assert_allclose(spread, [1, 0.2], atol=0.25)
 
 
-@pytest.mark.parametrize(
-    "flag",
-    sorted(
-        set(
-            re.findall(
-                r"--((?:model|drift|optim|mesh|wandb)\.\w+|dry_run|stop_on_collapse|save_dir|dataset_name)",
-                TEXT,
-            )
-        )
-    ),
-)
-def test_flags_exist(flag):
-    assert flag in KEYS
+# ---------------------------------------------------------------- commands
 
 
-def test_commands_of_evaluation():
-    """Every eval_fid.py line of the README and of docs/evaluation.md parses."""
-    lines = re.findall(
-        r"python eval_fid\.py ([^\n#`]*)", TEXT + (ROOT / "docs" / "evaluation.md").read_text()
-    )
-    assert len(lines) >= 7
-    for line in lines:
-        config.parse(["eval_fid.py", *line.split()], define_evaluation_flags(FlagValues()))
+def code_of(text: str) -> list[str]:
+    """Returns the command lines of a page: those of its bash blocks, and its inline code."""
+    text = re.sub(r"\\\n\s*", " ", text)  # a line that goes on
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return lines + [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", prose)]
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w/.]+)\)", TEXT))))
-def test_links_lead_somewhere(path):
-    assert (ROOT / path).exists()
+def commands_of(text: str) -> list[list[str]]:
+    """Returns [program, argument, ...] of each Python program that a page runs with arguments."""
+    commands = []
+    for line in code_of(text):
+        match = re.search(r"python ([\w/]+\.py)\b(.*)", line)
+        if match:
+            words = shlex.split(match[2].split(" &")[0], comments=True)
+            commands.append([match[1], *without_placeholders(words)])
+    return commands
+
+
+def without_placeholders(words: list[str]) -> list[str]:
+    """Drops values that stand for others, such as S or ..., and the flags before them."""
+    kept = []
+    for word in words:
+        if re.fullmatch(r"[A-Z_]+|\.\.\.|\$\w+", word):
+            if kept and kept[-1].startswith("--"):
+                kept.pop()
+        else:
+            kept.append(word)
+    return kept
+
+
+def has_flags(command: list[str]) -> bool:
+    """Whether the program reads flags of ours; a few benchmarks take plain words."""
+    return "run_main(" in (ROOT / command[0]).read_text() and "--help" not in command
+
+
+COMMANDS = [command for text in PAGES.values() for command in commands_of(text)]
+COMMANDS = sorted({tuple(command) for command in COMMANDS if has_flags(command)})
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_commands_parse(command, monkeypatch):
+    """Every command is understood by the program that it names, which stops before its work."""
+    program, *arguments = command
+    parsed = []
+
+    def parse_alone(main, flag_values=flags.FLAGS):
+        parsed.append(config_lib.parse([program, *arguments], flag_values))
+
+    before = set(flags.FLAGS)
+    monkeypatch.setattr(config_lib, "run_main", parse_alone)
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    monkeypatch.setattr(sys, "path", [*sys.path, str((ROOT / program).parent)])
+    try:
+        runpy.run_path(str(ROOT / program), run_name="__main__")
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+    assert parsed
+
+
+@every_page
+def test_settings_exist(page):
+    """Every setting that a page names, such as --drift.n_pos, is one."""
+    known = {*KEYS, *MAE_KEYS, *(key.name for key in DISTRIBUTED)}
+    groups = {name.partition(".")[0] for name in known if "." in name}
+    named = set(re.findall(rf"--((?:{'|'.join(groups)})\.\w+)", PAGES[page]))
+    assert named <= known
+
+
+# ---------------------------------------------------------------- files and names
+
+ROOMS = sorted(path.name for path in ROOT.glob("[!.]*") if path.is_dir() and path.name != "runs")
+# Folders of the paper's release on the Hugging Face hub, which look like ours.
+ON_THE_HUB = ("models/gen/jax/", "models/mae/jax/")
+
+
+def files_named_in(text: str) -> set[str]:
+    """Returns what looks like a file or a folder of the project; * may stand for letters."""
+    named = set(re.findall(rf"(?<![\w./:-])((?:{'|'.join(ROOMS)})/[\w./*-]*)", text))
+    named |= set(re.findall(r"(?<![\w./*-])([\w-]+\.(?:py|md|toml|txt|lock|cff|ini))\b", text))
+    placeholders = {name for name in named if "NAME" in name or name.startswith(ON_THE_HUB)}
+    return {name.rstrip(".") for name in named - placeholders}
+
+
+@every_page
+def test_files_exist(page):
+    folder = (ROOT / page).parent
+    missing = {
+        name
+        for name in files_named_in(PAGES[page])
+        if not any(ROOT.glob(name)) and not any(folder.glob(name))
+    }
+    assert not missing
+
+
+def anchors_of(text: str) -> set[str]:
+    """Returns the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", PAGES[page]):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors_of(path.read_text()), anchor
+
+
+@every_page
+def test_python_names_exist(page):
+    """`drifting.loss.drift_loss` is a name at the top of drifting/loss.py, or a module."""
+    for name in re.findall(rf"`((?:{'|'.join(ROOMS)})\.[\w.]+)", PAGES[page]):
+        is_other = name in KEYS or name.endswith((".py", ".md", ".jsonl"))
+        assert is_other or is_defined(name), name
+
+
+def is_defined(name: str) -> bool:
+    """Whether a dotted name is a module, or a function, class or constant in one."""
+    parts = name.split(".")
+    if is_module(parts):
+        return True
+    module, attribute = parts[:-1], parts[-1]
+    path = ROOT.joinpath(*module)
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.exists():
+        return False
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return attribute in names
+
+
+def is_module(parts: list[str]) -> bool:
+    path = ROOT.joinpath(*parts)
+    return path.is_dir() or path.with_suffix(".py").exists()
