@@ -7,9 +7,10 @@ As the programs do, this room knows every other; nothing but programs, scripts a
     state          what steps change, and its shapes       optimizer    AdamW and its schedule
 
     drift          the training of a generator             mae          that of an encoder
-    drift_parts    what it is made of, by resolve_*        mae_parts
-    drift_state    its first state                         mae_evaluation
-    reals, fill_bank, host_bank    real samples on their way to the step
-    drift_evaluation, collapse     what is looked at meanwhile
-    reports        what a dry run prints
+    drift_parts    what it is made of, by resolve_*        mae_parts    what it is made of
+    drift_state    its state before the first step         mae_evaluation, in numbers and pictures
+    flow_parts     the same for the baseline
+    reals, fill_bank, host_bank       real samples on their way to the step
+    drift_evaluation, collapse        what is looked at meanwhile
+    reports        what a dry run prints of either
 """

@@ -23,6 +23,8 @@ from training.collapse import CollapseWatch
 from training.drift_parts import DriftParts, build
 from training.drift_state import given_params, make_state, state_shapes
 from training.fill_bank import fill_bank
+from training.flow_parts import FlowParts
+from training.generator_parts import GeneratorParts
 from training.host_bank import HostBank
 from training.job import Job
 from training.reals import next_reals, put_bank, stream_reals
@@ -45,18 +47,21 @@ def open_run(config: Any) -> pathlib.Path:
     return DriftJob.open_run(config)
 
 
-def train(parts: DriftParts, folder: pathlib.Path) -> None:
+def train(parts: DriftParts | FlowParts, folder: pathlib.Path) -> None:
     """Trains to the end in a folder that `open_run` returned."""
     loop.train(DriftJob(parts, folder))
 
 
-def report(parts: DriftParts) -> str:
+def report(parts: DriftParts | FlowParts) -> str:
     """Returns what the run takes, known before it starts."""
     return drift_report(parts, state_shapes(parts))
 
 
 class DriftJob(Job):
-    """The training of a generator: its state, the bank, and the stream of real samples."""
+    """The training of a generator: its state, the bank, and the stream of real samples.
+
+    It learns by drifting, or with --objective flow as the baseline does (baselines/flow.py).
+    """
 
     # ---- the program ----
 
@@ -92,20 +97,20 @@ class DriftJob(Job):
         config_lib.check_use(config, flag_values)
 
     @classmethod
-    def build(cls, config: Any, mesh: jax.sharding.Mesh) -> DriftParts:
+    def build(cls, config: Any, mesh: jax.sharding.Mesh) -> DriftParts | FlowParts:
         options, facts_only = config.data, config.dry_run
         dataset = data.load(config.dataset_name, options.split, options, facts_only=facts_only)
         return build(config, dataset, mesh)
 
     @classmethod
-    def check_parts(cls, parts: DriftParts) -> None:
+    def check_parts(cls, parts: DriftParts | FlowParts) -> None:
         """Raises UserError for weights of --init_from, in a folder, that do not fit."""
         source = parts.config.init_from
         if source and "://" not in source:
             given_params(parts)
 
     @classmethod
-    def report(cls, parts: DriftParts) -> str:
+    def report(cls, parts: DriftParts | FlowParts) -> str:
         return report(parts)
 
     @classmethod
@@ -118,7 +123,7 @@ class DriftJob(Job):
 
     # ---- begin, or go on from a checkpoint ----
 
-    parts: DriftParts
+    parts: DriftParts | FlowParts
     bank: Bank
 
     def begin(self) -> None:
@@ -189,7 +194,7 @@ class DriftJob(Job):
             drift_evaluation.try_evaluation(self.parts, self.average(), self.reference)
 
     def after_log(self, step: int, values: dict[str, float]) -> None:
-        if self.parts.drift:
+        if isinstance(self.parts, DriftParts):
             self.collapse.check(step, values["diversity"])
 
     def evaluate(self, step: int, run_log: RunLog) -> None:
@@ -203,7 +208,7 @@ class DriftJob(Job):
 # ---- the step ----
 
 
-def make_step(parts: DriftParts, first_step: int = 0) -> Callable:
+def make_step(parts: DriftParts | FlowParts, first_step: int = 0) -> Callable:
     """Returns the step: (state, bank, fresh, encoder_params) -> (state, bank, metrics).
 
     `fresh` are new real samples for the bank, (samples [S, ...], labels [S]), or None for a bank
@@ -212,7 +217,7 @@ def make_step(parts: DriftParts, first_step: int = 0) -> Callable:
     first_step: how many steps the state has behind it that is given first.
     """
     jitted = jit_step(parts)
-    if not parts.bank_on_host:
+    if isinstance(parts, FlowParts) or not parts.bank_on_host:
         return jitted
     host = HostBank(parts, first_step)
 
@@ -225,13 +230,13 @@ def make_step(parts: DriftParts, first_step: int = 0) -> Callable:
     return step
 
 
-def jit_step(parts: DriftParts) -> Callable:
+def jit_step(parts: DriftParts | FlowParts) -> Callable:
     """Returns the compiled program of a step.
 
     With the bank in host memory it is (state, batch, encoder_params) -> (state, metrics): the batch
     comes from outside. Otherwise it takes and returns what the step of `make_step` does.
     """
-    if parts.flow:
+    if isinstance(parts, FlowParts):
         return jit_flow_step(parts)
 
     def generate(params, noise, labels, alpha, style):
@@ -260,7 +265,7 @@ def jit_step(parts: DriftParts) -> Callable:
     return jit_donating_state_and_bank(step, parts)
 
 
-def jit_flow_step(parts: DriftParts) -> Callable:
+def jit_flow_step(parts: FlowParts) -> Callable:
     """Returns the same for --objective flow, whose step has no encoder."""
 
     def velocity(params, *inputs):
@@ -283,7 +288,7 @@ def jit_flow_step(parts: DriftParts) -> Callable:
     return jit_donating_state_and_bank(step, parts)
 
 
-def jit_donating_state(step: Callable, parts: DriftParts) -> Callable:
+def jit_donating_state(step: Callable, parts: GeneratorParts) -> Callable:
     """Returns (state, ...) -> (state, metrics), compiled for the devices of the run."""
     whole = sharding.replicated(parts.mesh)
     return jax.jit(
@@ -294,7 +299,7 @@ def jit_donating_state(step: Callable, parts: DriftParts) -> Callable:
     )
 
 
-def jit_donating_state_and_bank(step: Callable, parts: DriftParts) -> Callable:
+def jit_donating_state_and_bank(step: Callable, parts: GeneratorParts) -> Callable:
     """Returns (state, bank, ...) -> (state, bank, metrics), compiled for the devices of the run."""
     whole = sharding.replicated(parts.mesh)
     return jax.jit(
@@ -308,7 +313,7 @@ def jit_donating_state_and_bank(step: Callable, parts: DriftParts) -> Callable:
 # ---- the checkpoint ----
 
 
-def checkpoint_items(parts: DriftParts, state: TrainState, bank: Bank) -> dict[str, Any]:
+def checkpoint_items(parts: GeneratorParts, state: TrainState, bank: Bank) -> dict[str, Any]:
     """Returns what a checkpoint holds, as items that can be read on their own."""
     stored = bank.to_dict()
     if not saves_samples(parts):
@@ -316,7 +321,7 @@ def checkpoint_items(parts: DriftParts, state: TrainState, bank: Bank) -> dict[s
     return to_items(state) | {"bank": stored}
 
 
-def saves_samples(parts: DriftParts) -> bool:
+def saves_samples(parts: GeneratorParts) -> bool:
     """Returns whether checkpoints hold the samples of the bank.
 
     The features of a whole data set are left out: they are many, and are computed again.
@@ -324,7 +329,7 @@ def saves_samples(parts: DriftParts) -> bool:
     return not (parts.cached and parts.whole_bank)
 
 
-def checkpoint_shapes(parts: DriftParts) -> dict[str, Any]:
+def checkpoint_shapes(parts: GeneratorParts) -> dict[str, Any]:
     """Returns `checkpoint_items` of these parts, as shapes, dtypes and shardings."""
     # Without a sharding, arrays are restored as NumPy arrays: a bank in host memory.
     bank_sharding = None if parts.bank_on_host else sharding.replicated(parts.mesh)

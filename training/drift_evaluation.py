@@ -15,7 +15,7 @@ from evaluation.fid_csv import append_row, read_rows, scores
 from evaluation.load_reference import load_reference
 from evaluation.reference import Reference
 from models.sampling import generate
-from training.drift_parts import DriftParts
+from training.generator_parts import GeneratorParts
 from utils import processes
 from utils.figures import save_curves, save_grid
 from utils.logging import read_metrics
@@ -29,7 +29,7 @@ SAMPLES_DRAWN = 8  # of each
 # ---- scores ----
 
 
-def reference_of(parts: DriftParts) -> Reference:
+def reference_of(parts: GeneratorParts) -> Reference:
     """Returns what samples are compared with; it depends on the configuration alone."""
     config, shape = parts.config, parts.dataset.shape
     if parts.space:
@@ -45,7 +45,7 @@ def reference_of(parts: DriftParts) -> Reference:
     )
 
 
-def try_evaluation(parts: DriftParts, params: Any, reference: Reference) -> None:
+def try_evaluation(parts: GeneratorParts, params: Any, reference: Reference) -> None:
     """Evaluates a few samples, so that what cannot work fails now and not after hours."""
     evaluate.sanity_check(
         parts.model,
@@ -59,7 +59,7 @@ def try_evaluation(parts: DriftParts, params: Any, reference: Reference) -> None
 
 
 def score(
-    parts: DriftParts, params: Any, reference: Reference, step: int, folder: pathlib.Path
+    parts: GeneratorParts, params: Any, reference: Reference, step: int, folder: pathlib.Path
 ) -> None:
     """Scores samples of `params` as a row of fid.csv in the run folder, and in the log.
 
@@ -83,7 +83,7 @@ def score(
     log.info("step %d: %s", step, ", ".join(words))
 
 
-def sample_count(parts: DriftParts, reference: Reference) -> int:
+def sample_count(parts: GeneratorParts, reference: Reference) -> int:
     """Returns the number of samples of an evaluation while training."""
     usual = min(evaluate.usual_count(reference), evaluate.WHILE_TRAINING)
     return parts.config.eval_samples or usual
@@ -92,7 +92,7 @@ def sample_count(parts: DriftParts, reference: Reference) -> int:
 # ---- pictures ----
 
 
-def draw_samples(parts: DriftParts, params: Any, path: pathlib.Path) -> None:
+def draw_samples(parts: GeneratorParts, params: Any, path: pathlib.Path) -> None:
     """Draws a row of samples for each of the first classes, as a PNG at `path`."""
     classes = np.arange(min(parts.dataset.n_classes, CLASSES_DRAWN))
     labels = np.repeat(classes, SAMPLES_DRAWN)
@@ -104,7 +104,7 @@ def draw_samples(parts: DriftParts, params: Any, path: pathlib.Path) -> None:
     save_grid(path, images, columns=SAMPLES_DRAWN, row_labels=names)
 
 
-def draw_curves(parts: DriftParts, folder: pathlib.Path) -> None:
+def draw_curves(parts: GeneratorParts, folder: pathlib.Path) -> None:
     """Draws curves.png of the run in `folder`, from its metrics.jsonl and fid.csv."""
     records = read_metrics(folder / "metrics.jsonl")
     for row in read_rows(folder / "fid.csv"):

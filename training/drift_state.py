@@ -12,11 +12,12 @@ from models.dit import init_params
 from models.weights import load_generator
 from training import state
 from training.drift_parts import DriftParts
+from training.generator_parts import GeneratorParts
 from utils import config as config_lib
 from utils.errors import UserError
 
 
-def make_state(parts: DriftParts) -> TrainState:
+def make_state(parts: GeneratorParts) -> TrainState:
     """Returns the state before the first step, on the mesh.
 
     It depends on the seed alone, and on the weights of --init_from where they are given.
@@ -27,12 +28,12 @@ def make_state(parts: DriftParts) -> TrainState:
     return state.make_state(parts.mesh, functools.partial(first_state, parts), *given)
 
 
-def state_shapes(parts: DriftParts) -> TrainState:
+def state_shapes(parts: GeneratorParts) -> TrainState:
     """Returns the state as shapes, dtypes and shardings; nothing is computed."""
     return state.state_shapes(parts.mesh, functools.partial(first_state, parts))
 
 
-def first_state(parts: DriftParts, params: Any = None) -> TrainState:
+def first_state(parts: GeneratorParts, params: Any = None) -> TrainState:
     """Returns the state before the first step; `params` replaces the random parameters."""
     config = parts.config
     if params is None:
@@ -41,13 +42,13 @@ def first_state(parts: DriftParts, params: Any = None) -> TrainState:
     return init_state(params, parts.optimizer, config.optim.ema, config.seed, field)
 
 
-def first_field_state(parts: DriftParts) -> dict[str, Any] | None:
+def first_field_state(parts: GeneratorParts) -> dict[str, Any] | None:
     """Returns the state of a learned field before the first step; None for any other field.
 
     Its sizes are those of the features, so a dry run, which has no encoder, leaves it out.
     """
     drift = parts.config.drift
-    if drift.field != "learned" or parts.encode is None:
+    if not isinstance(parts, DriftParts) or drift.field != "learned" or parts.encode is None:
         return None
     image = jax.ShapeDtypeStruct((1, *parts.dataset.shape), np.float32)
     sets = jax.eval_shape(parts.encode, parts.encoder_params, image)
@@ -63,7 +64,7 @@ def first_field_state(parts: DriftParts) -> dict[str, Any] | None:
 # ---- parameters to start from ----
 
 
-def given_params(parts: DriftParts) -> Any:
+def given_params(parts: GeneratorParts) -> Any:
     """Returns the parameters of --init_from. Raises UserError if they are not of this generator."""
     source = parts.config.init_from
     _, params, _ = load_generator(source)

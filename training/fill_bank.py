@@ -9,13 +9,14 @@ import numpy as np
 from data import pipeline
 from drifting.bank import Bank
 from training.drift_parts import DriftParts
+from training.generator_parts import GeneratorParts
 from training.host_bank import HostBank
 from training.reals import stream_reals
 
 STORED_AT_ONCE = 128  # samples whose features are computed in one call
 
 
-def fill_bank(parts: DriftParts) -> tuple[Bank, int]:
+def fill_bank(parts: GeneratorParts) -> tuple[Bank, int]:
     """Returns the first bank, as NumPy arrays, and how many samples of the stream it took.
 
     A bank that holds all data holds it in the order of the data set. Another one takes the stream
@@ -24,12 +25,12 @@ def fill_bank(parts: DriftParts) -> tuple[Bank, int]:
     bank = parts.empty_bank()
     if parts.whole_bank:
         return hold_everything(parts, bank), 0
-    if parts.flow:
-        return bank, 0  # each of its steps takes a batch of the stream as it is
-    return take_stream(parts, bank)
+    if isinstance(parts, DriftParts):
+        return take_stream(parts, bank)
+    return bank, 0  # each step of a flow takes a batch of the stream as it is
 
 
-def hold_everything(parts: DriftParts, bank: Bank) -> Bank:
+def hold_everything(parts: GeneratorParts, bank: Bank) -> Bank:
     """Returns the empty bank, filled in place with the whole data set."""
     dataset, config, counters = parts.dataset, parts.config, bank.counters
     images, labels = pipeline.everything(dataset)
@@ -84,12 +85,12 @@ def take_stream(parts: DriftParts, bank: Bank) -> tuple[Bank, int]:
     return bank, position
 
 
-def store_on_one_device(parts: DriftParts, at_once: int) -> Callable[[np.ndarray], Any]:
+def store_on_one_device(parts: GeneratorParts, at_once: int) -> Callable[[np.ndarray], Any]:
     """Returns images [S, ...] -> what the bank stores of them, in NumPy, for S up to `at_once`.
 
     One device computes it, so that the number of devices changes no bit of it.
     """
-    if not parts.cached:
+    if not isinstance(parts, DriftParts) or not parts.cached:
         return lambda images: images
     device = jax.local_devices()[0]
     params = jax.device_put(parts.encoder_params, device)

@@ -58,7 +58,7 @@ class HostBank:
             return jax.device_get(function(*args))
 
 
-def cpu_device() -> jax.Device:
+def cpu_device():
     """Returns a CPU device, or where JAX_PLATFORMS leaves the CPU out, the first device."""
     try:
         return jax.local_devices(backend="cpu")[0]

@@ -99,8 +99,8 @@ def fill_up(array: np.ndarray, size: int) -> np.ndarray:
 
 def measure_batch(parts: MAEParts, params: Any, images, labels, number: int):
     """Returns `measure` of the batch with this number."""
-    seed, number = np.uint32(parts.config.seed), np.uint32(number)
-    return measure(parts.model, parts.step.mask_prob, params, images, labels, seed, number)
+    which = (np.uint32(parts.config.seed), np.uint32(number))
+    return measure(parts.model, parts.step.mask_prob, params, images, labels, *which)
 
 
 # ---- figures ----

@@ -27,14 +27,7 @@ def main(job_type: type[Job], flag_values: flags.FlagValues) -> None:
 
 def run(job_type: type[Job], flag_values: flags.FlagValues) -> None:
     """Configures, builds and trains. Raises UserError for what cannot work, as early as it can."""
-    # ---- the configuration ----
-    # A run goes on with its own settings, and with what the command line adds to them.
-    folder = run_folder(config_lib.all_flags(flag_values), job_type.folder_prefix)
-    saved = None
-    if has_run(folder):
-        saved = config_lib.from_json(folder / "config.json", job_type.schema)
-    config = config_lib.resolve(flag_values, saved, job_type.schema)
-    job_type.check_flags(config, flag_values)
+    config, saved = configure(job_type, flag_values)
 
     # ---- the parts: devices, data, networks, optimiser ----
     keep_freed_memory()
@@ -52,6 +45,20 @@ def run(job_type: type[Job], flag_values: flags.FlagValues) -> None:
 
     # ---- the training ----
     loop.train(job_type(parts, job_type.open_run(parts.config)))
+
+
+def configure(job_type: type[Job], flag_values: flags.FlagValues) -> tuple[Any, Any]:
+    """Returns the configuration, and that of the run which is in the folder already, or None.
+
+    A run goes on with its own settings, and with what the command line adds to them.
+    """
+    folder = run_folder(config_lib.all_flags(flag_values), job_type.folder_prefix)
+    saved = None
+    if has_run(folder):
+        saved = config_lib.from_json(folder / "config.json", job_type.schema)
+    config = config_lib.resolve(flag_values, saved, job_type.schema)
+    job_type.check_flags(config, flag_values)
+    return config, saved
 
 
 def check_load_dir(config: Any) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 
 from data import pipeline
 from drifting.bank import Bank
-from training.drift_parts import DriftParts
+from training.generator_parts import GeneratorParts
 from utils import sharding
 
 
-def stream_reals(parts: DriftParts, position: int) -> Iterator[tuple[Any, Any]]:
+def stream_reals(parts: GeneratorParts, position: int) -> Iterator[tuple[Any, Any]]:
     """Yields batches (samples [S, H, W, C], labels [S]) without end; S is `parts.reals_per_step`.
 
     They are the same however many processes read them. They are NumPy arrays; or, where several
@@ -42,7 +42,7 @@ def stream_reals(parts: DriftParts, position: int) -> Iterator[tuple[Any, Any]]:
         position += parts.reals_per_step
 
 
-def to_latents(parts: DriftParts) -> Callable:
+def to_latents(parts: GeneratorParts) -> Callable:
     """Returns (VAE's params, (images, labels, index)) -> the same with latents for the images."""
     config = parts.config
 
@@ -54,7 +54,7 @@ def to_latents(parts: DriftParts) -> Callable:
     return encode_rows
 
 
-def next_reals(parts: DriftParts, stream: Iterator | None) -> tuple[Any, Any] | None:
+def next_reals(parts: GeneratorParts, stream: Iterator | None) -> tuple[Any, Any] | None:
     """Returns the newest reals for the bank, where the step wants them; None without a stream."""
     if stream is None:
         return None
@@ -65,7 +65,7 @@ def next_reals(parts: DriftParts, stream: Iterator | None) -> tuple[Any, Any] | 
     return sharding.put(fresh, sharding.replicated(parts.mesh))
 
 
-def put_bank(parts: DriftParts, bank: Bank) -> Bank:
+def put_bank(parts: GeneratorParts, bank: Bank) -> Bank:
     """Returns a bank of NumPy arrays where steps want it: on every device, or in host memory."""
     if parts.bank_on_host:
         return bank

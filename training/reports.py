@@ -12,10 +12,11 @@ from drifting.fields import FIELDS
 from drifting.state import TrainState
 from models.dit import count_parameters
 from training.drift_parts import DriftParts
+from training.flow_parts import FlowParts
 from training.mae_parts import MAEParts
 
 
-def drift_report(parts: DriftParts, shapes: TrainState) -> str:
+def drift_report(parts: DriftParts | FlowParts, shapes: TrainState) -> str:
     """Returns the report of a generator's training. shapes: of its state, with shardings."""
     config = parts.config
     rows = {
@@ -26,7 +27,7 @@ def drift_report(parts: DriftParts, shapes: TrainState) -> str:
         "devices": describe_devices(parts.mesh),
         "per device": describe_memory(shapes),
     }
-    if parts.drift:
+    if isinstance(parts, DriftParts):
         rows["field"] = describe_field(parts.drift, shapes)
     rows["bank"] = describe_bank(parts)
     return table(rows)
@@ -91,11 +92,11 @@ def megabytes_per_device(tree: Any) -> str:
 # ---- the rows of a generator's training ----
 
 
-def describe_step(parts: DriftParts) -> str:
+def describe_step(parts: DriftParts | FlowParts) -> str:
     """Returns how many samples a step takes, of which kind, and where they are."""
-    drift = parts.drift
-    if drift is None:
+    if isinstance(parts, FlowParts):
         return f"{parts.config.batch_size} samples of a rectified flow"
+    drift = parts.drift
     samples = f"{drift.n_neg} generated, {drift.n_pos} positive, {drift.n_unc} unconditional"
     groups = ""
     if drift.groups > 1:
@@ -118,11 +119,11 @@ def describe_field(drift: DriftConfig, shapes: TrainState) -> str:
     return ", ".join(words)
 
 
-def describe_bank(parts: DriftParts) -> str:
+def describe_bank(parts: DriftParts | FlowParts) -> str:
     """Returns the size of the bank of real samples, what it stores, and where it is."""
     size = f"{parts.bank_bytes / 1e6:.1f} MB"
     stored = "features" if parts.cached else "samples"
-    if parts.drift and not parts.encode:  # a dry run does not load the encoder
+    if isinstance(parts, DriftParts) and not parts.encode:  # a dry run does not load the encoder
         stored += " (of features, if they are kept, which takes the encoder to know)"
     place = "in host memory" if parts.bank_on_host else "on each device"
     return f"{size} of {stored} {place}"

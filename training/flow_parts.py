@@ -1,0 +1,74 @@
+"""The parts of the baseline, a rectified flow (baselines/flow.py)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+import data
+from baselines.flow import Flow, FlowConfig
+from drifting.bank import bank_bytes
+from models.build import build_generator
+from models.latents import LatentSpace
+from training.generator_parts import GeneratorParts, mirrors
+from training.job import check_batch_size
+from training.optimizer import build_optimizer
+from training.resolve_bank import image_row, is_on_host
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowParts(GeneratorParts):
+    """What the training of a flow is made of. It compares no features, so it has no encoder."""
+
+    flow: FlowConfig  # the numbers of a step
+
+    @property
+    def encoder_params(self) -> dict:
+        return {}
+
+    @property
+    def reals_per_step(self) -> int:
+        return self.flow.batch_size
+
+
+def build_flow(
+    config: Any, dataset: data.Dataset, space: LatentSpace | None, mesh: jax.sharding.Mesh
+) -> FlowParts:
+    """Returns the parts of a run with --objective flow.
+
+    The bank holds all data, if it is asked to and they fit on the device. Otherwise it holds
+    nothing, and each step takes a batch of the stream.
+    """
+    check_batch_size(config.batch_size, mesh)
+    stored = image_row(dataset)
+    per_class = 0
+    if config.drift.bank_per_class == "all":
+        largest = max(dataset.counts)
+        size = bank_bytes(dataset.n_classes, largest, 0, stored)
+        if not is_on_host(config.drift, size, cached=False):
+            per_class = largest
+
+    network = build_generator(config.model, dataset.shape, dataset.n_classes)
+    step = FlowConfig(
+        batch_size=config.batch_size,
+        n_classes=dataset.n_classes,
+        class_dropout_prob=config.model.class_dropout_prob,
+        t_sampler=config.flow.t_sampler,
+        flip=mirrors(config, dataset.dtype),
+        sample_shape=tuple(dataset.shape),
+    )
+    schedule, optimizer = build_optimizer(config.optim, config.max_steps)
+    return FlowParts(
+        config=config,
+        dataset=dataset,
+        mesh=mesh,
+        model=Flow(network, config.denoise_timesteps),
+        optimizer=optimizer,
+        schedule=schedule,
+        stored=stored,
+        per_class=per_class,
+        pool=0,
+        bank_on_host=False,
+        space=space,
+        flow=step,
+    )
