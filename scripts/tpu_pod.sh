@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
-# A TPU slice of Google Cloud, from nothing to a finished run. Needs gcloud, logged in, and a bucket for the run folder (all workers mount it at /mnt/runs with gcsfuse).
+# A TPU slice of Google Cloud, from nothing to a finished run. Needs gcloud, logged in, and a bucket
+# for the run folder (all workers mount it at /mnt/runs with gcsfuse).
 #
-#   export TPU_NAME=drift ZONE=us-east5-b TYPE=v6e-64 BUCKET=my-bucket     # also: PROJECT, VERSION (the runtime), SPOT=1
-#   scripts/tpu_pod.sh create                    # ask for the slice and wait until it is there
-#   scripts/tpu_pod.sh install                   # this working tree and its requirements, on all workers
-#   scripts/tpu_pod.sh run --recipe imagenet256_latent --dataset_name latents:/mnt/runs/latents --save_dir /mnt/runs/b2
-#   scripts/tpu_pod.sh train --recipe ...        # the same for a spot slice: create, install and run again after every preemption, until the run is done
+#   # also: PROJECT, VERSION (the runtime), SPOT=1
+#   export TPU_NAME=drift ZONE=us-east5-b TYPE=v6e-64 BUCKET=my-bucket
+#   # ask for the slice and wait until it is there
+#   scripts/tpu_pod.sh create
+#   # this working tree and its requirements, on all workers
+#   scripts/tpu_pod.sh install
+#   scripts/tpu_pod.sh run --recipe imagenet256_latent \
+#     --dataset_name latents:/mnt/runs/latents --save_dir /mnt/runs/b2
+#   # the same for a spot slice: create, install and run again after every preemption, until the run
+#   # is done
+#   scripts/tpu_pod.sh train --recipe ...
 #   scripts/tpu_pod.sh status | stop | delete
 #
-# A preempted run is not lost: the workers get SIGTERM, save together, and the same command resumes it. Not run on a real slice yet.
+# A preempted run is not lost: the workers get SIGTERM, save together, and the same command resumes
+# it. Not run on a real slice yet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,9 +60,12 @@ install() {
   if [ -n "${BUCKET:-}" ]; then
     everywhere "set -e
       if ! command -v gcsfuse >/dev/null; then
+        packages=https://packages.cloud.google.com/apt
         key=/usr/share/keyrings/cloud.google.asc
-        curl -fsS https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee \$key >/dev/null
-        echo \"deb [signed-by=\$key] https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -cs) main\" | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+        list=/etc/apt/sources.list.d/gcsfuse.list
+        curl -fsS \$packages/doc/apt-key.gpg | sudo tee \$key >/dev/null
+        echo \"deb [signed-by=\$key] \$packages gcsfuse-\$(lsb_release -cs) main\" |
+          sudo tee \$list >/dev/null
         sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse
       fi
       sudo mkdir -p /mnt/runs && sudo chown \$USER /mnt/runs
@@ -70,8 +81,11 @@ run() {
 
 train() {
   while true; do
-    # Each in a shell of its own, which stops at the first error. The workers' exit code: 0 when the run is complete.
-    if scripts/tpu_pod.sh create && scripts/tpu_pod.sh install && scripts/tpu_pod.sh run "$@"; then return; fi
+    # Each in a shell of its own, which stops at the first error. The workers' exit code is 0 when
+    # the run is complete.
+    if scripts/tpu_pod.sh create && scripts/tpu_pod.sh install && scripts/tpu_pod.sh run "$@"; then
+      return
+    fi
     sleep 60 # a slice that was taken away says so a while after its workers are gone
     if [ "$(state)" = READY ]; then
       echo "error: the run ended with an error, and not by a preemption; see above" >&2
