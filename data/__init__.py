@@ -1,6 +1,6 @@
 """Data sets behind one contract: `data.load(name)` gives a `Dataset`, wherever it is read from.
 
-A source is one file of this folder, and knows one way to read data sets. To add a source:
+A reader is one file of this folder that knows one way to read data sets. To add a reader:
 
 1. Write one file, such as `data/flowers.py`, with one function:
 
@@ -11,13 +11,13 @@ A source is one file of this folder, and knows one way to read data sets. To add
    `options.image_size`. What a user can mend (a missing file, an unknown split) is raised as
    `UserError`, in one line that says what to do.
 2. Add one line: to SOURCES, for a set with a name of its own (--dataset_name flowers), or to
-   SCHEMES, for a kind of place (--dataset_name flowers:/path).
+   SCHEMES, for sets anywhere (--dataset_name flowers:/path).
 
 `data/digits.py` is the shortest example. `data.images.make_images` turns stored images of any kind
 into samples of one shape, and `data.splits.choose_split` finds what is held out. A data set of the
 Hugging Face hub needs no file: one entry in `data/hub_cards.py` gives it a short name.
 
-A source may also define:
+A reader may also define:
 
     UNUSED_OPTIONS   names of the settings `data.*` that mean nothing to it: setting one is an error
     CAN_STREAM       True if it can read piece by piece (--data.streaming 1)
@@ -50,7 +50,7 @@ SOURCES = {
     "mnist_5k": "data.mnist_5k",
 } | dict.fromkeys(HUB, "data.huggingface")
 
-# --dataset_name SCHEME:PLACE: the module that reads sets from such places.
+# --dataset_name SCHEME:SOURCE: the module that reads sets from such sources.
 SCHEMES = {
     "folder": "data.folder",
     "hf": "data.huggingface",
@@ -69,7 +69,7 @@ def load(
     """Returns one split of a data set.
 
     Args:
-        name: A key of SOURCES, or one of SCHEMES followed by a place, as in EXAMPLES.
+        name: A key of SOURCES, or one of SCHEMES followed by a source, as in EXAMPLES.
         split: "train"; "test", which is what is held out, whatever the set calls it; or a name of
             the set's own.
         options: The group `data` of a configuration; None for the defaults.
@@ -105,9 +105,9 @@ def origin(
 
 
 def _module_of(name: str) -> types.ModuleType:
-    """Returns the source that reads the data set of this name."""
-    scheme, _, place = name.partition(":")
-    if scheme in SCHEMES and place:
+    """Returns the reader of the data set of this name."""
+    scheme, _, source = name.partition(":")
+    if scheme in SCHEMES and source:
         return importlib.import_module(SCHEMES[scheme])
     if name in SOURCES:
         return importlib.import_module(SOURCES[name])
@@ -127,7 +127,7 @@ def _default_options() -> dict[str, Any]:
 def _check_options(
     name: str, module: types.ModuleType, options: Options, defaults: Mapping[str, Any]
 ):
-    """Raises UserError for a setting that the source has no use for."""
+    """Raises UserError for a setting that the reader has no use for."""
     if options.streaming and not getattr(module, "CAN_STREAM", False):
         raise UserError(
             f"--data.streaming 1: {name} is read where it lies; streaming is for the Hugging Face "

@@ -1,4 +1,4 @@
-"""What every source returns: a split of a data set, its samples and what is known of them."""
+"""What every reader returns: a split of a data set, its samples and what is known of them."""
 
 import dataclasses
 import types

@@ -23,19 +23,19 @@ def _text(error: Exception, length: int) -> str:
     return " ".join(str(error).split())[:length]
 
 
-def explain(name: str, place: str, is_local: bool, card: Card | None, error: Exception) -> str:
+def explain(name: str, source: str, is_local: bool, card: Card | None, error: Exception) -> str:
     """Returns why a data set could not be opened, and what to do, in one line.
 
     Args:
         name: As given on the command line.
-        place: The path, or the name on the hub.
-        is_local: Whether `place` is a path.
+        source: The path, or the name on the hub, that it was read from.
+        is_local: Whether `source` is a path.
         card: Of a well-known data set.
         error: What was raised, by whichever library.
     """
     causes = _causes(error)
     text = _text(error, 200)
-    page = f"https://huggingface.co/datasets/{place}"
+    page = f"https://huggingface.co/datasets/{source}"
     if any(_is_disk_full(cause) for cause in causes):
         return (
             f"{name}: the disk is full ({text}); free some space, or set HF_HOME to a folder on "
@@ -43,7 +43,7 @@ def explain(name: str, place: str, is_local: bool, card: Card | None, error: Exc
         )
     if is_local:
         return (
-            f"{name}: {place} cannot be read as a data set ({in_words(error, 200)}); "
+            f"{name}: {source} cannot be read as a data set ({in_words(error, 200)}); "
             "expected parquet, arrow or image files, or what save_to_disk writes"
         )
     if "gated" in text or "401" in text or "403" in text:
@@ -52,7 +52,7 @@ def explain(name: str, place: str, is_local: bool, card: Card | None, error: Exc
             "(or set HF_TOKEN), and run the command again"
         )
     if any(_is_out_of_reach(cause) for cause in causes):
-        return _how_to_copy(name, place, card)
+        return _how_to_copy(name, source, card)
     if type(error).__name__ == "DatasetNotFoundError":
         return (
             f"{name}: {page} does not exist or is private; correct the name, or log in with "
@@ -61,14 +61,14 @@ def explain(name: str, place: str, is_local: bool, card: Card | None, error: Exc
     return f"{name}: {page} cannot be opened ({in_words(error, 200)})"
 
 
-def _how_to_copy(name: str, place: str, card: Card | None) -> str:
+def _how_to_copy(name: str, source: str, card: Card | None) -> str:
     use = f"--dataset_name {name} --data.dir DIR" if card else "--dataset_name hf:DIR"
     terms = ""
     if card and card.gated:
         terms = ", after accepting its terms there and `hf auth login`"
     return (
         f"{name}: the Hugging Face hub cannot be reached, and there is no copy in its cache. On a "
-        f"machine with a network run `hf download {place} --repo-type dataset --local-dir DIR`"
+        f"machine with a network run `hf download {source} --repo-type dataset --local-dir DIR`"
         f"{terms}, copy DIR here, and give {use}"
     )
 

@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub and local copies of them, by the library `datasets`.
 
-`hf:owner/name`, `hf:/path`, and the short names of `data.hub_cards`. A local place is a folder of
+`hf:owner/name`, `hf:/path`, and the short names of `data.hub_cards`. A local copy is a folder of
 parquet, arrow or image files as the hub has them, a folder that `save_to_disk` wrote, or a single
 .parquet or .arrow file.
 """
@@ -104,14 +104,14 @@ def load(name: str, split: str, options: Options) -> Dataset:
             f"--data.dir {options.dir}: it is for short names such as cifar10; {name} says its "
             "place itself, leave it out"
         )
-    place = name.partition(":")[2]
+    source = name.partition(":")[2]
     if card:
-        place = options.dir or card.repo
+        source = options.dir or card.repo
     if options.streaming:
-        files, features = _find_parquet(name, place, card)
+        files, features = _find_parquet(name, source, card)
         return streaming.load(name, files, features, split, options, card)
 
-    tables = _open_tables(name, place, card)
+    tables = _open_tables(name, source, card)
     own_name, split = choose_split(name, tables, split, card and card.own_names)
     table = tables[own_name]
     image, label = choose_columns(name, table, options, card)
@@ -147,11 +147,11 @@ def _without_decoding(table: Any, image: str) -> Any:
 # ---------------------------------------------------------------- where it is
 
 
-def _open_tables(name: str, place: str, card: Card | None) -> dict[Any, Any]:
-    """Returns {split: table} of a local place or of the hub."""
+def _open_tables(name: str, source: str, card: Card | None) -> dict[Any, Any]:
+    """Returns {split: table} of a local copy or of the hub."""
     import datasets
 
-    path, is_local = _path(name, place)
+    path, is_local = _path(name, source)
     try:
         if path.is_file():
             kind = {".parquet": "parquet", ".arrow": "arrow"}.get(path.suffix)
@@ -165,25 +165,25 @@ def _open_tables(name: str, place: str, card: Card | None) -> dict[Any, Any]:
         else:
             if not is_local:
                 _use_cache_without_network()
-            found = datasets.load_dataset(str(path) if is_local else place)
+            found = datasets.load_dataset(str(path) if is_local else source)
         return found if isinstance(found, dict) else {"train": found}
     except UserError:
         raise
     except Exception as error:  # of several libraries
-        raise UserError(explain(name, place, is_local, card, error)) from error
+        raise UserError(explain(name, source, is_local, card, error)) from error
 
 
 def _find_parquet(
-    name: str, place: str, card: Card | None
+    name: str, source: str, card: Card | None
 ) -> tuple[dict[str, list[str]], dict[str, Any] | None]:
-    """Returns ({split: parquet files}, features or None) of a local place or of the hub.
+    """Returns ({split: parquet files}, features or None) of a local copy or of the hub.
 
     Nothing of the files is read. Raises UserError for data of another kind.
     """
     import datasets
     from datasets.packaged_modules.parquet.parquet import Parquet
 
-    path, is_local = _path(name, place)
+    path, is_local = _path(name, source)
     if path.is_file():
         if path.suffix == ".parquet":
             return {"train": [str(path)]}, None
@@ -194,9 +194,9 @@ def _find_parquet(
         try:
             if not is_local:
                 _use_cache_without_network()
-            builder = datasets.load_dataset_builder(str(path) if is_local else place)
+            builder = datasets.load_dataset_builder(str(path) if is_local else source)
         except Exception as error:  # of several libraries
-            raise UserError(explain(name, place, is_local, card, error)) from error
+            raise UserError(explain(name, source, is_local, card, error)) from error
         if isinstance(builder, Parquet):
             found = builder.config.data_files
             files = {str(split): list(paths) for split, paths in found.items()}
@@ -207,10 +207,10 @@ def _find_parquet(
     )
 
 
-def _path(name: str, place: str) -> tuple[pathlib.Path, bool]:
-    """Returns the path that a place may be, and whether it is one rather than a name of the hub."""
-    path = pathlib.Path(place).expanduser()
-    is_local = path.exists() or place.startswith(("/", ".", "~"))
+def _path(name: str, source: str) -> tuple[pathlib.Path, bool]:
+    """Returns the path that a source may be, and whether it is one or rather a name of the hub."""
+    path = pathlib.Path(source).expanduser()
+    is_local = path.exists() or source.startswith(("/", ".", "~"))
     if is_local and not path.exists():
         raise UserError(
             f"--dataset_name {name}: {path} does not exist; give hf:owner/name, or the path of a "

@@ -67,12 +67,12 @@ class RowGroups:
         self.name = name
         self.image = image
         self.label = label
-        self.places = []  # (footer, index in the file) of each row group
+        self.parts = []  # (footer, index in the file) of each row group
         counts = []
         for footer in footers:
             for index, count in enumerate(footer.counts):
                 if count:
-                    self.places.append((footer, index))
+                    self.parts.append((footer, index))
                     counts.append(count)
         self.counts = np.array(counts)
         self.first_row = np.concatenate([[0], np.cumsum(self.counts)])  # of each group, and the end
@@ -134,7 +134,7 @@ class RowGroups:
 
     def _read(self, group: int):
         """Reads the columns of a row group; tries several times, as networks fail."""
-        footer, index = self.places[group]
+        footer, index = self.parts[group]
         for attempt in range(TRIES):
             try:
                 return self._read_once(footer, index)

@@ -179,13 +179,13 @@ def load(name: str, split: str, options: Options) -> Dataset:
 
 def _find_folder(name: str, data_dir: str) -> pathlib.Path:
     """Returns the folder of a prepared version: the one named, or the newest under data_dir."""
-    place = name.partition(":")[2]
+    source = name.partition(":")[2]
     usual = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     root = pathlib.Path(data_dir or usual).expanduser()
-    if place.startswith(("/", ".", "~")):
-        folder = pathlib.Path(place).expanduser()
+    if source.startswith(("/", ".", "~")):
+        folder = pathlib.Path(source).expanduser()
     else:
-        folder = root / place.replace(":", "/")
+        folder = root / source.replace(":", "/")
     if (folder / "dataset_info.json").is_file():
         return folder
     found = [path.parent for path in folder.glob("**/dataset_info.json")]

@@ -41,7 +41,10 @@ def load_inception(source: str | Path | None, resize_mode: str = "tf") -> tuple[
     """
     path = Path(source) if source else standard_file()
     params = jax.tree.map(jnp.asarray, to_params(read_tensors(path)))
-    network = jax.jit(lambda params, images: InceptionV3().apply({"params": params}, images))
+
+    @jax.jit
+    def network(params, images):
+        return InceptionV3().apply({"params": params}, images)
 
     def features(
         params: dict, images: UInt8[Array | ndarray, "B H W 3"]

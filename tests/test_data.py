@@ -501,7 +501,7 @@ def test_facts_of_short_names_need_no_network():
     assert data.load("cifar10", "test", {"image_size": 16}, facts_only=True).shape == (16, 16, 3)
 
 
-def test_a_new_source_is_one_file_and_one_line(monkeypatch):
+def test_a_new_reader_is_one_file_and_one_line(monkeypatch):
     source = types.ModuleType("data.flowers")
 
     def load(name, split, options):
