@@ -138,8 +138,10 @@ class EfficientNetLite(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, pixels: Float[Array, "B H W 3"]) -> dict[str, Array]:
+    def __call__(self, pixels: Float[Array, "B H W C"]) -> dict[str, Array]:
         """Computes the features of images of any size, with values in [0, 255].
+
+        Grey images, of one channel, serve as three equal channels.
 
         Returns:
             "stem", "block0", "block1" ... [B, h, w, C], at strides of 2 to 32;
@@ -147,7 +149,7 @@ class EfficientNetLite(nn.Module):
             "pooled" [B, 1280]: the mean of "head";
             "logits" [B, 1000], of ImageNet's classes.
         """
-        x = (pixels - 127) / 128
+        x = jnp.broadcast_to((pixels - 127) / 128, (*pixels.shape[:-1], 3))
         x = conv(STEM_CHANNELS, 3, "_conv_stem", self.dtype, stride=2)(x)
         x = nn.relu6(BatchNorm(name="_bn0")(x))
         maps = {"stem": x}
@@ -172,7 +174,7 @@ class EfficientNetLite(nn.Module):
 
 # ---- loading ---------------------------------------------------------------------------------
 
-Features = Callable[[Any, Num[Array | np.ndarray, "B H W 3"]], dict[str, Array]]
+Features = Callable[[Any, Num[Array | np.ndarray, "B H W C"]], dict[str, Array]]
 
 
 def load_efficientnet(source: str | Path) -> tuple[Features, Any]:
@@ -194,7 +196,7 @@ def load_efficientnet(source: str | Path) -> tuple[Features, Any]:
     model, params = read_model(source)
     side = model.variant.image_size
 
-    def features(params: Any, images: Num[Array | np.ndarray, "B H W 3"]) -> dict[str, Array]:
+    def features(params: Any, images: Num[Array | np.ndarray, "B H W C"]) -> dict[str, Array]:
         pixels = jnp.asarray(images)
         if jnp.issubdtype(pixels.dtype, jnp.floating):
             pixels = to_pixels(pixels)

@@ -341,17 +341,31 @@ def load_vit(
             architecture, and a hub that cannot be reached.
     """
     if isinstance(source, Mapping):
-        tensors, known, place = dict(source), None, "the given arrays"
-    else:
-        known, path, place = locate(str(source))
-        if not known and not config:
-            raise UserError(
-                f"{source}: which Vision Transformer is it? Give NAME:PATH with a NAME of "
-                f"{', '.join(PUBLIC_MODELS)}, or its sizes"
-            )
-        tensors = read_tensors(path, sha256)
-    sizes = known.config | config if known else config
-    return from_tensors(tensors, place, **sizes)
+        return from_tensors(dict(source), "the given arrays", **config)
+    public, path, place = locate(str(source))
+    if public is None and not config:
+        raise which_model(source)
+    sizes = public.config if public else {}
+    return from_tensors(read_tensors(path, sha256), place, **(sizes | config))
+
+
+def read_public_model(
+    source: str, sha256: str = "", **config: Any
+) -> tuple[PublicModel, VisionTransformer, Any]:
+    """Returns (public model, model, params) of a source that names one, as `load_vit` reads it."""
+    public, path, place = locate(source)
+    if public is None:
+        raise which_model(source)
+    tensors = read_tensors(path, sha256)
+    return public, *from_tensors(tensors, place, **(public.config | config))
+
+
+def which_model(source: str | Path) -> UserError:
+    """Returns the error for weights that no public model is known of."""
+    return UserError(
+        f"{source}: which Vision Transformer is it? Give NAME:PATH with a NAME of "
+        f"{', '.join(PUBLIC_MODELS)}, or its sizes"
+    )
 
 
 def from_tensors(
