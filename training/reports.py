@@ -125,5 +125,5 @@ def describe_bank(parts: DriftParts | FlowParts) -> str:
     stored = "features" if parts.cached else "samples"
     if isinstance(parts, DriftParts) and not parts.encode:  # a dry run does not load the encoder
         stored += " (of features, if they are kept, which takes the encoder to know)"
-    place = "in host memory" if parts.bank_on_host else "on each device"
-    return f"{size} of {stored} {place}"
+    memory = "in host memory" if parts.bank_on_host else "on each device"
+    return f"{size} of {stored} {memory}"
