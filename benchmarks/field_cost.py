@@ -26,8 +26,8 @@ from drifting.fields import make_field
 from drifting.fields.learned import field_loss, init_field
 from drifting.loss import drift_loss
 from models.build import build_generator
-from models.dit import init_params
 from models.features import STATISTICS, feature_sets
+from models.generator import init_params
 from models.mae import MAE
 from utils import config as config_lib
 from utils.memory import keep_freed_memory

@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs.default import Key
 from models.build import build_generator
-from models.dit import count_parameters, draw_style_indices, init_params
+from models.generator import count_parameters, draw_style_indices, init_params
 from utils import config as config_lib
 from utils.logging import setup_logging
 

@@ -27,12 +27,11 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks.frame import matmul_rate
 from configs.default import Key
 from data import Dataset, pipeline
-from models.encoders import mae_fields
-from models.mae import MAE
+from models.mae import MAE, mae_fields
 from models.standin import load_random
-from benchmarks.frame import matmul_rate
 from planning.chips import CHIPS
 from planning.cost import matmul_flops
 from training import drift

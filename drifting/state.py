@@ -42,7 +42,7 @@ def init_state(
     return TrainState(step, seed_array, params, optimizer.init(params), ema, field)
 
 
-def named_key(seed, name: str, step=0) -> jax.Array:
+def named_key(seed, name: str, step: jax.typing.ArrayLike = 0) -> jax.Array:
     """Returns the random key of one purpose at one step.
 
     It does not depend on how many other keys were drawn before, so adding a use of randomness

@@ -1,1 +1,1 @@
-"""Networks: generators, feature encoders, the latent autoencoder, and the files of their weights."""
+"""Generators, feature encoders, the VAE of the latents, and weights on disk."""

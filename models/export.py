@@ -1,29 +1,45 @@
-"""A run's generator or encoder in the published format."""
+"""Writes the generator or the encoder of a run in the published format."""
 
 import pathlib
 
-from models.encoders import save_mae
+from models.encoders.mae import save_mae
 from models.runs import is_run, load_mae_run, load_run
 from models.weights import save_generator
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 
 
-def export_run(where, folder, step: int | None = None, ema: str = "") -> str:
-    """Writes the network of the run `where` to `folder`, and returns what it is: "generator" or "encoder".
+def export_run(
+    run: str | pathlib.Path, folder: str | pathlib.Path, step: int | None = None, ema: str = ""
+) -> str:
+    """Writes the network of a run, and returns what it is: "generator" or "encoder".
 
-    step, ema: as in `models.runs.load_run`. The metadata tell `step`, `ema_decay` (0: the parameters
-    themselves), and of what data and configuration it comes. Raises UserError for what is no run, and for a
-    generator that the format does not hold.
+    The metadata tell its `step`, its `ema_decay` (0 for the parameters themselves), and of what
+    data and configuration it comes.
+
+    Args:
+        run: the folder of the run.
+        folder: of the artifact; made if missing.
+        step, ema: as in `models.runs.load_run`.
+    Raises:
+        UserError: it is no run, or of a generator that the format does not hold.
     """
-    if not is_run(where):
+    if not is_run(run):
         raise UserError(
-            f"{where} is not the folder of a run: give one of train_drift.py or pretrain_mae.py"
+            f"{run} is not the folder of a run: give one of train_drift.py or pretrain_mae.py"
         )
-    _, facts, _ = Checkpoints(pathlib.Path(where) / "checkpoints").restore({}, step)
-    is_mae = "mae" in facts
-    model, params, facts = (load_mae_run if is_mae else load_run)(where, step, ema)
-    metadata = {k: facts[k] for k in ("step", "ema", "dataset", "config")}
+    _, facts, _ = Checkpoints(pathlib.Path(run) / "checkpoints").restore({}, step)
+    if "mae" in facts:
+        model, params, facts = load_mae_run(run, step, ema)
+        save_mae(folder, model, params, _metadata(facts))
+        return "encoder"
+    model, params, facts = load_run(run, step, ema)
+    save_generator(folder, model, params, _metadata(facts))
+    return "generator"
+
+
+def _metadata(facts: dict) -> dict:
+    """Returns what an artifact says of itself, from what a checkpoint says of itself."""
+    metadata = {key: facts[key] for key in ("step", "ema", "dataset", "config")}
     metadata["ema_decay"] = 0.0 if facts["ema"] == "raw" else float(facts["ema"])
-    (save_mae if is_mae else save_generator)(folder, model, params, metadata)
-    return "encoder" if is_mae else "generator"
+    return metadata

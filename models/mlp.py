@@ -1,44 +1,36 @@
-"""A residual MLP generator for vectors and small images; it is conditioned and called as the DiT is."""
+"""A residual MLP generator for vectors and small images, conditioned and called as the DiT is."""
 
 import math
-from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from models.dit import (
-    Conditioning,
-    Dense,
-    OutputLayer,
-    ZeroDense,
-    check_inputs,
-    check_positive,
-    modulate,
-    normalisation,
-    rematerialised,
-)
+from models.conditioning import Conditioning
+from models.generator import check_inputs, check_positive
+from models.layers import Dense, OutputLayer, ZeroDense, modulate, normalisation, scan_blocks
 from utils.errors import UserError
 
 
 class MLPGenerator(nn.Module):
-    """Residual MLP with adaLN-zero; noise and sample have the same shape, and no structure of it is used.
+    """Residual MLP with adaLN-zero. Noise and sample have the same shape; it plays no role.
 
-    cond_dim, num_classes, noise_classes, noise_coords    the conditioning, as in `models.dit.DiT`
-    sample_shape    shape of one sample: (D,) or (H, W, C)
-    hidden_size     width of the residual stream
-    depth           number of blocks, scanned
-    mlp_ratio       width inside a block / hidden_size
-    use_bf16        matmuls in bfloat16; parameters, norms and the output stay float32
-    remat, zero_init_output, null_class, unroll    as in `models.dit.DiT`
+    Attributes:
+        cond_dim, num_classes, noise_classes, noise_coords: as in `models.dit.DiT`.
+        sample_shape: shape of one sample, (D,) or (H, W, C).
+        hidden_size: width of the residual stream.
+        depth: number of blocks.
+        mlp_ratio: width inside a block / hidden_size.
+        use_bf16: matrix products in bfloat16; parameters, norms and the output stay float32.
+        remat, zero_init_output, null_class, unroll: as in `models.dit.DiT`.
     """
 
     cond_dim: int
     num_classes: int
     noise_classes: int
     noise_coords: int
-    sample_shape: Sequence[int]
+    sample_shape: tuple[int, ...]
     hidden_size: int
     depth: int
     mlp_ratio: float
@@ -53,13 +45,14 @@ class MLPGenerator(nn.Module):
         check_positive(self, "cond_dim num_classes noise_coords hidden_size depth")
         if not self.sample_shape or min(self.sample_shape) < 1:
             raise UserError(
-                f"sample_shape is {self.sample_shape}: give (D,) for vectors or (H, W, C) for images"
+                f"sample_shape is {self.sample_shape}: give (D,) for vectors or (H, W, C) for "
+                "images"
             )
         super().__post_init__()
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Shape of one noise, that of one sample."""
+        """The shape of one noise is that of one sample."""
         return self.sample_shape
 
     @nn.compact
@@ -70,7 +63,7 @@ class MLPGenerator(nn.Module):
         cfg_scale: Float[Array, " B"],
         style_indices: Int[Array, "B S"],
     ) -> Float[Array, " B *shape"]:
-        """Samples, float32, in the shape of `noise`. Arguments and errors as in `models.dit.DiT.__call__`."""
+        """Returns samples, float32. Arguments and errors are those of `models.dit.DiT`."""
         check_inputs(self, noise, labels, cfg_scale, style_indices)
         dtype = jnp.bfloat16 if self.use_bf16 else jnp.float32
         cond = Conditioning(
@@ -83,31 +76,26 @@ class MLPGenerator(nn.Module):
         )(labels, cfg_scale, style_indices)
         cond = nn.silu(cond)  # [B, cond_dim]
 
-        features = math.prod(self.sample_shape)
-        x = Dense(self.hidden_size, dtype=dtype, name="noise_embedding")(
-            noise.reshape(-1, features)
-        )  # [B, hidden]
-        blocks = nn.scan(
-            rematerialised(MLPBlock, self.remat),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-            unroll=self.unroll,
-        )
-        x, _ = blocks(int(self.hidden_size * self.mlp_ratio), dtype, name="blocks")(x, cond)
-        x = OutputLayer(features, True, self.zero_init_output, dtype, name="output")(x, cond)
+        n_features = math.prod(self.sample_shape)
+        x = noise.reshape(-1, n_features)
+        x = Dense(self.hidden_size, dtype=dtype, name="noise_embedding")(x)  # [B, hidden_size]
+        blocks = scan_blocks(MLPBlock, self.depth, n_inputs=1, remat=self.remat, unroll=self.unroll)
+        mlp_width = int(self.hidden_size * self.mlp_ratio)
+        x, _ = blocks(mlp_width, dtype, name="blocks")(x, cond)
+        x = OutputLayer(n_features, True, self.zero_init_output, dtype, name="output")(x, cond)
         return x.reshape(noise.shape)
 
 
 class MLPBlock(nn.Module):
-    """x + gate * down(silu(up(modulated norm of x)))."""
+    """x + gate * down(silu(up(modulated norm of x))), with `mlp_width` numbers in between."""
 
     mlp_width: int
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B D"], cond: Float[Array, "B K"]):
+    def __call__(
+        self, x: Float[Array, "B D"], cond: Float[Array, "B K"]
+    ) -> tuple[Float[Array, "B D"], None]:
         modulation = ZeroDense(3 * x.shape[-1], dtype=self.dtype, name="modulation")(cond)
         shift, scale, gate = jnp.split(modulation, 3, axis=-1)  # each [B, D]
         h = modulate(normalisation(True, "norm")(x), shift, scale, self.dtype)

@@ -1,67 +1,114 @@
-"""A generator, or an encoder, out of one of our run folders: config.json beside checkpoints/."""
+"""Reads a generator, or an encoder, out of one of our run folders: config.json and checkpoints/."""
 
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from models.build import from_description
-from models.dit import init_params
-from models.mae import MAE, mae_params
+from models.generator import GeneratorModel, init_params
+from models.mae import MAE, init_mae_params
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 
-
-def is_run(where) -> bool:
-    """Whether `where` is the folder of a run, not of a published artifact."""
-    return (pathlib.Path(where) / "config.json").is_file()
+Folder = str | pathlib.Path
 
 
-def describe_run(where, step: int | None = None, ema: str = "", kind: str = "generator"):
-    """(model, metadata) of `load_run`, or with kind "mae" of `load_mae_run`, without reading parameters."""
-    _, metadata, step = Checkpoints(pathlib.Path(where) / "checkpoints").restore({}, step)
-    if kind not in metadata:
-        found, wanted = (
-            ("an encoder", "a generator") if kind == "generator" else ("a generator", "an encoder")
-        )
-        raise UserError(
-            f"{where} is the run of {found}, but {wanted} is needed here: give another folder"
-        )
-    kept = metadata["ema"]
-    ema = ema or (kept[0] if kept else "raw")
-    if ema != "raw" and ema not in kept:
-        raise UserError(f"--ema {ema}: {where} keeps {', '.join(kept)} and raw; choose one of them")
-    facts = metadata[kind]
-    model = (
-        from_description(facts)
-        if kind == "generator"
-        else MAE(**facts | {"layers": tuple(facts["layers"])})
-    )
-    return model, metadata | {"step": step, "ema": ema}
+def is_run(source: Folder) -> bool:
+    """Returns whether `source` is the folder of a run, not of a published artifact."""
+    return (pathlib.Path(source) / "config.json").is_file()
 
 
-def load_run(where, step: int | None = None, ema: str = ""):
+# ---- generators ----
+
+
+def load_run(
+    folder: Folder, step: int | None = None, ema: str = ""
+) -> tuple[GeneratorModel, Any, dict[str, Any]]:
     """Reads the generator of a run: (model, params, metadata).
 
-    step: of the checkpoint, None = the newest. ema: a decay that the run keeps, such as "0.999", "raw" for the parameters themselves, "" for the run's first decay.
-    metadata: what the checkpoint says of itself, with `step` and `ema` added.
+    Args:
+        folder: of the run.
+        step: of the checkpoint; None for the newest.
+        ema: a decay that the run keeps, such as "0.999"; "raw" for the parameters themselves; ""
+            for the run's first decay.
+
+    Returns:
+        The model, its parameters, and what the checkpoint says of itself, with `step` and `ema`
+        added.
+
+    Raises:
+        UserError: the run of an encoder, or an average that it does not keep.
     """
-    model, metadata = describe_run(where, step, ema)
-    return model, _read(where, lambda: init_params(model, jax.random.key(0)), metadata), metadata
+    model, metadata = describe_run(folder, step, ema)
+    params = _read_params(folder, lambda: init_params(model, jax.random.key(0)), metadata)
+    return model, params, metadata
 
 
-def load_mae_run(where, step: int | None = None, ema: str = ""):
-    """Reads the masked autoencoder of a run of pretrain_mae.py, as `load_run`."""
-    model, metadata = describe_run(where, step, ema, "mae")
-    return model, _read(where, lambda: mae_params(model), metadata), metadata
+def describe_run(
+    folder: Folder, step: int | None = None, ema: str = ""
+) -> tuple[GeneratorModel, dict[str, Any]]:
+    """Returns the model and the metadata of `load_run`, without reading parameters."""
+    metadata = _read_metadata(folder, "generator", step, ema)
+    return from_description(metadata["generator"]), metadata
 
 
-def _read(where, init, metadata):
+# ---- encoders ----
+
+
+def load_mae_run(
+    folder: Folder, step: int | None = None, ema: str = ""
+) -> tuple[MAE, Any, dict[str, Any]]:
+    """Reads the masked autoencoder of a run of pretrain_mae.py, as `load_run` does."""
+    metadata = _read_metadata(folder, "mae", step, ema)
+    facts: dict[str, Any] = metadata["mae"] | {"layers": tuple(metadata["mae"]["layers"])}
+    model = MAE(**facts)
+    return model, _read_params(folder, lambda: init_mae_params(model), metadata), metadata
+
+
+# ---- what both have in common ----
+
+KINDS = {"generator": "a generator", "mae": "an encoder"}
+
+
+def _read_metadata(folder: Folder, kind: str, step: int | None, ema: str) -> dict[str, Any]:
+    """Returns what a checkpoint says of itself, with `step` and the average that is meant.
+
+    kind: a key of KINDS, what the run must be of.
+    """
+    _, metadata, step = _checkpoints(folder).restore({}, step)
+    if kind not in metadata:
+        (other,) = KINDS.keys() - {kind}
+        raise UserError(
+            f"{folder} is the run of {KINDS[other]}, but {KINDS[kind]} is needed here: give "
+            "another folder"
+        )
+    decays = metadata["ema"]
+    if not ema:
+        ema = decays[0] if decays else "raw"
+    if ema != "raw" and ema not in decays:
+        raise UserError(
+            f"--ema {ema}: {folder} keeps {', '.join(decays)} and raw; choose one of them"
+        )
+    return metadata | {"step": step, "ema": ema}
+
+
+def _read_params(folder: Folder, init: Callable[[], Any], metadata: dict[str, Any]) -> Any:
+    """Returns the parameters that the metadata mean, on the first device of this process.
+
+    init: makes parameters of the right shapes; it is not run.
+    """
     item = "params" if metadata["ema"] == "raw" else f"ema_{metadata['ema']}"
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), jax.eval_shape(init)
-    )
-    tree, _, _ = Checkpoints(pathlib.Path(where) / "checkpoints").restore(
-        {item: like}, metadata["step"]
-    )
+
+    def on_device(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+
+    shapes = jax.tree.map(on_device, jax.eval_shape(init))
+    tree, _, _ = _checkpoints(folder).restore({item: shapes}, metadata["step"])
     return tree[item]
+
+
+def _checkpoints(folder: Folder) -> Checkpoints:
+    return Checkpoints(pathlib.Path(folder) / "checkpoints")

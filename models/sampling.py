@@ -2,42 +2,42 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from models.dit import draw_style_indices
-
-
-@functools.partial(jax.jit, static_argnames=("model", "sharding"))
-def _generate(model, sharding, params, seed, index, labels, cfg_scale):
-    def inputs(i):
-        noise_key, style_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
-        return jax.random.normal(noise_key, model.noise_shape), draw_style_indices(
-            model, style_key, 1
-        )[0]
-
-    noise, style = jax.vmap(inputs)(index)
-    if sharding is not None:
-        noise, style = jax.lax.with_sharding_constraint((noise, style), sharding)
-    return model.apply({"params": params}, noise, labels, cfg_scale, style)
+from models.generator import draw_style_indices
 
 
 def generate(
-    model,
-    params,
-    labels,
-    cfg_scale,
+    model: Any,
+    params: Any,
+    labels: Any,
+    cfg_scale: Any,
     seed: int,
     *,
     first: int = 0,
     batch_size: int = 256,
-    sharding=None,
+    sharding: NamedSharding | None = None,
 ) -> Iterator[np.ndarray]:
-    """Samples first, first + 1, ... with the given labels [n], in batches of [<= batch_size, H, W, C] float32, as the generator made them.
+    """Yields samples first, first + 1, ... in batches, as the generator made them.
 
-    cfg_scale: the guidance scale alpha, one number or [n]. sharding: of the leading axis, to spread a batch over devices; it must divide batch_size.
+    Args:
+        model: a `models.generator.GeneratorModel`.
+        params: its parameters.
+        labels: one of each sample, [n].
+        cfg_scale: the guidance scale alpha, one number or [n].
+        seed: of all samples.
+        first: the index of the first sample.
+        batch_size: samples of a batch; the last batch may have fewer.
+        sharding: of the leading axis, to spread a batch over devices, which must divide
+            batch_size.
+
+    Yields:
+        float32 [<= batch_size, *sample_shape].
     """
     labels = np.asarray(labels, np.int32)
     scales = np.broadcast_to(np.asarray(cfg_scale, np.float32), labels.shape)
@@ -45,17 +45,24 @@ def generate(
         model.check_guidance(scales)
     put = functools.partial(jax.device_put, device=sharding)
     for start in range(0, len(labels), batch_size):
-        n = min(batch_size, len(labels) - start)
-        pick = np.minimum(
-            np.arange(start, start + batch_size), len(labels) - 1
-        )  # the last batch is filled up: one program serves all
-        x = _generate(
-            model,
-            sharding,
-            params,
-            jnp.uint32(seed),
-            put((first + pick).astype(np.uint32)),
-            put(labels[pick]),
-            put(scales[pick]),
-        )
-        yield np.asarray(x)[:n]
+        # The last batch is filled up with its last label, so that one program serves all.
+        batch = np.minimum(np.arange(start, start + batch_size), len(labels) - 1)
+        index = put((first + batch).astype(np.uint32))
+        conditions = put(labels[batch]), put(scales[batch])
+        samples = _generate(model, sharding, params, jnp.uint32(seed), index, *conditions)
+        yield np.asarray(samples)[: len(labels) - start]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sharding"))
+def _generate(model, sharding, params, seed, index, labels, cfg_scale):
+    """Returns the samples of the given indices [B], with noise of their own each."""
+
+    def draw_noise(i):
+        noise_key, style_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
+        noise = jax.random.normal(noise_key, model.noise_shape)
+        return noise, draw_style_indices(model, style_key, 1)[0]
+
+    noise, style_indices = jax.vmap(draw_noise)(index)
+    if sharding is not None:
+        noise, style_indices = jax.lax.with_sharding_constraint((noise, style_indices), sharding)
+    return model.apply({"params": params}, noise, labels, cfg_scale, style_indices)

@@ -449,11 +449,8 @@ def model_of_folder(folder: Path) -> PublicModel | None:
 
 def fetch(repository: str) -> Path:
     """Returns the path of a hub repository's weights, which are fetched if they are not here."""
-    import huggingface_hub
-
     try:
-        with hub.one_voice():
-            return Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
+        return hub.download_file(repository, "model.safetensors")
     except Exception as error:  # the hub's client raises the errors of several network libraries
         raise UserError(
             f"cannot fetch {repository} ({type(error).__name__}): with no network, copy "

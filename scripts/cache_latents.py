@@ -28,7 +28,7 @@ import data
 from configs.default import Key
 from data import pipeline
 from data.latents import DONE, LABELS, LATENTS, META
-from models.latents import DEFAULT, checksum, latent_shape, normal, scaled_moments
+from models.latents import DEFAULT_VAE, checksum, latent_shape, normal, scaled_moments
 from models.vae import VAE, load_vae
 from utils import config as config_lib
 from utils import sharding
@@ -39,7 +39,7 @@ from utils.logging import setup_logging
 log = logging.getLogger("cache_latents")
 
 FLAGS = (
-    Key("vae", DEFAULT, "the VAE: a folder in the diffusers format, or a hub id"),
+    Key("vae", DEFAULT_VAE, "the VAE: a folder in the diffusers format, or a hub id"),
     Key("out", "", "folder to write"),
     Key(
         "moments",

@@ -43,7 +43,7 @@ from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step
 from metrics.sliced_wasserstein import sliced_wasserstein
 from models.build import build_generator
-from models.dit import init_params
+from models.generator import init_params
 from scripts.toy2d_figures import draw_curves, draw_gif, draw_strip, steps_shown
 from training.optimizer import build_optimizer
 from training.resolve_field import resolve_field

@@ -12,8 +12,8 @@ from weight_rule import draw_flax
 
 from drifting import cache
 from drifting.images import mirror, to_float
-from models.encoders import mae_shapes, save_mae
-from models.mae import MAE
+from models.encoders.mae import save_mae
+from models.mae import MAE, mae_shapes
 from training import drift
 from utils import sharding
 from utils.errors import UserError

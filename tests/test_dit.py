@@ -2,6 +2,7 @@
 
 import functools
 import json
+import operator
 import pathlib
 
 import jax
@@ -9,16 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.dit import (
-    Conditioning,
-    DiT,
-    _sincos_positions,
-    check_inputs,
-    count_parameters,
-    draw_style_indices,
-    init_params,
-)
+from models.conditioning import Conditioning
+from models.dit import DiT
+from models.generator import check_inputs, count_parameters, draw_style_indices, init_params
 from models.mlp import MLPGenerator
+from models.positions import sincos_positions
 from models.weights import load_generator
 from utils.errors import UserError
 
@@ -93,7 +89,7 @@ def golden_inputs(name):
     return [jnp.asarray(io[k]) for k in ("noise", "labels", "cfg_scale", "style_indices")], io
 
 
-# The published generator.
+# ---- the published generator ----
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)
@@ -102,7 +98,7 @@ def test_samples_are_the_published_ones(name):
     inputs, io = golden_inputs(name)
     samples = sample(model, params, *inputs)
     assert samples.dtype == jnp.float32
-    assert_close(samples, io["samples"], 1e-5)  # the other GELU would differ by 2e-5
+    assert_close(samples, io["samples"], 1e-5)  # the approximate GELU would differ by 2e-5
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)
@@ -117,10 +113,11 @@ def test_conditioning_is_the_published_one(name):
 
 @pytest.mark.parametrize("name", ARTIFACTS)
 def test_positions_start_from_the_published_sincos(name):
-    # The recorded positions are the initial ones plus noise of std 0.08; swapped axes correlate below 0.9.
+    # The recorded positions are the initial ones plus noise of std 0.08. Swapped axes would
+    # correlate by less than 0.9.
     model, params, _ = load_generator(GOLDEN / name)
     side = model.input_size // model.patch_size
-    initial = _sincos_positions(None, side, side, model.hidden_size)
+    initial = sincos_positions(None, side, side, model.hidden_size)
     assert np.corrcoef(initial.ravel(), params["positions"].ravel())[0, 1] > 0.97
 
 
@@ -134,11 +131,11 @@ def test_bfloat16_is_close_to_float32(attn_fp32):
     assert 1e-5 < error < 3e-2  # above the first bound: bfloat16 was really used
 
 
-# Structure.
+# ---- structure ----
 
 
 def test_patches_stay_in_place():
-    # At the start all blocks are closed: a patch of noise reaches its own patch of the sample and no other.
+    # At the start all blocks are closed: a patch of noise reaches its own patch of the sample.
     model, params = DiT(**WIDE), initial_params(DiT(**WIDE))
     noise, *rest = example_inputs(model)
     moved = noise.at[:, 4:8, 8:12].add(1.0)
@@ -160,11 +157,16 @@ def test_initial_samples_are_not_collapsed():
 
 
 def count_equations(jaxpr):
-    inner = (sub for eqn in jaxpr.eqns for value in eqn.params.values() for sub in _jaxprs(value))
-    return len(jaxpr.eqns) + sum(count_equations(sub) for sub in inner)
+    """The number of equations of a program, those of inner programs included."""
+    total = len(jaxpr.eqns)
+    for equation in jaxpr.eqns:
+        for value in equation.params.values():
+            total += sum(count_equations(inner) for inner in _jaxprs(value))
+    return total
 
 
 def _jaxprs(value):
+    """The programs in a parameter of an equation."""
     if isinstance(value, (tuple, list)):
         return [sub for item in value for sub in _jaxprs(item)]
     value = getattr(value, "jaxpr", value)
@@ -176,10 +178,11 @@ def test_program_size_does_not_grow_with_depth(remat):
     def size(depth):
         model = DiT(**SMALL | dict(depth=depth, remat=remat))
         params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-        loss = jax.grad(
-            lambda params: model.apply({"params": params}, *example_inputs(model)).sum()
-        )
-        return count_equations(jax.make_jaxpr(loss)(params).jaxpr)
+
+        def total(params):
+            return model.apply({"params": params}, *example_inputs(model)).sum()
+
+        return count_equations(jax.make_jaxpr(jax.grad(total))(params).jaxpr)
 
     assert size(2) == size(8) > 100
 
@@ -189,9 +192,10 @@ def test_gradients_reach_every_parameter_and_survive_remat(model):
     params, inputs = random_params(model), example_inputs(model, 4)
 
     def gradients(model):
-        return jax.jit(
-            jax.grad(lambda params: (model.apply({"params": params}, *inputs) ** 2).mean())
-        )(params)
+        def loss(params):
+            return (model.apply({"params": params}, *inputs) ** 2).mean()
+
+        return jax.jit(jax.grad(loss))(params)
 
     plain, remat = gradients(model), gradients(model.clone(remat=True))
     for (path, g), r in zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(remat), strict=True):
@@ -202,9 +206,8 @@ def test_gradients_reach_every_parameter_and_survive_remat(model):
 def test_null_class_is_one_more_label():
     model, null = DiT(**SMALL), DiT(**SMALL, null_class=True)
     noise, _, cfg_scale, styles = example_inputs(model)
-    labels = jnp.array(
-        [0, 3, 4], jnp.int32
-    )  # with num_classes 3: a class, the null class, no class at all
+    # With num_classes 3: a class, the null class, and no class at all.
+    labels = jnp.array([0, 3, 4], jnp.int32)
     params = random_params(null)
     rows = params["conditioning"]["class_embedding"]
     assert rows.shape == (4, 8)
@@ -238,7 +241,7 @@ def test_parameter_counts_of_the_published_sizes(name):
     assert count_parameters(params) == spec["num_params"]
 
 
-# Mistakes.
+# ---- mistakes ----
 
 
 @pytest.mark.parametrize(
@@ -296,10 +299,12 @@ def test_call_checks_its_inputs():
     model = DiT(**SMALL)
     noise, labels, cfg_scale, styles = example_inputs(model)
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+
+    def apply(params):
+        return model.apply({"params": params}, noise[:, :4], labels, cfg_scale, styles)
+
     with pytest.raises(UserError, match="noise has shape"):
-        jax.eval_shape(
-            lambda p: model.apply({"params": p}, noise[:, :4], labels, cfg_scale, styles), params
-        )
+        jax.eval_shape(apply, params)
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="cudnn works on this device")
@@ -309,7 +314,7 @@ def test_cudnn_needs_a_gpu():
         check_inputs(model, *example_inputs(model))
 
 
-# The MLP.
+# ---- the MLP ----
 
 
 def numpy_mlp(params, noise, cond):
@@ -326,14 +331,13 @@ def numpy_mlp(params, noise, cond):
 
     x = linear(params["noise_embedding"], noise)
     for i in range(len(params["blocks"]["norm"]["scale"])):
-        block = jax.tree.map(lambda stacked: stacked[i], params["blocks"])  # noqa: B023
+        block = jax.tree.map(operator.itemgetter(i), params["blocks"])
         shift, scale, gate = np.split(linear(block["modulation"], silu(cond)), 3, axis=-1)
         h = norm(block["norm"], x) * (1 + scale) + shift
         x = x + gate * linear(block["down"], silu(linear(block["up"], h)))
     shift, scale = np.split(linear(params["output"]["modulation"], silu(cond)), 2, axis=-1)
-    return linear(
-        params["output"]["linear"], norm(params["output"]["norm"], x) * (1 + scale) + shift
-    )
+    x = norm(params["output"]["norm"], x) * (1 + scale) + shift
+    return linear(params["output"]["linear"], x)
 
 
 @pytest.mark.parametrize("shape", [(2,), (4, 3, 2)])
@@ -347,9 +351,8 @@ def test_mlp_against_numpy(shape):
     cond = conditioning.apply({"params": params["conditioning"]}, *conditions)
     samples = sample(model, params, noise, *conditions)
     assert samples.dtype == jnp.float32
-    expected = numpy_mlp(
-        jax.tree.map(np.asarray, params), np.asarray(noise).reshape(3, -1), np.asarray(cond)
-    )
+    params = jax.tree.map(np.asarray, params)
+    expected = numpy_mlp(params, np.asarray(noise).reshape(3, -1), np.asarray(cond))
     assert_close(samples, expected.reshape(3, *shape))
 
 

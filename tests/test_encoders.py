@@ -1,10 +1,15 @@
-"""Encoders with public weights, their files and their composition, against golden data of transformers and
-timm, finite differences and naive code."""
+"""Encoders with public weights, their files and how they are joined.
 
+They are compared with golden data of transformers and timm, finite differences and naive code.
+"""
+
+import dataclasses
 import json
 import os
 import pathlib
 import pickle
+import sys
+import types
 
 import huggingface_hub
 import jax
@@ -15,18 +20,22 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 from weight_rule import draw
 
-from models import encoders
-from models.convnext import ConvNextV2
-from models.dinov2 import Dinov2, cubic_matrix, resize_positions
 from models.encoders import (
-    encoder_of,
-    join_where,
+    ENCODERS,
+    FrozenEncoder,
+    encoder_of_set,
+    join_sources,
     load_encoder,
-    options_of,
-    set_weights,
-    split_where,
+    make_set_weight,
+    options_from_flags,
+    split_sources,
+    takes_pixels,
 )
-from models.resnet import RESNETS, ResNet
+from models.encoders.convnextv2 import ConvNextV2
+from models.encoders.dinov2 import Dinov2, cubic_matrix, resize_positions
+from models.encoders.pretrained import IMAGENET_MEAN, IMAGENET_STD
+from models.encoders.resnet import RESNETS, ResNet
+from models.standin import load_shapes as load_shapes_of
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.weight_files.tensors import expected_shapes, match, read_tensors, rename, strip_prefix
@@ -35,18 +44,17 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
 def golden(name):
-    """(tensors by the weight rule, config, recorded arrays NHWC)"""
+    """Returns (tensors by the weight rule, config, recorded arrays in NHWC)."""
     spec = json.loads((GOLDEN / name / "spec.json").read_text())
-    tensors = {
-        key: draw(key, tuple(shape), spec["weight_seed"], spec["gain"])
-        for key, shape in spec["tensors"].items()
-    }
-    io = {}
+    tensors = {}
+    for key, shape in spec["tensors"].items():
+        tensors[key] = draw(key, tuple(shape), spec["weight_seed"], spec["gain"])
+    recorded = {}
     for key, value in np.load(GOLDEN / name / "io.npz").items():
-        io[key.removesuffix("_nchw")] = (
-            value.transpose(0, 2, 3, 1) if key.endswith("_nchw") else value
-        )
-    return tensors, spec["config"], io
+        if key.endswith("_nchw"):
+            value = value.transpose(0, 2, 3, 1)
+        recorded[key.removesuffix("_nchw")] = value
+    return tensors, spec["config"], recorded
 
 
 def run(model, tensors, images, ignore=()):
@@ -59,21 +67,18 @@ def close(actual, expected, tolerance=1e-4):
 
 
 def torch_tensors(model, image_size, seed=0):
-    """Weights for `model` under PyTorch's names and layout, by the weight rule: what `match` undoes."""
+    """Returns weights for `model` under PyTorch's names and layout, which `match` undoes."""
     shapes = expected_shapes(model, (1, image_size, image_size, 3))
     tensors = {}
     for path, leaf in flatten_dict(shapes).items():
-        name, shape = ".".join(path), leaf.shape
-        for layer in range(shape[0]) if "*" in name else [0]:
-            one = shape[1:] if "*" in name else shape
-            if path[-1] == "kernel":
-                one = (one[-1], one[-2], *one[:-2])
-            key = (
-                name.replace("*", str(layer))
-                .replace(".kernel", ".weight")
-                .replace(".scale", ".weight")
-            )
-            tensors[key] = draw(key, one, seed, 1.0)
+        name = ".".join(path).replace(".kernel", ".weight").replace(".scale", ".weight")
+        stacked = "*" in name
+        shape = leaf.shape[1:] if stacked else leaf.shape
+        if path[-1] == "kernel":
+            shape = (shape[-1], shape[-2], *shape[:-2])
+        for layer in range(leaf.shape[0] if stacked else 1):
+            key = name.replace("*", str(layer))
+            tensors[key] = draw(key, shape, seed, 1.0)
     return tensors
 
 
@@ -88,7 +93,7 @@ TINY = {
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """tiny(name) -> `where` of a small encoder, its weights in a file as they would be published."""
+    """tiny(name) -> the source of a small encoder, its weights in a file as if published."""
 
     def make(name):
         model, size = TINY[name]
@@ -102,7 +107,7 @@ def tiny(tmp_path, monkeypatch):
     return make
 
 
-# The architectures.
+# ---- the architectures ----
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -116,11 +121,8 @@ def test_golden_resnet(name):
 
 def test_golden_convnextv2():
     tensors, config, io = golden("convnextv2_tiny")
-    maps = run(
-        ConvNextV2(tuple(config["depths"]), tuple(config["hidden_sizes"]), None),
-        tensors,
-        io["pixel_values"],
-    )
+    model = ConvNextV2(tuple(config["depths"]), tuple(config["hidden_sizes"]), None)
+    maps = run(model, tensors, io["pixel_values"])
     close(maps["embeddings"], io["stage_0"])
     for stage in range(1, 5):
         close(maps[f"stage{stage}"], io[f"stage_{stage}"])
@@ -136,17 +138,15 @@ def test_golden_dinov2_from_a_file_with_the_published_names(tmp_path):
         ".attention.v_proj.": ".attention.attention.value.",
         ".attention.o_proj.": ".attention.output.dense.",
     }
-    safetensors.numpy.save_file(
-        {f"dinov2.{k}": v for k, v in rename(tensors, published).items()},
-        tmp_path / "model.safetensors",
-    )
+    tensors = {f"dinov2.{name}": value for name, value in rename(tensors, published).items()}
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     encode, params, _ = load_encoder(
         f"dinov2:{tmp_path}",
         image_size=(56, 84),
         names=("layer3", "layer11", "cls", "patches"),
         statistics=("map",),
     )
-    mean, std = np.array(encoders.IMAGENET_MEAN), np.array(encoders.IMAGENET_STD)
+    mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
     sets = jax.jit(encode)(params, (io["pixel_values"] * std + mean) * 2 - 1)
     assert set(sets) == {"layer3", "layer11", "cls", "patches"}
     close(np.concatenate([sets["cls"], sets["patches"]], 1), io["last_hidden_state"])
@@ -158,12 +158,8 @@ def test_cubic_matrix():
     """The cubic with a = -0.75, at half and at quarter distances, by hand; borders are repeated."""
     half = [-0.09375, 0.59375, 0.59375, -0.09375]
     np.testing.assert_allclose(cubic_matrix(4, 2)[0], [half[0] + half[1], *half[2:], 0])
-    quarter = [
-        -0.10546875,
-        0.87890625,
-        0.26171875,
-        -0.03515625,
-    ]  # the sample lies 1/4 right of its second neighbour
+    # The sample lies 1/4 right of its second neighbour.
+    quarter = [-0.10546875, 0.87890625, 0.26171875, -0.03515625]
     np.testing.assert_allclose(cubic_matrix(4, 8)[3], quarter)
 
 
@@ -185,18 +181,14 @@ def test_registers_take_part_and_have_no_position(tiny):
     x = np.random.default_rng(0).uniform(-1, 1, (1, 28, 28, 3)).astype(np.float32)
     run = jax.jit(encode)
     sets = run(params, x)
-    assert {name: value.shape for name, value in sets.items()} == {
-        "cls": (1, 1, 64),
-        "registers": (1, 2, 64),
-        "patches": (1, 4, 64),
-    }
+    shapes = {name: value.shape for name, value in sets.items()}
+    assert shapes == {"cls": (1, 1, 64), "registers": (1, 2, 64), "patches": (1, 4, 64)}
     tokens = params["embeddings.register_tokens"]
     swapped = run(params | {"embeddings.register_tokens": tokens[:, ::-1]}, x)
     close(swapped["registers"], sets["registers"][:, ::-1])
     close(swapped["cls"], sets["cls"])
-    assert not np.allclose(
-        run(params | {"embeddings.register_tokens": 5 * tokens}, x)["cls"], sets["cls"], atol=1e-3
-    )
+    changed = run(params | {"embeddings.register_tokens": 5 * tokens}, x)
+    assert not np.allclose(changed["cls"], sets["cls"], atol=1e-3)
 
 
 def test_frozen_batch_norm_against_its_definition():
@@ -204,23 +196,24 @@ def test_frozen_batch_norm_against_its_definition():
     tensors = torch_tensors(module, 32)
     x = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
     kernel = tensors["conv1.weight"].transpose(2, 3, 1, 0)
-    y = jax.lax.conv_general_dilated(
-        x, kernel, (2, 2), ((3, 3), (3, 3)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    bn = {k: tensors[f"bn1.{k}"] for k in ("weight", "bias", "running_mean", "running_var")}
-    expected = np.maximum(
-        (y - bn["running_mean"]) / np.sqrt(bn["running_var"] + 1e-5) * bn["weight"] + bn["bias"], 0
-    )
+    axes = ("NHWC", "HWIO", "NHWC")
+    padding = ((3, 3), (3, 3))
+    y = jax.lax.conv_general_dilated(x, kernel, (2, 2), padding, dimension_numbers=axes)
+    names = ("weight", "bias", "running_mean", "running_var")
+    weight, bias, mean, var = (tensors[f"bn1.{name}"] for name in names)
+    expected = np.maximum((y - mean) / np.sqrt(var + 1e-5) * weight + bias, 0)
     close(run(module, tensors, x)["conv1"], expected, 1e-5)
 
 
-# Gradients.
+# ---- gradients ----
 
 
 @pytest.mark.parametrize("name", list(TINY))
 def test_gradient_to_the_image(name, tiny):
-    """Through resizing, normalisation, network and statistics, against a central difference along a random
-    direction, float64."""
+    """Through resizing, normalisation, network and statistics, in float64.
+
+    It is compared with a central difference along a random direction.
+    """
     encode, params, _ = load_encoder(
         tiny(name),
         names=("*",),
@@ -238,18 +231,20 @@ def test_gradient_to_the_image(name, tiny):
         def projection(x):
             sets = encode(params, x)
             assert all(y.dtype == jnp.float64 for y in sets.values())
-            return sum(
-                jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
-                for y in sets.values()
-            )
+            total = 0
+            for y in sets.values():
+                weights = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+                total += jnp.sum(y * weights)
+            return total
 
-        slope = (projection(x + 1e-7 * direction)[0] - projection(x - 1e-7 * direction)[0]) / 2e-7
+        up, down = projection(x + 1e-7 * direction)[0], projection(x - 1e-7 * direction)[0]
+        slope = (up - down) / 2e-7
         exact = jnp.sum(projection(x)[1] * direction)
         assert abs(slope) > 1e-3
         np.testing.assert_allclose(exact, slope, rtol=1e-5)
 
 
-# The contract.
+# ---- the contract ----
 
 
 def test_none_is_the_flattened_sample():
@@ -258,7 +253,7 @@ def test_none_is_the_flattened_sample():
     sets = encode(params, x.astype(jnp.bfloat16))
     assert set(sets) == {"global"} and sets["global"].dtype == jnp.float32
     np.testing.assert_array_equal(encode(params, x)["global"], x.reshape(2, 1, -1))
-    assert encoder_of("global", metadata) == "none"
+    assert encoder_of_set("global", metadata) == "none"
 
 
 def test_composition(tiny):
@@ -273,31 +268,28 @@ def test_composition(tiny):
     encode, params, metadata = load_encoder(f"none+{dino}+{resnet}", **options)
     sets = jax.jit(encode)(params, x)
     assert set(sets) == {"global", "dinov2/cls", "resnet18/layer3_mean", "resnet18/layer4_mean"}
-    assert [encoder_of(name, metadata) for name in sorted(sets)] == [
-        "dinov2",
-        "none",
-        "resnet18",
-        "resnet18",
-    ]
-    for where, name in [(dino, "dinov2"), (resnet, "resnet18")]:
-        encode, params, _ = load_encoder(where, **options)
+    owners = [encoder_of_set(name, metadata) for name in sorted(sets)]
+    assert owners == ["dinov2", "none", "resnet18", "resnet18"]
+    for source, name in [(dino, "dinov2"), (resnet, "resnet18")]:
+        encode, params, _ = load_encoder(source, **options)
         for key, value in jax.jit(encode)(params, x).items():
             close(sets[f"{name}/{key}"], value, 1e-6)
     # With only the raw sample beside it an encoder's sets keep their names.
     encode, params, metadata = load_encoder(f"none+{dino}", **options)
     sets = jax.eval_shape(encode, params, x)
-    assert set(sets) == {"global", "cls"} and encoder_of("cls", metadata) == "dinov2"
+    assert set(sets) == {"global", "cls"} and encoder_of_set("cls", metadata) == "dinov2"
 
 
 def test_latents_reach_a_pixel_encoder_through_the_decoder(tiny):
-    where = tiny("dinov2")
+    source = tiny("dinov2")
     kernel = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
-    decode = lambda kernel, z: jnp.tanh(
-        jax.image.resize(z, (z.shape[0], 28, 28, 4), "nearest") @ kernel
-    )
+
+    def decode(kernel, z):
+        return jnp.tanh(jax.image.resize(z, (z.shape[0], 28, 28, 4), "nearest") @ kernel)
+
     options = {"image_size": 28, "names": {"dinov2": ("cls",)}}
-    encode, params, _ = load_encoder(f"none+{where}", decode=(decode, kernel), **options)
-    pixels, pixel_params, _ = load_encoder(where, **options)
+    encode, params, _ = load_encoder(f"none+{source}", decode=(decode, kernel), **options)
+    pixels, pixel_params, _ = load_encoder(source, **options)
     z = np.random.default_rng(1).normal(size=(2, 7, 7, 4)).astype(np.float32)
     sets = jax.jit(encode)(params, z)
     np.testing.assert_array_equal(sets["global"], z.reshape(2, 1, -1))
@@ -316,49 +308,65 @@ def test_grey_images_are_three_equal_channels(tiny):
 
 def test_convnext_locations_are_standardised(tiny):
     encode, params, _ = load_encoder(tiny("convnextv2"), image_size=64)
-    sets = jax.jit(encode)(
-        params, np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
-    )
-    assert "stage1" not in sets and {
-        "stage1_mean",
-        "stage1_std",
-        "stage2",
-        "stage4",
-        "pooled",
-    } <= set(sets)
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    sets = jax.jit(encode)(params, x)
+    assert {"stage1_mean", "stage1_std", "stage2", "stage4", "pooled"} <= set(sets)
+    assert "stage1" not in sets
     np.testing.assert_allclose(sets["stage2"].mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(sets["stage2"].std(-1), 1, atol=0.05)
 
 
-def test_split_where(tmp_path):
+def test_split_sources(tmp_path):
     folder = tmp_path / "a+b"
     folder.mkdir()
-    assert split_where("dinov2+mae") == [("dinov2", ""), ("mae", "")]
-    assert split_where(f"mae:{folder}+none") == [("mae", str(folder)), ("none", "")]
-    assert split_where(folder) == [("mae", str(folder))]
-    assert split_where("hf://mae_latent_640+convnextv2:base") == [
+    assert split_sources("dinov2+mae") == [("dinov2", ""), ("mae", "")]
+    assert split_sources(f"mae:{folder}+none") == [("mae", str(folder)), ("none", "")]
+    assert split_sources(folder) == [("mae", str(folder))]
+    assert split_sources("hf://mae_latent_640+convnextv2:base") == [
         ("mae", "hf://mae_latent_640"),
         ("convnextv2", "base"),
     ]
-    for where, word in [
-        ("dino", "dino"),
-        ("none+none", "twice"),
-        ("", "neither"),
-        (tmp_path / "x", "neither"),
-    ]:
+    wrong = [("dino", "dino"), ("none+none", "twice"), ("", "neither"), (tmp_path / "x", "neither")]
+    for source, word in wrong:
         with pytest.raises(UserError, match=word):
-            split_where(where)
+            split_sources(source)
 
 
-def test_join_where():
-    assert join_where("dinov2+none+mae", "/a,,/b") == "dinov2:/a+none+mae:/b"
-    assert join_where("mae", "hf://mae_latent_640") == "mae:hf://mae_latent_640"
-    assert join_where("dinov2+mae", "") == "dinov2+mae"
+def test_a_new_encoder_is_one_file_and_one_line(monkeypatch):
+    """What joins, resizes and plans encoders asks the table and the file for everything else."""
+
+    def halve(params, images):
+        return {"half": params["factor"] * images}
+
+    def load_shapes(name, source, bf16):
+        factor = jax.ShapeDtypeStruct((), jnp.float32)
+        return FrozenEncoder(halve, {"factor": factor}, 3, 8, ("*",), ("mean",), ())
+
+    def load(name, source, bf16, sha256):
+        shapes = load_shapes(name, source, bf16)
+        return dataclasses.replace(shapes, params={"factor": jnp.float32(source)})
+
+    file = types.ModuleType("models.encoders.halving")
+    file.load, file.load_shapes = load, load_shapes
+    monkeypatch.setitem(sys.modules, file.__name__, file)
+    monkeypatch.setitem(ENCODERS, "halving", file.__name__)
+
+    encode, params, _ = load_encoder("none+halving:0.5")
+    sets = encode(params, jnp.ones((2, 4, 4, 3)))
+    assert set(sets) == {"global", "half_mean"} and takes_pixels("none+halving")
+    np.testing.assert_allclose(sets["half_mean"], 0.5 * np.ones((2, 1, 3)))
+    assert load_shapes_of("halving")[1] == {"factor": jax.ShapeDtypeStruct((), jnp.float32)}
+
+
+def test_join_sources():
+    assert join_sources("dinov2+none+mae", "/a,,/b") == "dinov2:/a+none+mae:/b"
+    assert join_sources("mae", "hf://mae_latent_640") == "mae:hf://mae_latent_640"
+    assert join_sources("dinov2+mae", "") == "dinov2+mae"
     with pytest.raises(UserError, match="2 paths"):
-        join_where("mae", "/a,/b")
+        join_sources("mae", "/a,/b")
     for name in ("dinov2:base", "none+mae:runs/a", "hf://mae_latent_640"):
         with pytest.raises(UserError, match="--encoder.path"):
-            join_where(name, "")
+            join_sources(name, "")
 
 
 @pytest.mark.parametrize("name", ["dinov2_registers", "convnextv2", "resnet50"])
@@ -369,39 +377,43 @@ def test_bfloat16_returns_float32(name, tiny):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 
 
-# Files.
+# ---- files ----
 
 
-def refused(where, *words, **options):
+def refused(source, *words, **options):
+    """The encoder is refused in one line with these words."""
     with pytest.raises(UserError) as error:
-        load_encoder(where, **options)
+        load_encoder(source, **options)
     message = str(error.value)
     assert "\n" not in message and all(word in message for word in words), message
 
 
 def test_weights_of_another_architecture(tiny, tmp_path):
-    where = tiny("resnet18")
-    path = pathlib.Path(where.partition(":")[2])
+    source = tiny("resnet18")
+    path = pathlib.Path(source.partition(":")[2])
     tensors = read_tensors(path)
-    change = lambda changed: safetensors.numpy.save_file(changed, path)
+
+    def change(changed):
+        safetensors.numpy.save_file(changed, path)
+
     refused(f"dinov2:{path}", "embeddings.cls_token")
     refused(f"convnextv2:{path}", "embeddings.patch_embeddings.weight")
     change({k: v for k, v in tensors.items() if k != "layer3.0.bn2.running_var"})
-    refused(where, "lacks", "layer3.0.bn2.running_var")
+    refused(source, "lacks", "layer3.0.bn2.running_var")
     change(tensors | {"layer2.0.conv1.weight": tensors["layer2.0.conv1.weight"][:, :-1]})
-    refused(where, "layer2.0.conv1.weight", "[8, 3, 3, 3]", "[8, 4, 3, 3]")
+    refused(source, "layer2.0.conv1.weight", "[8, 3, 3, 3]", "[8, 4, 3, 3]")
     change(tensors | {"layer5.0.conv1.weight": tensors["conv1.weight"]})
-    refused(where, "unexpected", "layer5.0.conv1.weight")
+    refused(source, "unexpected", "layer5.0.conv1.weight")
     change({k: v for k, v in torch_tensors(*TINY["dinov2"]).items() if "layer.1.mlp" not in k})
     refused(f"dinov2:{path}", "lacks", "encoder.layer.1.mlp.fc1")
 
 
 def test_damaged_files(tiny, tmp_path):
-    where = tiny("resnet18")
-    path = pathlib.Path(where.partition(":")[2])
+    source = tiny("resnet18")
+    path = pathlib.Path(source.partition(":")[2])
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused(where, "truncated", str(path))
+    refused(source, "truncated", str(path))
     refused(f"resnet18:{tmp_path / 'absent.safetensors'}", "no weights at")
     for name in ("w.npz", "w.msgpack", "w.pth"):
         (tmp_path / name).write_bytes(whole[:1000])
@@ -409,8 +421,8 @@ def test_damaged_files(tiny, tmp_path):
 
 
 def test_checksums(tiny, tmp_path):
-    where = tiny("resnet18")
-    refused(where, "SHA-256", sha256="0123456789abcdef")
+    source = tiny("resnet18")
+    refused(source, "SHA-256", sha256="0123456789abcdef")
     # PyTorch writes the start of the checksum into the name.
     named = tmp_path / "resnet18-f37072fd.pth"
     named.write_bytes(b"something else")
@@ -442,8 +454,8 @@ def test_no_network(monkeypatch):
 
 
 def test_a_contrastive_checkpoint_loses_its_prefix(tiny, tmp_path):
-    where = tiny("resnet18")
-    tensors = read_tensors(where.partition(":")[2])
+    source = tiny("resnet18")
+    tensors = read_tensors(source.partition(":")[2])
     moco = {f"state_dict.module.encoder_k.{k}": v * 0 for k, v in tensors.items()}
     moco |= {f"state_dict.module.encoder_q.{k}": v for k, v in tensors.items()}
     moco |= {
@@ -454,7 +466,7 @@ def test_a_contrastive_checkpoint_loses_its_prefix(tiny, tmp_path):
     path = tmp_path / "moco.npz"
     np.savez(path, **moco)
     params = load_encoder(f"resnet18:{path}")[1]
-    jax.tree.map(np.testing.assert_array_equal, params, load_encoder(where)[1])
+    jax.tree.map(np.testing.assert_array_equal, params, load_encoder(source)[1])
     with pytest.raises(UserError, match="layer1.0.conv1.weight"):
         strip_prefix({"a": np.ones(1)}, "layer1.0.conv1.weight", "x")
 
@@ -471,36 +483,36 @@ def test_half_precision_weights_become_float32(tiny, tmp_path):
 
 
 def test_wrong_calls(tiny):
-    where = tiny("dinov2")
-    refused(where, "nmaes", nmaes=("cls",))
+    source = tiny("dinov2")
+    refused(source, "nmaes", nmaes=("cls",))
     refused("mae", "mae:FOLDER")
-    encode, params, _ = load_encoder(where, image_size=30)
+    encode, params, _ = load_encoder(source, image_size=30)
     with pytest.raises(UserError, match="30x30.*14"):
         encode(params, jnp.zeros((1, 28, 28, 3)))
     with pytest.raises(UserError, match="3 channels, given 4"):
         encode(params, jnp.zeros((1, 28, 28, 4)))
-    encode, params, _ = load_encoder(where, image_size=28, names=("layer7",))
+    encode, params, _ = load_encoder(source, image_size=28, names=("layer7",))
     with pytest.raises(UserError, match="layer7.*layer1, layer2"):
         encode(params, jnp.zeros((1, 28, 28, 3)))
 
 
-# Flags.
+# ---- flags ----
 
 
 def flags(**changes):
-    return config_lib.resolve(
-        {"recipe": "none"} | {f"encoder.{k}": v for k, v in changes.items()}
-    ).encoder
+    """The group `encoder` of the configuration with these flags."""
+    given = {f"encoder.{flag}": value for flag, value in changes.items()}
+    return config_lib.resolve({"recipe": "none"} | given).encoder
 
 
 def test_options_by_flags():
-    assert options_of(flags(name="dinov2")) == {
+    assert options_from_flags(flags(name="dinov2")) == {
         "names": {},
         "statistics": {},
         "patch_sizes": {},
         "image_size": {},
     }
-    chosen = options_of(
+    chosen = options_from_flags(
         flags(
             name="none+mae+dinov2",
             layers="+layer3*,!conv1+cls",
@@ -510,14 +522,13 @@ def test_options_by_flags():
             bf16="on",
         )
     )
-    assert chosen["names"] == {"mae": ("layer3*", "!conv1"), "dinov2": ("cls",)} and chosen[
-        "statistics"
-    ] == {"mae": ("map", "mean")}
-    assert (
-        chosen["patch_sizes"] == {"mae": ()}
-        and chosen["image_size"] == {"dinov2": 98}
-        and chosen["bf16"] is True
-    )
+    assert chosen == {
+        "names": {"mae": ("layer3*", "!conv1"), "dinov2": ("cls",)},
+        "statistics": {"mae": ("map", "mean")},
+        "patch_sizes": {"mae": ()},
+        "image_size": {"dinov2": 98},
+        "bf16": True,
+    }
     wrong = [
         ({"layers": "a+b"}, "for 2 encoders"),
         ({"patch_sizes": "2,x"}, "sizes such as 2,4"),
@@ -526,16 +537,14 @@ def test_options_by_flags():
     ]
     for changes, words in wrong:
         with pytest.raises(UserError, match=words):
-            options_of(flags(**{"name": "mae"} | changes))
+            options_from_flags(flags(**{"name": "mae"} | changes))
 
 
 def test_weights_by_flags():
-    weight = set_weights(flags(name="none+mae+dinov2", weights="1,0.5,2"))
+    weight = make_set_weight(flags(name="none+mae+dinov2", weights="1,0.5,2"))
     assert [weight(name) for name in ("global", "mae/layer1", "dinov2/cls")] == [1, 0.5, 2]
-    assert (
-        set_weights(flags(name="none+mae", weights="1,3"))("layer1_mean") == 3
-        and set_weights(flags(name="mae", weights="2"))("norm_x") == 2
-    )
+    assert make_set_weight(flags(name="none+mae", weights="1,3"))("layer1_mean") == 3
+    assert make_set_weight(flags(name="mae", weights="2"))("norm_x") == 2
     for given in ("1,2", "0", "x", "nan", ""):
         with pytest.raises(UserError, match="--encoder.weights"):
-            set_weights(flags(name="mae", weights=given))
+            make_set_weight(flags(name="mae", weights=given))

@@ -40,8 +40,8 @@ from metrics.networks import Network, enlarge
 from metrics.precision_recall import precision_recall
 from metrics.resize import resize
 from models.build import build_generator
-from models.dit import init_params
 from models.encoders import load_encoder
+from models.generator import init_params
 from models.sampling import generate
 from models.weights import load_generator
 from training import drift

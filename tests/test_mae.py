@@ -1,5 +1,7 @@
-"""The paper's feature encoder and the feature sets, against golden data of the authors' release, naive loops
-and finite differences."""
+"""The paper's feature encoder and the feature sets.
+
+They are compared with golden data of the authors' release, naive loops and finite differences.
+"""
 
 import json
 import pathlib
@@ -13,7 +15,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from weight_rule import draw_flax
 
 from models import mae
-from models.encoders import load_encoder, mae_from_config, mae_shapes, save_mae
+from models.encoders import load_encoder
+from models.encoders.mae import mae_from_config, save_mae
 from models.features import feature_sets
 from utils.errors import UserError
 
@@ -33,24 +36,26 @@ SMALL = mae.MAE(
 def artifact(name, folder):
     """The golden MAE `name` as a folder in the published format."""
     spec = json.loads((GOLDEN / name / "spec.json").read_text())
-    flat = {
-        tuple(path.split("/")): draw_flax(path, tuple(shape), spec["weight_seed"])
-        for path, shape in spec["tensors"].items()
-    }
+    tensors = {}
+    for path, shape in spec["tensors"].items():
+        tensors[path] = draw_flax(path, tuple(shape), spec["weight_seed"])
+    tree = unflatten_dict(tensors, sep="/")
     (folder / "metadata.json").write_text((GOLDEN / name / "metadata.json").read_text())
-    (folder / "ema_params.msgpack").write_bytes(
-        flax.serialization.msgpack_serialize(unflatten_dict(flat))
-    )
+    (folder / "ema_params.msgpack").write_bytes(flax.serialization.msgpack_serialize(tree))
     return folder
 
 
 def small_params(seed=0):
-    shapes = mae_shapes(SMALL)
-    flat = {
-        path: draw_flax("/".join(path), leaf.shape, seed)
-        for path, leaf in flatten_dict(shapes).items()
-    }
-    return unflatten_dict(flat)
+    """Parameters of SMALL, drawn by rule."""
+    params = {}
+    for path, leaf in flatten_dict(mae.mae_shapes(SMALL)).items():
+        params[path] = draw_flax("/".join(path), leaf.shape, seed)
+    return unflatten_dict(params)
+
+
+def assert_close(found, expected, name):
+    atol = 1e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["mae_latent_small", "mae_pixel_small"])
@@ -59,31 +64,23 @@ def test_golden_features(name, tmp_path):
     encode, params, metadata = load_encoder(artifact(name, tmp_path))
     sets = jax.jit(encode)(params, golden["x"])
     assert metadata["kind"] == "mae"
-    assert set(sets) == {
-        key.removeprefix("shape/") for key in golden.files if key.startswith("shape/")
-    }
+    recorded = [key for key in golden.files if key.startswith("shape/")]
+    assert set(sets) == {key.removeprefix("shape/") for key in recorded}
     for key, value in sets.items():
         value = np.asarray(value)
         head, moments = golden[f"head/{key}"], golden[f"moments/{key}"]
         assert value.shape == tuple(golden[f"shape/{key}"]) and value.dtype == np.float32
-        np.testing.assert_allclose(
-            value.ravel()[:64], head, atol=1e-4 * np.abs(head).max(), err_msg=key
-        )
-        np.testing.assert_allclose(
-            [value.mean(dtype=float), value.std(dtype=float)],
-            moments,
-            atol=1e-4 * np.abs(moments).max(),
-            err_msg=key,
-        )
+        assert_close(value.ravel()[:64], head, key)
+        assert_close([value.mean(dtype=float), value.std(dtype=float)], moments, key)
 
 
 @pytest.mark.parametrize("name", ["mae_latent_ablation_256", "mae_latent_640", "mae_pixel_640"])
 def test_official_shapes(name):
     spec = json.loads((GOLDEN / "official_specs" / f"{name}.json").read_text())
-    shapes = mae_shapes(mae.MAE(num_classes=spec["num_classes"], **spec["model_config"]))
-    flat = {"/".join(path): list(leaf.shape) for path, leaf in flatten_dict(shapes).items()}
-    assert flat == spec["tensors"]
-    assert sum(np.prod(shape, dtype=np.int64) for shape in flat.values()) == spec["num_params"]
+    shapes = mae.mae_shapes(mae.MAE(num_classes=spec["num_classes"], **spec["model_config"]))
+    found = {name: list(leaf.shape) for name, leaf in flatten_dict(shapes, sep="/").items()}
+    assert found == spec["tensors"]
+    assert sum(np.prod(shape, dtype=np.int64) for shape in found.values()) == spec["num_params"]
 
 
 def test_feature_sets_against_loops():
@@ -108,10 +105,10 @@ def test_feature_sets_against_loops():
 
 
 def test_std_of_a_constant_has_a_finite_gradient():
-    grad = jax.grad(lambda x: feature_sets({"map": x}, ("*",), ("std",), (2,))["map_std_2"].sum())(
-        jnp.ones((1, 4, 4, 1))
-    )
-    np.testing.assert_array_equal(grad, 0)
+    def total(x):
+        return feature_sets({"map": x}, ("*",), ("std",), (2,))["map_std_2"].sum()
+
+    np.testing.assert_array_equal(jax.grad(total)(jnp.ones((1, 4, 4, 1))), 0)
 
 
 def test_choosing_feature_sets():
@@ -184,24 +181,25 @@ def test_training_pass_does_not_see_masked_cells():
 def test_dropout_draws_only_when_training():
     params = small_params()
     x, mask = jax.random.normal(jax.random.key(2), (1, 32, 32, 2)), jnp.zeros((1, 16, 16, 1))
-    apply = jax.jit(
-        lambda seed: SMALL.apply(
-            {"params": params}, x, mask, True, rngs={"dropout": jax.random.key(seed)}
-        )[1]
-    )
-    assert not np.allclose(apply(0), apply(1))
+
+    @jax.jit
+    def logits(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return SMALL.apply({"params": params}, x, mask, True, rngs=rngs)[1]
+
+    assert not np.allclose(logits(0), logits(1))
 
 
 def test_gradient_to_the_image_and_the_parameters():
-    """Against central differences along a random direction, float64: the features, the reconstruction and the
-    logits."""
+    """Against central differences along a random direction, in float64.
+
+    They are the gradients of the features, the reconstruction and the logits.
+    """
     model = SMALL.clone(dropout_prob=0.0)
     with jax.enable_x64(True):
         rng = np.random.default_rng(1)
-        x, mask = (
-            jnp.asarray(rng.normal(size=(1, 32, 32, 2))),
-            jnp.asarray(rng.integers(0, 2, (1, 16, 16, 1)).astype(float)),
-        )
+        x = jnp.asarray(rng.normal(size=(1, 32, 32, 2)))
+        mask = jnp.asarray(rng.integers(0, 2, (1, 16, 16, 1)).astype(float))
         args = (jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), small_params()), x)
 
         def projection(params, x):
@@ -219,10 +217,13 @@ def test_gradient_to_the_image_and_the_parameters():
         run = jax.jit(jax.value_and_grad(projection, (0, 1)))
         gradient = run(*args)[1]
         random = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), args)
+
+        def moved(direction, step):
+            return run(*jax.tree.map(lambda a, d: a + step * d, args, direction))[0]
+
         for direction in ((random[0], 0 * x), (jax.tree.map(jnp.zeros_like, args[0]), random[1])):
-            moved = lambda h, d=direction: run(*jax.tree.map(lambda a, b: a + h * b, args, d))[0]
-            # The step is small because a ReLU whose argument changes sign within it spoils the difference.
-            up, down = moved(1e-8), moved(-1e-8)
+            # A ReLU whose argument changes sign within the step spoils the difference: it is small.
+            up, down = moved(direction, 1e-8), moved(direction, -1e-8)
             pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
             exact = sum(jnp.sum(g * d) for g, d in pairs)
             np.testing.assert_allclose(exact, (up - down) / 2e-8, rtol=1e-5)
@@ -259,24 +260,21 @@ def test_wrong_weights(tmp_path):
     tree = flatten_dict(flax.serialization.msgpack_restore(whole), sep=".")
 
     def check(tensors, *words):
+        """The artifact with these tensors is refused in these words."""
         path.write_bytes(flax.serialization.msgpack_serialize(unflatten_dict(tensors, sep=".")))
         expect(*words)
 
     def expect(*words):
         with pytest.raises(UserError) as error:
             load_encoder(folder)
-        assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), (
-            str(error.value)
-        )
+        message = str(error.value)
+        assert "\n" not in message and all(word in message for word in words), message
 
     name = "encoder.stages_1.layers_0.conv2.kernel"
     check({k: v for k, v in tree.items() if k != name}, "lacks", name)
     check(tree | {name: tree[name][..., :-1]}, name, "[3, 3, 64, 63]", "[3, 3, 64, 64]")
-    check(
-        tree | {"encoder.stages_1.layers_2.conv1.kernel": tree[name]},
-        "unexpected",
-        "stages_1.layers_2.conv1.kernel",
-    )
+    extra = "encoder.stages_1.layers_2.conv1.kernel"
+    check(tree | {extra: tree[name]}, "unexpected", extra)
     path.write_bytes(whole[: len(whole) // 2])
     expect("ema_params.msgpack")
     path.unlink()
@@ -294,7 +292,10 @@ def test_latents_for_a_pixel_encoder_are_refused(tmp_path):
 
 
 def test_groups_of_two_numbers_are_normalised_exactly():
-    """On a 1x1 map a group of the normalisation may hold two numbers, whose difference is small beside them: float64 says what remains."""
+    """Two numbers whose difference is small beside them, as a group may hold on a 1x1 map.
+
+    float64 says what remains of them.
+    """
     x = (3 + 2e-3 * np.random.default_rng(0).normal(size=(16, 1, 1, 64))).astype(np.float32)
     norm = mae.group_norm(64, None, None)
     pairs = x.astype(np.float64).reshape(16, 32, 2)

@@ -237,8 +237,8 @@ def test_encoders_by_their_shapes():
 def test_only_the_used_parts_of_an_encoder_count():
     mae = {"encoder": 1, "decoder": 2, "fc": 3}
     both = {"mae": mae, "dinov2": {"a": {"b": 4}}, "decode": {"encoder": 5, "decoder": 6}}
-    assert encoders.only_used(both) == both | {"mae": {"encoder": 1}}
-    assert encoders.only_used(mae) == {"encoder": 1}
+    assert encoders.used_params(both) == both | {"mae": {"encoder": 1}}
+    assert encoders.used_params(mae) == {"encoder": 1}
 
 
 def test_random_weights_give_features_that_differ_between_images():

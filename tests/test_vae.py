@@ -1,4 +1,4 @@
-"""The VAE against activations recorded from diffusers, its file format, and what it says about wrong files."""
+"""The VAE against activations recorded from diffusers, and its files, right and wrong ones."""
 
 import json
 
@@ -21,6 +21,7 @@ def spec_of(name):
 
 
 def tensors_of(spec):
+    """Returns the weights of a golden VAE, which are drawn by rule."""
     return {
         key: draw(key, tuple(shape), spec["weight_seed"], spec["gain"])
         for key, shape in spec["tensors"].items()
@@ -28,6 +29,7 @@ def tensors_of(spec):
 
 
 def write(folder, config, tensors):
+    """Writes a folder as diffusers does, and returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps({"_class_name": "AutoencoderKL"} | config))
     safetensors.numpy.save_file(tensors, folder / WEIGHTS)
@@ -59,13 +61,15 @@ def test_reproduces_diffusers(name, n, tmp_path):
     assert_close(mean, io["latent_mean_nchw"])
     assert_close(logvar, io["latent_logvar_nchw"])
     assert_close(jax.jit(vae.decode)(params, nhwc(io["z_nchw"])), io["decoded_nchw"])
-    assert vae.scaling_factor == 0.18215 and vae.reduction == 2 ** (
-        len(spec["config"]["block_out_channels"]) - 1
-    )
+    assert vae.scaling_factor == 0.18215
+    assert vae.reduction == 2 ** (len(spec["config"]["block_out_channels"]) - 1)
 
 
 def test_reads_what_diffusers_writes():
-    """A folder of its `save_pretrained`, of random weights, as it is, and what its own loader then gave (the versions are in io.npz)."""
+    """A folder of its `save_pretrained` with random weights, and what its own loader then gave.
+
+    The versions are in io.npz.
+    """
     folder = GOLDEN / "vae_diffusers"
     vae, params = load_vae(folder)
     with np.load(folder / "io.npz") as io:
@@ -76,33 +80,32 @@ def test_reads_what_diffusers_writes():
 
 
 def test_older_names_half_precision_and_a_subfolder(tiny, tmp_path):
-    """The published files of Stable Diffusion 1: query, key, value, proj_attn, also as 1x1 convolutions, also in float16; in a pipeline's subfolder `vae`."""
+    """The published files of Stable Diffusion 1 give the same parameters as new ones.
+
+    They have the names query, key, value and proj_attn, 1x1 convolutions in the place of linear
+    layers, float16, and lie in a pipeline's subfolder `vae`.
+    """
     config, tensors = tiny
+    new = {name: value.astype(np.float16) for name, value in tensors.items()}
     old = {}
-    for name, value in tensors.items():
+    for name, value in new.items():
         for new_part, old_part in OLD.items():
-            name, value = (
-                (
-                    name.replace(new_part, old_part),
-                    value[..., None, None] if value.ndim == 2 else value,
-                )
-                if new_part in name
-                else (name, value)
-            )
-        old[name] = value.astype(np.float16)
+            if new_part in name:
+                name = name.replace(new_part, old_part)
+                if value.ndim == 2:
+                    value = value[..., None, None]
+        old[name] = value
     assert sum(value.ndim == 4 and "attentions" in name for name, value in old.items()) == 8
-    _, now = load_vae(
-        write(tmp_path / "new", config, {k: v.astype(np.float16) for k, v in tensors.items()})
-    )
+    _, now = load_vae(write(tmp_path / "new", config, new))
     _, before = load_vae(write(tmp_path / "pipeline" / "vae", config, old).parent)
     jax.tree.map(np.testing.assert_array_equal, now, before)
     assert {leaf.dtype for leaf in jax.tree.leaves(now)} == {np.dtype("float32")}
 
 
 def test_scaling_is_inverted(tiny, tmp_path):
-    vae, _ = load_vae(
-        write(tmp_path, tiny[0] | {"scaling_factor": 0.5, "shift_factor": 0.1}, tiny[1])
-    )
+    config, tensors = tiny
+    config = config | {"scaling_factor": 0.5, "shift_factor": 0.1}
+    vae, _ = load_vae(write(tmp_path, config, tensors))
     z = np.array([0.1, 2.1], np.float32)
     np.testing.assert_allclose(vae.scale(z), [0, 1], atol=1e-6)
     np.testing.assert_allclose(vae.unscale(vae.scale(z)), z, rtol=1e-6)
@@ -111,9 +114,9 @@ def test_scaling_is_inverted(tiny, tmp_path):
 def test_wrong_files_are_one_line(tiny, tmp_path, monkeypatch):
     config, tensors = tiny
 
-    def message(where):
+    def message(source):
         with pytest.raises(UserError) as caught:
-            load_vae(where)
+            load_vae(source)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -123,19 +126,15 @@ def test_wrong_files_are_one_line(tiny, tmp_path, monkeypatch):
     assert "neither a folder nor a hub id" in message(tmp_path / "nowhere")
     assert CONFIG in message(tmp_path)
     assert "UNet" in message(broken("kind", {"_class_name": "UNet"}))
-    assert "AttnDownEncoderBlock2D" in message(
-        broken("block", config | {"down_block_types": ["AttnDownEncoderBlock2D"] * 2})
-    )
+    block = "AttnDownEncoderBlock2D"
+    assert block in message(broken("block", config | {"down_block_types": [block] * 2}))
     first = "encoder.conv_in.weight"
-    assert first in message(
-        broken("lacks", tensors={k: v for k, v in tensors.items() if k != first})
-    )
-    assert first in message(
-        broken("shape", tensors=tensors | {first: tensors[first][:, :1].copy()})
-    )
-    assert "unexpected tensor extra" in message(
-        broken("extra", tensors=tensors | {"extra": np.zeros(3, np.float32)})
-    )
+    others = {name: value for name, value in tensors.items() if name != first}
+    assert first in message(broken("lacks", tensors=others))
+    changed = tensors | {first: tensors[first][:, :1].copy()}
+    assert first in message(broken("shape", tensors=changed))
+    more = tensors | {"extra": np.zeros(3, np.float32)}
+    assert "unexpected tensor extra" in message(broken("extra", tensors=more))
     (broken("no_json") / CONFIG).write_text("{")
     assert "not a JSON object" in message(tmp_path / "no_json")
     file = broken("cut") / WEIGHTS

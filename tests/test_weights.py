@@ -13,12 +13,11 @@ from flax import serialization, traverse_util
 
 from models.dit import DiT
 from models.mlp import MLPGenerator
+from models.published_names import generator_names, to_published
 from models.weights import (
-    expected_shapes,
-    generator_names,
+    generator_shapes,
     load_generator,
     save_generator,
-    to_published,
 )
 from utils.errors import UserError
 
@@ -27,9 +26,9 @@ ARTIFACTS = ["latent_tiny", "pixel_tiny", "plain_tiny"]
 
 
 def restore(folder):
-    return traverse_util.flatten_dict(
-        serialization.msgpack_restore((folder / "ema_params.msgpack").read_bytes()), sep="/"
-    )
+    """Returns the artifact's tensors by their published names."""
+    tree = serialization.msgpack_restore((folder / "ema_params.msgpack").read_bytes())
+    return traverse_util.flatten_dict(tree, sep="/")
 
 
 def assert_same_params(a, b):
@@ -52,16 +51,13 @@ def test_saving_gives_back_the_published_file(name, tmp_path):
 
 
 def test_own_fields_and_bfloat16_survive(tmp_path):
-    model = load_generator(GOLDEN / "pixel_tiny")[0].clone(
-        null_class=True, remat=True, input_size=(16, 8)
-    )
+    published, _, _ = load_generator(GOLDEN / "pixel_tiny")
+    model = published.clone(null_class=True, remat=True, input_size=(16, 8))
     rng = np.random.default_rng(0)
-    shapes = expected_shapes(model)
-    params = {
-        name: jnp.asarray(rng.standard_normal(shape), jnp.bfloat16)
-        for name, shape in shapes.items()
-    }
-    params = traverse_util.unflatten_dict(params, sep="/")
+    leaves = {}
+    for name, shape in generator_shapes(model).items():
+        leaves[name] = jnp.asarray(rng.standard_normal(shape), jnp.bfloat16)
+    params = traverse_util.unflatten_dict(leaves, sep="/")
     save_generator(tmp_path, model, params, {"step": 7})
     again, restored, metadata = load_generator(tmp_path)
     assert again == model and metadata["step"] == 7 and metadata["kind"] == "gen"
@@ -82,10 +78,11 @@ def test_names_and_shapes_of_the_published_sizes(name):
     spec = json.loads((GOLDEN / "official_specs" / f"{name}.json").read_text())
     config = dict(spec["model_config"], num_classes=spec["num_classes"])
     model = DiT(remat=config.pop("use_remat", False), **config)
-    zeros = {
-        key: np.broadcast_to(np.float32(0), shape) for key, shape in expected_shapes(model).items()
-    }  # no memory
-    tensors = to_published(traverse_util.unflatten_dict(zeros, sep="/"), generator_names(model))
+    zeros = {}
+    for key, shape in generator_shapes(model).items():
+        zeros[key] = np.broadcast_to(np.float32(0), shape)  # it takes no memory
+    params = traverse_util.unflatten_dict(zeros, sep="/")
+    tensors = to_published(params, generator_names(model))
     assert {key: list(value.shape) for key, value in tensors.items()} == spec["tensors"]
 
 
@@ -113,12 +110,13 @@ def test_hub_out_of_reach(monkeypatch):
     assert_user_error("hf://small", "ConnectionError", "models/gen/jax/small", "give its path")
 
 
-# Mistakes.
+# ---- mistakes ----
 
 
-def assert_user_error(where, *words):
+def assert_user_error(source, *words):
+    """The generator is refused in one line with these words."""
     with pytest.raises(UserError) as error:
-        load_generator(where)
+        load_generator(source)
     message = str(error.value)
     assert "\n" not in message
     for word in words:
@@ -131,14 +129,15 @@ def artifact(tmp_path):
 
 
 def edit_tensors(folder, edit):
+    """Writes the artifact's tensors again after edit(tensors) changed them."""
     tensors = restore(folder)
     edit(tensors)
-    (folder / "ema_params.msgpack").write_bytes(
-        serialization.msgpack_serialize(traverse_util.unflatten_dict(tensors, sep="/"))
-    )
+    tree = traverse_util.unflatten_dict(tensors, sep="/")
+    (folder / "ema_params.msgpack").write_bytes(serialization.msgpack_serialize(tree))
 
 
 def edit_metadata(folder, **changes):
+    """Changes the metadata, and returns the model_config that they had."""
     metadata = json.loads((folder / "metadata.json").read_text())
     (folder / "metadata.json").write_text(json.dumps(metadata | changes))
     return metadata["model_config"]
@@ -182,10 +181,10 @@ def test_encoder_instead_of_generator(artifact):
     assert_user_error(artifact, "is an encoder, but a generator is needed")
 
 
-@pytest.mark.parametrize("keep", [0, 10, 1000, -1])
-def test_truncated_parameters(artifact, keep):
+@pytest.mark.parametrize("end", [0, 10, 1000, -1])
+def test_truncated_parameters(artifact, end):
     file = artifact / "ema_params.msgpack"
-    file.write_bytes(file.read_bytes()[:keep])
+    file.write_bytes(file.read_bytes()[:end])
     assert_user_error(artifact, str(file), "cut short")
 
 

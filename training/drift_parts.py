@@ -17,7 +17,7 @@ import data
 from drifting.cache import remember
 from drifting.config import DriftConfig
 from models.build import build_generator
-from models.encoders import load_encoder, set_weights
+from models.encoders import load_encoder, make_set_weight
 from models.latents import latent_dataset
 from training.flow_parts import FlowParts, build_flow
 from training.generator_parts import GeneratorParts, mirrors
@@ -137,7 +137,7 @@ def drift_config(
         temperatures=tuple(drift.temperatures),
         **field,
         monitor=resolve_monitor(drift.monitor, encoder, dataset.shape),
-        set_weight=set_weights(config.encoder),
+        set_weight=make_set_weight(config.encoder),
         style_shape=(model.noise_coords, model.noise_classes),
         class_dropout_prob=config.model.class_dropout_prob,
         flip=mirrors(config, dataset.dtype),

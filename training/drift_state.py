@@ -8,7 +8,7 @@ import numpy as np
 
 from drifting.fields.learned import init_field_state
 from drifting.state import TrainState, init_state, named_key
-from models.dit import init_params
+from models.generator import init_params
 from models.weights import load_generator
 from training import state
 from training.drift_parts import DriftParts

@@ -13,9 +13,8 @@ from absl import flags
 
 from data import pipeline
 from drifting.state import TrainState, init_state, named_key
-from models.encoders import mae_fields
 from models.export import export_run
-from models.mae import mae_params
+from models.mae import init_mae_params, mae_fields
 from models.mae_step import mae_step
 from training import loop, program, state
 from training.job import Job
@@ -139,7 +138,7 @@ def train(parts: MAEParts, folder: pathlib.Path) -> None:
 def first_state(parts: MAEParts) -> TrainState:
     """Returns the state before the first step. It depends on the seed alone."""
     config = parts.config
-    params = mae_params(parts.model, named_key(config.seed, "init"))
+    params = init_mae_params(parts.model, named_key(config.seed, "init"))
     return init_state(params, parts.optimizer, config.optim.ema, config.seed)
 
 
@@ -163,7 +162,7 @@ def make_step(parts: MAEParts):
         model=parts.model,
         optimizer=parts.optimizer,
         config=parts.step,
-        gather=functools.partial(sharding.all_gather, parts.mesh),
+        all_gather=functools.partial(sharding.all_gather, parts.mesh),
     )
     metrics_sharding = sharding.replicated(parts.mesh)
     return jax.jit(

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 import data
-from models.encoders import mae_fields
-from models.mae import MAE
+from models.mae import MAE, mae_fields
 from models.mae_step import MAEConfig
 from training.job import Parts, check_batch_size
 from training.optimizer import build_optimizer

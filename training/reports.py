@@ -10,7 +10,7 @@ import data
 from drifting.config import DriftConfig
 from drifting.fields import FIELDS
 from drifting.state import TrainState
-from models.dit import count_parameters
+from models.generator import count_parameters
 from training.drift_parts import DriftParts
 from training.flow_parts import FlowParts
 from training.mae_parts import MAEParts

@@ -7,7 +7,13 @@ import jax
 import numpy as np
 
 import data
-from models.encoders import join_where, only_used, options_of, split_where, takes_pixels
+from models.encoders import (
+    join_sources,
+    options_from_flags,
+    split_sources,
+    takes_pixels,
+    used_params,
+)
 from models.latents import LatentSpace, load_latent_space
 from models.narrow import narrow
 from utils import sharding
@@ -58,12 +64,12 @@ def read_encoder(
         decode: (function, its parameters), through which an encoder of pixels sees latents.
         names_only: check the flags, and read or fetch nothing.
     """
-    source, options = join_where(config.name, config.path), options_of(config)
+    source, options = join_sources(config.name, config.path), options_from_flags(config)
     if names_only and config.name != "none":
-        split_where(source)
+        split_sources(source)
         return Encoder(None, {})
     encode, params, _ = load_encoder(source, decode=decode, **options)
-    return Encoder(encode, only_used(params))
+    return Encoder(encode, used_params(params))
 
 
 def resolve_monitor(name: str, encoder: Encoder, shape: tuple[int, ...]) -> str:

@@ -1,0 +1,1 @@
+"""Files of weights: named tensors, PyTorch files, downloads from the Hugging Face hub."""

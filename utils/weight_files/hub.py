@@ -1,41 +1,68 @@
-"""The Hugging Face hub's client, without its own log lines."""
+"""Downloads from the Hugging Face hub, without the log lines of its client."""
 
 import contextlib
 import logging
 import os
+import pathlib
 import socket
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
-def out_of_reach() -> bool:
-    """Whether the hub's name has no address here. False where a proxy resolves names."""
-    import huggingface_hub.constants as hub
+def download_file(repository: str, name: str) -> pathlib.Path:
+    """Returns the local copy of one file of a repository, fetched if it is not there yet.
 
-    if any(
-        os.environ.get(f"{scheme}_proxy") or os.environ.get(f"{scheme.upper()}_PROXY")
-        for scheme in ("http", "https", "all")
-    ):
-        return False
-    try:
-        socket.getaddrinfo(urllib.parse.urlsplit(hub.ENDPOINT).hostname, 443)
-    except OSError:
-        return True
-    return False
+    Raises whatever the hub's client raises: the errors of several network libraries.
+    """
+    import huggingface_hub
+
+    with quiet_client():
+        return pathlib.Path(huggingface_hub.hf_hub_download(repository, name))
+
+
+def download_snapshot(repository: str, patterns: Sequence[str]) -> pathlib.Path:
+    """Returns the local copy of a repository's files that match the shell patterns.
+
+    Raises whatever the hub's client raises: the errors of several network libraries.
+    """
+    import huggingface_hub
+
+    with quiet_client():
+        folder = huggingface_hub.snapshot_download(repository, allow_patterns=list(patterns))
+    return pathlib.Path(folder)
 
 
 @contextlib.contextmanager
-def one_voice() -> Iterator[None]:
-    """Downloads within it take what the hub's cache holds, at once, where the hub is out of reach (the client would try for half a minute), and the client's warnings
-    about retries are kept back: the caller says in one line what failed."""
-    import huggingface_hub.constants as hub
+def quiet_client() -> Iterator[None]:
+    """Makes the hub's client quick and silent where the hub cannot be reached.
+
+    Within it, where the hub is out of reach, downloads take what the cache holds at once; the
+    client would try for half a minute. The client's warnings about retries are kept back: the
+    caller says in one line what failed.
+    """
+    from huggingface_hub import constants
 
     logger = logging.getLogger("huggingface_hub")
-    offline, level = hub.HF_HUB_OFFLINE, logger.level
-    hub.HF_HUB_OFFLINE = offline or out_of_reach()
+    offline, level = constants.HF_HUB_OFFLINE, logger.level
+    constants.HF_HUB_OFFLINE = offline or out_of_reach()
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        hub.HF_HUB_OFFLINE = offline
+        constants.HF_HUB_OFFLINE = offline
         logger.setLevel(level)
+
+
+def out_of_reach() -> bool:
+    """Returns whether the hub's name has no address here. A proxy, if any, resolves it itself."""
+    from huggingface_hub import constants
+
+    for scheme in ("http", "https", "all"):
+        name = f"{scheme}_proxy"
+        if os.environ.get(name) or os.environ.get(name.upper()):
+            return False
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return True
+    return False

@@ -1,21 +1,24 @@
-"""Reads the tensors of a PyTorch `.pth` file without PyTorch, and without running anything in the file.
+"""Reads the tensors of a PyTorch `.pth` file without PyTorch, and without running what is in it.
 
-A `.pth` is a pickle that names tensors, and raw storages beside it. A pickle can call any importable
-function, so this reader resolves only the few names that a state dict needs and refuses every other one
-before anything is called. Two containers exist (facts from torch/serialization.py):
+A `.pth` file is a pickle that names tensors, and raw storages beside it. A pickle can call any
+importable function. This reader therefore resolves only the few names that a state dict needs, and
+refuses every other one before anything is called.
 
-    since 1.6   a zip archive: NAME/data.pkl, NAME/data/KEY (one raw storage each, stored uncompressed)
-    before      consecutive pickles: magic number, protocol 1001, machine description, the object, the list of
-                storage keys; then for each key its length (int64) and its raw numbers
+There are two containers (facts from torch/serialization.py):
+
+    since 1.6    a zip archive: NAME/data.pkl, and NAME/data/KEY, one raw storage each, stored
+                 uncompressed
+    before       consecutive pickles: magic number, protocol 1001, machine description, the object,
+                 the list of storage keys; then for each key its length (int64) and its raw numbers
 """
 
-import collections
 import math
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -38,12 +41,18 @@ DTYPES = {
     "BoolStorage": np.bool_,
 }
 
+Storages = dict[str, np.ndarray]  # flat arrays by key
+
 
 def read_torch_file(path: str | Path) -> Any:
-    """The object saved in `path` (usually {name: tensor}, perhaps nested), every tensor a NumPy array.
+    """Returns the object saved in `path`, every tensor as a NumPy array.
 
-    Raises UserError when the file does not exist, is damaged or incomplete, or names anything but tensors,
-    storages and ordered dictionaries (then the message has that name, and nothing of the file was run).
+    It is usually {name: tensor}, perhaps nested.
+
+    Raises:
+        UserError: the file does not exist, is damaged or incomplete, or names anything but
+            tensors, storages and ordered dictionaries. The message then has that name, and nothing
+            of the file was run.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,7 +78,11 @@ def read_torch_file(path: str | Path) -> Any:
         ) from error
 
 
-def _read_zip(path):
+# ---- the two containers ----
+
+
+def _read_zip(path: Path) -> tuple[Any, Storages]:
+    """Returns the pickled object, with stand-ins for its tensors, and the storages."""
     with zipfile.ZipFile(path) as archive:
         names = {name.partition("/")[2]: name for name in archive.namelist()}
         if "constants.pkl" in names:
@@ -94,7 +107,8 @@ def _read_zip(path):
     return tree, storages
 
 
-def _read_legacy(file: BinaryIO):
+def _read_legacy(file: BinaryIO) -> tuple[Any, Storages]:
+    """Returns the pickled object, with stand-ins for its tensors, and the storages."""
     if _Unpickler(file).load() != MAGIC_NUMBER or _Unpickler(file).load() != LEGACY_PROTOCOL:
         raise ValueError("the magic number is missing")
     if not _Unpickler(file).load()["little_endian"]:
@@ -112,18 +126,47 @@ def _read_legacy(file: BinaryIO):
     return tree, storages
 
 
+# ---- the pickle, and the few names that it may use ----
+
+
 class _NoTensor(Exception):
     """A name that the file asks for and that no state dict needs."""
 
 
+class _Storage(NamedTuple):
+    """Part of a storage, by its key."""
+
+    key: str
+    offset: int
+    n_elements: int
+
+
+class _Tensor(NamedTuple):
+    """What the pickle leaves in the place of a tensor.
+
+    The older container has the numbers only after the pickle.
+    """
+
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
 class _Global:
-    """Stands for an allowed name. Immutable: a pickle may try to set attributes on whatever it is given."""
+    """Stands for an allowed name.
+
+    It cannot be changed: a pickle may try to set attributes of whatever it is given.
+    """
 
     __slots__ = ()
 
 
 class _StorageType(_Global):
+    """Stands for torch.FloatStorage and the like."""
+
     __slots__ = ("dtype",)
+    dtype: np.dtype
 
     def __init__(self, dtype):
         object.__setattr__(self, "dtype", np.dtype(dtype))
@@ -133,7 +176,10 @@ class _StorageType(_Global):
 
 
 class _RebuildTensor(_Global):
-    """torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])."""
+    """Stands for torch._utils._rebuild_tensor_v2.
+
+    Its arguments are storage, offset, size, stride, requires_grad, hooks and perhaps metadata.
+    """
 
     __slots__ = ()
 
@@ -142,7 +188,7 @@ class _RebuildTensor(_Global):
 
 
 class _RebuildParameter(_Global):
-    """torch._utils._rebuild_parameter(tensor, requires_grad, hooks)."""
+    """Stands for torch._utils._rebuild_parameter(tensor, requires_grad, hooks)."""
 
     __slots__ = ()
 
@@ -150,8 +196,8 @@ class _RebuildParameter(_Global):
         return tensor
 
 
-GLOBALS = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
+GLOBALS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
@@ -159,15 +205,16 @@ GLOBALS = {
 }
 
 
-# What the pickle leaves in place of a tensor: the legacy container has the numbers only after the pickle.
-_Tensor = collections.namedtuple("_Tensor", "storage offset size stride")
-_Storage = collections.namedtuple("_Storage", "key offset count")
-
-
 class _Unpickler(pickle.Unpickler):
+    """Unpickles with GLOBALS alone.
+
+    Attributes:
+        storages: key -> (dtype, number of elements) of the storages that the pickle refers to.
+    """
+
     def __init__(self, file):
         super().__init__(file)
-        self.storages: dict[str, tuple[np.dtype, int]] = {}  # key -> (dtype, number of elements)
+        self.storages: dict[str, tuple[np.dtype, int]] = {}
 
     def find_class(self, module, name):
         if (module, name) not in GLOBALS:
@@ -175,20 +222,28 @@ class _Unpickler(pickle.Unpickler):
         return GLOBALS[module, name]
 
     def persistent_load(self, pid):
-        """("storage", type, key, device, count[, view]); view (legacy only): None or (key, offset, count)."""
+        """Returns the storage that `pid` refers to.
+
+        pid: ("storage", type, key, device, count[, view]). Only the older container has a view:
+            None, or (key, offset, count).
+        """
         kind, storage_type, key, _, count, *view = pid
         if kind != "storage" or not isinstance(storage_type, _StorageType) or count < 0:
             raise ValueError(f"unknown reference {pid!r}")
-        if self.storages.setdefault(key, (storage_type.dtype, count)) != (
-            storage_type.dtype,
-            count,
-        ):
+        description = (storage_type.dtype, count)
+        if self.storages.setdefault(key, description) != description:
             raise ValueError(f"storage {key} is described twice and differently")
-        _, offset, count = view[0] if view and view[0] is not None else (key, 0, count)
+        offset = 0
+        if view and view[0] is not None:
+            _, offset, count = view[0]
         return _Storage(key, offset, count)
 
 
-def _to_arrays(tree, storages):
+# ---- arrays ----
+
+
+def _to_arrays(tree: Any, storages: Storages) -> Any:
+    """Returns `tree` with arrays in the place of the stand-ins for tensors."""
     if isinstance(tree, _Tensor):
         return _to_array(tree, storages)
     if isinstance(tree, dict):
@@ -198,19 +253,20 @@ def _to_arrays(tree, storages):
     return tree
 
 
-def _to_array(tensor, storages):
+def _to_array(tensor: _Tensor, storages: Storages) -> np.ndarray:
+    """Returns the numbers of a tensor, after checking that they lie within its storage."""
     (key, start, count), offset, size, stride = tensor
-    flat = storages[key]
-    if start < 0 or count < 0 or start + count > flat.size:
+    numbers = storages[key]
+    if start < 0 or count < 0 or start + count > numbers.size:
         raise ValueError(f"a view into storage {key} reaches beyond it")
-    flat = flat[start : start + count]
+    numbers = numbers[start : start + count]
     if min(offset, *size, *stride, 0) < 0:
         raise ValueError(f"a tensor has offset {offset}, size {size}, stride {stride}")
     elements = math.prod(size)
     if elements == 0:
-        return np.zeros(size, flat.dtype)
+        return np.zeros(size, numbers.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if last >= flat.size or elements > flat.size:
-        raise ValueError(f"a tensor of {size} reaches beyond its storage of {flat.size}")
-    steps = [step * flat.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(flat[offset:], size, steps).copy()
+    if last >= numbers.size or elements > numbers.size:
+        raise ValueError(f"a tensor of {size} reaches beyond its storage of {numbers.size}")
+    steps = [step * numbers.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(numbers[offset:], size, steps).copy()
