@@ -157,6 +157,7 @@ class DiT(nn.Module):
                 out; it makes its sample NaN.
         """
         check_inputs(self, noise, labels, cfg_scale, style_indices)
+        # Conditioning.
         cond = Conditioning(
             self.cond_dim,
             self.num_classes,
@@ -166,15 +167,18 @@ class DiT(nn.Module):
             name="conditioning",
         )(labels, cfg_scale, style_indices)  # [B, cond_dim]
 
+        # Patches and context.
         x = self._patches_to_tokens(noise)  # [B, N, D]
         x = self._prepend_context(x, cond)  # [B, T, D], T = n_cls_tokens + N
 
+        # Blocks.
         cond = nn.silu(cond)  # adaLN reads silu(cond) everywhere; the context reads cond itself
         rotation = None
         if self.use_rope:
             rotation = rope_rotation(x.shape[1], self.hidden_size // self.num_heads)
         x = self._blocks()(x, cond, rotation)[0]  # [B, T, D]
 
+        # Output.
         x = x[:, self.n_cls_tokens :]
         return self._tokens_to_patches(x, cond)
 
