@@ -22,12 +22,14 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Num
 
+from models.frozen_layers import FrozenBatchNorm
 from utils.errors import UserError
 from utils.weight_files.tensors import count, expected_shapes, match, read_tensors, shape_of
 
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 CLASSES = 1000
+EPSILON = 1e-3  # of the batch norms, as TensorFlow's
 # A stage of blocks: the side of its depthwise kernel, and the stride of its first block.
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
@@ -61,21 +63,6 @@ VARIANTS = {
 
 
 # ---- the network -----------------------------------------------------------------------------
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation by the recorded statistics; epsilon 1e-3, as TensorFlow's."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        channels = x.shape[-1:]
-        weight = self.param("weight", ones, channels)
-        bias = self.param("bias", zeros, channels)
-        mean = self.param("running_mean", zeros, channels)
-        variance = self.param("running_var", ones, channels)
-        scale = weight * jax.lax.rsqrt(variance + 1e-3)
-        return x * scale.astype(x.dtype) + (bias - mean * scale).astype(x.dtype)
 
 
 def conv(channels: int, size: int, name: str, dtype: Any, stride: int = 1, groups: int = 1):
@@ -114,13 +101,13 @@ class Block(nn.Module):
         y = x
         if self.expansion > 1:
             y = conv(wide, 1, "_expand_conv", self.dtype)(y)
-            y = nn.relu6(BatchNorm(name="_bn0")(y))
+            y = nn.relu6(FrozenBatchNorm(EPSILON, name="_bn0")(y))
         y = conv(
             wide, self.kernel_size, "_depthwise_conv", self.dtype, stride=self.stride, groups=wide
         )(y)
-        y = nn.relu6(BatchNorm(name="_bn1")(y))
+        y = nn.relu6(FrozenBatchNorm(EPSILON, name="_bn1")(y))
         y = conv(self.channels, 1, "_project_conv", self.dtype)(y)
-        y = BatchNorm(name="_bn2")(y)
+        y = FrozenBatchNorm(EPSILON, name="_bn2")(y)
         if x.shape == y.shape:
             y = y + x
         return y
@@ -151,7 +138,7 @@ class EfficientNetLite(nn.Module):
         """
         x = jnp.broadcast_to((pixels - 127) / 128, (*pixels.shape[:-1], 3))
         x = conv(STEM_CHANNELS, 3, "_conv_stem", self.dtype, stride=2)(x)
-        x = nn.relu6(BatchNorm(name="_bn0")(x))
+        x = nn.relu6(FrozenBatchNorm(EPSILON, name="_bn0")(x))
         maps = {"stem": x}
         for stage, depth in enumerate(self.variant.depths):
             for i in range(depth):
@@ -166,7 +153,7 @@ class EfficientNetLite(nn.Module):
                 )(x)
                 maps[f"block{index}"] = x
         x = conv(HEAD_CHANNELS, 1, "_conv_head", self.dtype)(x)
-        x = nn.relu6(BatchNorm(name="_bn1")(x))
+        x = nn.relu6(FrozenBatchNorm(EPSILON, name="_bn1")(x))
         pooled = jnp.mean(x, (1, 2))
         logits = nn.Dense(CLASSES, dtype=self.dtype, name="_fc")(pooled)
         return maps | {"head": x, "pooled": pooled, "logits": logits}

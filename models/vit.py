@@ -22,6 +22,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from models.frozen_layers import attend
 from utils.errors import UserError
 from utils.weight_files import hub
 from utils.weight_files.tensors import expected_shapes, match, read_tensors
@@ -47,18 +48,6 @@ def quick_gelu(x: Array) -> Array:
 
 ACTIVATIONS = {"gelu": exact_gelu, "gelu_tanh": tanh_gelu, "quick_gelu": quick_gelu}
 POOLS = ("token", "map")
-
-
-def attend(
-    queries: Float[Array, "B Q heads C"],
-    keys: Float[Array, "B T heads C"],
-    values: Float[Array, "B T heads C"],
-) -> Float[Array, "B Q D"]:
-    """Returns scaled dot-product attention, its heads side by side; the softmax is float32."""
-    logits = jnp.einsum("bqhc,bthc->bhqt", queries, keys) * queries.shape[-1] ** -0.5
-    weights = nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
-    mixed = jnp.einsum("bhqt,bthc->bqhc", weights.astype(values.dtype), values)
-    return rearrange(mixed, "b q h c -> b q (h c)")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,23 +4,14 @@ import importlib.util
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
-from weight_rule import draw
 
 from models import efficientnet
-from models.efficientnet import (
-    VARIANTS,
-    EfficientNetLite,
-    Variant,
-    load_efficientnet,
-    package_file,
-    read_model,
-)
+from models.efficientnet import VARIANTS, load_efficientnet, package_file, read_model
+from models.encoders import load_encoder
 from utils.errors import UserError
-from utils.weight_files.tensors import expected_shapes, read_tensors
+from utils.weight_files.tensors import read_tensors
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "efficientnet_lite0" / "io.npz"
 PALACE, DAISY = 698, 985  # classes of ImageNet that the two photographs were recorded with
@@ -73,43 +64,33 @@ def test_floats_and_bytes_are_the_same_images():
     assert expected["head"].shape == (1, 7, 7, 1280)
 
 
-def torch_tensors(model):
-    """Returns weights for `model` by the weight rule, under PyTorch's names and in its layout."""
-    tensors = {}
-    for path, leaf in flatten_dict(expected_shapes(model, (1, 32, 32, 3))).items():
-        key, shape = ".".join(path), leaf.shape
-        if path[-1] == "kernel":
-            key, shape = key.replace(".kernel", ".weight"), (shape[-1], shape[-2], *shape[:-2])
-        tensors[key] = draw(key, shape, seed=0, gain=1.4)
-    return tensors
+def test_golden_values_through_the_encoder():
+    """The same photographs as floats in [-1, 1]; and the sets that are taken by default."""
+    recorded = np.load(GOLDEN)
+    images = recorded["images"].astype(np.float32) / 127.5 - 1
+    names = ("pooled", "block4", "block15")
+    encode, params, _ = load_encoder(
+        "efficientnet:lite0", names=names, statistics=("map",), patch_sizes=()
+    )
+    sets = jax.jit(encode)(params, images)
+    close(sets["pooled"][:, 0], recorded["pooled"])
+    for name in ("block4", "block15"):
+        close(sets[name].reshape(2, -1)[:, :64], recorded[f"head64/{name}"], name)
 
-
-def test_gradient_to_the_image(monkeypatch, tmp_path):
-    """Through resizing and network, against a difference quotient in float64.
-
-    In a small network, as a CPU is slow at convolutions in float64.
-    """
-    small = Variant(32, depths=(1, 2, 1, 1, 1, 1, 1), channels=(8, 8, 8, 16, 16, 16, 16))
-    monkeypatch.setitem(VARIANTS, "lite0", small)
-    np.savez(tmp_path / "small.npz", **torch_tensors(EfficientNetLite(small)))
-    features, params = load_efficientnet(tmp_path / "small.npz")
-    with jax.enable_x64(True):
-        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
-        random = np.random.default_rng(0)
-        image, direction = jnp.asarray(random.uniform(-1, 1, (2, 1, 20, 24, 3)))
-
-        def projection(image, params):
-            maps = features(params, image)
-            assert all(leaf.dtype == jnp.float64 for leaf in maps.values())
-            return sum(jnp.sum(jnp.sin(maps[name])) for name in ("block3", "block7", "pooled"))
-
-        value_and_gradient = jax.jit(jax.value_and_grad(projection))
-        above, below = (
-            value_and_gradient(image + step * direction, params)[0] for step in (1e-7, -1e-7)
-        )
-        slope = jnp.sum(value_and_gradient(image, params)[1] * direction)
-        assert abs(slope) > 1e-2
-        np.testing.assert_allclose(slope, (above - below) / 2e-7, rtol=1e-5)
+    encode, params, _ = load_encoder("efficientnet")
+    shapes = {}
+    for name, leaf in jax.eval_shape(encode, params, images[:, :32, :32, :1]).items():
+        shapes[name] = leaf.shape[1:]
+    assert {name.split("_")[0] for name in shapes} == {
+        "block2",
+        "block4",
+        "block10",
+        "block15",
+        "pooled",
+    }
+    assert "block2" not in shapes
+    assert (shapes["block2_mean"], shapes["pooled"]) == ((1, 24), (1, 1280))
+    assert (shapes["block4"], shapes["block4_std_2"]) == ((28 * 28, 40), (14 * 14, 40))
 
 
 def test_the_variant_is_read_from_a_file(tmp_path):

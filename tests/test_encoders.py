@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax.traverse_util import flatten_dict
-from weight_rule import draw
+from weight_rule import draw, torch_tensors
 
+from models.efficientnet import VARIANTS, EfficientNetLite, Variant
 from models.encoders import (
     ENCODERS,
     FrozenEncoder,
@@ -36,6 +36,7 @@ from models.encoders.dinov2 import Dinov2, cubic_matrix, resize_positions
 from models.encoders.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from models.encoders.resnet import RESNETS, ResNet
 from models.standin import load_shapes as load_shapes_of
+from models.vit import PUBLIC_MODELS, build
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.weight_files.tensors import expected_shapes, match, read_tensors, rename, strip_prefix
@@ -66,28 +67,16 @@ def close(actual, expected, tolerance=1e-4):
     np.testing.assert_allclose(actual, expected, atol=tolerance * np.abs(expected).max())
 
 
-def torch_tensors(model, image_size, seed=0):
-    """Returns weights for `model` under PyTorch's names and layout, which `match` undoes."""
-    shapes = expected_shapes(model, (1, image_size, image_size, 3))
-    tensors = {}
-    for path, leaf in flatten_dict(shapes).items():
-        name = ".".join(path).replace(".kernel", ".weight").replace(".scale", ".weight")
-        stacked = "*" in name
-        shape = leaf.shape[1:] if stacked else leaf.shape
-        if path[-1] == "kernel":
-            shape = (shape[-1], shape[-2], *shape[:-2])
-        for layer in range(leaf.shape[0] if stacked else 1):
-            key = name.replace("*", str(layer))
-            tensors[key] = draw(key, shape, seed, 1.0)
-    return tensors
-
-
+TINY_LITE = Variant(32, depths=(1, 2, 1, 1, 1, 1, 1), channels=(8, 8, 8, 16, 16, 16, 16))
+TINY_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 TINY = {
     "dinov2": (Dinov2(64, 2, 1, 14, 5, 0, None), 28),
     "dinov2_registers": (Dinov2(64, 2, 1, 14, 5, 2, None), 28),
     "convnextv2": (ConvNextV2((1, 2, 1, 1), (4, 8, 8, 8), None), 32),
     "resnet18": (ResNet((1, 2, 1, 1), False, 4, None), 32),
     "resnet50": (ResNet((1, 2, 1, 1), True, 4, None), 32),
+    "efficientnet": (EfficientNetLite(TINY_LITE), 32),
+    "vit": (build(**TINY_VIT), 32),
 }
 
 
@@ -102,6 +91,12 @@ def tiny(tmp_path, monkeypatch):
             monkeypatch.setitem(RESNETS, encoder, model)
         path = tmp_path / f"{name}.safetensors"
         safetensors.numpy.save_file(torch_tensors(model, size), path)
+        if name == "efficientnet":
+            monkeypatch.setitem(VARIANTS, "lite0", TINY_LITE)
+        if name == "vit":
+            small = dataclasses.replace(PUBLIC_MODELS["mae"], config=TINY_VIT)
+            monkeypatch.setitem(PUBLIC_MODELS, "mae", small)
+            return f"vit:mae:{path}"
         return f"{encoder}:{path}"
 
     return make
@@ -369,7 +364,9 @@ def test_join_sources():
             join_sources(name, "")
 
 
-@pytest.mark.parametrize("name", ["dinov2_registers", "convnextv2", "resnet50"])
+@pytest.mark.parametrize(
+    "name", ["dinov2_registers", "convnextv2", "resnet50", "efficientnet", "vit"]
+)
 def test_bfloat16_returns_float32(name, tiny):
     encode, params, _ = load_encoder(tiny(name), bf16=True, image_size=TINY[name][1])
     sets = jax.eval_shape(encode, params, jnp.zeros((1, 8, 8, 3)))

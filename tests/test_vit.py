@@ -1,5 +1,6 @@
 """The Vision Transformer against golden data of timm, its public models, and its files."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -12,6 +13,7 @@ import pytest
 import safetensors.numpy
 from weight_rule import draw
 
+from models.encoders import load_encoder
 from models.vit import PUBLIC_MODELS, build, count_parameters, load_vit, parameter_shapes
 from utils.errors import UserError
 
@@ -78,6 +80,27 @@ def test_golden_values_and_the_gradient_to_the_image(folder):
         slope = jnp.sum(value_and_gradient(image, exact_params)[1] * direction)
         assert abs(slope) > 1e-2
         np.testing.assert_allclose(slope, (above - below) / 2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("folder, name", RECORDED.items())
+def test_golden_values_through_the_encoder(folder, name, tmp_path, monkeypatch):
+    """The public model's place is taken by the small recorded one; images are not normalised."""
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(golden_tensors(folder), path)
+    public = dataclasses.replace(PUBLIC_MODELS[name], config=golden_config(folder))
+    monkeypatch.setitem(PUBLIC_MODELS, name, public)
+    recorded = np.load(GOLDEN / folder / "io.npz")
+    pixels = recorded["pixel_values_nchw"].transpose(0, 2, 3, 1)
+    images = (pixels * np.array(public.std) + np.array(public.mean)) * 2 - 1
+
+    encode, params, _ = load_encoder(f"vit:{name}:{path}", names=("*",), statistics=("map",))
+    sets = jax.jit(encode)(params, images.astype(np.float32))
+    expected = {f"block{i}": recorded[f"block{i}_patches"] for i in range(3)}
+    expected["pooled"] = recorded["pooled"][:, None]
+    expected["patches"] = recorded["tokens"][:, int(public.config.get("class_token", True)) :]
+    assert set(sets) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(sets[key], value, atol=1e-4 * np.abs(value).max(), err_msg=key)
 
 
 @pytest.mark.parametrize("folder, name", RECORDED.items())

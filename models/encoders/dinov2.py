@@ -21,6 +21,7 @@ from models.encoders.pretrained import (
     published_key,
     read_pretrained,
 )
+from models.frozen_layers import attend
 from utils.errors import UserError
 from utils.weight_files.tensors import (
     Tensors,
@@ -173,17 +174,13 @@ class Layer(nn.Module):
         return x, x
 
     def _attention(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Returns the values that the tokens attend to; the softmax is at least float32."""
+        """Returns the values that the tokens attend to."""
         width = x.shape[-1]
         heads = []
         for name in ("q", "k", "v"):
             y = self._dense(width, f"attention.{name}_proj")(x)
             heads.append(rearrange(y, "b t (heads c) -> b t heads c", heads=self.heads))
-        q, k, v = heads
-        logits = jnp.einsum("bqhc,bkhc->bhqk", q, k) * (width // self.heads) ** -0.5
-        weights = nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
-        y = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(v.dtype), v)
-        return rearrange(y, "b t heads c -> b t (heads c)")
+        return attend(*heads)
 
     def _norm(self, name: str, x: Array) -> Array:
         return nn.LayerNorm(1e-6, dtype=self.dtype, use_fast_variance=False, name=name)(x)

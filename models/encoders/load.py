@@ -127,6 +127,6 @@ def _encode(
         height, width = (size, size) if isinstance(size, int) else size
         if images.shape[1:3] != (height, width):
             shape = (images.shape[0], height, width, channels)
-            images = jax.image.resize(images, shape, "bilinear")  # antialiased where it shrinks
+            images = jax.image.resize(images, shape, encoder.interpolation)
     maps = encoder.maps(params, images)
     return feature_sets(maps, encoder.names, encoder.statistics, encoder.patch_sizes)

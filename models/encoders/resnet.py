@@ -5,7 +5,6 @@ The tensor names are those of torchvision and timm.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -17,7 +16,10 @@ from models.encoders.pretrained import (
     imagenet_encoder,
     read_pretrained,
 )
+from models.frozen_layers import FrozenBatchNorm
 from utils.weight_files.tensors import Tensors, expected_shapes, match, strip_prefix
+
+EPSILON = 1e-5  # of the batch norms
 
 PUBLISHED = {  # 47 MB and 102 MB
     "resnet18": {
@@ -77,7 +79,7 @@ class ResNet(nn.Module):
         "pooled": the mean of layer4, [B, 1, D]}
         """
         x = conv(self.width, 7, 2, self.dtype, "conv1")(x)
-        x = nn.relu(FrozenBatchNorm(name="bn1")(x))
+        x = nn.relu(FrozenBatchNorm(EPSILON, name="bn1")(x))
         maps = {"conv1": x}
         border: Any = ((1, 1), (1, 1))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=border)
@@ -113,27 +115,13 @@ class Block(nn.Module):
         y = x
         for i, (channels, size, stride) in enumerate(convs, start=1):
             y = conv(channels, size, stride, self.dtype, f"conv{i}")(y)
-            y = FrozenBatchNorm(name=f"bn{i}")(y)
+            y = FrozenBatchNorm(EPSILON, name=f"bn{i}")(y)
             if i < len(convs):
                 y = nn.relu(y)
         if x.shape != y.shape:
             x = conv(y.shape[-1], 1, self.stride, self.dtype, "downsample.0")(x)
-            x = FrozenBatchNorm(name="downsample.1")(x)
+            x = FrozenBatchNorm(EPSILON, name="downsample.1")(x)
         return nn.relu(x + y)
-
-
-class FrozenBatchNorm(nn.Module):
-    """Batch normalisation by the recorded statistics. [B, H, W, C] -> [B, H, W, C]."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        shape = x.shape[-1:]
-        weight = self.param("weight", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        mean = self.param("running_mean", nn.initializers.zeros, shape)
-        var = self.param("running_var", nn.initializers.ones, shape)
-        scale = weight * jax.lax.rsqrt(var + 1e-5)
-        return x * scale.astype(x.dtype) + (bias - mean * scale).astype(x.dtype)
 
 
 def conv(channels: int, size: int, stride: int, dtype: jnp.dtype | None, name: str) -> nn.Conv:

@@ -13,6 +13,8 @@ ENCODERS = {
     "convnextv2": "models.encoders.convnextv2",
     "resnet18": "models.encoders.resnet",
     "resnet50": "models.encoders.resnet",
+    "efficientnet": "models.encoders.efficientnet",
+    "vit": "models.encoders.vit",
 }
 
 # These take any samples, an MAE those that it was trained on. All others take images alone.
