@@ -21,7 +21,7 @@ from configs.default import Key
 from evaluation.choose_metrics import parse_metrics
 from evaluation.clock import Clock
 from evaluation.load_reference import load_reference
-from evaluation.scoring import round_up, score
+from evaluation.scoring import score
 from metrics.collect import BLOCK
 from metrics.evidence import Comparison, Evidence
 from metrics.fid import Moments
@@ -31,7 +31,7 @@ from models.weights import load_generator
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.logging import setup_logging
-from utils.sharding import local_sharding
+from utils.sharding import local_sharding, round_up
 
 FLAGS = (
     Key(

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 import jax
 
 import data
-from evaluation.fid_csv import read_rows, scores
 from benchmarks.frame import matmul_rate
+from evaluation.fid_csv import read_rows, scores
 from training import drift
 from utils import config as config_lib
 from utils import sharding

@@ -10,12 +10,13 @@ from jax.sharding import NamedSharding
 from evaluation.clock import Clock
 from evaluation.labels import choose_labels, label_kind
 from evaluation.reference import Reference
-from evaluation.scoring import check_count, round_up, score
+from evaluation.scoring import check_count, score
 from metrics.networks import STANDARD_COUNT
 from models.latents import LatentSpace
 from models.sampling import generate
 from utils import processes
 from utils.logging import without_warnings
+from utils.sharding import round_up
 
 log = logging.getLogger("eval")
 

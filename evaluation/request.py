@@ -13,11 +13,10 @@ from evaluation.dataset_images import data_options
 from evaluation.flags import Flags
 from evaluation.load_reference import load_reference
 from evaluation.reference import Reference
-from evaluation.scoring import round_up
 from models.runs import is_run
 from utils import config as config_lib
 from utils.errors import UserError
-from utils.sharding import local_sharding
+from utils.sharding import local_sharding, round_up
 
 
 @dataclasses.dataclass(frozen=True)

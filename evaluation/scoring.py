@@ -67,8 +67,3 @@ def check_count(n: int, metrics: tuple[str, ...]) -> None:
     fewest, reason = max(limits)
     if n < fewest:
         raise UserError(f"--num_samples {n}: too few to score; {reason} needs at least {fewest}")
-
-
-def round_up(n: int, multiple: int) -> int:
-    """Returns the least multiple that is not below n."""
-    return -(-n // multiple) * multiple

@@ -27,7 +27,6 @@ from evaluation.flags import RESIZE, Flags
 from evaluation.image_files import batches, read_images
 from evaluation.networks import load_network
 from evaluation.reference import RealImages
-from evaluation.scoring import round_up
 from metrics.collect import collect
 from metrics.networks import Network
 from metrics.statistics import write_statistics
@@ -35,7 +34,7 @@ from utils import config as config_lib
 from utils import distributed, processes
 from utils.errors import UserError
 from utils.logging import setup_logging
-from utils.sharding import local_sharding
+from utils.sharding import local_sharding, round_up
 
 log = logging.getLogger("stats")
 

@@ -4,10 +4,10 @@ import dataclasses
 from typing import Any
 
 from drifting.bank import Bank, bank_bytes, empty_bank
-from evaluation.scoring import round_up
 from models.latents import LatentSpace
 from training.job import Parts
 from utils import sharding
+from utils.sharding import round_up
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from absl import flags
 
 import data
 from drifting.state import TrainState
-from evaluation.scoring import round_up
 from training import run_folder
 from training.state import from_items, to_items
 from utils import config as config_lib
@@ -23,6 +22,7 @@ from utils import processes, sharding
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 from utils.logging import RunLog
+from utils.sharding import round_up
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ import numpy as np
 from data import pipeline
 from drifting.images import to_float
 from drifting.state import named_key
-from evaluation.scoring import round_up
 from models.mae import MAE, random_mask, reconstruction_loss, unpatchify
 from training.mae_parts import MAEParts
 from utils import sharding
 from utils.figures import save_grid, save_panels
 from utils.logging import read_metrics
+from utils.sharding import round_up
 
 HELD_OUT = 5000  # samples of an evaluation, as many as there are up to this
 DRAWN = 16  # images in a grid

@@ -6,9 +6,9 @@ import jax
 
 import data
 from data import pipeline
-from evaluation.scoring import round_up
 from utils import sharding
 from utils.errors import UserError
+from utils.sharding import round_up
 
 
 class StepSizes(NamedTuple):

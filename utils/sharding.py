@@ -403,3 +403,8 @@ def _order_of_result(mesh: Mesh, n: int, block: int) -> np.ndarray:
             in_result = row * len(processes) + processes.index(process)
             order[in_result] = position * block + (row - first)
     return order
+
+
+def round_up(n: int, multiple: int) -> int:
+    """Returns the least multiple that is not below n."""
+    return -(-n // multiple) * multiple
