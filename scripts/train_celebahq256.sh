@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
 # The recipe configs/celebahq256.py, which says what it takes (not measured yet).
 # Arguments go to the trainer: ./scripts/train_celebahq256.sh --seed 1
-set -euo pipefail
-cd "$(dirname "$0")/.."
-exec "${PYTHON:-python}" train_drift.py --dataset_name celebahq256 "$@"
+exec "$(dirname "$0")/train.sh" --dataset_name celebahq256 "$@"

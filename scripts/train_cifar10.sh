@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
 # The recipe configs/cifar10.py, which says what it takes (not measured yet).
 # Arguments go to the trainer: ./scripts/train_cifar10.sh --seed 1
-set -euo pipefail
-cd "$(dirname "$0")/.."
-exec "${PYTHON:-python}" train_drift.py --dataset_name cifar10 "$@"
+exec "$(dirname "$0")/train.sh" --dataset_name cifar10 "$@"
