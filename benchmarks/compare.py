@@ -1,7 +1,12 @@
-"""Two commits in turn, in one run, so that the machine's moods hit both: python benchmarks/compare.py OLD NEW benchmarks/step.py --recipe digits
+"""Compares two commits, which take turns in one run.
 
-Each commit is checked out into a folder of its own and its benchmark started `--rounds` times (the first argument, before the commits), OLD and NEW taking turns. Prints one
-JSON line: for every number of the benchmark's last line the medians of both and their ratio. NEW may be "." for the working tree.
+    python benchmarks/compare.py OLD NEW benchmarks/step.py --recipe digits
+    python benchmarks/compare.py --rounds=5 HEAD~1 . benchmarks/step.py --setting encoder
+
+Each commit is checked out into a folder of its own, and its benchmark is started --rounds times,
+OLD and NEW in turn: what else the machine does meanwhile hits both. NEW may be "." for the working
+tree. Prints one line of JSON: for every number of the benchmark's last line the medians of both,
+and their ratio.
 """
 
 import json
@@ -11,66 +16,42 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ALONE = {
-    "PYTHONPATH": "",
-    "JAX_ENABLE_COMPILATION_CACHE": "0",
-}  # neither code nor programs of the other commit
+# Neither the code nor the compiled programs of the other commit are found.
+ALONE = {"PYTHONPATH": "", "JAX_ENABLE_COMPILATION_CACHE": "0"}
 
 
-def main(words):
-    rounds = 3
-    if words and words[0].startswith("--rounds="):
-        given = words.pop(0).partition("=")[2]
-        rounds = int(given) if given.isdecimal() else 0
-    if rounds < 1 or len(words) < 3 or words[0].startswith("-"):
-        sys.exit(
-            "error: expected [--rounds=3] OLD NEW BENCHMARK [FLAGS], such as HEAD~1 . benchmarks/step.py --recipe digits"
-        )
-    commits, command, results = words[:2], words[2:], {0: [], 1: []}
+def main(words: list[str]) -> None:
+    rounds, old, new, command = parse(words)
+    old_rows, new_rows = [], []
     with tempfile.TemporaryDirectory() as scratch:
-        folders = [
-            check_out(commit, pathlib.Path(scratch) / str(i)) for i, commit in enumerate(commits)
-        ]
+        old_folder = check_out(old, pathlib.Path(scratch) / "old")
+        new_folder = check_out(new, pathlib.Path(scratch) / "new")
         for _ in range(rounds):
-            for i, folder in enumerate(folders):
-                done = subprocess.run(
-                    [sys.executable, *command],
-                    cwd=folder,
-                    capture_output=True,
-                    text=True,
-                    env=os.environ | ALONE,
-                )
-                if done.returncode:
-                    sys.exit(
-                        f"error: {commits[i]}: {' '.join(command)} ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
-                    )
-                results[i].append(json.loads(done.stdout.strip().splitlines()[-1]))
-    numbers = [
-        k
-        for k, v in results[1][0].items()
-        if isinstance(v, int | float) and not isinstance(v, bool) and k in results[0][0]
-    ]
-    median = lambda i, k: statistics.median(r[k] for r in results[i])
-    table = {
-        k: {
-            "old": median(0, k),
-            "new": median(1, k),
-            "ratio": round(median(1, k) / median(0, k), 3) if median(0, k) else None,
-        }
-        for k in numbers
-    }
-    print(
-        json.dumps(
-            {"old": commits[0], "new": commits[1], "command": " ".join(command), "rounds": rounds}
-            | table
+            old_rows.append(run(command, old, old_folder))
+            new_rows.append(run(command, new, new_folder))
+    facts = {"old": old, "new": new, "command": " ".join(command), "rounds": rounds}
+    print(json.dumps(facts | medians(old_rows, new_rows)))
+
+
+def parse(words: list[str]) -> tuple[int, str, str, list[str]]:
+    """Returns (rounds, OLD, NEW, the benchmark with its flags) of the command line."""
+    rounds, rest = 3, list(words)
+    if rest and rest[0].startswith("--rounds="):
+        given = rest.pop(0).partition("=")[2]
+        rounds = int(given) if given.isdecimal() else 0
+    if rounds < 1 or len(rest) < 3 or rest[0].startswith("-"):
+        sys.exit(
+            "error: expected [--rounds=3] OLD NEW BENCHMARK [FLAGS], such as HEAD~1 . "
+            "benchmarks/step.py --recipe digits"
         )
-    )
+    return rounds, rest[0], rest[1], rest[2:]
 
 
 def check_out(commit: str, folder: pathlib.Path) -> pathlib.Path:
-    """The files of a commit in a folder; "." is the working tree itself."""
+    """Returns the folder with the files of a commit; "." is the working tree itself."""
     if commit == ".":
         return ROOT
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True)
@@ -79,6 +60,38 @@ def check_out(commit: str, folder: pathlib.Path) -> pathlib.Path:
     folder.mkdir()
     subprocess.run(["tar", "-x"], cwd=folder, input=archive.stdout, check=True)
     return folder
+
+
+def run(command: list[str], commit: str, folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what the last line of a benchmark says."""
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | ALONE,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        program = " ".join(command)
+        sys.exit(f"error: {commit}: {program} ended with {done.returncode}: {lines[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def medians(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns {name: {"old", "new", "ratio"}} of the numbers that both have."""
+    table = {}
+    for name in new[0]:
+        if is_number(new[0][name]) and is_number(old[0].get(name)):
+            before = statistics.median(row[name] for row in old)
+            after = statistics.median(row[name] for row in new)
+            ratio = round(after / before, 3) if before else None
+            table[name] = {"old": before, "new": after, "ratio": ratio}
+    return table
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,33 @@
-"""What each drifting field costs in a step of the paper's ablation: python benchmarks/field_cost.py --channels 640
+"""What each drifting field costs in a step of the paper's ablation.
 
-One class of 64 generated, 64 positive and 16 unconditional samples, latents of 32x32x4, a B/2 generator and a published MAE's architecture with random weights. The parts are
-measured apart, as a whole step of this size does not fit a small machine, and added up:
+    python benchmarks/field_cost.py --channels 640
 
-    generator    forward and backward for the 64 samples            measured on --images of them
-    encoder      forward for 144, backward for 64                   likewise
-    field        V of every feature set at every location, with its loss and gradient; sets of one shape at a time, in chunks of the locations; the learned one's training
+One class of 64 generated, 64 positive and 16 unconditional samples; latents of 32x32x4, a B/2
+generator, and the architecture of a published MAE with random weights. A step of this size does not
+fit a small machine, so the parts are measured apart and added up:
 
-A second generated batch is one more forward pass of both networks for 64 samples. One JSON line: seconds of each part, each field's share of the step, and FLOPs on paper.
+    generator    forward and backward for the 64 samples; measured on --images of them
+    encoder      forward for all 144, backward for the 64; likewise
+    field        V of every feature set at every location, with its loss and gradient; sets of one
+                 shape at a time, on --locations of them; and the training of the learned field
+
+A second generated batch is one more forward pass of both networks for 64 samples. One line of JSON:
+seconds of each part, each field's share of the step, and FLOPs on paper.
 """
 
-import json
+import math
 import pathlib
 import sys
-import time
-
-import jax
-import jax.numpy as jnp
-import numpy as np
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import jax
+import jax.numpy as jnp
+
+from benchmarks.frame import machine, matmul_rate, print_line, time_in_turn
 from configs.default import Key
 from drifting.fields import make_field
 from drifting.fields.learned import field_loss, init_field
@@ -43,172 +50,214 @@ FLAGS = (
     ),
     Key("networks", True, "time the generator and the encoder"),
 )
-N, P, U, TAUS = 64, 64, 16, (0.02, 0.05, 0.2)
+N, P, U = 64, 64, 16  # generated, positive and unconditional samples
+TEMPERATURES = (0.02, 0.05, 0.2)
+LATENTS = (32, 32, 4)
+CLASSES = 1000
+FIELD_WIDTH = 64  # hidden units of the learned field
+
+Sets = Mapping[str, tuple[int, int]]  # (locations, features) of each feature set by name
 
 
-def seconds(f, *args) -> float:
-    """Least of three, after the compilation."""
-    f = jax.jit(f)
-    jax.block_until_ready(f(*args))
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        jax.block_until_ready(f(*args))
-        times.append(time.perf_counter() - begin)
-    return min(times)
+class Case(NamedTuple):
+    """A field as it is used."""
+
+    field: str
+    options: dict[str, Any]
+    second: bool = False  # whether it has a second generated batch for its negatives
+    guidance: str = "negatives"
 
 
-def encoder(channels):
-    """(encode, parameters) of an MAE with random weights."""
+def main(flag_values):
+    flags: Any = config_lib.all_flags(flag_values)
+    keep_freed_memory()
+    encode, encoder_params = random_encoder(flags.channels)
+    image = jnp.zeros((1, *LATENTS))
+    features = jax.eval_shape(encode, encoder_params, image)
+    sets: Sets = {name: (f.shape[1], f.shape[2]) for name, f in features.items()}
+
+    line = machine() | {"channels": flags.channels, "sets": len(sets)} | flops_on_paper(sets)
+    network_s = second_s = None
+    if flags.networks:
+        parts = network_seconds(encode, encoder_params, flags.images)
+        network_s = parts["gen_both"] + N * parts["enc_both"] + (P + U) * parts["enc_forward"]
+        second_s = parts["gen_forward"] + N * parts["enc_forward"]
+        line |= parts
+    line |= fields_in_a_step(sets, flags.locations, network_s, second_s)
+    line["matmul_gflop_per_s"] = matmul_rate() / 1e9
+    print_line(line)
+
+
+def seconds(function: Callable, *args: Any) -> float:
+    """Returns the least of three times of a jitted call."""
+    jitted = jax.jit(function)
+    timing = time_in_turn({"call": partial(jitted, *args)}, rounds=3, dtype=None)
+    return min(timing.seconds["call"])
+
+
+# ---------------------------------------------------------------- the networks
+
+
+def random_encoder(channels: int) -> tuple[Callable, Any]:
+    """Returns (params, latents) -> feature sets of an MAE, and its parameters, random numbers."""
     mae = MAE(
         base_channels=channels,
         patch_size=2,
         dropout_prob=0.0,
         layers=(3, 4, 6, 3),
-        in_channels=4,
+        in_channels=LATENTS[2],
         use_bf16=jax.default_backend() != "cpu",
         input_patch_size=1,
         num_classes=0,
     )
-    shapes = jax.eval_shape(
-        lambda: mae.init(jax.random.key(0), jnp.zeros((1, 32, 32, 4)), method="maps")
-    )["params"]
-    leaves, tree = jax.tree.flatten(shapes)
-    params = jax.tree.unflatten(
-        tree,
-        [
-            jax.random.normal(jax.random.key(i), a.shape) / np.sqrt(max(np.prod(a.shape[:-1]), 1))
-            for i, a in enumerate(leaves)
-        ],
-    )
-    return lambda params, x: feature_sets(
-        mae.apply({"params": params}, x, method="maps"), ("*",), STATISTICS, (2, 4)
-    ), params
+
+    def init():
+        return mae.init(jax.random.key(0), jnp.zeros((1, *LATENTS)), method="maps")["params"]
+
+    def encode(params, latents):
+        maps: Any = mae.apply({"params": params}, latents, method="maps")
+        return feature_sets(maps, ("*",), STATISTICS, (2, 4))
+
+    leaves, tree = jax.tree.flatten(jax.eval_shape(init))
+    random = []
+    for i, leaf in enumerate(leaves):
+        fan_in = max(math.prod(leaf.shape[:-1]), 1)
+        random.append(jax.random.normal(jax.random.key(i), leaf.shape) / math.sqrt(fan_in))
+    return encode, jax.tree.unflatten(tree, random)
 
 
-def field_seconds(field, options, sets, locations, second=False, guidance="negatives"):
-    """Seconds of the loss and its gradient for all sets of one class. sets: {name: (T, D)}."""
+def network_seconds(encode: Callable, encoder_params: Any, images: int) -> dict[str, float]:
+    """Returns the seconds of both networks, forward and with the backward pass.
+
+    Those of the generator are for N samples, those of the encoder for one.
+    """
+    given = {"recipe": "none", "model.use_bf16": jax.default_backend() != "cpu"}
+    model = build_generator(config_lib.resolve(given).model, LATENTS, CLASSES)
+    params = init_params(model, jax.random.key(0))
+    latents = jnp.ones((images, *LATENTS))
+    labels = jnp.zeros(images, jnp.int32)
+    style = jnp.zeros((images, 32), jnp.int32)
+
+    def generate(params):
+        return model.apply({"params": params}, latents, labels, jnp.ones(images), style)
+
+    def generated_square(params):
+        return jnp.sum(generate(params) ** 2)
+
+    def features(latents):
+        return encode(encoder_params, latents)
+
+    def feature_square(latents):
+        return sum(jnp.sum(f**2) for f in features(latents).values())
+
+    return {
+        "gen_forward": N / images * seconds(generate, params),
+        "gen_both": N / images * seconds(jax.grad(generated_square), params),
+        "enc_forward": seconds(features, latents) / images,
+        "enc_both": seconds(jax.grad(feature_square), latents) / images,
+    }
+
+
+# ---------------------------------------------------------------- the fields
+
+
+def fields_in_a_step(
+    sets: Sets, locations: int, network_s: float | None, second_s: float | None
+) -> dict[str, Any]:
+    """Returns the seconds of each field, and its share of a step where the networks are timed.
+
+    Args:
+        sets: the feature sets.
+        locations: of a set that are timed.
+        network_s: seconds of both networks in a step; None if they are not timed.
+        second_s: of a second generated batch.
+    """
+    widths = sorted({width for _, width in sets.values()})
+    learned = init_field(jax.random.key(0), widths, FIELD_WIDTH, True)
+    no_iteration = Case("sinkhorn", {"iterations": 0.0}, second=True, guidance="field")
+    cases = {
+        "kernel": Case("kernel", {}),
+        "uncoupled": Case("uncoupled", {}),
+        "sinkhorn, no iteration": no_iteration,
+        "sinkhorn": no_iteration._replace(options={}),
+        "learned": Case("learned", {"params": learned}),
+    }
+    field_s, step_s = {}, {}
+    found: dict[str, Any] = {}
+    for name, case in cases.items():
+        field_s[name] = field_seconds(case, sets, locations)
+        if name == "learned":
+            field_s[name] += training_seconds(learned, sets)
+        found[name] = {"field_s": field_s[name]}
+        if network_s is not None and second_s is not None:
+            step_s[name] = network_s + field_s[name]
+            if case.second:
+                step_s[name] += second_s
+            share = field_s[name] / step_s[name]
+            found[name] |= {"step_s": step_s[name], "share": share}
+    if network_s is not None and second_s is not None:
+        iterations = field_s["sinkhorn"] - field_s["sinkhorn, no iteration"]
+        found["second_batch_share"] = second_s / (network_s + second_s)
+        found["sinkhorn_iterations_share"] = iterations / step_s["sinkhorn, no iteration"]
+    return found
+
+
+def field_seconds(case: Case, sets: Sets, locations: int) -> float:
+    """Returns the seconds of the loss and its gradient for all feature sets of one class."""
 
     def loss(gen, real, other):
-        value, _ = drift_loss(
+        values, _ = drift_loss(
             gen,
             real[:, :P],
             real[:, P:],
-            weight_neg=jnp.full((gen.shape[0], U), 1.0),
-            temperatures=TAUS,
-            field=make_field(field, options),
-            second=other if second else None,
-            guidance=guidance,
+            weight_neg=jnp.ones((gen.shape[0], U)),
+            temperatures=TEMPERATURES,
+            field=make_field(case.field, case.options),
+            second=other if case.second else None,
+            guidance=case.guidance,
         )
-        return value.sum()
+        return values.sum()
 
     total, timed = 0.0, {}
-    for t, d in sets.values():
-        if (t, d) not in timed:
-            draw = lambda key, n: jax.random.normal(jax.random.key(key), (min(t, locations), n, d))
-            timed[t, d] = (
-                seconds(jax.grad(loss), draw(0, N), draw(1, P + U), draw(2, N))
-                * t
-                / min(t, locations)
-            )
-        total += timed[t, d]
+    for shape in sets.values():
+        if shape not in timed:
+            count, width = shape
+            some = min(count, locations)
+            gen = jax.random.normal(jax.random.key(0), (some, N, width))
+            real = jax.random.normal(jax.random.key(1), (some, P + U, width))
+            other = jax.random.normal(jax.random.key(2), (some, N, width))
+            timed[shape] = seconds(jax.grad(loss), gen, real, other) * count / some
+        total += timed[shape]
     return total
 
 
-def training_seconds(params, sets):
-    """Seconds in which a learned field takes its own gradient, at one location of every set of one class."""
-    phi = {
-        name: jax.random.normal(jax.random.key(i), (P + U, 1, d))
-        for i, (name, (_, d)) in enumerate(sets.items())
+def training_seconds(params: Any, sets: Sets) -> float:
+    """Returns the seconds of a learned field's own gradient, at one location of every set."""
+    samples = {
+        name: jax.random.normal(jax.random.key(i), (P + U, 1, width))
+        for i, (name, (_, width)) in enumerate(sets.items())
     }
-    return seconds(
-        jax.grad(
-            lambda params, phi: field_loss(params, jax.random.key(0), phi, jnp.ones((1, P)), TAUS)
-        ),
-        params,
-        phi,
-    )
+
+    def loss(params, samples):
+        return field_loss(params, jax.random.key(0), samples, jnp.ones((1, P)), TEMPERATURES)
+
+    return seconds(jax.grad(loss), params, samples)
 
 
-def flops_on_paper(sets):
-    """Of one class, multiply and add counted as two; an exponential as one."""
-    problems, vectors = sum(t for t, _ in sets.values()), sum(t * d for t, d in sets.values())
-    pairs = N * (N + P + U)
+def flops_on_paper(sets: Sets) -> dict[str, Any]:
+    """Returns what one class takes; a multiply-add counts as two, an exponential as one."""
+    problems = sum(locations for locations, _ in sets.values())
+    numbers = sum(locations * width for locations, width in sets.values())  # of a sample
+    pairs, taus = N * (N + P + U), len(TEMPERATURES)
+    # Distances, and the products of weights and samples at each temperature.
+    products = (2 * 2 * pairs + 2 * taus * pairs) * numbers
+    # The arithmetic of two softmaxes at each temperature.
+    softmaxes = 20 * taus * pairs * problems
     return {
         "problems": problems,
-        "kernel_gflop": (2 * 2 * pairs + 2 * len(TAUS) * pairs) * vectors / 1e9
-        + 20 * len(TAUS) * pairs * problems / 1e9,
-        "sinkhorn_gexp_20_iterations": 2 * 20 * len(TAUS) * N * (P + N + U) * problems / 1e9,
+        "kernel_gflop": (products + softmaxes) / 1e9,
+        "sinkhorn_gexp_20_iterations": 2 * 20 * taus * pairs * problems / 1e9,
     }
-
-
-def main(flag_values):
-    flags = config_lib.all_flags(flag_values)
-    keep_freed_memory()
-    encode, enc_params = encoder(flags.channels)
-    n = flags.images
-    sets = {
-        k: f.shape[1:]
-        for k, f in jax.eval_shape(encode, enc_params, jnp.zeros((1, 32, 32, 4))).items()
-    }
-    out = {
-        "channels": flags.channels,
-        "sets": len(sets),
-        "device": jax.devices()[0].device_kind,
-    } | flops_on_paper(sets)
-
-    if flags.networks:
-        model = build_generator(
-            config_lib.resolve(
-                {"recipe": "none", "model.use_bf16": jax.default_backend() != "cpu"}
-            ).model,
-            (32, 32, 4),
-            1000,
-        )
-        params = init_params(model, jax.random.key(0))
-        x, labels, style = (
-            jnp.ones((n, 32, 32, 4)),
-            jnp.zeros(n, jnp.int32),
-            jnp.zeros((n, 32), jnp.int32),
-        )
-        generate = lambda p: model.apply({"params": p}, x, labels, jnp.ones(n), style)
-        out |= {
-            "gen_forward": N / n * seconds(generate, params),
-            "gen_both": N / n * seconds(jax.grad(lambda p: jnp.sum(generate(p) ** 2)), params),
-        }
-        total = lambda x, params: sum(jnp.sum(f**2) for f in encode(params, x).values())
-        out |= {
-            "enc_forward": 1 / n * seconds(lambda x, p: encode(p, x), x, enc_params),
-            "enc_both": 1 / n * seconds(jax.grad(total), x, enc_params),
-        }
-        networks = out["gen_both"] + N * out["enc_both"] + (P + U) * out["enc_forward"]
-        second = out["gen_forward"] + N * out["enc_forward"]
-
-    dims = sorted({d for _, d in sets.values()})
-    learned = {"params": init_field(jax.random.key(0), dims, 64, True)}
-    cases = {
-        "kernel": ("kernel", {}),
-        "uncoupled": ("uncoupled", {}),
-        "sinkhorn, no iteration": ("sinkhorn", {"iterations": 0.0}, True, "field"),
-        "sinkhorn": ("sinkhorn", {}, True, "field"),
-        "learned": ("learned", learned),
-    }
-    for name, case in cases.items():
-        field = field_seconds(*case[:2], sets, flags.locations, *case[2:]) + (
-            training_seconds(learned["params"], sets) if name == "learned" else 0
-        )
-        out[name] = {"field_s": round(field, 2)}
-        if flags.networks:
-            step = networks + field + (second if len(case) > 2 else 0)
-            out[name] |= {"step_s": round(step, 1), "share": round(field / step, 4)}
-    if flags.networks:
-        out["second_batch_share"] = round(second / (networks + second), 3)
-        out["sinkhorn_iterations_share"] = round(
-            (out["sinkhorn"]["field_s"] - out["sinkhorn, no iteration"]["field_s"])
-            / out["sinkhorn, no iteration"]["step_s"],
-            4,
-        )
-    print(json.dumps(out))
 
 
 if __name__ == "__main__":

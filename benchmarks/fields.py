@@ -1,27 +1,39 @@
-"""Drifting fields compared: field x temperatures x set size x seed, at equal steps and at equal training time.
+"""Drifting fields compared: field x temperatures x set size x seed, at equal steps and equal time.
 
-    python benchmarks/fields.py --fields kernel,sinkhorn --temperatures "0.05;0.02,0.05,0.2"     digits
-    python benchmarks/fields.py --times 9                                                          the time per step of all that OUT holds
-    python benchmarks/fields.py --task toy:checkerboard --fields kernel,sinkhorn                   a 2-D distribution (scripts/toy2d.py)
+    python benchmarks/fields.py --fields kernel,sinkhorn --temperatures "0.05;0.02,0.05,0.2"
+        on digits
+    python benchmarks/fields.py --times 9
+        the time of a step of all that OUT holds
+    python benchmarks/fields.py --task toy:checkerboard --fields kernel,sinkhorn
+        on a distribution in the plane (scripts/toy2d.py)
 
-Each run is a line of OUT/rows.jsonl; the same command goes on where it was stopped, and --limit N does N runs. The table (OUT/TASK.md and .csv: mean and standard
-deviation over the seeds, of all runs in OUT of that task and length) and the figure (OUT/TASK.png) are drawn anew after each run. Equal time: what each setting has reached
-when the fastest one is through. --times N trains nothing: the steps of all settings are timed in turn, in N rounds, and OUT/times.json takes the place of the times of the
-runs, which the machine's other work makes hard to compare. The learning rate is constant after the warm-up, so that a run stopped early is what a shorter run would have been.
+Each run is a line of OUT/rows.jsonl; the same command goes on where it was stopped, and --limit N
+does N runs. After each run the table is written anew (OUT/TASK.md and .csv: mean and standard
+deviation over the seeds, of all runs in OUT of that task and length), and so is the figure
+(OUT/TASK.png).
+
+Equal time is what each setting has reached when the fastest one is through. --times N trains
+nothing: the steps of all settings are timed in turn, in N rounds, and OUT/times.json takes the
+place of the times of the runs, which other work on the machine makes hard to compare. The learning
+rate is constant after the warm-up, so a run stopped early is what a shorter run would have been.
 """
 
+import itertools
 import json
 import logging
 import os
 import pathlib
 import statistics
 import sys
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks import runs
+from benchmarks.runs import numbers
 from configs.default import Key
 from data.toy2d import TOYS
+from scripts import toy2d
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_panels
@@ -46,38 +58,75 @@ FLAGS = (
     ),
     Key("out", "runs/fields", "folder of the rows, the table and the figure"),
 )
+# What the table shows of each kind of task; the figure and equal time are of the first.
 SCORES = {
     "digits": ("fd_pixels", "precision", "recall", "diversity"),
     "toy": ("sliced_wasserstein", "modes", "worst_mode"),
 }
 
 
-def numbers(text: str, kind=float) -> tuple:
-    try:
-        return tuple(kind(word) for word in text.split(","))
-    except ValueError:
-        raise UserError(f"{text!r}: expected {kind.__name__} numbers separated by commas") from None
+def main(flag_values):
+    setup_logging()
+    flags: Any = config_lib.all_flags(flag_values)
+    check_task(flags.task)
+    rows = runs.Rows(pathlib.Path(flags.out))
+    if flags.times:
+        time_steps(flags, rows)
+    else:
+        for key in rows.missing(keys(flags), flags.limit):
+            row = {"key": key} | do_run(key, rows.folder / f"run_{os.getpid()}")
+            rows.add(row)
+            log.info("%s: %s", key, row["failed"] or row["curve"][-1])
+            write(flags, rows)
+    if rows_of(flags, rows):
+        print(write(flags, rows))
 
 
-def keys(flags) -> list[dict]:
-    """The settings of all runs, seeds last: a table is whole for the first seeds early."""
+# ---------------------------------------------------------------- the runs
+
+
+def check_task(task: str) -> None:
+    """Raises UserError for a task that does not exist."""
+    if is_toy(task):
+        if task.removeprefix("toy:") not in TOYS:
+            known = ", ".join(f"toy:{name}" for name in TOYS)
+            raise UserError(f"--task {task}: unknown distribution (known: {known})")
+    elif task != "digits":
+        raise UserError(f"--task {task}: expected digits or toy:NAME")
+
+
+def is_toy(task: str) -> bool:
+    return task.startswith("toy:")
+
+
+def keys(flags: Any) -> list[dict[str, Any]]:
+    """Returns the keys of all runs. Seeds come last, so the first seeds make a whole table."""
+    temperatures = [list(numbers(text)) for text in flags.temperatures.split(";")]
+    choices = itertools.product(
+        range(flags.seeds), flags.fields.split(","), temperatures, numbers(flags.sizes, int)
+    )
     return [
         {
             "task": flags.task,
             "field": field,
-            "temperatures": list(numbers(temperatures)),
+            "temperatures": taus,
             "size": size,
             "max_steps": flags.max_steps,
             "seed": seed,
         }
-        for seed in range(flags.seeds)
-        for field in flags.fields.split(",")
-        for temperatures in flags.temperatures.split(";")
-        for size in numbers(flags.sizes, int)
+        for seed, field, taus, size in choices
     ]
 
 
-def digits_settings(key: dict) -> dict:
+def do_run(key: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """Trains, and returns what the row of a key holds; see `runs.train`."""
+    if is_toy(key["task"]):
+        return toy2d.benchmark_row(key)
+    return runs.train(digits_settings(key), folder)
+
+
+def digits_settings(key: dict[str, Any]) -> dict[str, Any]:
+    """Returns the flags of train_drift.py for a run on digits."""
     steps = key["max_steps"]
     return {
         "dataset_name": "digits",
@@ -93,126 +142,148 @@ def digits_settings(key: dict) -> dict:
     }
 
 
-def digits(key: dict, folder: pathlib.Path) -> dict:
-    return runs.train(digits_settings(key), folder)
+def rows_of(flags: Any, rows: runs.Rows) -> list[dict[str, Any]]:
+    """Returns the rows of this task and this length."""
+    wanted = (flags.task, flags.max_steps)
+    return [row for row in rows.read() if (row["key"]["task"], row["key"]["max_steps"]) == wanted]
 
 
-def toy(key: dict, folder: pathlib.Path) -> dict:
-    from scripts import toy2d
+def time_steps(flags: Any, rows: runs.Rows) -> None:
+    """Times the steps of all settings that OUT holds, and writes them to OUT/times.json."""
+    done = rows_of(flags, rows)
+    if is_toy(flags.task) or not done:
+        raise UserError(
+            f"--times {flags.times}: times the steps of the runs on digits that --out {flags.out} "
+            "holds; train some first"
+        )
+    settings = {name_of(settings_of(row)): digits_settings(row["key"]) for row in done}
+    times_file(rows).write_text(json.dumps(runs.step_times(settings, flags.times)))
 
-    return toy2d.benchmark_row(key)
+
+def times_file(rows: runs.Rows) -> pathlib.Path:
+    return rows.folder / "times.json"
 
 
-def settings_of(row: dict) -> tuple:
+# ---------------------------------------------------------------- the table and the figure
+
+Settings = tuple[str, str, int]  # field, temperatures, set size
+
+
+def settings_of(row: dict[str, Any]) -> Settings:
     key = row["key"]
-    return key["field"], ",".join(f"{t:g}" for t in key["temperatures"]), key["size"]
+    return key["field"], ",".join(f"{tau:g}" for tau in key["temperatures"]), key["size"]
 
 
-def name_of(settings: tuple) -> str:
-    """Settings in one word of times.json."""
+def name_of(settings: Settings) -> str:
+    """Returns settings as one word of times.json."""
     return " ".join(map(str, settings))
 
 
-def summary(rows: list[dict], times: dict | None = None) -> tuple[list[dict], dict]:
-    """The table's rows, one per setting, and the rows by setting of the figure. times: milliseconds of a step by `name_of` its settings, where they were taken in turn."""
-    names = SCORES[rows[0]["key"]["task"].partition(":")[0]]
-    groups = {}
+def write(flags: Any, rows: runs.Rows) -> str:
+    """Writes the table and the figure of the runs that are done, and returns the table."""
+    times = None
+    if times_file(rows).exists() and not is_toy(flags.task):
+        times = json.loads(times_file(rows).read_text())
+    table, groups = summary(rows_of(flags, rows), times)
+    name = flags.task.replace(":", "_")
+    text = runs.write_table(rows.folder, name, table)
+    score = scores_of(flags.task)[0]
+    title = f"{flags.task}, {flags.max_steps} steps"
+    draw(rows.folder / f"{name}.png", groups, score, title)
+    return text
+
+
+def scores_of(task: str) -> tuple[str, ...]:
+    return SCORES["toy" if is_toy(task) else "digits"]
+
+
+def summary(
+    rows: list[dict[str, Any]], times: dict[str, float] | None = None
+) -> tuple[list[dict[str, Any]], dict[Settings, list[dict[str, Any]]]]:
+    """Returns the rows of the table, one for each setting, and the runs of each setting.
+
+    Args:
+        rows: of one task and one length.
+        times: milliseconds of a step by `name_of` its settings, if they were taken in turn.
+    """
+    groups: dict[Settings, list] = {}
     for row in rows:
         groups.setdefault(settings_of(row), []).append(row)
-    step_ms = {
-        s: statistics.median(r["step_ms"] for r in group if r["step_ms"])
-        for s, group in groups.items()
-        if any(r["step_ms"] for r in group)
-    }
-    if times and all(name_of(s) in times for s in groups):
-        step_ms = {s: times[name_of(s)] for s in groups}
-    last = rows[0]["key"]["max_steps"]
-    budget = last * min(step_ms.values())
+    step_ms = median_step_ms(groups)
+    if times and all(name_of(settings) in times for settings in groups):
+        step_ms = {settings: times[name_of(settings)] for settings in groups}
+
+    key = rows[0]["key"]
+    milliseconds = key["max_steps"] * min(step_ms.values())  # of training, for all alike
+    scores = scores_of(key["task"])
     table = []
-    for (field, temperatures, size), group in groups.items():
-        ms = step_ms.get((field, temperatures, size))
-        ends = [r["curve"][-1] for r in group if not r["failed"] and r["curve"]]
-        line = {
-            "field": field,
-            "temperatures": temperatures,
-            "size": size,
-            "seeds": len(group),
-            "failed": sum(bool(r["failed"]) for r in group),
-            "ms per step": f"{ms:.1f}" if ms else "-",
-        }
-        line |= {name: runs.mean_spread([end.get(name) for end in ends]) for name in names}
+    for settings, group in groups.items():
+        line = describe(settings, group, scores)
+        ms = step_ms.get(settings)
         if ms:
-            line[f"{names[0]} at equal time"] = runs.mean_spread(
-                [runs.at_time(r["curve"], names[0], budget / ms) for r in group if not r["failed"]]
-            )
+            reached = [
+                runs.at_time(row["curve"], scores[0], milliseconds / ms)
+                for row in group
+                if not row["failed"]
+            ]
+            line["ms per step"] = f"{ms:.1f}"
+            line[f"{scores[0]} at equal time"] = runs.mean_spread(reached)
         table.append(line)
     return table, groups
 
 
-def draw(path, groups: dict, name: str, title: str):
-    """The score against the step, a panel for each temperature and size, a line per field: the mean over the seeds."""
+def median_step_ms(groups: dict[Settings, list]) -> dict[Settings, float]:
+    """Returns the milliseconds of a step by the logs of the runs, where they have them."""
+    found = {}
+    for settings, group in groups.items():
+        times = [row["step_ms"] for row in group if row["step_ms"]]
+        if times:
+            found[settings] = statistics.median(times)
+    return found
+
+
+def describe(settings: Settings, group: list, scores: tuple[str, ...]) -> dict[str, Any]:
+    """Returns a row of the table at equal steps; the time of a step is not in it yet."""
+    field, temperatures, size = settings
+    ends = [row["curve"][-1] for row in group if row["curve"] and not row["failed"]]
+    line = {
+        "field": field,
+        "temperatures": temperatures,
+        "size": size,
+        "seeds": len(group),
+        "failed": sum(bool(row["failed"]) for row in group),
+        "ms per step": "-",
+    }
+    for score in scores:
+        line[score] = runs.mean_spread([end.get(score) for end in ends])
+    return line
+
+
+def draw(path: pathlib.Path, groups: dict[Settings, list], score: str, title: str) -> None:
+    """Draws the score against the step: a panel for each temperature and size, a line a field.
+
+    A line is the mean over the seeds.
+    """
     panels = {}
     for (field, temperatures, size), group in groups.items():
-        curves = [r["curve"] for r in group if r["curve"] and not r["failed"]]
+        curves = [row["curve"] for row in group if row["curve"] and not row["failed"]]
         if curves:
-            steps = [p["step"] for p in curves[0]]
-            mean = [
-                statistics.mean(c[i][name] for c in curves if i < len(c)) for i in range(len(steps))
-            ]
-            panels.setdefault((temperatures, size), {})[field] = (steps, mean)
-    save_panels(
-        path,
-        [
-            (f"{name}, tau {t}, {n} samples", lines, "step", "", True)
-            for (t, n), lines in panels.items()
-        ],
-        title,
-    )
+            lines = panels.setdefault((temperatures, size), {})
+            lines[field] = mean_curve(curves, score)
+    drawn = []
+    for (temperatures, size), lines in panels.items():
+        heading = f"{score}, tau {temperatures}, {size} samples"
+        drawn.append((heading, lines, "step", "", True))
+    save_panels(path, drawn, title)
 
 
-def main(flag_values):
-    setup_logging()
-    flags = config_lib.all_flags(flag_values)
-    rows = runs.Rows(pathlib.Path(flags.out))
-    do = toy if flags.task.startswith("toy:") else digits
-    if do is digits and flags.task != "digits":
-        raise UserError(f"--task {flags.task}: expected digits or toy:NAME")
-    if do is toy and flags.task[4:] not in TOYS:
-        raise UserError(
-            f"--task {flags.task}: unknown distribution (known: {', '.join(f'toy:{name}' for name in TOYS)})"
-        )
-    times, of_task = (
-        rows.folder / "times.json",
-        lambda: [
-            row
-            for row in rows.read()
-            if (row["key"]["task"], row["key"]["max_steps"]) == (flags.task, flags.max_steps)
-        ],
-    )
-    if flags.times and (do is toy or not of_task()):
-        raise UserError(
-            f"--times {flags.times}: times the steps of the runs on digits that --out {flags.out} holds; train some first"
-        )
-    if flags.times:
-        settings = {name_of(settings_of(row)): digits_settings(row["key"]) for row in of_task()}
-        times.write_text(json.dumps(runs.step_times(settings, flags.times)))
-    for key in [*([] if flags.times else rows.missing(keys(flags), flags.limit)), None]:
-        if key:
-            row = {"key": key} | do(key, rows.folder / f"run_{os.getpid()}")
-            rows.add(row)
-            log.info("%s: %s", key, row["failed"] or row["curve"][-1])
-        if done := of_task():
-            name = flags.task.replace(":", "_")
-            table, groups = summary(done, json.loads(times.read_text()) if times.exists() else None)
-            text = runs.write_table(rows.folder, name, table)
-            draw(
-                rows.folder / f"{name}.png",
-                groups,
-                SCORES[flags.task.partition(":")[0]][0],
-                f"{flags.task}, {flags.max_steps} steps",
-            )
-    if done:
-        print(text)
+def mean_curve(curves: list[list[dict]], score: str) -> tuple[list[int], list[float]]:
+    """Returns the steps of the first curve, and the mean of all curves there."""
+    steps = [point["step"] for point in curves[0]]
+    means = []
+    for i in range(len(steps)):
+        means.append(statistics.mean(curve[i][score] for curve in curves if i < len(curve)))
+    return steps, means
 
 
 if __name__ == "__main__":

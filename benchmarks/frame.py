@@ -31,17 +31,19 @@ def machine() -> dict[str, Any]:
     }
 
 
+@jax.jit
+def square(matrix: jax.Array) -> jax.Array:
+    return matrix @ matrix
+
+
 def matmul_rate(dtype: Any = jnp.float32) -> float:
     """Returns the FLOP/s of a matrix product that fills the units of one device."""
     n = 1536 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((n, n), dtype)
-    multiply = jax.jit(lambda a: a @ a)
-    multiply(matrix).block_until_ready()
+    square(matrix).block_until_ready()  # compiles it the first time
     products = 5
     begin = time.perf_counter()
-    for _ in range(products):
-        result = multiply(matrix)
-    result.block_until_ready()
+    jax.block_until_ready([square(matrix) for _ in range(products)])
     return products * 2 * n**3 / (time.perf_counter() - begin)
 
 
@@ -62,7 +64,8 @@ class Timing:
 
     Attributes:
         seconds: of one call of each program, a value for each round.
-        matmul_rates: FLOP/s of matrix products, a value for each round.
+        matmul_rates: FLOP/s of matrix products, a value for each round; empty where none were
+            multiplied.
     """
 
     seconds: dict[str, list[float]]
@@ -85,7 +88,7 @@ def time_in_turn(
     programs: Mapping[str, Callable[[], Any]],
     rounds: int,
     calls: int = 1,
-    dtype: Any = jnp.float32,
+    dtype: Any | None = jnp.float32,
 ) -> Timing:
     """Times several programs, which take turns.
 
@@ -97,18 +100,20 @@ def time_in_turn(
         programs: what to call, by name. They return arrays.
         rounds: how many values to take.
         calls: of each program in one round.
-        dtype: of the matrix products.
+        dtype: of the matrix products, which take a second on a small CPU; None for none.
     """
     seconds = {name: [] for name in programs}
     rates = []
     for _ in range(rounds + 1):
         for name, program in programs.items():
+            result = None
             begin = time.perf_counter()
             for _ in range(calls):
                 result = program()
             jax.block_until_ready(result)
             seconds[name].append((time.perf_counter() - begin) / calls)
-        rates.append(matmul_rate(dtype))
+        if dtype is not None:
+            rates.append(matmul_rate(dtype))
     return Timing({name: values[1:] for name, values in seconds.items()}, rates[1:])
 
 
@@ -116,7 +121,7 @@ def time_in_turn(
 
 
 def print_line(facts: Mapping[str, Any]) -> None:
-    """Prints one line of JSON, with numbers to five digits."""
+    """Prints one line of JSON, with numbers to six digits."""
     print(json.dumps({name: _rounded(value) for name, value in facts.items()}), flush=True)
 
 
@@ -125,8 +130,8 @@ def _rounded(value: Any) -> Any:
         return {name: _rounded(inner) for name, inner in value.items()}
     if not isinstance(value, float):
         return value
-    # Numbers of five digits and more keep what is before the point.
-    return round(value) if abs(value) >= 1e5 else float(f"{value:.5g}")
+    # Numbers of six digits and more keep what is before the point.
+    return round(value) if abs(value) >= 1e6 else float(f"{value:.6g}")
 
 
 # ---------------------------------------------------------------- the figures of a peer

@@ -1,23 +1,35 @@
-"""Does the learned field learn? Its denoising loss on held-out sets against that of the best fixed kernel smoother: python benchmarks/learned_field.py
+"""Does the learned field learn? Its denoising loss on held-out sets against a fixed kernel's.
 
-Sets are images of one digit class in raw pixels, in units of S; training sets are drawn from the 1,257 training digits, held-out ones from the 540 others, the same for all.
-For each level of noise, the kernel smoother S(x, Y) = sum_y softmax_y(log k(x, y)) (y - x) takes the temperature that does best on the held-out sets themselves, so what it
-is held against is never in its favour. One JSON line per field: the loss by level of noise, mean |S - (y_i - x)|^2 / D; `nothing` is that of S = 0, the noise itself.
+    python benchmarks/learned_field.py
+
+Sets are images of one digit class in raw pixels, in units of S. Training sets are drawn from the
+1,257 training digits, held-out ones from the 540 others, the same for all fields.
+
+The fixed kernel smoother is
+
+    S(x, Y) = sum_y softmax_y(log k(x, y)) (y - x)
+
+For each level of noise it takes the temperature that does best on the held-out sets themselves, so
+what the learned field is held against is never in its favour.
+
+A line of JSON for each field: by level of noise the loss, mean |S - (y_i - x)|^2 / D. `nothing` is
+that of S = 0, the noise itself.
 """
 
-import json
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-import data
+from benchmarks.digit_sets import CLASSES, draw_sets, images_by_class
+from benchmarks.frame import print_line
 from configs.default import Key
-from data import pipeline
 from drifting.distances import distance, log_kernel
 from drifting.fields.learned import denoising_loss, field_loss, init_field_state, update_field
 from utils import config as config_lib
@@ -32,91 +44,113 @@ FLAGS = (
     Key("ema", 0.99, "decay of the average that is scored", "(0, 1)"),
     Key("seed", 0, "of everything", "[0, 4294967295]"),
 )
+KERNELS = ("laplace", "gaussian")
 TEMPERATURES = np.geomspace(0.005, 2, 27)  # of the kernel smoothers
 
 
-def class_images(split, options):
-    """{class: images [n, D] in [-1, 1]}."""
-    images, labels = pipeline.everything(data.load("digits", split, options))
-    return [
-        images[labels == k].reshape(np.sum(labels == k), -1) / np.float32(127.5) - 1
-        for k in range(10)
-    ]
+def main(flag_values):
+    flags: Any = config_lib.all_flags(flag_values)
+    for field, loss in compare(flags).items():
+        print_line({"field": field} | {str(level): value for level, value in loss.items()})
 
 
-def draw_sets(rng, images, size):
-    """One set of each class, [C, size, D], without repetition."""
-    return np.stack([a[rng.choice(len(a), size, replace=False)] for a in images])
+def compare(flags: Any) -> dict[str, dict[float, float]]:
+    """Returns {field: {level: loss on the held-out sets}}; flags: the values of `FLAGS`."""
+    random = np.random.default_rng(flags.seed)
+    train, test = images_by_class("train"), images_by_class("test")
+    set_size = min(flags.set_size, *map(len, test))
+    held_out = draw_held_out(random, test, set_size, flags.held_out_sets)
+    noise = random.standard_normal(held_out.shape, np.float32)
 
-
-def smoother_loss(noise, y, level, kernel, temperature):
-    """What `denoising_loss` is for a kernel smoother; y [B, P, D] in units of S."""
-
-    def s(x, y):
-        w = jax.nn.softmax(
-            log_kernel(x, y, kernel, temperature, jnp.sqrt(y.shape[1]), y.shape[0]), axis=1
-        )  # each leaves out the sample that it was made of
-        return w @ y - x
-
-    x = y + level * noise
-    return jnp.mean((jax.vmap(s)(x, y) - (y - x)) ** 2)
-
-
-def compare(steps, set_size, levels, held_out_sets, width, learning_rate, ema, seed, options=None):
-    """{field: {level: loss on the held-out sets}}, for `nothing`, both kernels and the learned field with and without projection."""
-    options = config_lib.resolve({}).data if options is None else options
-    rng, train, test = (
-        np.random.default_rng(seed),
-        class_images("train", options),
-        class_images("test", options),
-    )
-    set_size = min(set_size, *map(len, test))
-    d, ones = train[0].shape[1], jnp.ones((10, set_size))
-    held_out = np.concatenate([draw_sets(rng, test, set_size) for _ in range(held_out_sets)])
-    off_diagonal = 1 - np.eye(set_size)
-    mean_distance = jax.vmap(
-        lambda y: jnp.sum(distance(y, y, set_size) * off_diagonal) / off_diagonal.sum()
-    )
-    held_out /= np.mean(mean_distance(held_out)) / np.sqrt(d)
-    noise = rng.standard_normal(held_out.shape, np.float32)
-
-    losses = {"nothing": {v: float(v**2 * np.mean(noise**2)) for v in levels}}
-    score = jax.jit(smoother_loss, static_argnames="kernel")
-    for kernel in ("laplace", "gaussian"):
+    losses = {"nothing": {level: float(level**2 * np.mean(noise**2)) for level in flags.levels}}
+    for kernel in KERNELS:
         losses[kernel] = {
-            v: min(float(score(noise, held_out, v, kernel, t)) for t in TEMPERATURES)
-            for v in levels
+            level: best_smoother_loss(noise, held_out, level, kernel) for level in flags.levels
         }
-    for projection in (True, False):
-        state = init_field_state(jax.random.key(seed), [d], width, projection, ema)
-
-        @jax.jit
-        def step(state, key, y):
-            grads = jax.grad(field_loss)(
-                state["params"], key, {"global": y.reshape(-1, 1, d)}, ones, levels
-            )
-            return update_field(state, grads, learning_rate)
-
-        for i in range(steps):
-            state = step(
-                state, jax.random.fold_in(jax.random.key(seed), i), draw_sets(rng, train, set_size)
-            )
-        params = next(iter(state["ema"].values()))[str(d)]
-        score = jax.jit(
-            lambda level: denoising_loss(
-                params, noise, held_out, jnp.ones(held_out.shape[:2]), level
-            )
+    for name, projection in (("learned", True), ("learned, without projection", False)):
+        params = train_field(random, train, set_size, projection, flags)
+        losses[name] = learned_losses(
+            params, jnp.asarray(noise), jnp.asarray(held_out), flags.levels
         )
-        losses["learned" if projection else "learned, without projection"] = {
-            v: float(score(v)) for v in levels
-        }
     return losses
 
 
-def main(flag_values):
-    flags = config_lib.all_flags(flag_values)
-    for field, loss in compare(**{key.name: flags[key.name] for key in FLAGS}).items():
-        print(json.dumps({"field": field} | {str(v): round(x, 4) for v, x in loss.items()}))
+def draw_held_out(
+    random: np.random.Generator, images: list[np.ndarray], size: int, sets: int
+) -> np.ndarray:
+    """Returns sets of each class [sets C, size, D], in units of the mean distance S."""
+    held_out = np.concatenate([draw_sets(random, images, size) for _ in range(sets)])
+    off_diagonal = 1 - np.eye(size)
+
+    def mean_distance(y):
+        return jnp.sum(distance(y, y, size) * off_diagonal) / off_diagonal.sum()
+
+    dimension = held_out.shape[2]
+    return held_out / (np.mean(jax.vmap(mean_distance)(held_out)) / np.sqrt(dimension))
+
+
+# ---------------------------------------------------------------- kernel smoothers
+
+
+def best_smoother_loss(noise: np.ndarray, y: np.ndarray, level: float, kernel: str) -> float:
+    """Returns the least loss of a kernel smoother over all temperatures."""
+    return min(float(smoother_loss(noise, y, level, kernel, tau)) for tau in TEMPERATURES)
+
+
+@jax.jit(static_argnames="kernel")
+def smoother_loss(noise, y, level, kernel: str, tau) -> jax.Array:
+    """Returns what `denoising_loss` is for a kernel smoother; y: sets [B, P, D] in units of S."""
+
+    def smooth(x, y):
+        size, dimension = y.shape
+        # Each x leaves out the sample that it was made of.
+        logits = log_kernel(x, y, kernel, tau, jnp.sqrt(dimension), size)
+        return jax.nn.softmax(logits, axis=1) @ y - x
+
+    x = y + level * noise
+    return jnp.mean((jax.vmap(smooth)(x, y) - (y - x)) ** 2)
+
+
+# ---------------------------------------------------------------- the learned field
+
+
+def train_field(
+    random: np.random.Generator,
+    images: list[np.ndarray],
+    set_size: int,
+    projection: bool,
+    flags: Any,
+) -> dict[str, Any]:
+    """Returns the average of the parameters of a field after its training."""
+    dimension = images[0].shape[1]
+    weight = jnp.ones((CLASSES, set_size))
+    key = jax.random.key(flags.seed)
+    state = init_field_state(key, [dimension], flags.width, projection, flags.ema)
+
+    @jax.jit
+    def step(state, key, sets):
+        samples = {"global": sets.reshape(-1, 1, dimension)}
+        grads = jax.grad(field_loss)(state["params"], key, samples, weight, flags.levels)
+        return update_field(state, grads, flags.learning_rate)
+
+    for i in range(flags.steps):
+        sets = draw_sets(random, images, set_size)
+        state = step(state, jax.random.fold_in(key, i), sets)
+    (average,) = state["ema"].values()
+    return average[str(dimension)]
+
+
+def learned_losses(
+    params: dict[str, Any], noise: jax.Array, y: jax.Array, levels: Sequence[float]
+) -> dict[float, float]:
+    """Returns the loss of a learned field by level of noise."""
+    weight = jnp.ones(y.shape[:2])
+
+    @jax.jit
+    def score(level):
+        return denoising_loss(params, noise, y, weight, level)
+
+    return {level: float(score(level)) for level in levels}
 
 
 if __name__ == "__main__":

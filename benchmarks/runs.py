@@ -1,20 +1,24 @@
-"""Short training runs of the trainer as rows of a table: each is done once, kept as a line of JSON, and skipped the next time."""
+"""Short training runs as rows of a table, for `fields.py` and `passes.py`.
 
+Each run is done once and kept as a line of JSON, so that a comparison can be stopped and continued.
+"""
+
+import csv
 import dataclasses
 import json
 import logging
 import pathlib
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping
-
-import jax
+from typing import Any
 
 import data
-from benchmarks.frame import matmul_rate
+from benchmarks.frame import time_in_turn
 from evaluation.fid_csv import read_rows, scores
 from training import drift
+from training.drift_parts import DriftParts
+from training.flow_parts import FlowParts
 from utils import config as config_lib
 from utils import sharding
 from utils.errors import UserError
@@ -23,10 +27,12 @@ from utils.memory import keep_freed_memory
 
 log = logging.getLogger("benchmark")
 
+# ---------------------------------------------------------------- which runs are done
+
 
 @dataclasses.dataclass
 class Rows:
-    """The rows of `folder`/rows.jsonl, told apart by their `key`."""
+    """The rows of `folder`/rows.jsonl. A row is a dict, and its `key` tells it apart."""
 
     folder: pathlib.Path
 
@@ -35,11 +41,9 @@ class Rows:
         return self.folder / "rows.jsonl"
 
     def read(self) -> list[dict]:
-        return (
-            [json.loads(line) for line in self.file.read_text().splitlines()]
-            if self.file.exists()
-            else []
-        )
+        if not self.file.exists():
+            return []
+        return [json.loads(line) for line in self.file.read_text().splitlines()]
 
     def add(self, row: dict) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -47,38 +51,47 @@ class Rows:
             file.write(json.dumps(row) + "\n")
 
     def missing(self, keys: Iterable[dict], limit: int) -> list[dict]:
-        """Those of `keys` that are not done, the first `limit` (0 = all)."""
+        """Returns those of `keys` that are not done, the first `limit` of them (0 = all)."""
         done = [row["key"] for row in self.read()]
         left = [key for key in keys if key not in done]
         log.info("%d runs are left to do", len(left))
         return left[:limit] if limit else left
 
 
-def build(config) -> drift.DriftParts:
-    """The parts of a run, as `train_drift.py` makes them."""
+# ---------------------------------------------------------------- doing them
+
+
+def build(config: Any) -> DriftParts | FlowParts:
+    """Returns the parts of a run, as `train_drift.py` makes them."""
     keep_freed_memory()
-    return drift.build(
-        config,
-        data.load(config.dataset_name, config.data.split, config.data),
-        sharding.make_mesh(config.mesh.devices, config.mesh.fsdp),
-    )
+    dataset = data.load(config.dataset_name, config.data.split, config.data)
+    mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
+    return drift.build(config, dataset, mesh)
 
 
 def train(
-    settings: Mapping,
+    settings: Mapping[str, Any],
     folder: pathlib.Path,
-    then: Callable[[pathlib.Path], dict] = lambda folder: {},
-) -> dict:
-    """Trains with `settings` (flags of train_drift.py) in `folder`, which is removed, and returns what a row holds, with what `then` finds in the folder of a run that did not fail.
+    measure: Callable[[pathlib.Path], dict] | None = None,
+) -> dict[str, Any]:
+    """Trains, and returns what a row holds.
 
-    step_ms: the median over the log lines, without the first. curve: per evaluation the step, the scores, and the diversity at the time. A run that leaves the
-    numbers has the reason as `failed`, and the curve up to there.
+        step_ms  milliseconds of a step, the median over the log lines without the first
+        curve    of each evaluation the step, the scores, and the diversity at the time
+        failed   why the run stopped, if its numbers were no longer finite; or empty
+
+    Args:
+        settings: flags of train_drift.py, with their values.
+        folder: of the run; it is removed before and after.
+        measure: returns more for the row, given the folder of a run that did not fail.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    config = config_lib.resolve(
-        settings
-        | {"save_dir": str(folder), "sample_interval": 0, "save_interval": settings["max_steps"]}
-    )
+    of_benchmark = {
+        "save_dir": str(folder),
+        "sample_interval": 0,
+        "save_interval": settings["max_steps"],
+    }
+    config = config_lib.resolve(dict(settings) | of_benchmark)
     failed = ""
     try:
         drift.train(build(config), drift.open_run(config))
@@ -86,79 +99,105 @@ def train(
         if "not finite" not in str(error):
             raise
         failed = str(error)
-    lines = read_metrics(folder / "metrics.jsonl")
-    seconds = [b["seconds"] / (b["step"] - a["step"]) for a, b in zip(lines, lines[1:])]
-    diversity = {line["step"]: line.get("diversity") for line in lines}
-    curve = [
-        {"step": r["step"], "diversity": diversity.get(r["step"])} | scores(r)
-        for r in read_rows(folder / "fid.csv")
-    ]
-    more = {} if failed else then(folder)
+
+    row = {"step_ms": logged_step_ms(folder), "curve": logged_curve(folder), "failed": failed}
+    if measure and not failed:
+        row |= measure(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    return {
-        "step_ms": 1e3 * statistics.median(seconds) if seconds else None,
-        "curve": curve,
-        "failed": failed,
-    } | more
+    return row
+
+
+def logged_step_ms(folder: pathlib.Path) -> float | None:
+    """Returns milliseconds of a step by the log of a run; None where it has a single line."""
+    lines = read_metrics(folder / "metrics.jsonl")
+    seconds = []
+    for before, line in zip(lines, lines[1:], strict=False):
+        seconds.append(line["seconds"] / (line["step"] - before["step"]))
+    return 1e3 * statistics.median(seconds) if seconds else None
+
+
+def logged_curve(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the scores of a run by its evaluations, with the diversity that was logged then."""
+    lines = read_metrics(folder / "metrics.jsonl")
+    diversity = {line["step"]: line.get("diversity") for line in lines}
+    curve = []
+    for row in read_rows(folder / "fid.csv"):
+        step = row["step"]
+        curve.append({"step": step, "diversity": diversity.get(step)} | scores(row))
+    return curve
 
 
 def step_times(settings: Mapping[str, Mapping], rounds: int, steps: int = 10) -> dict[str, float]:
-    """Milliseconds of a training step by the name of its settings: the median over the rounds, in each of which all take `steps` steps in turn, so that the machine's moods hit all.
+    """Returns milliseconds of a training step of several runs, which take turns.
 
-    "GFLOP/s": float32 matrix products in the same rounds.
+    Args:
+        settings: flags of train_drift.py by the name of each run.
+        rounds: the median over these is returned, by name; and as "GFLOP/s" the rate of float32
+            matrix products in them.
+        steps: of each run in a round.
     """
-    jobs, times = {}, {name: [] for name in [*settings, "GFLOP/s"]}
-    for name, values in settings.items():
-        jobs[name] = drift.DriftJob(build(config_lib.resolve(values | {"eval_interval": 0})), None)
-        jobs[name].start(None)
-        jobs[name].prepare(0)
-        jax.block_until_ready(jobs[name].advance(jobs[name].fetch()))  # compiles
-    for _ in range(rounds):
-        for name, job in jobs.items():
-            begin = time.perf_counter()
-            for _ in range(steps):
-                metrics = job.advance(job.fetch())
-            jax.block_until_ready((job.state, metrics))
-            times[name].append(1e3 * (time.perf_counter() - begin) / steps)
-        times["GFLOP/s"].append(matmul_rate("float32") / 1e9)
-    return {name: round(statistics.median(found), 2) for name, found in times.items()}
+    programs = {name: step_of(values) for name, values in settings.items()}
+    timing = time_in_turn(programs, rounds, steps)
+    times = {name: timing.milliseconds(name) for name in programs}
+    times["GFLOP/s"] = timing.matmul_rate / 1e9
+    return {name: round(value, 2) for name, value in times.items()}
 
 
-def at_time(curve: list[dict], score: str, steps: float) -> float | None:
-    """The score at a step between two evaluations, on the line that joins them; None outside."""
-    for a, b in zip(curve, curve[1:]):
-        if a["step"] <= steps <= b["step"]:
-            return a[score] + (b[score] - a[score]) * (steps - a["step"]) / (b["step"] - a["step"])
+def step_of(settings: Mapping[str, Any]) -> Callable[[], Any]:
+    """Returns a function that takes one more training step each time it is called."""
+    config = config_lib.resolve(dict(settings) | {"eval_interval": 0})
+    job = drift.DriftJob(build(config), pathlib.Path())
+    job.start(None)
+    job.prepare(0)
+
+    def step():
+        metrics = job.advance(job.fetch())
+        return job.state, metrics
+
+    return step
+
+
+# ---------------------------------------------------------------- tables of them
+
+
+def numbers(text: str, kind: type = float) -> tuple:
+    """Returns the numbers of a text such as "0.02,0.05". Raises UserError for anything else."""
+    try:
+        return tuple(kind(word) for word in text.split(","))
+    except ValueError:
+        raise UserError(f"{text!r}: expected {kind.__name__} numbers separated by commas") from None
+
+
+def at_time(curve: list[dict], score: str, step: float) -> float | None:
+    """Returns a score between two evaluations, on the line that joins them; None outside."""
+    for before, after in zip(curve, curve[1:], strict=False):
+        if before["step"] <= step <= after["step"]:
+            part = (step - before["step"]) / (after["step"] - before["step"])
+            return before[score] + (after[score] - before[score]) * part
     return None
 
 
-def mean_spread(values: list) -> str:
-    """ "0.576 ± 0.012": mean and standard deviation over the seeds; "-" without values."""
-    values = [v for v in values if v is not None]
-    if not values:
+def mean_spread(values: Iterable[float | None]) -> str:
+    """Returns mean and standard deviation, such as "0.576 ± 0.012"; "-" without values."""
+    known = [value for value in values if value is not None]
+    if not known:
         return "-"
-    return f"{statistics.mean(values):.3f}" + (
-        f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    )
+    text = f"{statistics.mean(known):.3f}"
+    if len(known) > 1:
+        text += f" ± {statistics.stdev(known):.3f}"
+    return text
 
 
 def write_table(folder: pathlib.Path, name: str, rows: list[dict]) -> str:
-    """`rows` of text by column as folder/name.md and name.csv; returns the markdown."""
-    columns = list(dict.fromkeys(k for row in rows for k in row))
-    line = lambda cells: "| " + " | ".join(cells) + " |"
-    text = (
-        "\n".join(
-            [
-                line(columns),
-                line(["---"] * len(columns)),
-                *(line([str(row.get(k, "")) for k in columns]) for row in rows),
-            ]
-        )
-        + "\n"
-    )
-    (folder / f"{name}.md").write_text(text)
-    import csv
+    """Writes rows as `folder`/name.md and name.csv, and returns the Markdown.
 
+    rows: {column: text or number}; columns stand in the order in which they come up.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [columns, ["---"] * len(columns)]
+    cells += [[str(row.get(column, "")) for column in columns] for row in rows]
+    text = "".join("| " + " | ".join(line) + " |\n" for line in cells)
+    (folder / f"{name}.md").write_text(text)
     with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

@@ -1,48 +1,75 @@
 """What a training step costs on the devices at hand.
 
-    python benchmarks/step.py --recipe digits          any recipe, with any flag of train_drift.py over it
-    python benchmarks/step.py --setting encoder        a small DiT in a random MAE's features, 32x32x3
-    python benchmarks/step.py --setting pixels         a DiT of 9M parameters in raw pixels, 32x32x1
+    python benchmarks/step.py --recipe digits          any recipe, with any flag of train_drift.py
+    python benchmarks/step.py --setting encoder        a small DiT in a random MAE's features
+    python benchmarks/step.py --setting pixels         a DiT of 9M parameters in raw pixels
+    python benchmarks/step.py --recipe digits --against "optim.accumulate=2 model.remat=1"
 
-Compile time, step time, images/s, FLOPs, share of the measured matrix-multiply rate, memory; one JSON line at the end. Data and the weights of --random_mae are random.
-FLOPs are XLA's count for the same step with the layers unrolled (its count of a loop is that of one turn); `matmul_gflop_per_step` counts the matrix products of the traced
-program, loops included, and `mfu` is their share of the data sheet's bf16 rate. The step and the matrix multiply are timed alternately. `host_ms` is what a step takes of
-the Python thread (on one CPU device all of it, `utils/memory.py`); `data_wait_ms` is how long it waits for the next reals of the bank, read and shuffled by the real input pipeline (null where grain is not installed).
-Runs with jax, flax, optax, orbax, einops, absl and ml_collections alone (benchmarks/bare.py).
+Data and the weights of --random_encoder and --random_mae are random. One line of JSON at the end:
+
+    trace_s, compile_s     seconds to trace the step, and to compile it
+    step_ms, images_per_s  of the whole step
+    host_ms                what a step takes of the Python thread; on one CPU device that is all
+    data_wait_ms           how long a step waits for new reals of the bank, which are read and
+                           shuffled by the real input pipeline; null where none are read
+    gflop_per_step         XLA's count for the same step with the layers unrolled, since it counts a
+                           loop as one turn
+    matmul_gflop_per_step  the matrix products of the traced program, loops included
+    matmul_gflop_per_s     the rate of matrix products on this device, in turn with the step
+    share_of_matmul_rate   of all FLOPs in this rate
+    mfu                    of the matrix products in the data sheet's rate, in bfloat16
+    arguments_mb, temporary_mb, peak_mb    memory; the peak is that of the whole process on a CPU
+    bank_mb                samples of the bank, or their features
+    first_loss             for comparisons: the same step on the same data gives the same number
+    peers                  recorded figures of other programs for the same setting
+
+With --against a second step, of the same flags but for those named, takes turns with the first. Its
+figures are in `against`, and `times_as_fast` says what the first one gains. Both banks are then
+filled from the data as in a run, so that the first losses can be compared.
 """
 
 import dataclasses
 import json
 import pathlib
 import re
-import resource
+import statistics
 import sys
 import tempfile
 import time
+from typing import Any
 
-import bare  # noqa: F401  before the rest
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-from benchmarks.frame import matmul_rate
+from benchmarks.frame import Peer, beside_peers, noise_dataset, peak_bytes, print_line, time_in_turn
 from configs.default import Key
-from data import Dataset, pipeline
+from drifting.bank import Bank
+from models.encoders import load_encoder
 from models.mae import MAE, mae_fields
 from models.standin import load_random
 from planning.chips import CHIPS
 from planning.cost import matmul_flops
 from training import drift
+from training.drift_parts import DriftParts
+from training.drift_state import make_state
+from training.fill_bank import fill_bank
+from training.flow_parts import FlowParts
+from training.reals import next_reals, put_bank, stream_reals
 from utils import config as config_lib
 from utils import sharding
 from utils.errors import UserError
 from utils.logging import setup_logging
 from utils.memory import keep_freed_memory
 
+# ---------------------------------------------------------------- settings and flags
+
 SETTINGS = {
-    "encoder": {  # 4 classes x (8 generated, 8 positive, 4 unconditional); MAE of base width 32, two blocks a stage, all feature sets of A.5
+    # 4 classes of 8 generated, 8 positive and 4 unconditional samples; an MAE of base width 32
+    # with two blocks a stage, and all feature sets of A.5.
+    "encoder": {
         "recipe": "none",
         "size": 32,
         "channels": 3,
@@ -63,7 +90,8 @@ SETTINGS = {
         "model.noise_classes": 64,
         "model.use_bf16": False,
     },
-    "pixels": {  # 10 classes x (32 generated, 32 positive)
+    # 10 classes of 32 generated and 32 positive samples.
+    "pixels": {
         "recipe": "none",
         "size": 32,
         "channels": 1,
@@ -83,6 +111,19 @@ SETTINGS = {
         "model.use_bf16": False,
     },
 }
+# Recorded on two CPU cores, float32. Those of 132 GFLOP/s came with the settings; the others were
+# measured with ours in turn, beside 410 to 490 GFLOP/s.
+PEERS = {
+    "encoder": (
+        Peer("the paper's release, first record", 1.38, 132, compile_s=86),
+        Peer("the paper's release, JAX 0.4.37", 0.642, 450, compile_s=39.6),
+        Peer("the paper's release, JAX 0.10.2", 0.431, 450, compile_s=17.2),
+    ),
+    "pixels": (
+        Peer("a port to PyTorch, first record", 12.9, 132),
+        Peer("a port to PyTorch, 2.14", 6.3, 450),
+    ),
+}
 FLAGS = (
     Key("setting", "", f"one of {', '.join(SETTINGS)}: its values hold where no flag is given"),
     Key("rounds", 5, "rounds of timing; the median is reported", "[1, inf)"),
@@ -94,186 +135,236 @@ FLAGS = (
     Key(
         "random_encoder",
         False,
-        "random weights of the size that --encoder.name and --encoder.path say, which are not fetched",
+        "random weights of the size that --encoder.name and --encoder.path say, which are not "
+        "fetched",
     ),
     Key(
         "random_mae",
         "",
         "an MAE encoder by its base width and residual blocks a stage, such as 32,2,2,2,2",
     ),
+    Key("against", "", "flags of a second step, such as 'encoder.cache=off model.remat=1'"),
 )
 
 
-class Noise:
-    """Random access over uniform noise, the same for every index; of latents as numbers between -2 and 2."""
+def choose_settings(flag_values: Any) -> tuple[Any, list[Any]]:
+    """Returns the flags of this program, and the configuration of each step.
 
-    def __init__(self, count, classes, shape, dtype="uint8"):
-        self.count, self.classes = count, classes
-        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        self.image = image if dtype == "uint8" else (image / 64 - 2).astype(dtype)
+    The command line goes over --setting, and --against over the command line.
+    """
+    flags: Any = config_lib.all_flags(flag_values)
+    if flags.setting and flags.setting not in SETTINGS:
+        raise UserError(f"--setting {flags.setting}: expected one of {', '.join(SETTINGS)}")
+    values = SETTINGS.get(flags.setting, {}) | config_lib.given_flags(flag_values)
+    of_run = {name: value for name, value in values.items() if name in config_lib.KEYS}
+    with flags.unlocked():
+        flags.update({name: value for name, value in values.items() if name not in of_run})
 
-    def __len__(self):
-        return self.count
+    configs: list[Any] = [config_lib.resolve(of_run)]
+    if flags.against:
+        configs.append(config_lib.resolve(of_run | second_flags(flags.against)))
+    for config in configs:
+        if config.drift.bank_placement == "host":
+            raise UserError(
+                "--drift.bank_placement host: the benchmark times the step with the bank on the "
+                "device; leave it out"
+            )
+    return flags, configs
 
-    def __getitem__(self, index):
-        return {"image": np.roll(self.image, index), "label": index % self.classes}
+
+def second_flags(text: str) -> dict[str, str]:
+    """Returns {name: value} of --against. Raises UserError for a word that is not NAME=VALUE."""
+    pairs = [word.removeprefix("--").partition("=") for word in text.split()]
+    for name, equals, value in pairs:
+        if not (equals and value):
+            raise UserError(f"--against {text}: {name} has no value; expected NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
-def describe_mae(text: str, channels: int, folder: str) -> None:
-    """Writes the description of an MAE of that width and these blocks to `folder`."""
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){4}", text):
+# ---------------------------------------------------------------- the step
+
+
+class Step:
+    """A compiled step that can be called again and again, and what is known of it.
+
+    Args:
+        config: of the run.
+        flags: of this program.
+        filled: whether the bank is filled from the data, as in a run, or with noise.
+    """
+
+    def __init__(self, config: Any, flags: Any, filled: bool):
+        self.config = config
+        self.parts = parts = build_parts(config, flags)
+        whole = sharding.replicated(parts.mesh)
+        self.encoder_params = jax.device_put(parts.encoder_params, whole)
+        self.state = make_state(parts)
+        self.bank = put_bank(parts, fill_bank(parts)[0] if filled else bank_of_noise(parts))
+        self.stream = None if parts.whole_bank else stream_reals(parts, 0)
+        self.first_metrics: Any = None
+        self.waits, self.hosts = [], []  # seconds of each step: for data, and of the Python thread
+        self._compile()
+
+    def _compile(self) -> None:
+        arguments = (self.state, self.bank, self.next_reals(), self.encoder_params)
+        step: Any = drift.jit_step(self.parts)
+        begin = time.perf_counter()
+        lowered = step.lower(*arguments)
+        traced = time.perf_counter()
+        self.compiled = lowered.compile()
+        self.compile_s = time.perf_counter() - traced
+        self.trace_s = traced - begin
+
+        self.matmul_flops = matmul_flops(step.trace(*arguments).jaxpr)
+        model = self.parts.model
+        unrolled = dataclasses.replace(self.parts, model=model.clone(unroll=model.depth))
+        in_one_piece: Any = drift.jit_step(unrolled)
+        self.flops = in_one_piece.lower(*arguments).cost_analysis()["flops"]
+
+    def next_reals(self) -> Any:
+        return next_reals(self.parts, self.stream)
+
+    def __call__(self) -> Any:
+        """Takes one step, without waiting for the device."""
+        begin = time.perf_counter()
+        fresh = self.next_reals()
+        ready = time.perf_counter()
+        result = self.compiled(self.state, self.bank, fresh, self.encoder_params)
+        self.state, self.bank, metrics = result
+        self.waits.append(ready - begin)
+        self.hosts.append(time.perf_counter() - ready)
+        if self.first_metrics is None:
+            self.first_metrics = metrics
+        return self.state, metrics
+
+    def figures(self, seconds: float, matmul_rate: float, calls: int) -> dict[str, Any]:
+        """Returns what this program reports.
+
+        Args:
+            seconds: of a step.
+            matmul_rate: FLOP/s of matrix products on one device.
+            calls: how many steps count, of the last ones.
+        """
+        config, device = self.config, self.parts.mesh.devices.flat[0]
+        chip, devices = CHIPS.get(device.device_kind), self.parts.mesh.size
+        memory = self.compiled.memory_analysis()
+        mfu = wait_ms = None
+        if chip and config.model.use_bf16:
+            mfu = self.matmul_flops / seconds / chip.flops / devices
+        if self.stream:
+            wait_ms = 1e3 * statistics.median(self.waits[-calls:])
+        return {
+            "device": device.device_kind,
+            "devices": devices,
+            "jax": jax.__version__,
+            "trace_s": self.trace_s,
+            "compile_s": self.compile_s,
+            "step_ms": 1e3 * seconds,
+            "images_per_s": config.batch_size / seconds,
+            "gflop_per_step": self.flops / 1e9,
+            "matmul_gflop_per_s": matmul_rate / 1e9,
+            "share_of_matmul_rate": self.flops / seconds / matmul_rate / devices,
+            "matmul_gflop_per_step": self.matmul_flops / 1e9,
+            "mfu": mfu,
+            "data_wait_ms": wait_ms,
+            "host_ms": 1e3 * statistics.median(self.hosts[-calls:]),
+            "accumulate": config.optim.accumulate,
+            "attention": config.model.attention,
+            "arguments_mb": memory.argument_size_in_bytes / 1e6,
+            "temporary_mb": memory.temp_size_in_bytes / 1e6,
+            "peak_mb": peak_bytes(device) / 1e6,
+            "bank_mb": self.parts.bank_bytes / 1e6,
+            "first_loss": float(self.first_metrics["loss"]),
+        }
+
+
+def build_parts(config: Any, flags: Any) -> DriftParts | FlowParts:
+    """Returns the parts of a run on noise."""
+    shape = (flags["size"], flags["size"], flags.channels)
+    dataset = noise_dataset(shape, flags.classes, flags.samples_per_class)
+    mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
+    random = flags.random_encoder or flags.random_mae
+    load = load_random if random else load_encoder
+    with tempfile.TemporaryDirectory() as folder, config.unlocked():
+        if flags.random_mae:
+            describe_mae(flags.random_mae, flags.channels, pathlib.Path(folder))
+            config.encoder.name, config.encoder.path = "mae", folder
+        return drift.build(config, dataset, mesh, load_encoder=load)
+
+
+def describe_mae(sizes: str, channels: int, folder: pathlib.Path) -> None:
+    """Writes the description of an MAE to a folder.
+
+    Args:
+        sizes: its base width and the blocks of its four stages, such as "32,2,2,2,2".
+        channels: of its images.
+        folder: where to write metadata.json.
+    """
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){4}", sizes):
         raise UserError(
-            f"--random_mae {text}: expected the base width and the blocks of four stages, such as 32,2,2,2,2"
+            f"--random_mae {sizes}: expected the base width and the blocks of four stages, such as "
+            "32,2,2,2,2"
         )
-    width, *layers = (int(n) for n in text.split(","))
-    model = MAE(channels, width, 2, tuple(layers), 1, 0.0, False, 1000)
+    width, *layers = map(int, sizes.split(","))
+    model = MAE(
+        in_channels=channels,
+        base_channels=width,
+        patch_size=2,
+        layers=tuple(layers),
+        input_patch_size=1,
+        dropout_prob=0.0,
+        use_bf16=False,
+        num_classes=1000,
+    )
     facts = {"model_config": {name: getattr(model, name) for name in mae_fields()}}
-    (pathlib.Path(folder) / "metadata.json").write_text(json.dumps(facts))
+    (folder / "metadata.json").write_text(json.dumps(facts))
 
 
-def full_bank(parts):
-    """A bank whose every place holds noise."""
-    bank, random = (
-        parts.empty_bank(),
-        np.random.default_rng(0),
-    )
-    noise = lambda a: (
-        random.integers(0, 256, a.shape, np.uint8)
-        if a.dtype == np.uint8
-        else random.random(a.shape, np.float32) * 4 - 2
-    )
+def bank_of_noise(parts: DriftParts | FlowParts) -> Bank:
+    """Returns a bank whose every slot holds noise; filling it so takes no encoder."""
+    random = np.random.default_rng(0)
+
+    def noise(array: np.ndarray) -> np.ndarray:
+        if array.dtype == np.uint8:
+            return random.integers(0, 256, array.shape, np.uint8)
+        return random.random(array.shape, np.float32) * 4 - 2
+
+    bank = parts.empty_bank()
     samples, pool = jax.tree.map(noise, (bank.samples, bank.pool))
-    bank.counters.filled[:], bank.counters.pool_filled[...] = bank.sizes
+    bank.counters.filled[:] = bank.sizes.per_class
+    bank.counters.pool_filled[...] = bank.sizes.pool
     return bank.replace(samples=samples, pool=pool)
 
 
-def program(parts, state, bank, fresh, frozen):
-    return drift.make_step(parts).lower(state, bank, fresh, frozen)
-
-
-def peak_bytes(device) -> int:
-    """Greatest memory so far: of the device, or of this process where the device is the CPU."""
-    stats = device.memory_stats()
-    return (
-        stats["peak_bytes_in_use"]
-        if stats
-        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    )
-
-
-def chosen(flag_values):
-    """(the benchmark's own flags, the configuration), by the setting and the command line over it."""
-    flags, given = config_lib.all_flags(flag_values), config_lib.given_flags(flag_values)
-    if flags.setting and flags.setting not in SETTINGS:
-        raise UserError(f"--setting {flags.setting}: expected one of {', '.join(SETTINGS)}")
-    values = SETTINGS.get(flags.setting, {}) | given
-    with flags.unlocked():
-        flags.update({name: value for name, value in values.items() if name not in config_lib.KEYS})
-    return flags, config_lib.resolve(
-        {name: value for name, value in values.items() if name in config_lib.KEYS}
-    )
+# ---------------------------------------------------------------- the program
 
 
 def main(flag_values):
     setup_logging()
     keep_freed_memory()
-    flags, config = chosen(flag_values)
-    shape = (flags["size"], flags["size"], flags.channels)
-    counts, dtype = (
-        (flags.samples_per_class,) * flags.classes,
-        "float32" if flags.channels == 4 else "uint8",
-    )
-    dataset = Dataset(
-        "noise",
-        "train",
-        Noise(sum(counts), flags.classes, shape, dtype),
-        shape,
-        dtype,
-        tuple(map(str, range(flags.classes))),
-        counts,
-    )
-    if config.drift.bank_placement == "host":
-        raise UserError(
-            "--drift.bank_placement host: the benchmark times the step with the bank on the device; leave it out"
-        )
-    mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
-    with tempfile.TemporaryDirectory() as folder, config.unlocked():
-        if flags.random_mae:
-            describe_mae(flags.random_mae, flags.channels, folder)
-            config.encoder.name, config.encoder.path = "mae", folder
-        parts = drift.build(
-            config,
-            dataset,
-            mesh,
-            **({"load_encoder": load_random} if flags.random_encoder or flags.random_mae else {}),
-        )
-    state, bank = drift.make_state(parts), full_bank(parts)
-    bank, frozen = jax.device_put((bank, parts.encoder_params), sharding.replicated(mesh))
-    n, stream = config.drift.bank_push, None
-    reals = np.zeros((n, *shape), dtype), np.arange(n, dtype=np.int32) % flags.classes
-    if not parts.whole_bank and not hasattr(sys.modules["grain"], "missing"):
-        stream = pipeline.stream(dataset, 0, n, workers=config.data.workers)
-    next_reals = lambda: (
-        None
-        if parts.whole_bank
-        else jax.device_put(next(stream) if stream else reals, sharding.replicated(mesh))
-    )
-    fresh = next_reals()
+    flags, configs = choose_settings(flag_values)
+    names = ("first", "second")[: len(configs)]
+    steps = {
+        name: Step(config, flags, filled=bool(flags.against))
+        for name, config in zip(names, configs, strict=True)
+    }
+    dtype = jnp.bfloat16 if configs[0].model.use_bf16 else jnp.float32
+    timing = time_in_turn(steps, flags.rounds, flags.steps, dtype)
 
-    begin = time.perf_counter()
-    lowered = program(parts, state, bank, fresh, frozen)
-    traced = time.perf_counter()
-    step = lowered.compile()
-    trace_s, compile_s = traced - begin, time.perf_counter() - traced
-    unrolled = dataclasses.replace(parts, model=parts.model.clone(unroll=parts.model.depth))
-    flops = program(unrolled, state, bank, fresh, frozen).cost_analysis()["flops"]
-    memory = step.memory_analysis()
-    device = mesh.devices.flat[0]
-    products = matmul_flops(drift.jit_step(parts).trace(state, bank, fresh, frozen).jaxpr)
-    chip = CHIPS.get(device.device_kind)
-
-    rates, times, waits, hosts = [], [], [], []
-    for _ in range(flags.rounds + 1):
-        begin, waited = time.perf_counter(), 0.0
-        for _ in range(flags.steps):
-            before = time.perf_counter()
-            fresh = next_reals()
-            waited += time.perf_counter() - before
-            state, bank, metrics = step(state, bank, fresh, frozen)
-        waits.append(waited / flags.steps)
-        hosts.append((time.perf_counter() - begin) / flags.steps - waits[-1])
-        jax.block_until_ready((state, metrics))
-        times.append((time.perf_counter() - begin) / flags.steps)
-        rates.append(matmul_rate(jnp.bfloat16 if config.model.use_bf16 else jnp.float32))
-    seconds, rate = float(np.median(times[1:])), float(np.median(rates[1:]))
-    print(
-        json.dumps(
-            {
-                "recipe": flags.setting or config.recipe,
-                "device": device.device_kind,
-                "devices": mesh.size,
-                "jax": jax.__version__,
-                "trace_s": round(trace_s, 2),
-                "compile_s": round(compile_s, 2),
-                "step_ms": round(1e3 * seconds, 2),
-                "images_per_s": round(config.batch_size / seconds, 1),
-                "gflop_per_step": round(flops / 1e9, 3),
-                "matmul_gflop_per_s": round(rate / 1e9, 1),
-                "share_of_matmul_rate": round(flops / seconds / rate / mesh.size, 3),
-                "matmul_gflop_per_step": round(products / 1e9, 3),
-                "mfu": round(products / seconds / chip.flops / mesh.size, 3)
-                if chip and config.model.use_bf16
-                else None,
-                "data_wait_ms": round(1e3 * float(np.median(waits[1:])), 3) if stream else None,
-                "host_ms": round(1e3 * float(np.median(hosts[1:])), 3),
-                "accumulate": config.optim.accumulate,
-                "attention": config.model.attention,
-                "arguments_mb": round(memory.argument_size_in_bytes / 1e6, 1),
-                "temporary_mb": round(memory.temp_size_in_bytes / 1e6, 1),
-                "peak_mb": round(peak_bytes(device) / 1e6, 1),
-            }
+    counted = flags.rounds * flags.steps
+    rows = {
+        name: step.figures(timing.median(name), timing.matmul_rate, counted)
+        for name, step in steps.items()
+    }
+    line = {"recipe": flags.setting or configs[0].recipe} | rows["first"]
+    if flags.against:
+        line["against"] = {"flags": flags.against} | rows["second"]
+        line["times_as_fast"] = timing.median("second") / timing.median("first")
+    if flags.setting in PEERS and jax.default_backend() == "cpu":
+        line["peers"] = beside_peers(
+            PEERS[flags.setting], timing.median("first"), timing.matmul_rate
         )
-    )
+    print_line(line)
 
 
 if __name__ == "__main__":
