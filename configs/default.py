@@ -68,7 +68,8 @@ TABLE = (
     Key(
         "features",
         "",
-        "network of the scores: inception, dinov2[:SOURCE], pixels; empty = by the data set",
+        "network of the scores: inception, dinov2[:SOURCE], efficientnet[:SOURCE], vit:SOURCE, "
+        "pixels; empty = by the data set",
     ),
     Key(
         "inception_weights",

@@ -1,13 +1,16 @@
 """The command of eval_fid.py: from its flags to rows of fid.csv and one line of JSON."""
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 from evaluation.flags import OF_GENERATORS, Flags
+from evaluation.judge import judge_is_encoder
 from evaluation.request import Request, make_folders, read_request
 from evaluation.score_generator import score_generator
 from evaluation.score_images import score_images
@@ -15,6 +18,8 @@ from utils import config as config_lib
 from utils import distributed, processes
 from utils.errors import UserError
 from utils.logging import setup_logging
+
+log = logging.getLogger("eval")
 
 
 def main(flag_values: flags.FlagValues) -> None:
@@ -29,6 +34,9 @@ def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
     """Scores what --load_dir names, a generator or images, and prints the last row as JSON."""
     request = read_request(all_flags, given)
     make_folders(request)
+    notes = {}
+    if request.run:
+        notes["judge_is_encoder"] = check_judge(request.setting("features"), request.run)
     if request.is_generator:
         row = score_generator(request)
     else:
@@ -39,9 +47,21 @@ def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
         "dataset_name": request.dataset_name,
         "processes": jax.process_count(),
         "devices": jax.device_count(),
-    }
+    } | notes
     if processes.is_first():
         print(json.dumps(row))
+
+
+def check_judge(features: str, run: ConfigDict) -> bool:
+    """Returns whether the judge is the run's own encoder, with a warning where it is."""
+    if not judge_is_encoder(features, run):
+        return False
+    log.warning(
+        "--features %s: the run was trained in the features of this very network, so its scores "
+        "flatter it; score it in another network too",
+        features,
+    )
+    return True
 
 
 def refuse_flags_of_generators(request: Request) -> None:

@@ -48,7 +48,7 @@ EVALUATION = (
     Key(
         "reference_split",
         "",
-        "split of the data set to score against; empty = train, in pixels test",
+        "split of the data set to score against; empty = train, in pixels and by efficientnet test",
     ),
     Key(
         "labels",

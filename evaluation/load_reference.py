@@ -64,7 +64,7 @@ def load_reference(
     Args:
         dataset_name: "" = none. Of a data set of latents, the images that they encode are taken.
         features, resize, inception_weights, fid_stats, metrics: as the flags of these names.
-        split: of the data set; "" = train, in pixels test.
+        split: of the data set; "" = train, in pixels and with efficientnet test.
         data_options: the options of group `data`, None = its defaults.
         shape: (H, W, C) of the samples, where it is known before the data set is read.
         batch_size: images per call of the network.
@@ -122,18 +122,19 @@ def of_dataset(
 ) -> Reference:
     """Returns a split of a data set as the reference.
 
-    Published figures compare with the training split. In pixels that would reward a generator for
-    repeating it, so there the held-out split is the default, and the training split is what the
-    classifier learns from and where neighbours are looked for.
+    Published figures compare with the training split. That rewards a generator for repeating it.
+    So with a network that no figures are published with, such as pixels, the held-out split is the
+    default, and the training split is what the classifier learns from and where neighbours are
+    looked for, in pixels.
     """
-    in_pixels = not measurement.network.counted
-    dataset = load_split(split or ("test" if in_pixels else "train"))
+    unpublished = not measurement.network.counted
+    dataset = load_split(split or ("test" if unpublished else "train"))
 
     @functools.cache
     def read_training_split() -> tuple[np.ndarray, np.ndarray]:
         return pipeline.everything(load_split("train"))
 
-    is_small = in_pixels and len(load_split("train").samples) <= CLASSIFIER_LIMIT
+    is_small = unpublished and len(load_split("train").samples) <= CLASSIFIER_LIMIT
     return of_images(
         f"{name}:{dataset.split}",
         DatasetImages(dataset),

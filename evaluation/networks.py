@@ -4,6 +4,7 @@ A new network is a function (source, resize mode) -> `metrics.networks.Network`,
 NETWORKS.
 """
 
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable
@@ -11,11 +12,16 @@ from collections.abc import Callable
 from metrics import networks
 from metrics.networks import Network
 from metrics.resize import MODES
-from models.encoders import load_encoder
+from models.encoders import FrozenEncoder, load_encoder
+from models.encoders.table import find_encoder
+from models.vit import PUBLIC_MODELS
 from utils.errors import UserError
 from utils.words import did_you_mean
 
 log = logging.getLogger("eval")
+
+
+DINOV2 = "large"  # the size that published distances are of
 
 
 def dinov2(source: str, resize_mode: str) -> Network:
@@ -33,17 +39,79 @@ def dinov2(source: str, resize_mode: str) -> Network:
         raise UserError(
             f"--resize {resize_mode}: DINOv2 has one way, Pillow's bicubic to 224; leave it out"
         )
-    name = source or "large"
+    name = source or DINOV2
     encode, params, _ = load_encoder(
         f"dinov2:{name}", names=("cls",), statistics=("map",), patch_sizes=()
     )
-    weights = networks.sha256(source) if pathlib.Path(source).is_file() else name
-    return networks.encoder("dinov2", encode, params, "cls", 224, weights)
+    return networks.encoder("dinov2", encode, params, "cls", 224, weights_fact(name))
+
+
+def efficientnet(source: str, resize_mode: str) -> Network:
+    """Returns the pooled features of an EfficientNet-Lite, which needs no download.
+
+    No figures are published with it. So samples are compared with held-out images, as many, and
+    names of scores carry no number.
+
+    Args:
+        source: lite0, lite1 or lite2, or a file; "" = lite0.
+        resize_mode: must be "".
+    Raises:
+        UserError: a resize mode is given, or the weights cannot be read.
+    """
+    encoder = load_pooled("efficientnet", source, resize_mode)
+    network = pooled_network("efficientnet", encoder, weights_fact(source or "lite0"))
+    return dataclasses.replace(network, counted=False)
+
+
+def vit(source: str, resize_mode: str) -> Network:
+    """Returns the pooled features of a Vision Transformer: MAE, CLIP or SigLIP 2.
+
+    Scores are called after the model: `fd_vit_clip`.
+
+    Args:
+        source: a name of `models.vit.PUBLIC_MODELS`, or NAME:PATH with its weights.
+        resize_mode: must be "".
+    Raises:
+        UserError: no model or a resize mode is given, or the weights cannot be read.
+    """
+    if not source:
+        raise UserError(
+            f"--features vit: say which, for example vit:mae (known: {', '.join(PUBLIC_MODELS)})"
+        )
+    encoder = load_pooled("vit", source, resize_mode)
+    return pooled_network(f"vit_{encoder.metadata['model']}", encoder, weights_fact(source))
+
+
+def load_pooled(name: str, source: str, resize_mode: str) -> FrozenEncoder:
+    """Returns an encoder with a feature map "pooled"; it has one way to resize images."""
+    if resize_mode:
+        raise UserError(
+            f"--resize {resize_mode}: {name} has one way, Pillow's bicubic to its own size; "
+            "leave it out"
+        )
+    return find_encoder(name).load(name, source, None, "")
+
+
+def pooled_network(name: str, encoder: FrozenEncoder, weights: str) -> Network:
+    """Returns the network of an encoder's feature map "pooled"."""
+    assert isinstance(encoder.image_size, int)
+    return networks.encoder(
+        name, encoder.maps, encoder.params, "pooled", encoder.image_size, weights
+    )
+
+
+def weights_fact(source: str) -> str:
+    """Returns what tells weights apart: the start of a file's SHA-256, or else their name."""
+    name, _, path = source.rpartition(":")
+    file = path if name in PUBLIC_MODELS else source
+    return networks.sha256(file) if pathlib.Path(file).expanduser().is_file() else source
 
 
 NETWORKS: dict[str, Callable[[str, str], Network]] = {
     "inception": networks.inception,
     "dinov2": dinov2,
+    "efficientnet": efficientnet,
+    "vit": vit,
     "pixels": networks.pixels,
 }
 

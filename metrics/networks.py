@@ -40,7 +40,8 @@ class Network:
             (the start of a SHA-256, or a name).
         names: {score: its name} of scores that have a name of their own with this network.
         suffix: Of the names of all others.
-        counted: Whether a name carries a number of samples other than 50,000.
+        counted: Whether a name carries a number of samples other than 50,000. False where no
+            figures are published: then samples are compared with held-out images, as many.
     """
 
     name: str

@@ -303,6 +303,11 @@ def find_public_model(name: str) -> PublicModel | None:
     return None
 
 
+def short_name(model: PublicModel) -> str:
+    """Returns the key of a public model in PUBLIC_MODELS."""
+    return next(name for name, known in PUBLIC_MODELS.items() if known.timm_name == model.timm_name)
+
+
 # ---- loading ---------------------------------------------------------------------------------
 
 

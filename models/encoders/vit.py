@@ -19,6 +19,7 @@ from models.vit import (
     find_public_model,
     parameter_shapes,
     read_public_model,
+    short_name,
 )
 from utils.errors import UserError
 
@@ -68,5 +69,6 @@ def _frozen(public: PublicModel, model: VisionTransformer, params: Any) -> Froze
         names=("pooled", "patches"),
         statistics=("mean", "std"),
         patch_sizes=(),
+        metadata={"model": short_name(public)},
         interpolation="cubic",
     )

@@ -36,7 +36,7 @@ def read_tensors(path: str | Path, sha256: str = "") -> Tensors:
     Raises:
         UserError: the file is not there, is truncated or damaged, or has another checksum.
     """
-    path = _find_file(Path(path).expanduser())
+    path = find_file(Path(path).expanduser())
     # https://docs.pytorch.org/docs/stable/hub.html: check_hash of load_state_dict_from_url
     in_name = re.search(r"-([0-9a-f]{8,64})\.pth?$", path.name)
     if not sha256 and in_name:
@@ -58,6 +58,19 @@ def read_tensors(path: str | Path, sha256: str = "") -> Tensors:
     return _dotted(read_torch_file(path))
 
 
+def find_file(path: Path) -> Path:
+    """Returns the file itself, or the one of FOLDER_FILES that the folder holds."""
+    found = path
+    if path.is_dir():
+        candidates = [path / name for name in FOLDER_FILES]
+        found = next((file for file in candidates if file.is_file()), path)
+    if not found.is_file():
+        raise UserError(
+            f"no weights at {found}: give a file, or a folder with {' or '.join(FOLDER_FILES)}"
+        )
+    return found
+
+
 def check_sha256(path: Path, expected: str) -> None:
     """Raises UserError unless the checksum of the file starts with `expected`.
 
@@ -72,19 +85,6 @@ def check_sha256(path: Path, expected: str) -> None:
             f"{path} has the SHA-256 {actual[:16]}..., expected {expected[:16]}...: it is another "
             "or a damaged file, fetch it again"
         )
-
-
-def _find_file(path: Path) -> Path:
-    """Returns the file itself, or the one of FOLDER_FILES that the folder holds."""
-    found = path
-    if path.is_dir():
-        candidates = [path / name for name in FOLDER_FILES]
-        found = next((file for file in candidates if file.is_file()), path)
-    if not found.is_file():
-        raise UserError(
-            f"no weights at {found}: give a file, or a folder with {' or '.join(FOLDER_FILES)}"
-        )
-    return found
 
 
 def _dotted(tree: Any) -> Tensors:

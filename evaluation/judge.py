@@ -1,0 +1,75 @@
+"""Whether the network of the scores is the encoder that the run was trained in.
+
+A generator that matched the features of a network scores well in that network whatever its images
+look like. So a judge should be another network than the teacher.
+"""
+
+import itertools
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from evaluation.networks import DINOV2
+from metrics.networks import sha256
+from models.efficientnet import VARIANTS, package_file
+from models.encoders import dinov2, efficientnet, vit
+from models.vit import PUBLIC_MODELS
+from utils.errors import UserError
+from utils.weight_files.tensors import find_file
+
+# The encoders that are networks of scores too: their own weights, of an encoder and of a judge.
+TEACHERS = {
+    "dinov2": next(iter(dinov2.PUBLISHED)),
+    "efficientnet": efficientnet.DEFAULT,
+    "vit": vit.DEFAULT,
+}
+JUDGES = {"dinov2": DINOV2, "efficientnet": efficientnet.DEFAULT, "vit": ""}
+
+
+def judge_is_encoder(features: str, run: ConfigDict) -> bool:
+    """Returns whether the judge has the same weights as one of the run's own encoders.
+
+    Args:
+        features: the network of the scores, as --features takes it.
+        run: the configuration of a run.
+    """
+    judge, _, source = features.partition(":")
+    if judge not in JUDGES:
+        return False
+    encoder: Any = run.encoder
+    names, sources = encoder.name.split("+"), encoder.path.split(",")
+    for name, path in itertools.zip_longest(names, sources, fillvalue=""):
+        if name == judge:
+            taught = weights_identity(name, path or TEACHERS[name])
+            return taught == weights_identity(judge, source or JUDGES[judge])
+    return False
+
+
+def weights_identity(encoder: str, source: str) -> str:
+    """Returns what two sources of the same weights have in common.
+
+    That is the start of their SHA-256 where it is known, or else their repository on the hub.
+    """
+    name, _, path = source.removeprefix("hf://").partition(":")
+    try:
+        if encoder == "efficientnet" and name in VARIANTS:
+            return sha256(package_file(name))
+        if pathlib.Path(path or source).expanduser().exists():
+            return sha256(find_file(pathlib.Path(path or source).expanduser()))
+    except UserError:
+        return source  # they are not here any more, or not installed
+    return public_weights(encoder).get(name, name)
+
+
+def public_weights(encoder: str) -> dict[str, str]:
+    """Returns {name or repository: checksum or repository} of public weights on the hub."""
+    found = {}
+    if encoder == "dinov2":
+        for name, weights in dinov2.PUBLISHED.items():
+            known = weights.sha256[:16] or weights.repository
+            found |= {name: known, weights.repository: known}
+    if encoder == "vit":
+        for name, model in PUBLIC_MODELS.items():
+            found |= {name: model.repository, model.timm_name: model.repository}
+    return found
