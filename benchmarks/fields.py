@@ -33,7 +33,7 @@ from benchmarks import runs
 from benchmarks.runs import numbers
 from configs.default import Key
 from data.toy2d import TOYS
-from scripts import toy2d
+from scripts import toy2d_lab
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_panels
@@ -121,7 +121,7 @@ def keys(flags: Any) -> list[dict[str, Any]]:
 def do_run(key: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
     """Trains, and returns what the row of a key holds; see `runs.train`."""
     if is_toy(key["task"]):
-        return toy2d.benchmark_row(key)
+        return toy2d_lab.benchmark_row(key)
     return runs.train(digits_settings(key), folder)
 
 

@@ -70,7 +70,7 @@ def draw_strip(path: pathlib.Path, real: np.ndarray, runs: dict[str, dict], titl
     Args:
         path: of the file.
         real: samples [N, 2] of the distribution.
-        runs: {starting point: what `toy2d.train` returned}.
+        runs: {starting point: what `toy2d_lab.train` returned}.
         title: above all of it.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

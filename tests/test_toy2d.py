@@ -6,7 +6,7 @@ import pytest
 
 from data import toy2d as toys
 from metrics.sliced_wasserstein import sliced_wasserstein
-from scripts import toy2d
+from scripts import toy2d_lab
 from utils.errors import UserError
 
 
@@ -38,13 +38,15 @@ def test_sliced_wasserstein_has_its_closed_forms():
 
 
 def lab(given):
-    return toy2d.Lab("bimodal", toy2d.resolve({"max_steps": 400, "drift.n_neg": 128} | given))
+    return toy2d_lab.Lab(
+        "bimodal", toy2d_lab.resolve({"max_steps": 400, "drift.n_neg": 128} | given)
+    )
 
 
 def shares(laboratory, init):
     """Share of the generated samples on each mode after training."""
-    run = toy2d.train(laboratory, init, seed=0)
-    return toy2d.measure("bimodal", laboratory.samples(run["state"].params, 10), 0)["shares"]
+    run = toy2d_lab.train(laboratory, init, seed=0)
+    return toy2d_lab.measure("bimodal", laboratory.samples(run["state"].params, 10), 0)["shares"]
 
 
 def test_from_one_mode_to_both():
@@ -60,7 +62,7 @@ def test_from_one_mode_to_both():
 )
 def test_both_modes_from_every_start(given):
     laboratory = lab(given)
-    for init in toy2d.INITS:
+    for init in toy2d_lab.INITS:
         assert np.abs(np.array(shares(laboratory, init)) - 0.5).max() < 0.05, init
 
 
@@ -71,9 +73,9 @@ def test_attraction_alone_collapses():
     Real samples are 0.2 wide across a mode. Samples that start far away end between the modes.
     """
     laboratory, ends = lab({"drift.repulsion": 0.0}), {}
-    for init in toy2d.INITS:
+    for init in toy2d_lab.INITS:
         ends[init] = np.asarray(
-            laboratory.samples(toy2d.train(laboratory, init, seed=0)["state"].params, 10)
+            laboratory.samples(toy2d_lab.train(laboratory, init, seed=0)["state"].params, 10)
         )
         assert ends[init][:, 1].std() < 0.02, init
     assert (toys.mode_of("bimodal", ends["far"]) == -1).all()
@@ -90,4 +92,4 @@ def test_the_field_that_is_shown():
 
 def test_flags_without_effect_are_refused():
     with pytest.raises(UserError, match="--drift.n_unc, --drift.guidance"):
-        toy2d.resolve({"drift.n_unc": 8, "drift.field": "sinkhorn", "drift.guidance": "field"})
+        toy2d_lab.resolve({"drift.n_unc": 8, "drift.field": "sinkhorn", "drift.guidance": "field"})
