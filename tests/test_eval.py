@@ -550,8 +550,12 @@ def test_only_all_scores_are_done(tmp_path):
 
 def test_warnings_of_others_are_heard():
     heard = []
-    handler = logging.Handler()
-    handler.emit = lambda record: heard.append(record.name)
+
+    class Ear(logging.Handler):
+        def emit(self, record):
+            heard.append(record.name)
+
+    handler = Ear()
     logging.getLogger().addHandler(handler)
     with without_warnings("metrics"):
         for name in ("metrics.fid", "checkpoint", "metricsfan"):

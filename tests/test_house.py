@@ -14,6 +14,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from benchmarks import style
+
 # Each folder, and the folders of ours that its files may import; "all above" in this table.
 MAY_IMPORT = {
     "configs": "",
@@ -33,6 +35,10 @@ MAY_IMPORT = {
 DOORS = ("train_drift.py", "pretrain_mae.py", "sample.py", "eval_fid.py")
 DOORS_MAY_IMPORT = "configs utils evaluation training"
 LONGEST_DOOR = 80
+LONGEST_LINE = 100
+
+# Files with more lines of code than style.LONGEST_FILE, and why each is one file.
+LONG_FILES: dict[str, str] = {}
 
 
 def may_import(room: str) -> list[str]:
@@ -128,10 +134,37 @@ def test_imports_follow_the_arrows(room):
     assert not wrong, f"{room} may import {allowed or 'nothing of ours'}: {wrong}"
 
 
+def test_no_circles_between_files():
+    """No file imports itself by way of others: each can be read after those it imports."""
+    circles, finished = [], set()
+
+    def visit(module, path):
+        if module in path:
+            circles.append([*path[path.index(module) :], module])
+        elif module not in finished:
+            for target in sorted(imports(module)):
+                visit(target, [*path, module])
+            finished.add(module)
+
+    for module in sources():
+        visit(module, [])
+    assert not circles
+
+
+def is_program(module: str) -> bool:
+    """Whether a file does something when it is started."""
+    body = ast.parse(sources()[module].read_text()).body
+    return any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in body)
+
+
 def test_nothing_imports_a_program():
     """What two programs need lies in a room, where both find it."""
-    doors = {door.removesuffix(".py") for door in DOORS}
-    wrong = [f"{module} imports {door}" for module in sources() for door in imports(module) & doors]
+    wrong = [
+        f"{module} imports {target}"
+        for module in sources()
+        for target in sorted(imports(module))
+        if is_program(target)
+    ]
     assert not wrong
 
 
@@ -142,6 +175,57 @@ def test_nothing_imports_a_program():
 def test_doors_are_thin(door):
     """A door reads its flags and makes one call."""
     assert len((ROOT / door).read_text().splitlines()) <= LONGEST_DOOR
+
+
+def test_files_are_short():
+    """A longer file is cut by purpose, or says in LONG_FILES why not. Tests may be longer."""
+    long = {
+        str(file.relative_to(ROOT))
+        for file in sources().values()
+        if style.count_code_lines(file.read_text()) > style.LONGEST_FILE
+    }
+    assert long == set(LONG_FILES)
+
+
+# ---------------------------------------------------------------- how it reads
+
+PAGES = [
+    *sources().values(),
+    *sorted((ROOT / "tests").glob("*.py")),
+    *sorted(ROOT.glob("*.[mt]*")),  # .md, .txt, .toml
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "scripts").glob("[!_]*.[sy]*")),  # .sh, .sbatch, .yaml
+    *sorted((ROOT / "benchmarks").glob("*.sh")),
+]
+
+
+def test_lines_fit():
+    """No line is over 100 columns, but Markdown tables and links."""
+    wrong = []
+    for file in PAGES:
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            may_be_long = "://" in line or (file.suffix == ".md" and line.startswith("|"))
+            if len(line) > LONGEST_LINE and not may_be_long:
+                wrong.append(f"{file.relative_to(ROOT)}:{number}")
+    assert not wrong
+
+
+def test_no_named_lambdas():
+    """What has a name is a function, and can say what it does."""
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line}"
+        for file in PAGES
+        if file.suffix == ".py"
+        for line in style.named_lambdas(ast.parse(file.read_text()))
+    ]
+    assert not wrong
+
+
+def test_the_method_reads_like_a_page():
+    """In drifting/ lines are short, and a tenth of them or more explain the others."""
+    counts = style.by_folder(ROOT)["drifting/"]
+    assert counts.mean_line < 50
+    assert counts.explained >= 0.1
 
 
 # ---------------------------------------------------------------- the tools
@@ -159,6 +243,11 @@ def test_ruff_format():
     run_tool("ruff", "format", "--check", "--no-cache", ".")
 
 
+def test_ruff_check():
+    """No unused names, long lines, likely bugs. The rules are in pyproject.toml."""
+    run_tool("ruff", "check", "--no-cache", ".")
+
+
 def test_pyright():
-    """Types are right in the method. pyright's settings are in pyproject.toml."""
-    run_tool("pyright", "drifting")
+    """Types are right in the folders that pyproject.toml names."""
+    run_tool("pyright")
