@@ -43,7 +43,7 @@ SAMPLES = {
     "vit:siglip2": (32, 32, 3),
     "resnet18": (32, 32, 3),
     "resnet50": (32, 32, 3),
-    "mae:hf://mae_latent_ablation_256": (32, 32, 4),
+    "mae:hf://mae_latent_256": (32, 32, 4),
     "mae:hf://mae_latent_640": (32, 32, 4),
     "mae:hf://mae_pixel_640": (256, 256, 3),
     "convnextv2:base": (256, 256, 3),

@@ -20,7 +20,7 @@ attention=(--model.attn_fp32 0)
 ablation=(
   --recipe none --size 32 --channels 4 --classes 1000 --samples_per_class 128
   --sample_interval 0 --eval_interval 0
-  --random_encoder 1 --encoder.name mae --encoder.path hf://mae_latent_ablation_256
+  --random_encoder 1 --encoder.name mae --encoder.path hf://mae_latent_256
   --rounds 3 --steps 3 "${attention[@]}"
 )
 

@@ -31,7 +31,7 @@ OVERRIDES = {
     "drift.alpha_power": 3.0,
     "drift.bank_push": 64,
     "encoder.name": "mae",
-    "encoder.path": "hf://mae_latent_ablation_256",
+    "encoder.path": "hf://mae_latent_256",
     "optim.learning_rate": 2e-4,
     "optim.warmup_steps": 5000,
     "optim.weight_decay": 0.01,

@@ -23,7 +23,7 @@ def mean_over_groups(loss_fn: Callable, params: Any, groups: Any, exact: bool):
     """Returns ((loss, stats), gradient), each the mean over the groups.
 
     Args:
-        loss_fn: (params, group, pooled) -> (loss, stats), where `stats.sets` is a list of
+        loss_fn: (params, group, pooled) -> (loss, stats), where `stats.by_width` is a list of
             `drifting.loss.Stats`, and `pooled` is None or a list of `drifting.loss.Scales`.
         params: what the gradient is taken of.
         groups: a tree of arrays [K, ...].
@@ -47,14 +47,14 @@ def mean_over_groups(loss_fn: Callable, params: Any, groups: Any, exact: bool):
 
 
 def pool_scales(loss_fn: Callable, params: Any, groups: Any) -> list[Scales]:
-    """Returns the scalars of A.6 pooled over all groups, one entry for each of `stats.sets`."""
+    """Returns the scalars of A.6 pooled over all groups, one entry for each of `stats.by_width`."""
 
     def of_groups(pooled, pick):
         """Returns `pick` of the statistics of every group; leaves [K, ...]."""
 
         def of_group(group):
             _, stats = loss_fn(params, group, pooled)
-            return [pick(of_sets) for of_sets in stats.sets]
+            return [pick(of_sets) for of_sets in stats.by_width]
 
         return jax.lax.map(of_group, groups)
 

@@ -1,12 +1,13 @@
-"""The sample bank (A.8): recent real samples, ready on the device in every class of a step.
+"""The sample bank (A.8): the newest real samples of each class, kept where the step runs.
 
-For each class there is a queue of K samples, and beside them one global queue, the pool, of G. Each
+For each class there is a queue of L samples, and beside them one global queue, the pool, of G. Each
 step pushes the newest reals into both and then draws without replacement. All queues are rings: the
-newest sample takes the slot of the oldest.
+newest sample takes the slot of the oldest. In a `Batch` and a `Plan`, C counts the classes of the
+step; in the bank itself, those of the data set.
 
 A sample is an image in the dtype of its data set: uint8, or float for latents. It may be stored as
 a row of numbers, because TPUs pad the last two axes of an array to 8 x 128. In its place the bank
-may store anything made from it, such as its features (cache.py), as a tree of arrays.
+may store anything made from it, such as its features (cache.py), as a dict of arrays.
 
 With G = 0 unconditional samples are drawn from the class queues. That is for data sets which the
 bank holds as a whole.
@@ -31,9 +32,9 @@ from drifting.state import named_keys
 
 
 class Counters(flax.struct.PyTreeNode):
-    """Where the rings stand."""
+    """How full the queues are, and where their next samples go."""
 
-    filled: Any  # [C] int32: samples in each class queue, at most K
+    filled: Any  # [C] int32: samples in each class queue, at most L
     next: Any  # [C] int32: the slot that the next sample of each class takes
     pool_filled: Any  # int32: samples in the pool, at most G
     pool_next: Any  # int32: the slot of the pool that the next sample takes
@@ -42,14 +43,14 @@ class Counters(flax.struct.PyTreeNode):
 class Sizes(NamedTuple):
     """The lengths of the queues."""
 
-    per_class: int  # K
+    per_class: int  # L
     pool: int  # G
 
 
 class Bank(flax.struct.PyTreeNode):
     """The queues and their counters. Arrays are JAX's on a device, NumPy's in host memory."""
 
-    samples: Any  # [C, K, ...], or a tree of such arrays: the class queues
+    samples: Any  # [C, L, ...], or a tree of such arrays: the class queues
     pool: Any  # [G, ...], or a tree of such arrays: the global queue
     counters: Counters
 
@@ -106,7 +107,7 @@ def empty_bank(n_classes: int, per_class: int, pool: int, sample: Any) -> Bank:
 
     Args:
         n_classes: C, the number of class queues.
-        per_class: K, their length.
+        per_class: L, their length.
         pool: G, the length of the global queue.
         sample: the shape and dtype of what is stored of one sample, or a tree of them.
     """
@@ -185,7 +186,7 @@ def push(bank: Bank, samples: Any, labels: jax.Array) -> Bank:
 
 
 def push_host(bank: Bank, slots: tuple, samples: Any, labels: np.ndarray) -> Bank:
-    """The same as `push` for a bank of NumPy arrays, whose queues are changed in place.
+    """The same as `push` for a bank in host memory: NumPy arrays, which are changed in place.
 
     Args:
         slots: what `push_slots` returned for these labels, as NumPy arrays.
@@ -237,20 +238,20 @@ def class_slots(key: jax.Array, filled: jax.Array, size: int, n: int):
     return _without_replacement(key, filled, size, n)
 
 
-def any_class_slots(key: jax.Array, counters: Counters, sizes: Sizes, draws: int, n: int):
-    """Draws n recent samples of any class without replacement, `draws` times.
+def any_class_slots(key: jax.Array, counters: Counters, sizes: Sizes, n_draws: int, n: int):
+    """Draws n recent samples of any class without replacement, n_draws times.
 
-    Returns indices [draws, n] for `take_any_class`, and whether each holds a sample.
+    Returns indices [n_draws, n] for `take_any_class`, and whether each holds a sample.
     """
     per_class, pool = sizes
     if pool:
-        filled = jnp.broadcast_to(counters.pool_filled, draws)
+        filled = jnp.broadcast_to(counters.pool_filled, n_draws)
         return _without_replacement(key, filled, pool, n)
     # Number all samples of all classes in a row. The i-th of them lies in the class whose range of
     # numbers holds i.
     ends = jnp.cumsum(counters.filled)
     n_classes = ends.shape[0]
-    filled = jnp.broadcast_to(ends[-1], draws)
+    filled = jnp.broadcast_to(ends[-1], n_draws)
     index, present = _without_replacement(key, filled, n_classes * per_class, n)
     label = jnp.minimum(jnp.searchsorted(ends, index, side="right"), n_classes - 1)
     slot = index - (ends - counters.filled)[label]
@@ -278,6 +279,7 @@ def draw(counters: Counters, sizes: Sizes, seed, step, config: DriftConfig) -> P
 
     filled = counters.filled[labels]
     positives, present = class_slots(key["positives"], filled, sizes.per_class, c.n_pos)
+    # Before the first step the bank was filled with at least N_unc samples, so all are present.
     unconditional, _ = any_class_slots(key["unconditional"], counters, sizes, c.n_c, c.n_unc)
     plan = Plan(labels, alpha, positives, present, unconditional)
     if not c.class_dropout_prob:

@@ -2,12 +2,16 @@
 
 For a feature set j, with generated features x and a field V:
 
-    S_j      = mean ||x - y|| / sqrt(D)               over all other samples y
-    phi~     = phi / S_j,  tau_j = tau S_j sqrt(D)
-    lambda   = sqrt(mean V_tau^2),  V~ = sum_tau V_tau / lambda_tau
-    L_j      = mean (phi~(x) - stopgrad(phi~(x) + V~))^2
+    S_j        = mean ||x - y|| / sqrt(D)
+    phi~       = phi / S_j
+    tau_j      = tau sqrt(D), in units of phi~
+    lambda_tau = sqrt(mean V_tau^2)
+    V~         = sum_tau V_tau / lambda_tau
+    L_j        = mean (phi~(x) - stopgrad(phi~(x) + V~))^2
 
-S_j and lambda are pooled over all problems of the set: all classes and all locations.
+The mean in S_j is over all samples y by their weights; as in the authors' release it counts x among
+them, at distance 0. S_j and lambda are pooled over all problems of the set: all classes and all
+locations.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +48,7 @@ def drift_loss(
     pos: Float[Array, "B P D"],
     neg: Float[Array, "B M D"] | None = None,
     *,
-    weight_gen: Float[Array, "B N"] | None = None,
+    weight_gen: Float[Array, "B K"] | None = None,
     weight_pos: Float[Array, "B P"] | None = None,
     weight_neg: Float[Array, "B M"] | None = None,
     temperatures: Sequence[float] = (0.02, 0.05, 0.2),
@@ -59,13 +63,13 @@ def drift_loss(
     Args:
         gen: features of generated samples. The gradient flows through them and nothing else.
         pos: features of real samples of the class.
-        neg: features of unconditional real samples, for guidance (Sec. 3.5). The generated samples
-            repel each other in any case.
-        weight_gen: >= 0, of the generated samples as negatives; 1 by default. Of `second`, [B, K],
-            where it is given.
+        neg: features of unconditional real samples, for guidance (Sec. 3.5). They are not all of
+            the negatives: the generated samples repel each other in any case.
+        weight_gen: >= 0, of the generated samples as negatives, which are `second` where it is
+            given; 1 by default.
         weight_pos, weight_neg: >= 0, 1 by default. A sample of weight 0 is absent.
         temperatures: tau > 0, in units of S sqrt(D).
-        field: a name in `drifting.fields.FIELDS`, or a function of that signature.
+        field: a name in `drifting.fields.FIELDS`, or a function; `drifting.fields` says which.
         second: features of a second, independent generated batch, which repels in the place of
             the first.
         guidance: "negatives": neg join the negatives (Sec. 3.5). "field": V += w V_{p,unc}, where w
@@ -99,7 +103,7 @@ def problem_losses(
         temperatures, field, guidance: as in `drift_loss`.
         pooled: scalars that take the place of those of these problems.
     """
-    # Float32 from here on, and no gradient but through gen.
+    # Float32 from here on. The gradient flows through gen alone; x are the same numbers without it.
     gen = problems.gen.astype(jnp.float32)
     p = _without_gradient(problems)
     x, d = p.gen, gen.shape[2]
@@ -112,20 +116,19 @@ def problem_losses(
     def mean(values):
         return add(values) / add(jnp.ones(len(p.set_of)))
 
-    # S_j: the mean distance from a generated sample to all others, by their weights (A.6).
+    # S_j sqrt(D): the mean distance from a generated sample to all samples y (A.6).
     y = jnp.concatenate([p.gen_neg, p.unc, p.pos], 1)
     weight_y = jnp.concatenate([p.weight_gen_neg, p.weight_unc, p.weight_pos], 1)
     total, weight = weighted_distances(x, y, weight_y, p.self_neg)
     mean_distance, distance_weight = add(total) / add(weight), add(weight)
     if pooled is not None:
         mean_distance = pooled.distance
-    scale = jnp.maximum(mean_distance / jnp.sqrt(d), 1e-3)[p.set_of]  # S_j of each problem, [B]
+    s = jnp.maximum(mean_distance / jnp.sqrt(d), 1e-3)[p.set_of]  # S_j of each problem, [B]
 
-    # V at every temperature (Alg. 2), in units of phi~ = phi / S_j.
-    tau, unit = jnp.asarray(temperatures), scale * jnp.sqrt(d)
+    # V at every temperature (Alg. 2), measured as the features are, then in units of phi~.
+    tau, unit = jnp.asarray(temperatures), s * jnp.sqrt(d)
     v, perplexity = guided_field(p, tau, unit, field, guidance)  # [B, tau, N, D], [B, tau, N]
-    scale = scale[:, None, None]
-    v = v / scale[:, None]
+    v = v / s[:, None, None, None]
 
     # V~ = sum_tau V_tau / lambda_tau, lambda_tau = sqrt(mean V_tau^2), clipped as in the release.
     sq_norm = mean(jnp.mean(v**2, axis=(2, 3)).T)  # [tau, sets]
@@ -136,9 +139,10 @@ def problem_losses(
         lambda_tau = jnp.sqrt(jnp.maximum(square, 1e-8))[p.set_of, None, None]
         v_sum = v_sum + v_tau / lambda_tau
 
-    # Eq. 6. The parameters of a learned field must not receive a gradient through V either.
-    target = jax.lax.stop_gradient(x / scale + v_sum)
-    loss = jnp.mean((gen / scale - target) ** 2, axis=(1, 2))
+    # Eq. 6. The target is a constant, whatever parameters the field may have.
+    s = s[:, None, None]
+    target = jax.lax.stop_gradient(x / s + v_sum)
+    loss = jnp.mean((gen / s - target) ** 2, axis=(1, 2))
 
     smallest = jnp.argmin(tau)
     spread = mean(jnp.mean(perplexity, 2).T)[smallest]

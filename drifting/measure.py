@@ -47,7 +47,7 @@ def mean_distances(
 
 
 def measure(
-    sets: Sequence[Stats], distances: Distances, temperatures: Sequence[float]
+    by_width: Sequence[Stats], distances: Distances, temperatures: Sequence[float]
 ) -> dict[str, Float[Array, ""]]:
     """Returns the metrics of a step.
 
@@ -59,7 +59,7 @@ def measure(
     diversity        E||x-x'|| / E||y-y'||: 0 when the generator has collapsed
 
     Args:
-        sets: what the loss returned, an entry for each width of feature.
+        by_width: what the loss returned, an entry for each width of feature.
         distances: of the set that is watched.
         temperatures: tau, in the order of `drift_sq_norm`.
     """
@@ -69,10 +69,10 @@ def measure(
 
     metrics = {}
     for i, tau in enumerate(temperatures):
-        sq_norm = mean([stats.drift_sq_norm[i] for stats in sets])
+        sq_norm = mean([stats.drift_sq_norm[i] for stats in by_width])
         metrics[f"drift_rms_{tau}"] = jnp.sqrt(sq_norm)
-    metrics["feature_scale"] = mean([stats.distance for stats in sets])
-    metrics["perplexity"] = mean([stats.perplexity for stats in sets])
+    metrics["feature_scale"] = mean([stats.distance for stats in by_width])
+    metrics["perplexity"] = mean([stats.perplexity for stats in by_width])
 
     gen_gen, real_real, gen_real = distances
     metrics["energy_distance"] = (2 * gen_real - gen_gen - real_real) / real_real

@@ -25,6 +25,34 @@ from drifting.measure import Distances, mean_distances, measure
 from drifting.problems import make_problems, unpack, vectors_of_set
 from drifting.state import TrainState, named_keys, update_ema
 
+# ---------------------------------------------------------------- records
+
+
+class Noise(NamedTuple):
+    """The input of the generator."""
+
+    eps: jax.Array  # [C, N, H, W, channels], standard normal
+    style: jax.Array  # [C, N, codebooks] int32: an entry of each style codebook (A.2)
+
+
+class RandomNumbers(NamedTuple):
+    """The random numbers of a step, for its C classes, or for those of one group."""
+
+    first: Noise
+    second: Noise | None  # of a second generated batch
+    mirrored: jax.Array  # [C, N_unc + N_pos] bool: which reals are mirrored
+
+
+class StepStats(NamedTuple):
+    """What a step tells beside its loss."""
+
+    by_width: list[Stats]  # an entry for each width of feature
+    distances: Distances
+    field_loss: jax.Array | None  # of a learned field
+
+
+# ---------------------------------------------------------------- the step
+
 
 def _unchanged(images: jax.Array) -> jax.Array:
     return images
@@ -40,7 +68,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     config: DriftConfig,
     layout: Layout = ONE_DEVICE,
-    store: Callable = _unchanged,
+    to_stored: Callable = _unchanged,
 ) -> tuple[TrainState, Bank, dict[str, jax.Array]]:
     """Pushes the newest reals into the bank, draws a batch from it, and takes one step.
 
@@ -49,7 +77,7 @@ def train_step(
     Args:
         fresh: new reals, (images [S, H, W, channels], labels [S]); None for a bank that already
             holds all data.
-        store: what the bank stores of images: themselves, or their features (cache.py).
+        to_stored: images -> what the bank stores of them: themselves, or features (cache.py).
         generate, encode, optimizer, config, layout: as in `drift_step`.
 
     Returns:
@@ -57,7 +85,7 @@ def train_step(
     """
     if fresh is not None:
         images, labels = fresh
-        bank = push(bank, store(images), labels)
+        bank = push(bank, to_stored(images), labels)
     plan = draw(bank.counters, bank.sizes, state.seed, state.step, config)
     plan = layout.groups(in_groups(plan, config.groups))
     batch = batch_from_plan(bank, plan, config.sample_shape)
@@ -93,7 +121,9 @@ def drift_step(
         The state after the step, and scalars: those of `measure`, "loss", norms, "alpha_mean".
     """
     c = config
-    draws, field_key = draw_noise(state, c, c.sample_shape or batch.pos.shape[3:])
+    # A bank of images knows the shape of a sample; one of features does not.
+    sample_shape = c.sample_shape or batch.pos.shape[3:]
+    random, field_key = draw_random_numbers(state, c, sample_shape)
     loss_fn = functools.partial(
         group_loss,
         generate=generate,
@@ -104,7 +134,7 @@ def drift_step(
         field_key=field_key,
     )
     trained = (state.params, state.field["params"] if state.field else None)
-    groups = layout.groups((batch, in_groups(draws, c.groups)))
+    groups = layout.groups((batch, in_groups(random, c.groups)))
     (loss, stats), grads = mean_over_groups(loss_fn, trained, groups, c.exact_scales)
 
     # The update and the averages.
@@ -119,7 +149,7 @@ def drift_step(
     field_state = state.field
     if field_state:
         field_state = update_field(field_state, field_grads, c.field_lr)
-        loss = loss - stats.field_loss
+        loss = loss - stats.field_loss  # `group_loss` added it; the log shows the two apart
         norms["field_loss"] = stats.field_loss
         norms["field_grad_norm"] = optax.tree.norm(field_grads)
     state = TrainState(
@@ -131,13 +161,13 @@ def drift_step(
         field=field_state,
     )
 
-    metrics = {"loss": loss} | measure(stats.sets, stats.distances, c.temperatures) | norms
+    metrics = {"loss": loss} | measure(stats.by_width, stats.distances, c.temperatures) | norms
     return state, metrics | {"alpha_mean": jnp.mean(batch.alpha)}
 
 
 def group_loss(
     trained: tuple[Any, Any],
-    group: "tuple[Batch, Draws]",
+    group: tuple[Batch, RandomNumbers],
     pooled: list[Scales] | None,
     *,
     generate: Callable,
@@ -146,7 +176,7 @@ def group_loss(
     layout: Layout,
     field: Callable,
     field_key: jax.Array,
-) -> "tuple[jax.Array, StepStats]":
+) -> tuple[jax.Array, StepStats]:
     """Returns the loss of one group of C classes: generate, encode, compare.
 
     Args:
@@ -158,28 +188,36 @@ def group_loss(
         field_key: the random key of a learned field.
     """
     c, (params, field_params) = config, trained
-    batch, draws = layout.classes(group)
+    batch, random = layout.classes(group)  # each class is whole on its devices from here on
 
     def phi(noise):
-        """Features of generated samples x = f(eps), in the order of `layout.merge`."""
+        """Features of generated samples x = f(eps); `layout.merge` decides their order."""
         labels = of_each_sample(batch.labels, c.n_neg, layout)
         alpha = of_each_sample(batch.alpha, c.n_neg, layout)
         eps, style = layout.merge(noise.eps), layout.merge(noise.style)
         return encode(generate(params, eps, labels, alpha, style))
 
     # Features of a second batch, of the reals, and of the samples that receive the gradient.
-    phi_second = jax.lax.stop_gradient(phi(draws.second)) if c.second_batch else None
+    phi_second = jax.lax.stop_gradient(phi(random.second)) if c.second_batch else None
+    # Reals are images, or a tree of features where the bank stores these.
     reals = jax.tree.map(lambda *pair: jnp.concatenate(pair, 1), batch.unc, batch.pos)
     reals = layout.classes(reals)  # [C, N_unc + N_pos, ...]
-    phi_real = real_features(reals, draws.mirrored, encode, c.flip, layout)
+    phi_real = real_features(reals, random.mirrored, encode, c.flip, layout)
     phi_real = jax.lax.stop_gradient(phi_real)
-    phi_gen = phi(draws.first)
+    phi_gen = phi(random.first)
 
     # Problems, drift and loss of all feature sets.
     weight_pos, weight_unc = batch.weight_pos, unconditional_weights(batch.alpha, c)
-    second_and_field = {"phi_second": phi_second, "field": field, "pooled": pooled}
-    loss, sets = feature_loss(
-        phi_gen, phi_real, weight_pos, weight_unc, c, layout=layout, **second_and_field
+    loss, by_width = feature_loss(
+        phi_gen,
+        phi_real,
+        weight_pos,
+        weight_unc,
+        c,
+        layout=layout,
+        phi_second=phi_second,
+        field=field,
+        pooled=pooled,
     )
 
     # One set of vectors is watched: are the samples as far apart as the reals?
@@ -196,38 +234,15 @@ def group_loss(
         arguments = (field_key, real_sets, weight_pos, c.temperatures, layout)
         denoising = field_loss(field_params, *arguments)
         loss += denoising
-    return loss, StepStats(sets, distances, denoising)
+    return loss, StepStats(by_width, distances, denoising)
 
 
 # ---------------------------------------------------------------- what the step is made of
 
 
-class Noise(NamedTuple):
-    """The input of the generator."""
-
-    eps: jax.Array  # [C, N, H, W, channels], standard normal
-    style: jax.Array  # [C, N, codebooks] int32: an entry of each style codebook (A.2)
-
-
-class Draws(NamedTuple):
-    """The random numbers of a step, for all of its classes."""
-
-    first: Noise
-    second: Noise | None  # of a second generated batch
-    mirrored: jax.Array  # [C, N_unc + N_pos] bool: which reals are mirrored
-
-
-class StepStats(NamedTuple):
-    """What a step tells beside its loss."""
-
-    sets: list[Stats]  # an entry for each width of feature
-    distances: Distances
-    field_loss: jax.Array | None  # of a learned field
-
-
-def draw_noise(
+def draw_random_numbers(
     state: TrainState, config: DriftConfig, sample_shape: tuple[int, ...]
-) -> tuple[Draws, jax.Array]:
+) -> tuple[RandomNumbers, jax.Array]:
     """Returns the random numbers of a step, and the key of a learned field's own."""
     c = config
     batches = ("", " second") if c.second_batch else ("",)
@@ -246,7 +261,7 @@ def draw_noise(
     positives = jax.random.bernoulli(key["flip positives"], 0.5, (c.n_c, c.n_pos))
     mirrored = jnp.concatenate([unconditional, positives], 1)
     second = noise(" second") if c.second_batch else None
-    return Draws(noise(""), second, mirrored), key["field"]
+    return RandomNumbers(noise(""), second, mirrored), key["field"]
 
 
 def unconditional_weights(alpha: jax.Array, config: DriftConfig) -> jax.Array:
@@ -282,7 +297,7 @@ def feature_loss(
         weight_pos, weight_unc: [C, N_pos] and [C, N_unc], weights of the reals.
         config: the numbers of the step.
         phi_second: features of a second generated batch, which then repels.
-        field: in the place of that of the config.
+        field: a field closed over its options; None takes that of the config, without options.
         pooled: scalars of A.6 over more classes than these, an entry for each width.
     """
     widths = make_problems(
@@ -300,5 +315,13 @@ def feature_loss(
 
 
 def last_vector(phi: dict[str, jax.Array]) -> str:
-    """Returns the name of the last feature set that has one vector per image."""
-    return [name for name, features in phi.items() if features.shape[1] == 1][-1]
+    """Returns the name of the last feature set that has one vector per image.
+
+    Raises ValueError where there is none.
+    """
+    vectors = [name for name, features in phi.items() if features.shape[1] == 1]
+    if not vectors:
+        raise ValueError(
+            f"none of the feature sets {sorted(phi)} has one vector per image to watch"
+        )
+    return vectors[-1]

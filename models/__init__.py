@@ -8,7 +8,7 @@ Generators     generator.py   how one is called, checked and started
 Encoders       encoders/      frozen encoders behind one contract; the table is encoders/table.py
                features.py    from their feature maps to sets of vectors (A.5)
                mae.py         the paper's masked autoencoder (A.3); mae_step.py trains it
-               vit.py, efficientnet.py    networks with public weights, for scores
+               vit.py, efficientnet.py    networks of encoders/ and of scores
                standin.py     encoders without weights, for plans and benchmarks
                narrow.py      frozen parameters in half the memory
 Latents        vae.py         the Stable Diffusion VAE

@@ -196,8 +196,8 @@ def test_groups_on_a_host_bank():
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-class SetStats(NamedTuple):
-    sets: list
+class GroupStats(NamedTuple):
+    by_width: list
 
 
 def test_groups_of_problems_against_all_at_once():
@@ -214,7 +214,7 @@ def test_groups_of_problems_against_all_at_once():
         problems = one_set_of_problems(gen + shift, pos)
         scales = pooled[0] if pooled else None
         loss, stats = problem_losses(problems, (0.05, 0.2), "kernel", pooled=scales)
-        return jnp.mean(loss), SetStats([stats])
+        return jnp.mean(loss), GroupStats([stats])
 
     whole, grouped = (jax.tree.map(jnp.asarray, in_groups((gen, pos), k)) for k in (1, 2))
     shift = jnp.full(5, 0.3)

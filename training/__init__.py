@@ -1,6 +1,7 @@
 """Training runs, of generators and of encoders: configuration -> parts -> loop.
 
-As the programs do, this room knows every other; nothing but programs, scripts and tests imports it.
+As the programs do, this room knows every other; nothing but programs,
+scripts, planning, benchmarks and tests imports it.
 
     program        from the command line to a job          job          what all trainings share
     loop           steps, log lines, scores, checkpoints   run_folder   where a run lies

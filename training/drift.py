@@ -214,7 +214,7 @@ def make_step(parts: DriftParts | FlowParts, first_step: int = 0) -> Callable:
     `fresh` are new real samples for the bank, (samples [S, ...], labels [S]), or None for a bank
     that holds all data. State and bank are donated: their memory is used for the new ones.
 
-    first_step: how many steps the state has behind it that is given first.
+    first_step: the number of steps taken before the first call.
     """
     jitted = jit_step(parts)
     if isinstance(parts, FlowParts) or not parts.bank_on_host:
@@ -253,8 +253,8 @@ def jit_step(parts: DriftParts | FlowParts) -> Callable:
 
     def step(state, bank, fresh, encoder_params):
         encode = functools.partial(parts.encode, encoder_params)
-        store = functools.partial(parts.store, encoder_params)
-        return train_step(state, bank, fresh, encode=encode, store=store, **arguments)
+        to_stored = functools.partial(parts.to_stored, encoder_params)
+        return train_step(state, bank, fresh, encode=encode, to_stored=to_stored, **arguments)
 
     def step_on_batch(state, batch, encoder_params):
         encode = functools.partial(parts.encode, encoder_params)

@@ -39,7 +39,7 @@ class DriftParts(GeneratorParts):
     encode: Callable | None  # None in a dry run, which does not read it
     encoder_params: Any
 
-    def store(self, encoder_params: Any, images: jax.Array) -> Any:
+    def to_stored(self, encoder_params: Any, images: jax.Array) -> Any:
         """Returns what the bank stores of real images [S, H, W, C]."""
         if not self.cached:
             return images

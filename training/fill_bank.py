@@ -94,7 +94,7 @@ def store_on_one_device(parts: GeneratorParts, at_once: int) -> Callable[[np.nda
         return lambda images: images
     device = jax.local_devices()[0]
     params = jax.device_put(parts.encoder_params, device)
-    jitted = jax.jit(parts.store)
+    jitted = jax.jit(parts.to_stored)
 
     def store(images: np.ndarray) -> Any:
         # Filled up to one size, so that one program serves all batches.

@@ -19,7 +19,7 @@ class HostBank:
     """
 
     def __init__(self, parts: DriftParts, first_step: int = 0):
-        """first_step: how many steps the state has behind it whose batch is drawn first."""
+        """first_step: the number of steps taken before the first call of `next_batch`."""
         self.step = first_step
         self.seed = np.uint32(parts.config.seed)
         self.groups = parts.drift.groups

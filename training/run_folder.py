@@ -3,7 +3,7 @@
 A run folder holds everything that evaluation and sampling need:
 
     config.json       the whole configuration
-    checkpoints/      what steps change (utils/checkpoint.py)
+    checkpoints/      what steps change (utils/checkpoint/)
     metrics.jsonl     one line of numbers per log interval
     samples/*.png     figures, beside curves.png, and fid.csv where a generator is scored
 """

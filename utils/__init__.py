@@ -1,6 +1,6 @@
 """What serves everyone.
 
-Nothing here knows the method, the networks or the data. The files and folders:
+Nothing here imports the method, the networks or the data. The files and folders:
 
     config         from the command line to one locked configuration; config.json of a run
     sharding       where every sample, parameter and checkpoint array lives on the devices

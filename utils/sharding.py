@@ -16,7 +16,7 @@ FSDP). Samples are spread over all devices. What lives where, and who says so:
     frozen networks, learned field     whole on every device                  replicated
     bank of reals                      whole on every device, or on the host  replicated
     new reals for the bank             read in parts, then on every device    RowExchange
-    samples of a step, by classes      classes or their samples over devices  MeshLayout
+    samples of a step, by classes      classes or their samples over devices  choose_layout
     batches without classes            divided evenly over all devices        batch_sharding
     samples of an evaluation           over the devices of one process        local_sharding
     arrays of a checkpoint             as the present mesh wants them         shapes_with_shardings
@@ -127,7 +127,9 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def local_copy(mesh: Mesh, tree: Any) -> Any:
-    """Returns whole arrays on every device of this process, for work that it does alone.
+    """Returns arrays that this process can use alone.
+
+    With several processes they are whole on each of its devices; with one they stay as they are.
 
     All processes must call this together, because shards travel between them.
     """

@@ -25,7 +25,8 @@ from models.runs import is_run, load_mae_run
 from utils.errors import UserError
 from utils.weight_files.tensors import match
 
-# What the published encoders are; tests/golden/official_specs has the tensors of each.
+# What the published encoders are, by their names on the hub. tests/golden/official_specs has the
+# tensors of each; mae_latent_256 is the encoder of the ablation.
 _PUBLISHED_ALIKE = {
     "patch_size": 2,
     "layers": (3, 4, 6, 3),
@@ -34,7 +35,7 @@ _PUBLISHED_ALIKE = {
     "num_classes": 1000,
 }
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "mae_latent_ablation_256": _PUBLISHED_ALIKE
+    "mae_latent_256": _PUBLISHED_ALIKE
     | {"in_channels": 4, "base_channels": 256, "input_patch_size": 1},
     "mae_latent_640": _PUBLISHED_ALIKE
     | {"in_channels": 4, "base_channels": 640, "input_patch_size": 1},
