@@ -159,6 +159,22 @@ def test_files_exist(page):
     assert not missing
 
 
+# What the code names as an example of a file to add.
+EXAMPLES = {"data/flowers.py", "models/encoders/clip.py"}
+CODE = [
+    path for room in ROOMS for path in (ROOT / room).rglob("*") if room not in ("docs", "tests")
+]
+CODE = [path for path in CODE if path.suffix in (".py", ".sh", ".sbatch", ".yaml")]
+
+
+def test_files_that_the_code_names_exist():
+    """Docstrings, comments and messages name files by their place, and that is where they are."""
+    for path in CODE:
+        named = {name for name in files_named_in(path.read_text()) if "/" in name}
+        missing = {name for name in named - EXAMPLES if not any(ROOT.glob(name))}
+        assert not missing, path
+
+
 def anchors_of(text: str) -> set[str]:
     """Returns the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
