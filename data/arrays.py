@@ -1,5 +1,7 @@
 """Small data sets that are held in memory as arrays, and their split."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from data.columns import wants_one_class
@@ -30,6 +32,7 @@ def load_split(
     options: Options,
     images: np.ndarray,
     labels: np.ndarray,
+    class_names: Sequence[str],
     held_out: float | int,
 ) -> Dataset:
     """Returns the split "train" or "test" of a data set without splits of its own.
@@ -40,7 +43,8 @@ def load_split(
     Args:
         name, split, options: What the source was asked for.
         images: [S, H, W, C] uint8, all samples.
-        labels: [S] int32, 0 to 9: the classes are digits.
+        labels: [S] int32, positions in class_names.
+        class_names: The classes.
         held_out: How many samples are "test": a number, or a part in (0, 1).
 
     Raises:
@@ -55,7 +59,7 @@ def load_split(
     chosen = np.asarray(train if split == "train" else test)
     images, labels = images[chosen], labels[chosen]
 
-    class_names = tuple(str(digit) for digit in range(10))
+    class_names = tuple(class_names)
     if wants_one_class(name, options):
         labels = np.zeros_like(labels)
         class_names = ("all",)

@@ -19,4 +19,4 @@ def load(name: str, split: str, options: Options) -> Dataset:
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # [1797, 8, 8, 1]
     labels = digits.target.astype(np.int32)
-    return load_split(name, split, options, images, labels, held_out=0.3)
+    return load_split(name, split, options, images, labels, "0123456789", held_out=0.3)

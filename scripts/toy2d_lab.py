@@ -21,7 +21,7 @@ from metrics.sliced_wasserstein import sliced_wasserstein
 from models.build import build_generator
 from models.generator import init_params
 from training.optimizer import build_optimizer
-from training.resolve_field import resolve_field
+from training.resolve_field import LEARNED_OPTIONS, OPTIONS, resolve_field
 from utils import config as config_lib
 from utils.errors import UserError
 
@@ -50,15 +50,7 @@ DRIFT_SETTINGS = {
     "drift.temperatures",
     "drift.n_neg",
     "drift.negatives",
-    "drift.kernel",
-    "drift.normalize",
-    "drift.iterations",
-    "drift.attraction",
-    "drift.repulsion",
-    "drift.field_width",
-    "drift.field_projection",
-    "drift.field_lr",
-    "drift.field_ema",
+    *(f"drift.{name}" for name in OPTIONS + LEARNED_OPTIONS),
 }
 MEASURED = 4096  # samples of a measurement
 

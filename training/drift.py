@@ -172,7 +172,7 @@ class DriftJob(Job):
         self.reference = None
         if config.eval_interval:
             self.reference = drift_evaluation.reference_of(parts)
-        self.step = make_step(parts, step)
+        self.take_step = make_step(parts, step)
         self.collapse = CollapseWatch(config.collapse_ratio, config.stop_on_collapse)
 
     def fetch(self) -> tuple[Any, Any] | None:
@@ -180,7 +180,7 @@ class DriftJob(Job):
         return next_reals(self.parts, self.stream)
 
     def advance(self, batch: tuple[Any, Any] | None) -> dict[str, jax.Array]:
-        self.state, self.bank, metrics = self.step(
+        self.state, self.bank, metrics = self.take_step(
             self.state, self.bank, batch, self.encoder_params
         )
         if batch is not None:

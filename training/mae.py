@@ -77,7 +77,7 @@ class MAEJob(Job):
             ranks=ranks,
             workers=self.config.data.workers,
         )
-        self.step = make_step(self.parts)
+        self.take_step = make_step(self.parts)
 
     def fetch(self) -> tuple[jax.Array, jax.Array]:
         """Returns images [B, H, W, C] and labels [B], spread over all devices."""
@@ -89,7 +89,7 @@ class MAEJob(Job):
         )
 
     def advance(self, batch: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
-        self.state, metrics = self.step(self.state, *batch)
+        self.state, metrics = self.take_step(self.state, *batch)
         self.position += self.config.batch_size
         return metrics
 

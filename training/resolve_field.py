@@ -8,10 +8,19 @@ from utils import config as config_lib
 from utils.errors import UserError
 from utils.words import did_you_mean
 
-# Options that some of the fields take as arguments ...
-OPTIONS = ("kernel", "normalize", "iterations", "attraction", "repulsion")
-# ... and those of the field that is a network and is trained itself.
+# Options of the field that is a network and is trained itself.
 LEARNED_OPTIONS = ("field_width", "field_projection", "field_lr", "field_ema")
+
+
+def options_of(field: str) -> tuple[str, ...]:
+    """Returns the options of a field: those of its keyword arguments that are flags --drift.*."""
+    parameters = inspect.signature(FIELDS[field]).parameters.values()
+    names = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return tuple(name for name in names if f"drift.{name}" in config_lib.KEYS)
+
+
+# The options of all fields, each once.
+OPTIONS = tuple(dict.fromkeys(name for field in FIELDS for name in options_of(field)))
 
 
 def resolve_field(drift: Any) -> dict[str, Any]:
@@ -23,7 +32,6 @@ def resolve_field(drift: Any) -> dict[str, Any]:
         UserError: the field is unknown, has no use for an option, or cannot work with it.
     """
     check_field(drift)
-    takes = inspect.signature(FIELDS[drift.field]).parameters
     # Unless the user says otherwise, the negatives of the sinkhorn field are a second batch, with
     # which it is 0 in expectation where the generator is right, and guidance is added to it.
     is_sinkhorn = drift.field == "sinkhorn"
@@ -31,7 +39,7 @@ def resolve_field(drift: Any) -> dict[str, Any]:
     in_field = drift.guidance == "field" or (drift.guidance == "auto" and is_sinkhorn)
     return {
         "field": drift.field,
-        "field_options": {name: drift[name] for name in OPTIONS if name in takes},
+        "field_options": {name: drift[name] for name in options_of(drift.field)},
         "field_lr": drift.field_lr,
         "second_batch": second_batch,
         "guidance": "field" if in_field else "negatives",
@@ -45,7 +53,7 @@ def check_field(drift: Any) -> None:
             f"--drift.field {drift.field}: unknown field{did_you_mean(drift.field, FIELDS)} "
             f"(known: {', '.join(FIELDS)})"
         )
-    usable = set(inspect.signature(FIELDS[drift.field]).parameters)
+    usable = set(options_of(drift.field))
     if drift.field == "learned":
         usable |= set(LEARNED_OPTIONS)
     for name in OPTIONS + LEARNED_OPTIONS:

@@ -31,6 +31,7 @@ def kernel_field(
         kernel: "laplace", or "gaussian".
         normalize: "both"; or "y", over y alone; or "none" (Table 11).
     """
+    # Very many positives take turns. The result is the same; this function is the one to read.
     if pos.shape[0] > kernel_tiled.TILE:
         problem = (x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit)
         factors = {"attraction": attraction, "repulsion": repulsion}
