@@ -123,18 +123,19 @@ def of_dataset(
     """Returns a split of a data set as the reference.
 
     Published figures compare with the training split. That rewards a generator for repeating it.
-    So with a network that no figures are published with, such as pixels, the held-out split is the
-    default, and the training split is what the classifier learns from and where neighbours are
-    looked for, in pixels.
+    So with a network that no figures are published with, the held-out split is the default. In
+    pixels the training split is then what the classifier learns from and where neighbours are
+    looked for.
     """
-    unpublished = not measurement.network.counted
-    dataset = load_split(split or ("test" if unpublished else "train"))
+    network = measurement.network
+    dataset = load_split(split or ("train" if network.counted else "test"))
 
     @functools.cache
     def read_training_split() -> tuple[np.ndarray, np.ndarray]:
         return pipeline.everything(load_split("train"))
 
-    is_small = unpublished and len(load_split("train").samples) <= CLASSIFIER_LIMIT
+    in_pixels = network.params is None
+    is_small = in_pixels and len(load_split("train").samples) <= CLASSIFIER_LIMIT
     return of_images(
         f"{name}:{dataset.split}",
         DatasetImages(dataset),

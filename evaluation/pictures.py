@@ -64,7 +64,7 @@ def _draw_neighbours(
 ) -> None:
     """Draws a row for each sample: the sample itself, then the real images nearest to it."""
     network = reference.network
-    if gallery.in_pixels:
+    if network.params is None:  # pixels are their own features
         features = flatten_images(queries)
     else:
         features = np.asarray(network.features(network.params, queries)["features"])

@@ -38,17 +38,10 @@ class RealImages(Protocol):
 
 
 class Gallery(NamedTuple):
-    """Real images that samples are compared with one by one.
-
-    Attributes:
-        features: [N,D], of all of them.
-        image: index -> image.
-        in_pixels: whether the features are the images themselves, whatever the network.
-    """
+    """Real images that samples are compared with one by one: features [N,D], and index -> image."""
 
     features: np.ndarray
     image: Callable[[int], np.ndarray]
-    in_pixels: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,14 +103,13 @@ class Reference:
         """The real images that neighbours of samples are looked for in; None: not at hand."""
         if self.read_training_split:
             images = self.read_training_split()[0]
-            return Gallery(flatten_images(images), images.__getitem__, in_pixels=True)
+            return Gallery(flatten_images(images), images.__getitem__)
         if self.open_gallery is None or self.real.features is None:
             return None
         images = self.open_gallery()
         if len(images) != len(self.real.features):  # some were unreadable: the order is lost
             return None
-        in_pixels = self.network.params is None
-        return Gallery(self.real.features, images.__getitem__, in_pixels)
+        return Gallery(self.real.features, images.__getitem__)
 
     def score_names(self, count: int) -> list[str]:
         """Returns the names of the scores that an evaluation of `count` samples gives."""

@@ -22,7 +22,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Num
 
-from models.frozen_layers import FrozenBatchNorm
+from models.frozen_layers import DepthwiseConv, FrozenBatchNorm
 from utils.errors import UserError
 from utils.weight_files.tensors import count, expected_shapes, match, read_tensors, shape_of
 
@@ -65,21 +65,14 @@ VARIANTS = {
 # ---- the network -----------------------------------------------------------------------------
 
 
-def conv(channels: int, size: int, name: str, dtype: Any, stride: int = 1, groups: int = 1):
+def conv(channels: int, size: int, name: str, dtype: Any, stride: int = 1) -> nn.Conv:
     """Returns a convolution with TensorFlow's SAME padding.
 
     What an odd padding has left over lies below and to the right of the image; PyTorch's own
     padding would shift every map.
     """
     return nn.Conv(
-        channels,
-        (size, size),
-        stride,
-        padding="SAME",
-        feature_group_count=groups,
-        use_bias=False,
-        dtype=dtype,
-        name=name,
+        channels, (size, size), stride, padding="SAME", use_bias=False, dtype=dtype, name=name
     )
 
 
@@ -102,9 +95,8 @@ class Block(nn.Module):
         if self.expansion > 1:
             y = conv(wide, 1, "_expand_conv", self.dtype)(y)
             y = nn.relu6(FrozenBatchNorm(EPSILON, name="_bn0")(y))
-        y = conv(
-            wide, self.kernel_size, "_depthwise_conv", self.dtype, stride=self.stride, groups=wide
-        )(y)
+        depthwise = DepthwiseConv(self.kernel_size, self.stride, self.dtype, name="_depthwise_conv")
+        y = depthwise(y)
         y = nn.relu6(FrozenBatchNorm(EPSILON, name="_bn1")(y))
         y = conv(self.channels, 1, "_project_conv", self.dtype)(y)
         y = FrozenBatchNorm(EPSILON, name="_bn2")(y)

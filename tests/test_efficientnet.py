@@ -10,6 +10,7 @@ import pytest
 from models import efficientnet
 from models.efficientnet import VARIANTS, load_efficientnet, package_file, read_model
 from models.encoders import load_encoder
+from models.frozen_layers import DepthwiseConv
 from utils.errors import UserError
 from utils.weight_files.tensors import read_tensors
 
@@ -91,6 +92,19 @@ def test_golden_values_through_the_encoder():
     assert "block2" not in shapes
     assert (shapes["block2_mean"], shapes["pooled"]) == ((1, 24), (1, 1280))
     assert (shapes["block4"], shapes["block4_std_2"]) == ((28 * 28, 40), (14 * 14, 40))
+
+
+@pytest.mark.parametrize("size, stride", [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_depthwise_convolution_is_that_of_xla(size, stride):
+    """On a CPU it is a sum of shifted images; its padding is TensorFlow's SAME on odd sides too."""
+    random = np.random.default_rng(0)
+    images = random.normal(size=(2, 8, 15, 3)).astype(np.float32)
+    kernel = random.normal(size=(size, size, 1, 3)).astype(np.float32)
+    module = DepthwiseConv(size, stride, None)
+    expected = module._convolution(images, kernel)
+    found = module.apply({"params": {"kernel": kernel}}, images)
+    assert expected.shape == (2, 8 // stride, -(-15 // stride), 3)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_variant_is_read_from_a_file(tmp_path):
