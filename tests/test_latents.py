@@ -303,8 +303,7 @@ def test_reference_of_cached_latents_is_their_images(place):
     reference = load_reference(name, features="pixels", split="train")
     assert reference.name == f"folder:{place / 'images'}:train"
     assert reference.real.count == N
-    _, image_of = reference.gallery
-    assert image_of(0).shape == (8, 8, 3)
+    assert reference.gallery.image(0).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(
