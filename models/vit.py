@@ -429,7 +429,8 @@ def locate(source: str) -> tuple[PublicModel | None, Path, str]:
             f"no Vision Transformer at {source}{did_you_mean(source, PUBLIC_MODELS)}: give a file, "
             f"a folder, hf://OWNER/REPOSITORY, or one of {', '.join(PUBLIC_MODELS)}"
         )
-    return known, fetch(repository), f"hf://{repository}"
+    offline_way = f"NAME:PATH, with a NAME of {', '.join(PUBLIC_MODELS)}"
+    return known, hub.download_weights(repository, offline_way), f"hf://{repository}"
 
 
 def model_of_folder(folder: Path) -> PublicModel | None:
@@ -439,15 +440,3 @@ def model_of_folder(folder: Path) -> PublicModel | None:
         return find_public_model(f"{config['architecture']}.{config['pretrained_cfg']['tag']}")
     except (OSError, ValueError, KeyError, TypeError):
         return None  # a file, another kind of folder, or a file of another program
-
-
-def fetch(repository: str) -> Path:
-    """Returns the path of a hub repository's weights, which are fetched if they are not here."""
-    try:
-        return hub.download_file(repository, "model.safetensors")
-    except Exception as error:  # the hub's client raises the errors of several network libraries
-        raise UserError(
-            f"cannot fetch {repository} ({type(error).__name__}): with no network, copy "
-            f"model.safetensors of https://huggingface.co/{repository} and give NAME:PATH, with a "
-            f"NAME of {', '.join(PUBLIC_MODELS)}"
-        ) from error

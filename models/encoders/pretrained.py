@@ -15,8 +15,6 @@ from utils.weight_files.tensors import Tensors, read_tensors
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-WEIGHTS = "model.safetensors"  # the file of a repository
-
 
 class Published(NamedTuple):
     """Public weights on the Hugging Face hub.
@@ -59,13 +57,7 @@ def read_pretrained(
             f"no weights at {source} for the encoder {name}: give a file, a folder, "
             f"hf://OWNER/REPOSITORY, or one of {', '.join(published)}"
         )
-    try:
-        path = hub.download_file(repository, WEIGHTS)
-    except Exception as error:  # the hub's client raises the errors of several network libraries
-        raise UserError(
-            f"cannot fetch {repository} ({type(error).__name__}): with no network, copy "
-            f"{WEIGHTS} of https://huggingface.co/{repository} and give {name}:PATH"
-        ) from error
+    path = hub.download_weights(repository, f"{name}:PATH")
     return read_tensors(path, sha256 or known_sha256), f"hf://{repository}"
 
 

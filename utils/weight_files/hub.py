@@ -8,16 +8,30 @@ import socket
 import urllib.parse
 from collections.abc import Iterator, Sequence
 
+from utils.errors import UserError
 
-def download_file(repository: str, name: str) -> pathlib.Path:
-    """Returns the local copy of one file of a repository, fetched if it is not there yet.
+WEIGHTS = "model.safetensors"  # the file of a repository that holds its weights
 
-    Raises whatever the hub's client raises: the errors of several network libraries.
+
+def download_weights(repository: str, offline_way: str) -> pathlib.Path:
+    """Returns the local copy of a repository's weights, fetched if it is not there yet.
+
+    Args:
+        repository: OWNER/REPOSITORY.
+        offline_way: what to give in the place of the repository where there is no network.
+    Raises:
+        UserError: they cannot be fetched.
     """
     import huggingface_hub
 
-    with quiet_client():
-        return pathlib.Path(huggingface_hub.hf_hub_download(repository, name))
+    try:
+        with quiet_client():
+            return pathlib.Path(huggingface_hub.hf_hub_download(repository, WEIGHTS))
+    except Exception as error:  # the client raises the errors of several network libraries
+        raise UserError(
+            f"cannot fetch {repository} ({type(error).__name__}): with no network, copy "
+            f"{WEIGHTS} of https://huggingface.co/{repository} and give {offline_way}"
+        ) from error
 
 
 def download_snapshot(repository: str, patterns: Sequence[str]) -> pathlib.Path:
