@@ -103,11 +103,20 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def write_npz(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray | None) -> None:
-    """Writes images, uint8 [N,H,W,C], and labels [N] where there are any, as ADM does."""
-    arrays = [images] if labels is None else [images, labels]
+def write_npz(
+    path: str | os.PathLike,
+    samples: np.ndarray,
+    labels: np.ndarray | None,
+    compressed: bool = False,
+) -> None:
+    """Writes samples and their labels as ADM does: `arr_0` [N,H,W,C], `arr_1` [N] if there are any.
+
+    ADM's samples are uint8 images; latents are written as they are.
+    """
+    arrays = [samples] if labels is None else [samples, labels]
+    save = np.savez_compressed if compressed else np.savez
     with replacing(path) as temporary:
-        np.savez(temporary, *arrays)  # names them arr_0, arr_1
+        save(temporary, *arrays)  # names them arr_0, arr_1
 
 
 def batches(images, indices: range, size: int) -> Iterator[np.ndarray]:

@@ -14,7 +14,7 @@ from evaluation.networks import DINOV2
 from metrics.networks import sha256
 from models.efficientnet import VARIANTS, package_file
 from models.encoders import dinov2, efficientnet, vit
-from models.vit import PUBLIC_MODELS
+from models.vit import find_public_model
 from utils.errors import UserError
 from utils.weight_files.tensors import find_file
 
@@ -49,27 +49,21 @@ def judge_is_encoder(features: str, run: ConfigDict) -> bool:
 def weights_identity(encoder: str, source: str) -> str:
     """Returns what two sources of the same weights have in common.
 
-    That is the start of their SHA-256 where it is known, or else their repository on the hub.
+    That is the start of their SHA-256 where it is known, or else their repository on the hub. A
+    file of public weights whose checksum is not known is not recognised.
     """
-    name, _, path = source.removeprefix("hf://").partition(":")
+    name, _, _ = source.removeprefix("hf://").partition(":")
+    if encoder == "vit" and (public := find_public_model(name)):
+        return public.repository  # NAME:PATH says of a file that it holds the weights of NAME
     try:
         if encoder == "efficientnet" and name in VARIANTS:
             return sha256(package_file(name))
-        if pathlib.Path(path or source).expanduser().exists():
-            return sha256(find_file(pathlib.Path(path or source).expanduser()))
+        if pathlib.Path(source).expanduser().exists():
+            return sha256(find_file(pathlib.Path(source).expanduser()))
     except UserError:
         return source  # they are not here any more, or not installed
-    return public_weights(encoder).get(name, name)
-
-
-def public_weights(encoder: str) -> dict[str, str]:
-    """Returns {name or repository: checksum or repository} of public weights on the hub."""
-    found = {}
     if encoder == "dinov2":
-        for name, weights in dinov2.PUBLISHED.items():
-            known = weights.sha256[:16] or weights.repository
-            found |= {name: known, weights.repository: known}
-    if encoder == "vit":
-        for name, model in PUBLIC_MODELS.items():
-            found |= {name: model.repository, model.timm_name: model.repository}
-    return found
+        for key, weights in dinov2.PUBLISHED.items():
+            if name in (key, weights.repository):
+                return weights.sha256[:16] or weights.repository
+    return name

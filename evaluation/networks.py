@@ -30,7 +30,7 @@ def dinov2(source: str, resize_mode: str) -> Network:
     Its Frechet distance is FD-DINOv2 (Stein et al. 2023, arXiv 2306.04675, with the large network).
 
     Args:
-        source: small, base, large or giant, a file, or a hub id; "" = large.
+        source: small, base or large, a file, or a hub id; "" = large.
         resize_mode: must be "".
     Raises:
         UserError: a resize mode is given, or the weights cannot be read.

@@ -111,6 +111,17 @@ class Reference:
             return None
         return Gallery(self.real.features, images.__getitem__)
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """How samples are compared with it, as a row of fid.csv says it."""
+        facts = self.network.facts
+        return {
+            "features": self.network.name,
+            "resize": facts["resize"],
+            "weights": facts["weights"],
+            "reference": self.name,
+        }
+
     def score_names(self, count: int) -> list[str]:
         """Returns the names of the scores that an evaluation of `count` samples gives."""
         names = []

@@ -11,6 +11,7 @@ from PIL import Image
 
 from baselines.flow import with_steps
 from evaluation.flags import Flags
+from evaluation.image_files import write_npz
 from models.latents import LatentSpace, latent_space_of
 from models.runs import is_run, load_run
 from models.sampling import generate
@@ -18,7 +19,6 @@ from models.weights import load_generator
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_comparison, save_grid, to_uint8
-from utils.files import replacing
 from utils.logging import setup_logging
 from utils.sharding import local_sharding
 
@@ -205,12 +205,9 @@ def write_samples(sampler: Sampler, classes: list[int], all_flags: Flags) -> pat
 
 
 def write_arrays(path: pathlib.Path, samples: np.ndarray, labels: np.ndarray) -> None:
-    """Writes an .npz: `arr_0` = uint8 images, or latents as they are; `arr_1` = labels."""
+    """Writes an .npz of uint8 images, or of latents as they are, with their labels."""
     are_images = samples.shape[-1] in (1, 3)
-    with replacing(path) as temporary:
-        np.savez_compressed(
-            temporary, arr_0=to_uint8(samples) if are_images else samples, arr_1=labels
-        )
+    write_npz(path, to_uint8(samples) if are_images else samples, labels, compressed=True)
 
 
 def write_pngs(folder: pathlib.Path, samples: np.ndarray, labels: np.ndarray) -> None:

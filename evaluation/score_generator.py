@@ -125,7 +125,6 @@ def score_checkpoint(
             space=space,
         )
 
-    network = reference.network
     of_own_run = request.run and request.out == request.folder
     settings = {
         "samples": "" if of_own_run else flags.load_dir,
@@ -133,10 +132,7 @@ def score_checkpoint(
         "ema": str(generator.metadata.get("ema", "")),
         "seed": flags.seed,
         "num_samples": num_samples,
-        "features": network.name,
-        "resize": network.facts["resize"],
-        "weights": network.facts["weights"],
-        "reference": reference.name,
+        **reference.settings,
         "labels": label_kind(flags.labels, reference),
     }
     # With --all and in a search, only what fid.csv lacks is evaluated.

@@ -46,10 +46,7 @@ def score(
         found |= zip(metric.scores, values, strict=True)
     settings = {
         "num_samples": fake.count,
-        "features": network.name,
-        "resize": network.facts["resize"],
-        "weights": network.facts["weights"],
-        "reference": reference.name,
+        **reference.settings,
         "reference_count": reference.real.count,
     }
     scores = {network.score_name(name, fake.count): float(value) for name, value in found.items()}

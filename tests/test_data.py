@@ -494,7 +494,7 @@ def test_hub_errors_say_what_to_do(tmp_path, monkeypatch):
 def test_facts_of_short_names_need_no_network():
     for name in data.HUB:
         known = data.load(name, facts_only=True)
-        assert len(known.samples) == CARDS[name].train[1]
+        assert len(known.samples) == CARDS[name].train[1] >= 28_000
         assert known.shape[0] == known.shape[1]
         assert known.counts is None or sum(known.counts) == len(known.samples)
     assert data.load("imagenet256", facts_only=True).shape == (256, 256, 3)

@@ -108,6 +108,8 @@ def test_what_cannot_be_is_one_line(features, resize_mode, words):
         ("vit", "clip", "vit:clip_quickgelu", True),  # the same weights with another GELU
         ("vit", "hf://timm/vit_large_patch16_224.mae", "vit:mae", True),
         ("vit", "mae", "vit:siglip2", False),
+        ("vit", "mae:FILE", "vit:mae", True),
+        ("vit", "mae:FILE", "vit:siglip2:FILE", False),
         ("none", "", "pixels", False),
         ("dinov2", "", "", False),
     ],

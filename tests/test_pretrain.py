@@ -28,7 +28,7 @@ from models.encoders import load_encoder
 from models.mae import random_mask
 from models.mae_step import MAEConfig, class_weight, random_resized_crop
 from models.runs import load_mae_run, load_run
-from training import mae
+from training import loop, mae
 from training.resolve_encoder import read_encoder
 from training.state import to_items
 from utils import config as config_lib
@@ -75,7 +75,7 @@ def train(folder, changes=(), until=None, **kw):
         with config.unlocked():
             config.max_steps = until
         parts = dataclasses.replace(parts, config=config)
-    mae.train(parts, mae.open_run(parts.config))
+    loop.train(mae.MAEJob(parts, mae.MAEJob.open_run(parts.config)))
     return records(folder)
 
 

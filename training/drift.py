@@ -30,9 +30,9 @@ from training.job import Job
 from training.reals import next_reals, put_bank, stream_reals
 from training.reports import drift_report
 from training.run_folder import check_same_run
-from training.state import shardings_of, to_items
-from utils import compiler, sharding
+from training.state import compile_step, to_items
 from utils import config as config_lib
+from utils import sharding
 from utils.errors import UserError
 from utils.logging import RunLog
 
@@ -261,8 +261,8 @@ def jit_step(parts: DriftParts | FlowParts) -> Callable:
         return drift_step(state, batch, encode=encode, **arguments)
 
     if parts.bank_on_host:
-        return jit_donating_state(step_on_batch, parts)
-    return jit_donating_state_and_bank(step, parts)
+        return compile_step(step_on_batch, parts.mesh, state_shapes(parts), donated=1)
+    return compile_step(step, parts.mesh, state_shapes(parts), donated=2)
 
 
 def jit_flow_step(parts: FlowParts) -> Callable:
@@ -285,29 +285,7 @@ def jit_flow_step(parts: FlowParts) -> Callable:
             spread=spread,
         )
 
-    return jit_donating_state_and_bank(step, parts)
-
-
-def jit_donating_state(step: Callable, parts: GeneratorParts) -> Callable:
-    """Returns (state, ...) -> (state, metrics), compiled for the devices of the run."""
-    whole = sharding.replicated(parts.mesh)
-    return jax.jit(
-        step,
-        donate_argnums=(0,),
-        compiler_options=compiler.options(parts.mesh),
-        out_shardings=(shardings_of(state_shapes(parts)), whole),
-    )
-
-
-def jit_donating_state_and_bank(step: Callable, parts: GeneratorParts) -> Callable:
-    """Returns (state, bank, ...) -> (state, bank, metrics), compiled for the devices of the run."""
-    whole = sharding.replicated(parts.mesh)
-    return jax.jit(
-        step,
-        donate_argnums=(0, 1),
-        compiler_options=compiler.options(parts.mesh),
-        out_shardings=(shardings_of(state_shapes(parts)), whole, whole),
-    )
+    return compile_step(step, parts.mesh, state_shapes(parts), donated=2)
 
 
 # ---- the checkpoint ----

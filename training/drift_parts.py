@@ -20,7 +20,8 @@ from models.build import build_generator
 from models.encoders import load_encoder, make_set_weight
 from models.latents import latent_dataset
 from training.flow_parts import FlowParts, build_flow
-from training.generator_parts import GeneratorParts, mirrors
+from training.generator_parts import GeneratorParts
+from training.job import mirrors
 from training.optimizer import build_optimizer
 from training.resolve_bank import resolve_bank
 from training.resolve_encoder import Encoder, resolve_decoder, resolve_encoder, resolve_monitor

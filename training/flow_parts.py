@@ -10,8 +10,8 @@ from baselines.flow import Flow, FlowConfig
 from drifting.bank import bank_bytes
 from models.build import build_generator
 from models.latents import LatentSpace
-from training.generator_parts import GeneratorParts, mirrors
-from training.job import check_batch_size
+from training.generator_parts import GeneratorParts
+from training.job import check_batch_size, mirrors
 from training.optimizer import build_optimizer
 from training.resolve_bank import image_row, is_on_host
 

@@ -60,8 +60,3 @@ class GeneratorParts(Parts):
         """The arguments with which `models.sampling.generate` uses all devices of a process."""
         devices = sharding.local_sharding(self.mesh)
         return {"batch_size": round_up(256, devices.mesh.size), "sharding": devices}
-
-
-def mirrors(config: Any, dtype: str) -> bool:
-    """Returns whether real samples are mirrored at random. A mirrored latent is no latent."""
-    return config.data.flip and dtype == "uint8"

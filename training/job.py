@@ -46,6 +46,11 @@ class Parts:
         return str(self.config.optim.ema[0])
 
 
+def mirrors(config: Any, dtype: str) -> bool:
+    """Returns whether real samples are mirrored at random. A mirrored latent is no latent."""
+    return config.data.flip and dtype == "uint8"
+
+
 def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
     """Raises UserError for a batch that does not divide over the devices of the mesh."""
     if batch_size % mesh.size:
@@ -184,7 +189,7 @@ class Job:
         raise NotImplementedError
 
     def average(self) -> Any:
-        """Returns the first average of the parameters, whole on every device of this process."""
+        """Returns the first average of the parameters, for this process alone (`local_copy`)."""
         average = self.state.ema[self.parts.first_ema]
         return sharding.local_copy(self.parts.mesh, average)
 

@@ -16,13 +16,13 @@ from drifting.state import TrainState, init_state, named_key
 from models.export import export_run
 from models.mae import init_mae_params, mae_fields
 from models.mae_step import mae_step
-from training import loop, program, state
+from training import program, state
 from training.job import Job
 from training.mae_evaluation import draw_curves, draw_grid, evaluate
 from training.mae_parts import MAEParts, build
 from training.reports import mae_report
-from utils import compiler, processes, sharding
 from utils import config as config_lib
+from utils import processes, sharding
 from utils.logging import RunLog
 
 log = logging.getLogger("train")
@@ -122,16 +122,6 @@ class MAEJob(Job):
             log.info("%s: the encoder in the published format, for --encoder.path", folder)
 
 
-def open_run(config: Any) -> pathlib.Path:
-    """Returns the run folder, made and writable; see `Job.open_run`."""
-    return MAEJob.open_run(config)
-
-
-def train(parts: MAEParts, folder: pathlib.Path) -> None:
-    """Trains to the end in a folder that `open_run` returned."""
-    loop.train(MAEJob(parts, folder))
-
-
 # ---- the state and the step ----
 
 
@@ -164,10 +154,4 @@ def make_step(parts: MAEParts):
         config=parts.step,
         all_gather=functools.partial(sharding.all_gather, parts.mesh),
     )
-    metrics_sharding = sharding.replicated(parts.mesh)
-    return jax.jit(
-        step,
-        donate_argnums=0,
-        compiler_options=compiler.options(parts.mesh),
-        out_shardings=(state.shardings_of(state_shapes(parts)), metrics_sharding),
-    )
+    return state.compile_step(step, parts.mesh, state_shapes(parts), donated=1)

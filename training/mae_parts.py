@@ -9,7 +9,7 @@ import numpy as np
 import data
 from models.mae import MAE, mae_fields
 from models.mae_step import MAEConfig
-from training.job import Parts, check_batch_size
+from training.job import Parts, check_batch_size, mirrors
 from training.optimizer import build_optimizer
 from utils.errors import UserError
 
@@ -69,7 +69,7 @@ def step_config(config: Any, dataset: data.Dataset) -> MAEConfig:
     return MAEConfig(
         mask_prob=config.mae.mask_prob,
         crop_area=config.mae.crop_area,
-        flip=config.data.flip and dataset.dtype == "uint8",  # a mirrored latent is no latent
+        flip=mirrors(config, dataset.dtype),
         finetune_from=config.max_steps - config.mae.finetune_steps,
         class_weight=config.mae.class_weight,
         class_warmup=config.mae.class_warmup,

@@ -1,5 +1,6 @@
 """The stream of real samples on its way to the bank, and the bank where the steps want it."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,12 +23,7 @@ def stream_reals(parts: GeneratorParts, position: int) -> Iterator[tuple[Any, An
     """
     config, rank, ranks = parts.config, jax.process_index(), jax.process_count()
     own = parts.reals_per_step // ranks
-    exchange = None
-    if parts.makes_latents:
-        params = jax.device_get(parts.space.params)
-        exchange = sharding.RowExchange(parts.mesh, own, to_latents(parts), params)
-    elif ranks > 1:
-        exchange = sharding.RowExchange(parts.mesh, own)
+    exchange = row_exchange(parts)
 
     workers = config.data.workers
     batches = pipeline.stream(parts.dataset, config.seed, own, position, rank, ranks, workers)
@@ -40,6 +36,21 @@ def stream_reals(parts: GeneratorParts, position: int) -> Iterator[tuple[Any, An
             images, labels, _ = exchange((images, labels, index))
             yield images, labels
         position += parts.reals_per_step
+
+
+@functools.lru_cache(maxsize=1)
+def row_exchange(parts: GeneratorParts) -> sharding.RowExchange | None:
+    """Returns what joins the parts of a batch on the devices; None where NumPy arrays will do.
+
+    It is kept: filling the bank and the steps after it use the same compiled program.
+    """
+    own = parts.reals_per_step // jax.process_count()
+    if parts.makes_latents:
+        params = jax.device_get(parts.space.params)
+        return sharding.RowExchange(parts.mesh, own, to_latents(parts), params)
+    if jax.process_count() > 1:
+        return sharding.RowExchange(parts.mesh, own)
+    return None
 
 
 def to_latents(parts: GeneratorParts) -> Callable:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from drifting.state import TrainState
-from utils import sharding
+from utils import compiler, sharding
 
 
 def state_shapes(
@@ -35,6 +35,27 @@ def make_state(
     """
     shardings = shardings_of(state_shapes(mesh, first_state, *given))
     return jax.jit(first_state, out_shardings=shardings)(*given)
+
+
+def compile_step(
+    step: Callable, mesh: jax.sharding.Mesh, state: TrainState, donated: int
+) -> Callable:
+    """Returns a step compiled for the devices of a run.
+
+    Args:
+        step: (state, ...) -> (state, ..., metrics).
+        mesh: the devices.
+        state: shapes and shardings, as `state_shapes` returns them.
+        donated: how many of the first arguments are returned anew, the state among them: their
+            memory is used for the new ones. All results but the state are whole on every device.
+    """
+    whole = sharding.replicated(mesh)
+    return jax.jit(
+        step,
+        donate_argnums=tuple(range(donated)),
+        compiler_options=compiler.options(mesh),
+        out_shardings=(shardings_of(state), *[whole] * donated),
+    )
 
 
 def shardings_of(shapes: Any) -> Any:

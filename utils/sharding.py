@@ -126,16 +126,20 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(put_array, tree)
 
 
+def _same(tree: Any) -> Any:
+    return tree
+
+
 def local_copy(mesh: Mesh, tree: Any) -> Any:
     """Returns arrays that this process can use alone.
 
     With several processes they are whole on each of its devices; with one they stay as they are.
-
     All processes must call this together, because shards travel between them.
     """
     if jax.process_count() == 1:
         return tree
-    everywhere = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
+    # A named function, not a lambda: jit compiles a function that it has seen only once.
+    everywhere = jax.jit(_same, out_shardings=replicated(mesh))(tree)
     # Every device has a whole copy now. The same buffers, seen as arrays on a mesh of this
     # process's devices, can be used by programs that the other processes do not run.
     alone = NamedSharding(local_sharding(mesh).mesh, P())
