@@ -10,6 +10,7 @@ all its threads, so that other work on the machine disturbs little. Prints a row
 for each source: the median, and the least and the most.
 """
 
+import argparse
 import dataclasses
 import io
 import json
@@ -40,6 +41,7 @@ LATENTS = 2000  # in the folder of latents
 class Case(NamedTuple):
     """One kind of images."""
 
+    size: str  # as the command line names it
     name: str
     images: int  # how many
     width: int
@@ -49,15 +51,23 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("32x32 PNG", 8000, 32, 32, "PNG", 0),
-    Case("500x375 JPEG to 256x256", 240, 500, 375, "JPEG", 256),
+    Case("32x32", "32x32 PNG", 8000, 32, 32, "PNG", 0),
+    Case("256x256", "500x375 JPEG to 256x256", 240, 500, 375, "JPEG", 256),
 )
 
 
 def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sizes = [case.size for case in CASES]
+    parser.add_argument("sizes", nargs="*", help=f"of {', '.join(sizes)}; none: all")
+    wanted = parser.parse_args().sizes or sizes
+    if not set(wanted) <= set(sizes):
+        parser.error(f"sizes {' '.join(wanted)}: expected some of {', '.join(sizes)}")
     warnings.simplefilter("ignore")
     for case in CASES:
-        if not sys.argv[1:] or any(word in case.name for word in sys.argv[1:]):
+        if case.size in wanted:
             with tempfile.TemporaryDirectory() as folder:
                 os.environ["HF_DATASETS_CACHE"] = folder + "/cache"
                 print_rows(case, pathlib.Path(folder))

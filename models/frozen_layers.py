@@ -8,6 +8,20 @@ from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+# Mean and standard deviation of red, green and blue in ImageNet, for images in [0, 1].
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def normalise(
+    images: Float[Array, "B H W C"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "B H W 3"]:
+    """Returns images in [-1, 1] as a network was trained with them: (x - mean) / std of [0, 1].
+
+    Grey images, of one channel, become three channels.
+    """
+    x = (images + 1) / 2
+    return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
+
 
 class FrozenBatchNorm(nn.Module):
     """Batch normalisation by the recorded statistics. [B, H, W, C] -> [B, H, W, C].

@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
-from models.vae import VAE, load_vae, vae_facts
+from drifting.images import to_float
+from models.vae import VAE, load_vae, vae_sizes_here
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class LatentSpace:
             seed: of the run.
             flip: mirror each image with probability 1/2.
         """
-        x = images.astype(jnp.float32) / 127.5 - 1
+        x = to_float(images)
         if flip:
             mask = random_bits(seed, 2, index)[:, None, None, None]
             x = jnp.where(mask, x[:, :, ::-1], x)
@@ -199,17 +200,18 @@ def latent_space_of(
 
 
 def latent_shape(
-    source: str, image_shape: tuple[int, ...], fetch: bool = True
+    image_shape: tuple[int, ...], reduction: int, latent_channels: int
 ) -> tuple[int, int, int]:
-    """Returns (h, w, C) of the latents of images (H, W, 3), by the VAE's config.json.
+    """Returns (h, w, C) of the latents of images (H, W, 3).
 
-    fetch: as in `models.vae.vae_facts`.
-
+    Args:
+        image_shape: of the images.
+        reduction: pixels per latent along a side, as the VAE has it.
+        latent_channels: C.
     Raises:
         UserError: images that the VAE does not take.
     """
     height, width, channels = image_shape
-    reduction, latent_channels = vae_facts(source, fetch)
     if channels != 3:
         raise UserError(
             f"the VAE takes colour images, and these have {channels} channel: give "
@@ -247,14 +249,13 @@ def latent_dataset(
     if dataset.latents is None and not encodes:
         return dataset, None
     source = config.vae or DEFAULT_VAE
+    shape = dataset.shape
     if encodes:  # what cannot work is said before anything is fetched
-        shape = latent_shape(source, dataset.shape, fetch=False)
-    else:
-        shape = dataset.shape
+        shape = latent_shape(dataset.shape, *vae_sizes_here(source))
     space = _space_if_needed(config, dataset, sharding)
     if encodes:
-        if not config.dry_run:
-            shape = latent_shape(source, dataset.shape)
+        if space:
+            shape = latent_shape(dataset.shape, space.vae.reduction, space.vae.latent_channels)
         facts = {
             "dataset": dataset.name,
             "split": dataset.split,

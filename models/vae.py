@@ -47,7 +47,12 @@ class VAE:
     @property
     def reduction(self) -> int:
         """Pixels per latent, along a side."""
-        return 2 ** (len(self.network.widths) - 1)
+        return self.network.reduction
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return self.network.latent_channels
 
     def encode(
         self, params: Any, images: Float[Array, "B H W 3"]
@@ -113,6 +118,11 @@ class Network(nn.Module):
     attention: bool
     quant_conv: bool
     post_quant_conv: bool
+
+    @property
+    def reduction(self) -> int:
+        """Pixels per latent, along a side."""
+        return 2 ** (len(self.widths) - 1)
 
     def setup(self):
         stages = (self.widths, self.layers, self.groups, self.attention)
@@ -276,15 +286,16 @@ def load_vae(where: str | pathlib.Path) -> tuple[VAE, dict]:
     return VAE(network, scaling_factor, shift_factor), params
 
 
-def vae_facts(source: str | pathlib.Path, fetch: bool = True) -> tuple[int, int]:
-    """Returns (pixels per latent along a side, latent channels) of a VAE, by its config.json.
+def vae_sizes_here(source: str | pathlib.Path) -> tuple[int, int]:
+    """Returns (pixels per latent along a side, latent channels) of a VAE, without a network.
 
-    fetch: if False, those of Stable Diffusion, 8 and 4, are taken for one on the hub.
+    They are read from its config.json; for a VAE on the hub they are those of Stable Diffusion, 8
+    and 4.
     """
-    if not fetch and not pathlib.Path(source).expanduser().exists() and _is_hub_id(source):
+    if not pathlib.Path(source).expanduser().exists() and _is_hub_id(source):
         return 8, 4
     network, _ = _read_network(_find_folder(source) / CONFIG)
-    return 2 ** (len(network.widths) - 1), network.latent_channels
+    return network.reduction, network.latent_channels
 
 
 def _with_present_names(tensors: Tensors) -> Tensors:

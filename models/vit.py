@@ -22,7 +22,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.frozen_layers import attend
+from models.frozen_layers import IMAGENET_MEAN, IMAGENET_STD, attend
 from utils.errors import UserError
 from utils.weight_files import hub
 from utils.weight_files.tensors import expected_shapes, match, read_tensors
@@ -251,8 +251,8 @@ PUBLIC_MODELS = {
         timm_name="vit_large_patch16_224.mae",
         repository="timm/vit_large_patch16_224.mae",
         config=LARGE,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         parameters=303_301_632,
     ),
     # What timm computes by this name, and published scores with it: the exact GELU.

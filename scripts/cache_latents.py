@@ -28,6 +28,7 @@ import data
 from configs.default import Key
 from data import pipeline
 from data.latents import DONE, LABELS, LATENTS, META
+from drifting.images import to_float
 from models.latents import DEFAULT_VAE, checksum, latent_shape, normal, scaled_moments
 from models.vae import VAE, load_vae
 from utils import config as config_lib
@@ -73,7 +74,7 @@ def main(flag_values):
         )
     vae, params = load_vae(flags.vae)
     n = len(dataset.samples)
-    height, width, channels = latent_shape(flags.vae, dataset.shape)
+    height, width, channels = latent_shape(dataset.shape, vae.reduction, vae.latent_channels)
     meta = describe(flags, dataset, (height, width, channels), checksum(params))
     stored_channels = 2 * channels if flags.moments else channels
     cache = Cache(pathlib.Path(flags.out), meta, (flags.flips, n, height, width, stored_channels))
@@ -135,7 +136,7 @@ def make_encode(
         return mean + std * normal(seed, flip, index, mean.shape[1:])
 
     def encode(params, images, index):
-        images = images.astype(jnp.float32) / 127.5 - 1
+        images = to_float(images)
         views = (images, images[:, :, ::-1])[:flips]
         latents = [encode_view(params, view, index, flip) for flip, view in enumerate(views)]
         return jnp.stack(latents).astype(jnp.float16)

@@ -5,9 +5,13 @@ curves, and tables say mean and spread.
 """
 
 import json
+import subprocess
+import sys
 import types
 
+import numpy as np
 import pytest
+from conftest import ROOT
 
 from benchmarks import compare, fields, frame, passes, runs, step, style
 from utils.errors import UserError
@@ -44,6 +48,24 @@ def test_flags_of_a_second_step():
     assert found == {"encoder.cache": "off", "model.remat": "1"}
     with pytest.raises(UserError, match="expected NAME=VALUE"):
         step.second_flags("encoder.cache off")
+
+
+TINY_STEP = """--recipe none --size 16 --channels 4 --classes 4 --samples_per_class 8
+    --sample_interval 0 --eval_interval 0 --random_mae 8,1,1,1,1 --rounds 1 --steps 1
+    --model.preset debug --model.patch_size 4 --batch_size 8 --drift.n_neg 4 --drift.n_pos 4
+    --drift.n_unc 2 --drift.bank_per_class 8 --drift.bank_global 8 --drift.bank_push 4
+    --mesh.devices 1 --encoder.cache_budget_gb 0.000001 --against optim.accumulate=2"""
+
+
+@pytest.mark.slow
+def test_two_steps_with_a_random_encoder():
+    """As benchmarks/gpu.sh calls it, at tiny sizes; the build of an encoder writes to the log."""
+    command = [sys.executable, "benchmarks/step.py", *TINY_STEP.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "info: " in done.stderr, done.stderr
+    row = json.loads(done.stdout.strip().splitlines()[-1])
+    assert row["step_ms"] > 0 and row["times_as_fast"] > 0
+    assert np.isfinite(row["first_loss"])
 
 
 # ---------------------------------------------------------------- how dense a page is

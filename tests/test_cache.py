@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from test_train import STREAM, collectives, everything_saved, parts_of, records, same_bits, train
-from weight_rule import draw_flax
+from weight_rule import draw_flax, tiny_mae
 
 from drifting import cache
 from drifting.images import mirror, to_float
 from models.encoders.mae import save_mae
-from models.mae import MAE, mae_shapes
+from models.mae import mae_shapes
 from training import drift
 from utils import sharding
 from utils.errors import UserError
@@ -22,16 +22,7 @@ from utils.errors import UserError
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """Flags of an MAE with drawn weights, for digits."""
-    model = MAE(
-        in_channels=1,
-        base_channels=8,
-        patch_size=2,
-        layers=(1, 1, 1, 1),
-        input_patch_size=1,
-        dropout_prob=0.0,
-        use_bf16=False,
-        num_classes=10,
-    )
+    model = tiny_mae()
     params = {
         path: draw_flax("/".join(path), leaf.shape, 0)
         for path, leaf in flatten_dict(mae_shapes(model)).items()

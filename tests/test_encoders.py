@@ -33,8 +33,8 @@ from models.encoders import (
 )
 from models.encoders.convnextv2 import ConvNextV2
 from models.encoders.dinov2 import Dinov2, cubic_matrix, resize_positions
-from models.encoders.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from models.encoders.resnet import RESNETS, ResNet
+from models.frozen_layers import IMAGENET_MEAN, IMAGENET_STD
 from models.standin import load_shapes as load_shapes_of
 from models.vit import PUBLIC_MODELS, build
 from utils import config as config_lib

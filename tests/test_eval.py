@@ -136,6 +136,23 @@ def on_devices(params, n):
     return jax.device_put(params, sharding.replicated(mesh_sharding(n).mesh))
 
 
+def evaluate_on(devices, batch_size, model, params, reference, count):
+    """Returns (the row of an evaluation, its images) by so many devices and images per call."""
+    batches = []
+    row = evaluate.evaluate(
+        model,
+        on_devices(params, devices),
+        reference,
+        cfg_scale=1.5,
+        seed=3,
+        num_samples=count,
+        batch_size=batch_size,
+        sharding=mesh_sharding(devices),
+        on_batch=batches.append,
+    )
+    return row, np.concatenate(batches)
+
+
 # ---------------------------------------------------------------- the same figure everywhere
 
 
@@ -155,20 +172,9 @@ def test_batches_and_devices_do_not_change_scores(features, ways, small_inceptio
     )
     results, images = [], []
     for devices, batch_size in ways:
-        seen = []
-        result = evaluate.evaluate(
-            model,
-            on_devices(params, devices),
-            reference,
-            cfg_scale=1.5,
-            seed=3,
-            num_samples=101,
-            batch_size=batch_size,
-            sharding=mesh_sharding(devices),
-            on_batch=seen.append,
-        )
+        result, drawn = evaluate_on(devices, batch_size, model, params, reference, 101)
         results.append(result)
-        images.append(np.concatenate(seen))
+        images.append(drawn)
         assert images[-1].shape == (101, 8, 8, 1)
         np.testing.assert_allclose(
             images[-1], images[0], atol=2e-6, err_msg="sample i is the same image"
@@ -252,11 +258,11 @@ def drawn_tensors(network):
 @pytest.mark.slow
 def test_inception_everywhere(tmp_path, inception_weights, caplog):
     """With Inception itself, batch sizes, devices and processes do not change the scores."""
-    images, labels = pipeline.everything(data.load("digits", "test"))
+    reals, labels = pipeline.everything(data.load("digits", "test"))
     real = tmp_path / "real.npz"
-    write_npz(real, images[:24], labels[:24])
+    write_npz(real, reals[:24], labels[:24])
     model, params = tiny_generator()
-    results, seen = [], []
+    results, images = [], []
     for devices, batch_size in ((1, 21), (1, 4), (2, 8), (8, 8)):
         reference = load_reference(
             "digits",
@@ -266,26 +272,14 @@ def test_inception_everywhere(tmp_path, inception_weights, caplog):
             batch_size=batch_size,
             sharding=mesh_sharding(devices),
         )
-        seen.append([])
-        result = evaluate.evaluate(
-            model,
-            on_devices(params, devices),
-            reference,
-            cfg_scale=1.5,
-            seed=3,
-            num_samples=21,
-            batch_size=batch_size,
-            sharding=mesh_sharding(devices),
-            on_batch=seen[-1].append,
-        )
+        result, drawn = evaluate_on(devices, batch_size, model, params, reference, 21)
         results.append(result)
-    for result, batches in zip(results[1:], seen[1:], strict=True):
-        np.testing.assert_allclose(np.concatenate(batches), np.concatenate(seen[0]), atol=2e-6)
+        images.append(drawn)
+    for result, drawn in zip(results[1:], images[1:], strict=True):
+        np.testing.assert_allclose(drawn, images[0], atol=2e-6)
         for name in ("fid_21", "is_21", "precision_21", "recall_21"):
             assert result[name] == pytest.approx(results[0][name], rel=1e-6), name
-    check_same(
-        two_processes(tmp_path, inception_weights, real), results[0], np.concatenate(seen[0])
-    )
+    check_same(two_processes(tmp_path, inception_weights, real), results[0], images[0])
 
 
 def test_pixels_are_the_plain_definition():

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from weight_rule import draw_flax
+from weight_rule import draw_flax, tiny_mae
 
 from models import mae
 from models.encoders import load_encoder
@@ -21,15 +21,8 @@ from models.features import feature_sets
 from utils.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-SMALL = mae.MAE(
-    in_channels=2,
-    base_channels=8,
-    patch_size=2,
-    layers=(1, 2, 1, 1),
-    input_patch_size=2,
-    dropout_prob=0.5,
-    use_bf16=False,
-    num_classes=3,
+SMALL = tiny_mae(
+    in_channels=2, layers=(1, 2, 1, 1), input_patch_size=2, dropout_prob=0.5, num_classes=3
 )
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weight_rule import tiny_mae
 
 from models import encoders, mae
 from models.narrow import narrow
@@ -52,16 +53,7 @@ def test_only_what_is_cast_and_used_in_no_other_way():
 
 @pytest.mark.parametrize("use_bf16", [True, False])
 def test_features_are_the_same_bits(use_bf16):
-    model = mae.MAE(
-        num_classes=10,
-        in_channels=1,
-        base_channels=8,
-        patch_size=2,
-        layers=(1, 1, 1, 1),
-        input_patch_size=1,
-        dropout_prob=0.0,
-        use_bf16=use_bf16,
-    )
+    model = tiny_mae(use_bf16=use_bf16)
 
     def encode(params, x):
         return model.apply({"params": params}, x, method="maps")

@@ -103,6 +103,11 @@ COMMANDS = [command for text in PAGES.values() for command in commands_of(text)]
 COMMANDS = sorted({tuple(command) for command in COMMANDS if has_flags(command)})
 
 
+def test_commands_are_found():
+    assert len(COMMANDS) >= 40
+    assert {"train_drift.py", "sample.py", "eval_fid.py"} <= {command[0] for command in COMMANDS}
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_commands_parse(command, monkeypatch):
     """Every command is understood by the program that it names, which stops before its work."""

@@ -1,10 +1,11 @@
-"""Weights drawn from their own names, so that golden data needs no weight files."""
+"""Weights drawn from their own names, so that golden data needs no weight files; a tiny MAE."""
 
 import zlib
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from models.mae import MAE
 from utils.weight_files.tensors import expected_shapes
 
 
@@ -56,3 +57,18 @@ def torch_tensors(model, image_size, seed=0):
             key = name.replace("*", str(layer))
             tensors[key] = draw(key, shape, seed, 1.0)
     return tensors
+
+
+def tiny_mae(**changes) -> MAE:
+    """An MAE of four blocks for small grey images. changes: other fields."""
+    fields = {
+        "in_channels": 1,
+        "base_channels": 8,
+        "patch_size": 2,
+        "layers": (1, 1, 1, 1),
+        "input_patch_size": 1,
+        "dropout_prob": 0.0,
+        "use_bf16": False,
+        "num_classes": 10,
+    }
+    return MAE(**fields | changes)

@@ -1,7 +1,10 @@
 """What the training of a generator is made of, by drifting or by the baseline."""
 
 import dataclasses
+import functools
 from typing import Any
+
+import jax
 
 from drifting.bank import Bank, bank_bytes, empty_bank
 from models.latents import LatentSpace
@@ -60,3 +63,28 @@ class GeneratorParts(Parts):
         """The arguments with which `models.sampling.generate` uses all devices of a process."""
         devices = sharding.local_sharding(self.mesh)
         return {"batch_size": round_up(256, devices.mesh.size), "sharding": devices}
+
+    @functools.cached_property
+    def row_exchange(self) -> sharding.RowExchange | None:
+        """What joins the parts of a batch of reals on the devices; None: NumPy arrays will do.
+
+        It is kept: filling the bank and the steps after it use the same compiled program.
+        """
+        own = self.reals_per_step // jax.process_count()
+        if self.makes_latents and self.space:
+            params = jax.device_get(self.space.params)
+            to_latents = functools.partial(latents_of_rows, self.space, self.config)
+            return sharding.RowExchange(self.mesh, own, to_latents, params)
+        if jax.process_count() > 1:
+            return sharding.RowExchange(self.mesh, own)
+        return None
+
+
+def latents_of_rows(space: LatentSpace, config: Any, params: Any, rows: tuple) -> tuple:
+    """Returns (images, labels, index in the stream) with latents for the images.
+
+    params: of the VAE.
+    """
+    images, labels, index = rows
+    latents = space.draw(params, images, index, config.seed, config.data.flip)
+    return latents, labels, index

@@ -1,7 +1,6 @@
 """The stream of real samples on its way to the bank, and the bank where the steps want it."""
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,7 +22,7 @@ def stream_reals(parts: GeneratorParts, position: int) -> Iterator[tuple[Any, An
     """
     config, rank, ranks = parts.config, jax.process_index(), jax.process_count()
     own = parts.reals_per_step // ranks
-    exchange = row_exchange(parts)
+    exchange = parts.row_exchange
 
     workers = config.data.workers
     batches = pipeline.stream(parts.dataset, config.seed, own, position, rank, ranks, workers)
@@ -36,33 +35,6 @@ def stream_reals(parts: GeneratorParts, position: int) -> Iterator[tuple[Any, An
             images, labels, _ = exchange((images, labels, index))
             yield images, labels
         position += parts.reals_per_step
-
-
-@functools.lru_cache(maxsize=1)
-def row_exchange(parts: GeneratorParts) -> sharding.RowExchange | None:
-    """Returns what joins the parts of a batch on the devices; None where NumPy arrays will do.
-
-    It is kept: filling the bank and the steps after it use the same compiled program.
-    """
-    own = parts.reals_per_step // jax.process_count()
-    if parts.makes_latents:
-        params = jax.device_get(parts.space.params)
-        return sharding.RowExchange(parts.mesh, own, to_latents(parts), params)
-    if jax.process_count() > 1:
-        return sharding.RowExchange(parts.mesh, own)
-    return None
-
-
-def to_latents(parts: GeneratorParts) -> Callable:
-    """Returns (VAE's params, (images, labels, index)) -> the same with latents for the images."""
-    config = parts.config
-
-    def encode_rows(params, rows):
-        images, labels, index = rows
-        latents = parts.space.draw(params, images, index, config.seed, config.data.flip)
-        return latents, labels, index
-
-    return encode_rows
 
 
 def next_reals(parts: GeneratorParts, stream: Iterator | None) -> tuple[Any, Any] | None:

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from models.encoders.contract import FrozenEncoder
+from models.frozen_layers import IMAGENET_MEAN, IMAGENET_STD, normalise
 from utils.errors import UserError
 from utils.weight_files import hub
 from utils.weight_files.tensors import Tensors, read_tensors
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Published(NamedTuple):
@@ -117,8 +116,7 @@ def imagenet_encoder(
     """
 
     def maps(params: Any, images: Array) -> dict[str, Array]:
-        x = (images + 1) / 2
-        x = (x - jnp.asarray(IMAGENET_MEAN, x.dtype)) / jnp.asarray(IMAGENET_STD, x.dtype)
+        x = normalise(images, IMAGENET_MEAN, IMAGENET_STD)
         found: Any = model.apply({"params": params}, x)
         return finish(found)
 

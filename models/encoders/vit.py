@@ -5,12 +5,12 @@ The network, the public models and their weights are in `models/vit.py`.
 
 from typing import Any
 
-import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
 from models.encoders.contract import FrozenEncoder
 from models.encoders.pretrained import compute_dtype
+from models.frozen_layers import normalise
 from models.vit import (
     PUBLIC_MODELS,
     PublicModel,
@@ -51,8 +51,7 @@ def _frozen(public: PublicModel, model: VisionTransformer, params: Any) -> Froze
 
     def maps(params: Any, images: Float[Array, "B H W 3"]) -> dict[str, Array]:
         """Returns "block0", "block1" ..., "patches" after the last norm, and "pooled"."""
-        x = (images + 1) / 2
-        x = (x - jnp.asarray(public.mean, x.dtype)) / jnp.asarray(public.std, x.dtype)
+        x = normalise(images, public.mean, public.std)
         outputs: Any = model.apply({"params": params}, x)
         found = {}
         for i in range(model.depth):
