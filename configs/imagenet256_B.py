@@ -18,7 +18,7 @@ OVERRIDES = imagenet256_ablation.OVERRIDES | {
     "max_steps": 200_000,
     "drift.n_unc": 32,
     "drift.alpha_power": 5.0,
-    "drift.bank_push": 128,
+    "drift.bank_push": 4096,  # 128 of each of 32 hosts
     "encoder.path": "hf://mae_latent_640",
     "optim.learning_rate": 4e-4,
     "optim.warmup_steps": 10_000,

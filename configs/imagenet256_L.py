@@ -19,6 +19,6 @@ OVERRIDES = imagenet256_B.OVERRIDES | {
     "model.num_heads": 16,
     "drift.alpha_power": 3.0,
     "drift.no_cfg_frac": 0.5,  # half of the labels without guidance
-    "drift.bank_push": 64,
+    "drift.bank_push": 2048,  # 64 of each of 32 hosts
     "optim.weight_decay": 0.01,
 }

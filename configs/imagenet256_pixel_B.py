@@ -27,7 +27,7 @@ OVERRIDES = {
     "drift.n_unc": 32,
     "drift.alpha_max": 4.0,
     "drift.alpha_power": 5.0,
-    "drift.bank_push": 128,
+    "drift.bank_push": 4096,  # 128 of each of the release's 32 hosts: the bank here is one for all
     "encoder.name": "mae+convnextv2",
     "encoder.path": "hf://mae_pixel_640",
     "optim.learning_rate": 2e-4,
