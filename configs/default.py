@@ -185,6 +185,13 @@ TABLE = (
         "kernel, uncoupled: softmax over y and x, over y, or none",
         ("both", "y", "none"),
     ),
+    Key(
+        "drift.absent",
+        "masked",
+        "kernel: whether unconditional reals of weight 0 (alpha = 1) keep their share of the "
+        "softmax over y; counted = as in the authors' release",
+        ("masked", "counted"),
+    ),
     Key("drift.attraction", 1.0, "factor of V+; other than 1 for ablations", "[0, inf)"),
     Key("drift.repulsion", 1.0, "factor of V-", "[0, inf)"),
     Key("drift.iterations", 20.0, "sinkhorn: iterations, a multiple of 0.5", "[0, inf)"),

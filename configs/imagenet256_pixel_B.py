@@ -22,6 +22,7 @@ OVERRIDES = {
     "model.hidden_size": 768,
     "model.depth": 12,
     "model.num_heads": 12,
+    "drift.absent": "counted",  # as in the authors' release
     "drift.n_neg": 64,
     "drift.n_pos": 128,
     "drift.n_unc": 32,

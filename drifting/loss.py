@@ -67,7 +67,8 @@ def drift_loss(
             the negatives: the generated samples repel each other in any case.
         weight_gen: >= 0, of the generated samples as negatives, which are `second` where it is
             given; 1 by default.
-        weight_pos, weight_neg: >= 0, 1 by default. A sample of weight 0 is absent.
+        weight_pos, weight_neg: >= 0, 1 by default. A sample of weight 0 is absent; the kernel field
+            with `absent="counted"` lets those of neg keep a share, as the authors' release does.
         temperatures: tau > 0, in units of S sqrt(D).
         field: a name in `drifting.fields.FIELDS`, or a function; `drifting.fields` says which.
         second: features of a second, independent generated batch, which repels in the place of

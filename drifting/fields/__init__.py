@@ -8,7 +8,8 @@ y- ~ q (generated samples, and unconditional reals for guidance):
     x           [N, D]  generated samples
     pos         [P, D]  positives
     neg         [M, D]  negatives
-    weight_pos  [P]     >= 0; a sample of weight 0 is as if it were not there
+    weight_pos  [P]     >= 0; a sample of weight 0 is as if it were not there (but see the option
+                        `absent` of the kernel field)
     weight_neg  [M]     the same for the negatives
     tau         scalar  temperature
     self_neg    int     N when neg[:N] are x themselves, since a sample does not repel itself; or 0

@@ -20,6 +20,7 @@ def kernel_field(
     *,
     kernel: str = "laplace",
     normalize: str = "both",
+    absent: str = "masked",
     attraction: float = 1.0,
     repulsion: float = 1.0,
 ) -> tuple[Float[Array, "N D"], Float[Array, " N"]]:
@@ -30,24 +31,29 @@ def kernel_field(
     Args:
         kernel: "laplace", or "gaussian".
         normalize: "both"; or "y", over y alone; or "none" (Table 11).
+        absent: what becomes of negatives of weight 0. "masked": they are as if they were not there.
+            "counted": they keep their share of the softmax over y, and only then are multiplied by
+            0, as in the authors' release. Positives of weight 0 fill up a class; they never count.
     """
     # Very many positives take turns. The result is the same; this function is the one to read.
     if pos.shape[0] > kernel_tiled.TILE:
         problem = (x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit)
         factors = {"attraction": attraction, "repulsion": repulsion}
-        return kernel_tiled.kernel_field(*problem, kernel=kernel, normalize=normalize, **factors)
+        options = {"kernel": kernel, "normalize": normalize, "absent": absent}
+        return kernel_tiled.kernel_field(*problem, **options, **factors)
     n_negatives = neg.shape[0]
     y = jnp.concatenate([neg, pos])  # [M+P, D]
     weight = jnp.concatenate([weight_neg, weight_pos])  # [M+P]
+    is_neg = jnp.arange(y.shape[0]) < n_negatives
+    has_share = (weight > 0) | (is_neg & (absent == "counted"))
 
     # A = sqrt(softmax over y * softmax over x), times the weight of each y.
     logit = log_kernel(x, y, kernel, tau, unit, self_neg)  # [N, M+P]
-    over_y = jax.nn.softmax(jnp.where(weight > 0, logit, MASKED), axis=1)
+    over_y = jax.nn.softmax(jnp.where(has_share, logit, MASKED), axis=1)
     over_x = jax.nn.softmax(logit, axis=0)
     a = affinity(logit, over_y, over_x, normalize) * weight  # [N, M+P]
 
     # W+ = A+ sum(A-) and W- = A- sum(A+): each side is weighted by the mass of the other.
-    is_neg = jnp.arange(y.shape[0]) < n_negatives
     sum_neg = jnp.sum(jnp.where(is_neg, a, 0), 1, keepdims=True)
     sum_pos = jnp.sum(jnp.where(~is_neg, a, 0), 1, keepdims=True)
     w = a * jnp.where(is_neg, -repulsion * sum_pos, attraction * sum_neg)

@@ -39,6 +39,7 @@ def kernel_field(
     *,
     kernel: str,
     normalize: str,
+    absent: str,
     attraction: float,
     repulsion: float,
 ) -> tuple[Float[Array, "N D"], Float[Array, " N"]]:
@@ -47,22 +48,25 @@ def kernel_field(
     x, neg = x - centre, neg - centre
     pos_tiles = tiles(pos - centre, weight_pos)
 
-    def logits(y, weight, self_neg):
-        """Returns log k(x, y), and the same with absent samples masked."""
+    def logits(y, has_share, self_neg):
+        """Returns log k(x, y), and the same with samples masked that have no share."""
         logit = log_kernel(x, y, kernel, tau, unit, self_neg)  # [N, Y]
-        return logit, jnp.where(weight > 0, logit, MASKED)
+        return logit, jnp.where(has_share, logit, MASKED)
+
+    neg_has_share = (weight_neg > 0) | (absent == "counted")
 
     # First pass: log sum_y k(x, y) of each x, over the negatives and then over every tile.
     def add_row_sums(log_sum, tile):
-        _, present = logits(*tile, self_neg=0)
+        y, weight = tile
+        _, present = logits(y, weight > 0, self_neg=0)
         return jnp.logaddexp(log_sum, logsumexp(present, 1)), None
 
-    _, present = logits(neg, weight_neg, self_neg)
+    _, present = logits(neg, neg_has_share, self_neg)
     log_sum, _ = jax.lax.scan(add_row_sums, logsumexp(present, 1), pos_tiles)  # [N]
 
     # Second pass: sum A, sum A (y - x), and sum A log A for the perplexity.
-    def forces(y, weight, self_neg):
-        logit, present = logits(y, weight, self_neg)
+    def forces(y, weight, has_share, self_neg):
+        logit, present = logits(y, has_share, self_neg)
         over_y = jnp.exp(present - log_sum[:, None])
         over_x = jax.nn.softmax(logit, axis=0)
         a = affinity(logit, over_y, over_x, normalize) * weight  # [N, Y]
@@ -71,9 +75,10 @@ def kernel_field(
         return total, pull, jnp.sum(xlogy(a, a), 1)
 
     def add_forces(sums, tile):
-        return jax.tree.map(jnp.add, sums, forces(*tile, self_neg=0)), None
+        y, weight = tile
+        return jax.tree.map(jnp.add, sums, forces(y, weight, weight > 0, self_neg=0)), None
 
-    sum_neg, to_neg, _ = forces(neg, weight_neg, self_neg)
+    sum_neg, to_neg, _ = forces(neg, weight_neg, neg_has_share, self_neg)
     nothing = (jnp.zeros_like(log_sum), jnp.zeros_like(x), jnp.zeros_like(log_sum))
     (sum_pos, to_pos, a_log_a), _ = jax.lax.scan(add_forces, nothing, pos_tiles)
 
