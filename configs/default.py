@@ -176,8 +176,8 @@ TABLE = (
     Key(
         "drift.kernel",
         "laplace",
-        "exp(-d / tau), or exp(-d^2 / 2 tau); the cost d or d^2 / 2 of sinkhorn",
-        ("laplace", "gaussian"),
+        "exp(-d / tau), or exp(-d^2 / 2 tau); the cost d or d^2 / 2 of sinkhorn; mmd: energy = -d",
+        ("laplace", "gaussian", "energy"),
     ),
     Key(
         "drift.normalize",

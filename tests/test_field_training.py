@@ -91,6 +91,11 @@ def test_a_second_batch_is_another_draw(tmp_path):
             {"drift.field": "uncoupled", "drift.normalize": "none"},
             "drift.normalize none: the uncoupled field",
         ),
+        ({"drift.kernel": "energy"}, "not a kernel of the kernel field"),
+        (
+            {"drift.field": "mmd", "drift.kernel": "energy"},
+            "drift.temperatures 0.02,0.05,0.2: the energy kernel has no width",
+        ),
         ({"drift.field": "sinkhron"}, "did you mean sinkhorn"),
     ],
 )

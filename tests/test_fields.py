@@ -39,6 +39,9 @@ VARIANTS = {
     "sinkhorn, 0": {"iterations": 0.0},
     "sinkhorn, half": {"iterations": 0.5},
     "sinkhorn, 3 and a half": {"iterations": 3.5},
+    "mmd": {},
+    "mmd, gaussian": {"kernel": "gaussian"},
+    "mmd, energy": {"kernel": "energy"},
     "learned": {"params": init_field(jax.random.key(1), [5], 16, True)},
     "learned, without projection": {"params": init_field(jax.random.key(2), [5], 16, False)},
 }
@@ -171,10 +174,26 @@ def naive_learned(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, para
     return scale * (pull(pos, weight_pos, 0) - pull(neg, weight_neg, self_neg))
 
 
+def naive_mmd(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, kernel="laplace"):
+    def pull(y, w, self_neg):
+        v = np.zeros_like(x)
+        for i in range(len(x)):
+            others = [j for j in range(len(y)) if not i == j < self_neg]
+            for j in others:
+                r = np.linalg.norm(y[j] - x[i])
+                length = {"laplace": tau * unit, "gaussian": r, "energy": unit}[kernel]
+                k = 1 if kernel == "energy" else kernel_value(x[i], y[j], kernel, tau, unit)
+                v[i] += w[j] / sum(w[others]) * k * length * (y[j] - x[i]) / r
+        return v
+
+    return pull(pos, weight_pos, 0) - pull(neg, weight_neg, self_neg)
+
+
 NAIVE = {
     "kernel": naive_kernel,
     "uncoupled": naive_uncoupled,
     "sinkhorn": naive_sinkhorn,
+    "mmd": naive_mmd,
     "learned": naive_learned,
 }
 
@@ -265,7 +284,7 @@ def test_a_doubled_weight_is_a_sample_given_twice(variant):
     np.testing.assert_allclose(twice, v, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["kernel", "uncoupled", "sinkhorn", "learned"])
+@pytest.mark.parametrize("variant", ["kernel", "uncoupled", "sinkhorn", "mmd", "learned"])
 def test_factors_scale_attraction_and_repulsion(variant):
     """Table 1: 1.5 V+ - V- is V with half of the attraction added, and V+ alone takes no notice
     of the negatives' places but for the kernel field's W.

@@ -68,8 +68,26 @@ def check_field(drift: Any) -> None:
             "--drift.normalize none: the uncoupled field is one whose rows sum to 1; "
             "give both or y, or --drift.field kernel"
         )
+    check_energy(drift)
     if drift.iterations % 0.5:
         raise UserError(
             f"--drift.iterations {drift.iterations}: expected a multiple of 0.5, "
             "half an iteration being one of the two updates"
+        )
+
+
+def check_energy(drift: Any) -> None:
+    """Raises UserError where --drift.kernel energy has no meaning."""
+    if drift.kernel != "energy":
+        return
+    if drift.field != "mmd":
+        raise UserError(
+            f"--drift.kernel energy: -|x - y| is not a kernel of the {drift.field} field; "
+            "give laplace or gaussian, or --drift.field mmd"
+        )
+    if len(drift.temperatures) > 1:
+        temperatures = ",".join(map(str, drift.temperatures))
+        raise UserError(
+            f"--drift.temperatures {temperatures}: the energy kernel has no width, so each would "
+            "be the same; give one, --drift.temperatures 1"
         )

@@ -31,6 +31,7 @@ from collections.abc import Callable
 
 from drifting.fields.kernel import kernel_field
 from drifting.fields.learned import learned_field
+from drifting.fields.mmd import mmd_field
 from drifting.fields.sinkhorn import sinkhorn_field
 from drifting.fields.uncoupled import uncoupled_field
 
@@ -39,6 +40,7 @@ FIELDS = {
     "uncoupled": uncoupled_field,
     "sinkhorn": sinkhorn_field,
     "learned": learned_field,
+    "mmd": mmd_field,
 }
 
 
