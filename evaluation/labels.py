@@ -7,7 +7,7 @@ import numpy as np
 
 from evaluation.reference import Reference
 from utils.errors import UserError
-from utils.npz import read_npz
+from utils.npz import read_npy, read_npz
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def read_labels(path: str) -> np.ndarray:
             first = next(iter(arrays.values()), np.array([]))
             labels = arrays.get("arr_1", first)
         elif path.endswith(".npy"):
-            labels = np.load(path, allow_pickle=False)
+            labels = read_npy(path)
         else:
             labels = np.array(pathlib.Path(path).read_text().split(), np.int64)
     except UserError:

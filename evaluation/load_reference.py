@@ -81,7 +81,7 @@ def load_reference(
     def load_split(split: str) -> Dataset:
         return data.load(dataset_name, split, data_options)
 
-    statistics, images = read_fid_stats(fid_stats)
+    statistics, images = read_fid_stats(fid_stats, features)
     if not shape and images is not None:
         shape = images.shape
     elif not shape and dataset_name:
@@ -103,12 +103,16 @@ def load_reference(
     return of_dataset(dataset_name, split, load_split, measurement)
 
 
-def read_fid_stats(source: str) -> tuple[Statistics | None, Images | None]:
-    """Returns what --fid_stats names, statistics or images; two None for ""."""
+def read_fid_stats(source: str, features: str = "") -> tuple[Statistics | None, Images | None]:
+    """Returns what --fid_stats names, statistics or images; two None for "".
+
+    features: as --features, for files with the statistics of several networks.
+    """
     if not source:
         return None, None
     if not pathlib.Path(source).expanduser().is_dir():
-        statistics = read_statistics(source)
+        network = features.partition(":")[0] or "inception"
+        statistics = read_statistics(source, network)
         if statistics is not None:
             return statistics, None
     return None, read_images(source)

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 # float32 are off by 1e-7.
 ASYMMETRY = 1e-4
 
+# Most negative eigenvalue of a covariance, relative to the largest, for the same reason.
+NEGATIVE = 1e-4
+
 
 # ---------------------------------------------------------------- the distance
 
@@ -39,7 +42,7 @@ def frechet_distance(
     fails there, or needs a ridge.
 
     Raises:
-        UserError: Shapes do not agree, values are not finite, or a covariance is not symmetric.
+        UserError: Shapes do not agree, values are not finite, or a covariance is none.
     """
     mu1, sigma1 = check_moments("first", mu1, sigma1)
     mu2, sigma2 = check_moments("second", mu2, sigma2)
@@ -48,22 +51,36 @@ def frechet_distance(
             f"statistics of {mu1.size} and of {mu2.size} features cannot be compared; "
             "both must come from the same network and layer"
         )
-    product = _factor(sigma1).T @ _factor(sigma2)  # AᵀB
+    product = _factor("first", sigma1).T @ _factor("second", sigma2)  # AᵀB
     root_trace = np.linalg.svd(product, compute_uv=False).sum()
     distance = np.sum((mu1 - mu2) ** 2) + np.trace(sigma1) + np.trace(sigma2) - 2 * root_trace
     return max(float(distance), 0.0)  # Equal inputs round to about -1e-13.
 
 
-def _factor(sigma: Float[ndarray, "D D"]) -> Float[ndarray, "D R"]:
+def _factor(which: str, sigma: Float[ndarray, "D D"]) -> Float[ndarray, "D R"]:
     """Returns A with A Aᵀ = sigma, one column for each eigenvalue above rounding.
 
     An eigenvalue that should be 0 comes out near 1e-16 of the largest. Its root would be 1e-8, and
     a thousand of them would be visible in the result.
     """
     values, vectors = np.linalg.eigh(sigma)
+    check_spread(which, values)
     rounding = values[-1] * len(values) * np.finfo(np.float64).eps
     mask = values > rounding
     return vectors[:, mask] * np.sqrt(values[mask])
+
+
+def check_spread(which: str, eigenvalues: Float[ndarray, " D"]) -> None:
+    """Raises UserError if a covariance has a variance below 0 in some direction.
+
+    which: the word for whose it is. eigenvalues: in ascending order.
+    """
+    smallest, largest = eigenvalues[0], eigenvalues[-1]
+    if smallest < -NEGATIVE * max(largest, 0):
+        raise UserError(
+            f"{which} statistics: sigma has the eigenvalues {smallest:.3g} to {largest:.3g}; "
+            "those of a covariance are not negative; check the file"
+        )
 
 
 def check_moments(
@@ -73,8 +90,12 @@ def check_moments(
 
     Raises UserError, with the word `which` for whose they are, if they are none.
     """
-    mu, sigma = np.asarray(mu, np.float64), np.asarray(sigma, np.float64)
-    if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
+    mu, sigma = np.asarray(mu), np.asarray(sigma)
+    for name, array in (("mu", mu), ("sigma", sigma)):
+        if array.dtype.kind not in "fiu":
+            raise UserError(f"{which} statistics: {name} is {array.dtype}; expected real numbers")
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    if mu.size == 0 or mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
         raise UserError(
             f"{which} statistics: mu {mu.shape} and sigma {sigma.shape}; expected [D] and [D, D]"
         )

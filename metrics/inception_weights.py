@@ -10,8 +10,6 @@ import os
 import shutil
 import tempfile
 import urllib.request
-import zipfile
-import zlib
 from pathlib import Path
 
 import jax
@@ -25,6 +23,7 @@ from numpy import ndarray
 
 from metrics.inception_network import IMAGE_SIZE, InceptionV3
 from utils.errors import UserError
+from utils.npz import read_npz
 from utils.weight_files.torch_file import read_torch_file
 
 WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
@@ -36,15 +35,8 @@ WEIGHTS_BYTES = 95_628_359
 
 EPSILON = 1e-3  # of the network's batch normalisation
 
-# What the libraries raise for files that are not what they seem.
-DAMAGED = (
-    OSError,
-    EOFError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-    safetensors.SafetensorError,
-)
+# What is raised for .safetensors that are not what they seem.
+DAMAGED = (OSError, EOFError, ValueError, safetensors.SafetensorError)
 
 
 # ---------------------------------------------------------------- from the file's tensors to ours
@@ -119,10 +111,11 @@ def read_tensors(path: Path) -> dict[str, ndarray]:
         _verify(path, str(path))
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
+            return read_npz(path)
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
+    except UserError:
+        raise
     except DAMAGED as error:
         raise UserError(
             f"{path} is damaged or not a {path.suffix} file ({error}); get it again"

@@ -1,31 +1,40 @@
 """Reference statistics in files: mean and covariance of the features of real images.
 
-All are `.npz`. They hold
+Most are `.npz`. They hold
 
     mu, sigma               pytorch-fid, EDM, jax-flow
     ref_mu, ref_sigma       MeanFlow, the drifting paper's release
     mu, sigma, arr_0        ADM's reference batches: beside the images themselves
+    mu, sigma, avg_mu, avg_sigma
+                            FD-loss. The first two are read.
     mu, sigma, provenance   ours, which says in JSON what they were made of; with `features`, if
                             those were kept. Others read them as pytorch-fid's.
+
+EDM2's are `.pkl`, a dict of num_images and, for each network, of {mu, sigma}.
 """
 
 import json
 import logging
 import os
+import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metrics.evidence import Evidence
-from metrics.fid import check_moments
+from metrics.fid import check_moments, check_spread
 from utils.errors import UserError
 from utils.files import replacing
 from utils.npz import read_npz
+from utils.pickled_arrays import array_of, read_pickled_arrays
 
 log = logging.getLogger(__name__)
 
 # Names of mean and covariance.
 PAIRS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
+
+# What EDM2's files call the statistics of each of our networks.
+EDM2_NAMES = {"inception": "fid", "dinov2": "fd_dinov2"}
 
 # Keys of a provenance: a difference makes the comparison wrong, or may be meant.
 REFUSED = ("network", "resize", "weights", "image_shape")
@@ -62,12 +71,19 @@ def write_statistics(
         np.savez(temporary, **arrays)
 
 
-def read_statistics(path: str | os.PathLike) -> Statistics | None:
-    """Returns the statistics in an .npz; None when it holds images alone.
+def read_statistics(path: str | os.PathLike, network: str = "inception") -> Statistics | None:
+    """Returns the statistics in a file; None when it holds images alone.
+
+    Args:
+        path: An .npz, or EDM2's .pkl.
+        network: Whose statistics are wanted, where a file has those of several.
 
     Raises:
         UserError: It holds neither, or what is no covariance.
     """
+    path = pathlib.Path(path).expanduser()
+    if path.suffix == ".pkl":
+        return read_edm2_statistics(path, network)
     arrays = read_npz(path)
     present = [pair for pair in PAIRS if set(pair) <= arrays.keys()]
     if not present:
@@ -82,6 +98,7 @@ def read_statistics(path: str | os.PathLike) -> Statistics | None:
     provenance = {}
     try:
         mu, sigma = check_moments("its", arrays[mu_name], arrays[sigma_name])
+        check_spread("its", np.linalg.eigvalsh(sigma))
         if "provenance" in arrays:
             provenance = json.loads(str(arrays["provenance"]))
     except (TypeError, ValueError) as error:
@@ -89,7 +106,42 @@ def read_statistics(path: str | os.PathLike) -> Statistics | None:
     if not isinstance(provenance, dict):  # It is of another program.
         provenance = {}
     count = provenance.get("count", 0)
-    return Statistics(Evidence(count, mu, sigma, arrays.get("features")), provenance)
+    features = arrays.get("features")
+    if type(count) is not int or count < 0:
+        raise UserError(f"{path}: a count of {str(count)[:40]!r}; expected a number of images")
+    if features is not None and (features.dtype.kind != "f" or features.shape[1:] != mu.shape):
+        raise UserError(
+            f"{path}: features {features.dtype} {list(features.shape)}; expected floats "
+            f"[N, {mu.size}]"
+        )
+    return Statistics(Evidence(count, mu, sigma, features), provenance)
+
+
+def read_edm2_statistics(path: pathlib.Path, network: str) -> Statistics:
+    """Returns the statistics of one network in a .pkl. Nothing in it is executed.
+
+    Raises:
+        UserError: They are not there, or are no covariance.
+    """
+    holds = read_pickled_arrays(path)
+    wanted = EDM2_NAMES.get(network, network)
+    found = holds.get(wanted) if isinstance(holds, dict) else None
+    if not isinstance(holds, dict) or not isinstance(found, dict):
+        listed = ", ".join(map(str, holds)) if isinstance(holds, dict) else type(holds).__name__
+        raise UserError(
+            f"{path} holds {listed[:80] or 'nothing'}; expected {{{wanted}: {{mu, sigma}}}} for "
+            f"--features {network}"
+        )
+    mu, sigma = array_of(found.get("mu")), array_of(found.get("sigma"))
+    if mu is None or sigma is None:
+        raise UserError(f"{path}: {wanted} lacks the arrays mu and sigma; get the file again")
+    try:
+        mu, sigma = check_moments("its", mu, sigma)
+        check_spread("its", np.linalg.eigvalsh(sigma))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    count = holds.get("num_images", 0)
+    return Statistics(Evidence(count if type(count) is int else 0, mu, sigma), {})
 
 
 def check_provenance(

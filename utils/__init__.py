@@ -13,7 +13,8 @@ Nothing here imports the method, the networks or the data. The files and folders
     wandb_run      Weights & Biases
     figures        grids of images, panels of curves
     files          files that appear whole or not at all
-    npz            reading .npz files
+    npz            reading .npz and .npy files, checked before anything is unpacked
+    pickled_arrays reading pickles of arrays without running them
     weight_files   reading the weights that others have published
     errors         the one exception for mistakes that a user can mend
     words          "did you mean ...?"

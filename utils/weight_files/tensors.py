@@ -13,6 +13,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from utils.errors import UserError
+from utils.npz import read_npz
 from utils.weight_files.torch_file import read_torch_file
 
 Tensors = dict[str, np.ndarray]  # by name
@@ -46,10 +47,11 @@ def read_tensors(path: str | Path, sha256: str = "") -> Tensors:
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
+            return read_npz(path)
         if path.suffix == ".msgpack":
             return _dotted(flax.serialization.msgpack_restore(path.read_bytes()))
+    except UserError:
+        raise
     except Exception as error:  # every library has its own exceptions for a damaged file
         message = " ".join(str(error).split())[:200]
         raise UserError(
