@@ -38,9 +38,14 @@ def kernel_field(
     # Very many positives take turns. The result is the same; this function is the one to read.
     if pos.shape[0] > kernel_tiled.TILE:
         problem = (x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit)
-        factors = {"attraction": attraction, "repulsion": repulsion}
-        options = {"kernel": kernel, "normalize": normalize, "absent": absent}
-        return kernel_tiled.kernel_field(*problem, **options, **factors)
+        return kernel_tiled.kernel_field(
+            *problem,
+            kernel=kernel,
+            normalize=normalize,
+            absent=absent,
+            attraction=attraction,
+            repulsion=repulsion,
+        )
     n_negatives = neg.shape[0]
     y = jnp.concatenate([neg, pos])  # [M+P, D]
     weight = jnp.concatenate([weight_neg, weight_pos])  # [M+P]
