@@ -217,6 +217,7 @@ TABLE = (
         "with optim.accumulate: pool the scales of a step over all groups, "
         "for two more forward passes; the result is then that without groups",
     ),
+    Key("drift.class_sampling", "uniform", "draw of a step's classes", ("uniform", "frequency")),
     Key("drift.n_neg", 64, "samples generated per class; each other's negatives", "[2, inf)"),
     Key("drift.n_pos", 64, "reals per class; all = every one the bank holds", "[2, inf) or all"),
     Key("drift.n_unc", 16, "reals of any class as weighted negatives, for guidance", "[0, inf)"),

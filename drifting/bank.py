@@ -258,6 +258,30 @@ def any_class_slots(key: jax.Array, counters: Counters, sizes: Sizes, n_draws: i
     return label * per_class + slot, present
 
 
+def labels_in_turn(key: jax.Array, n_classes: int, n: int) -> jax.Array:
+    """Draws n labels [n]. Classes go round: each is drawn once before any is drawn again."""
+    n_rounds = -(-n // n_classes)
+    rounds = [
+        jax.random.permutation(jax.random.fold_in(key, i), n_classes) for i in range(n_rounds)
+    ]
+    return jnp.stack(rounds).reshape(-1)[:n].astype(jnp.int32)
+
+
+def labels_by_share(key: jax.Array, shares: jax.Array, n: int) -> jax.Array:
+    """Draws n labels [n], of each class n times its share, rounded up or down at random.
+
+    Systematic sampling: the classes, in random order, lie side by side on [0, 1], each as long as
+    its share. A comb of n teeth, 1 / n apart, is laid on them at random.
+    """
+    key_order, key_comb, key_place = jax.random.split(key, 3)
+    order = jax.random.permutation(key_order, shares.shape[0])
+    ends = jnp.cumsum(shares[order])
+    teeth = (jnp.arange(n) + jax.random.uniform(key_comb)) / n * ends[-1]
+    # Between rounded numbers a tooth may lie at the very end, where no class is any more.
+    found = jnp.minimum(jnp.searchsorted(ends, teeth, side="right"), shares.shape[0] - 1)
+    return jax.random.permutation(key_place, order[found]).astype(jnp.int32)
+
+
 def draw(counters: Counters, sizes: Sizes, seed, step, config: DriftConfig) -> Plan:
     """Decides which classes, guidance scales and samples make up the batch of `step`.
 
@@ -267,13 +291,10 @@ def draw(counters: Counters, sizes: Sizes, seed, step, config: DriftConfig) -> P
     purposes = ("labels", "alpha", "positives", "unconditional", "class dropout", "null class")
     key = named_keys(seed, purposes, step)
 
-    # Classes go round: each one is drawn once before any is drawn again.
-    n_rounds = -(-c.n_c // c.n_classes)
-    rounds = [
-        jax.random.permutation(jax.random.fold_in(key["labels"], i), c.n_classes)
-        for i in range(n_rounds)
-    ]
-    labels = jnp.stack(rounds).reshape(-1)[: c.n_c].astype(jnp.int32)
+    if c.class_shares:
+        labels = labels_by_share(key["labels"], jnp.array(c.class_shares), c.n_c)
+    else:
+        labels = labels_in_turn(key["labels"], c.n_classes, c.n_c)
     interval = (c.alpha_min, c.alpha_max, c.alpha_power)
     alpha = sample_alpha(key["alpha"], (c.n_c,), *interval, c.no_cfg_frac)
 

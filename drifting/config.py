@@ -15,6 +15,7 @@ class DriftConfig:
     # How many samples. The loss compares within one class, so these are counted per class.
     n_classes: int  # classes of the data set
     n_c: int  # N_c: classes in a step
+    class_shares: tuple[float, ...] = ()  # how often each class is drawn, summing to 1; () is alike
     n_neg: int  # N_neg: generated samples per class; they are each other's negatives
     n_pos: int  # N_pos: real samples per class; the length of the bank's queue takes all
     n_unc: int  # N_unc: unconditional real samples per class, the negatives of guidance

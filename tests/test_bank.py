@@ -6,8 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from data.dataset import Dataset
 from drifting import bank as banks
 from drifting.config import DriftConfig
+from training.resolve_sizes import class_shares
+from utils.errors import UserError
 
 C, K, G, SHAPE = 5, 4, 7, (2, 2, 1)
 
@@ -169,3 +172,48 @@ def test_more_groups_than_classes():
     plan = banks.draw(bank.counters, bank.sizes, np.uint32(0), 0, config(n_c=2 * C))
     labels = np.asarray(plan.labels)
     assert sorted(labels.tolist()) == sorted(list(range(C)) * 2)
+
+
+def draw_labels(n_steps, **changes):
+    """The labels [steps, 7] that the first steps draw."""
+    bank, _, _ = push_all(0, [25], host=False)
+    c = config(n_c=7, **changes)
+
+    def of_step(counters, step):
+        return banks.draw(counters, bank.sizes, np.uint32(0), step, c).labels
+
+    draw = jax.jit(jax.vmap(of_step, in_axes=(None, 0)))
+    return np.asarray(draw(bank.counters, np.arange(n_steps)))
+
+
+def test_uniform_labels_keep_their_bits():
+    """What was drawn before classes could be drawn by frequency: a resumed run goes on."""
+    assert draw_labels(2).tolist() == [[3, 0, 1, 2, 4, 3, 1], [1, 0, 2, 3, 4, 2, 3]]
+
+
+def five_classes(counts):
+    names = tuple("abcde")
+    return Dataset("five", "train", [], SHAPE, "uint8", class_names=names, counts=counts)
+
+
+def test_labels_by_frequency():
+    """Of each class N_c times its share in a step, rounded up or down, and exactly on average."""
+    counts = np.array([40, 25, 20, 14, 1])
+    dataset = five_classes(tuple(counts.tolist()))
+    assert class_shares("uniform", dataset) == ()
+    n_steps = 2000
+    labels = draw_labels(n_steps, class_shares=class_shares("frequency", dataset))
+    drawn = (labels[..., None] == np.arange(C)).sum(1)  # [steps, classes]
+    expected = 7 * counts / 100
+    assert (np.floor(expected) <= drawn).all() and (drawn <= np.ceil(expected)).all()
+    fraction = expected % 1
+    error = np.abs(drawn.mean(0) - expected) / np.sqrt(fraction * (1 - fraction) / n_steps)
+    assert error.max() < 4, error
+    # In any place: groups of classes are cut out of the draw in its order.
+    first = np.bincount(labels[:, 0], minlength=C) / n_steps
+    assert np.abs(first - counts / 100).max() < 0.05
+
+
+def test_frequencies_must_be_known():
+    with pytest.raises(UserError, match="samples per class of five are not known .* give uniform"):
+        class_shares("frequency", five_classes(None))

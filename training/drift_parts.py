@@ -128,6 +128,7 @@ def drift_config(
     return DriftConfig(
         n_classes=dataset.n_classes,
         n_c=sizes.n_c,
+        class_shares=sizes.class_shares,
         n_neg=drift.n_neg,
         n_pos=sizes.n_pos,
         n_unc=drift.n_unc,

@@ -18,6 +18,7 @@ class StepSizes(NamedTuple):
     n_pos: int  # N_pos: the positives of each
     per_class: int  # the length of the bank's class queues
     pool: int  # the length of its queue of any class; 0 if it holds all data
+    class_shares: tuple[float, ...]  # how often each class is drawn; () is alike
 
 
 def resolve_sizes(config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh) -> StepSizes:
@@ -37,9 +38,22 @@ def resolve_sizes(config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh) -
         n_pos = drift.n_pos
         if dataset.counts:
             pipeline.check_counts(dataset, dataset.counts, n_pos, "--drift.n_pos")
-    sizes = StepSizes(n_c, n_pos, per_class, pool)
+    sizes = StepSizes(n_c, n_pos, per_class, pool, class_shares(drift.class_sampling, dataset))
     check_draws_of_any_class(config, dataset, sizes)
     return sizes
+
+
+def class_shares(sampling: str, dataset: data.Dataset) -> tuple[float, ...]:
+    """Returns the share of each class in the samples; () where all classes are drawn alike."""
+    if sampling == "uniform":
+        return ()
+    if dataset.counts is None:
+        raise UserError(
+            f"--drift.class_sampling frequency: the samples per class of {dataset.name} are not "
+            "known without reading it; give uniform"
+        )
+    total = sum(dataset.counts)
+    return tuple(count / total for count in dataset.counts)
 
 
 def check_reals(drift: Any, dataset: data.Dataset) -> None:
