@@ -191,7 +191,7 @@ def make_images(
     probes = sorted({i * n // probed for i in range(probed)}) if n else []
     for index in probes:
         try:
-            image = _open(read, index)
+            image, _ = open_sample(read, index)
         except Corrupt as error:
             problem = str(error)
             continue
@@ -214,12 +214,15 @@ def make_images(
     return Images(read, n, shape, size, only_grey=not channels and not is_colour)
 
 
-def _open(read: Read, index: int) -> Image.Image:
-    """Returns an upright Pillow image. Raises Corrupt for one that cannot be read."""
+def open_sample(read: Read, index: int) -> tuple[Image.Image, Any]:
+    """Returns an upright Pillow image, and the stored content that it was made of.
+
+    Raises Corrupt for one that cannot be read.
+    """
     name = f"sample {index}"
     try:
         content, _, name = read(index)
-        return open_image(content)
+        return open_image(content), content
     except UserError:
         raise
     except Exception as error:  # Pillow raises a dozen types for broken files.

@@ -15,7 +15,7 @@ from data import Dataset, pipeline
 from evaluation.choose_metrics import choose_metrics, need_features, parse_metrics
 from evaluation.dataset_images import DatasetImages
 from evaluation.image_files import Images, batches, read_images
-from evaluation.networks import load_network
+from evaluation.networks import load_network, load_usual_network
 from evaluation.reference import RealImages, Reference
 from metrics.collect import collect
 from metrics.networks import Network, default_network
@@ -87,7 +87,10 @@ def load_reference(
     elif not shape and dataset_name:
         shape = load_split("test").shape
 
-    network = load_network(features or default_network(shape), resize, inception_weights)
+    if features or fid_stats:
+        network = load_network(features or default_network(shape), resize, inception_weights)
+    else:
+        network = load_usual_network(default_network(shape), resize, inception_weights)
     measurement = Measurement(network, parse_metrics(metrics), batch_size, sharding)
     if statistics is not None:
         reference = of_statistics(fid_stats, statistics, measurement, dataset_name, shape)

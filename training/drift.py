@@ -18,7 +18,7 @@ from drifting.bank import Bank
 from drifting.state import TrainState
 from drifting.step import drift_step, train_step
 from models.build import describe
-from training import drift_evaluation, loop, program
+from training import drift_evaluation, loop, own_data, program
 from training.collapse import CollapseWatch
 from training.drift_parts import DriftParts, build
 from training.drift_state import given_params, make_state, state_shapes
@@ -95,6 +95,10 @@ class DriftJob(Job):
     @classmethod
     def check_flags(cls, config: Any, flag_values: flags.FlagValues) -> None:
         config_lib.check_use(config, flag_values)
+
+    @classmethod
+    def choose(cls, flag_values: flags.FlagValues) -> list[own_data.Choice]:
+        return own_data.choose(config_lib.given_flags(flag_values))
 
     @classmethod
     def build(cls, config: Any, mesh: jax.sharding.Mesh) -> DriftParts | FlowParts:

@@ -16,6 +16,7 @@ from absl import flags
 import data
 from drifting.state import TrainState
 from training import run_folder
+from training.own_data import Choice
 from training.state import from_items, to_items
 from utils import config as config_lib
 from utils import processes, sharding
@@ -74,6 +75,11 @@ class Job:
     @classmethod
     def check_flags(cls, config: Any, flag_values: flags.FlagValues) -> None:
         """Raises UserError for flags that have no use in this configuration."""
+
+    @classmethod
+    def choose(cls, flag_values: flags.FlagValues) -> list[Choice]:
+        """Returns settings for data without a recipe, each with its reason; [] for no choice."""
+        return []
 
     @classmethod
     def build(cls, config: Any, mesh: jax.sharding.Mesh) -> Parts:

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from training import loop
+from training import loop, own_data
 from training.job import Job
 from training.run_folder import has_run, run_folder
 from utils import config as config_lib
@@ -27,7 +27,7 @@ def main(job_type: type[Job], flag_values: flags.FlagValues) -> None:
 
 def run(job_type: type[Job], flag_values: flags.FlagValues) -> None:
     """Configures, builds and trains. Raises UserError for what cannot work, as early as it can."""
-    config, saved = configure(job_type, flag_values)
+    config, saved, choices = configure(job_type, flag_values)
 
     # ---- the parts: devices, data, networks, optimiser ----
     keep_freed_memory()
@@ -38,27 +38,36 @@ def run(job_type: type[Job], flag_values: flags.FlagValues) -> None:
 
     # ---- a dry run ends here ----
     if config.dry_run:
-        settings = config_lib.explain(parts.config, flag_values, saved, job_type.schema)
+        chosen = own_data.merged(choices)
+        settings = config_lib.explain(parts.config, flag_values, saved, job_type.schema, chosen)
+        texts = [settings, *own_data.explain(choices), job_type.report(parts)]
         if processes.is_first():
-            print(settings, job_type.report(parts), sep="\n\n")
+            print(*texts, sep="\n\n")
         return
 
     # ---- the training ----
     loop.train(job_type(parts, job_type.open_run(parts.config)))
 
 
-def configure(job_type: type[Job], flag_values: flags.FlagValues) -> tuple[Any, Any]:
-    """Returns the configuration, and that of the run which is in the folder already, or None.
+def configure(
+    job_type: type[Job], flag_values: flags.FlagValues
+) -> tuple[Any, Any, list[own_data.Choice]]:
+    """Returns the configuration, that of the run which is in the folder already, and choices.
 
-    A run goes on with its own settings, and with what the command line adds to them.
+    A run goes on with its own settings, and with what the command line adds to them; without a run
+    the second is None. Settings of a new run on data without a recipe are chosen by the data.
     """
     folder = run_folder(config_lib.all_flags(flag_values), job_type.folder_prefix)
     saved = None
     if has_run(folder):
         saved = config_lib.from_json(folder / "config.json", job_type.schema)
-    config = config_lib.resolve(flag_values, saved, job_type.schema)
+    choices = []
+    if saved is None:
+        choices = job_type.choose(flag_values)
+    chosen = own_data.merged(choices)
+    config = config_lib.resolve(flag_values, saved, job_type.schema, chosen)
     job_type.check_flags(config, flag_values)
-    return config, saved
+    return config, saved, choices
 
 
 def check_load_dir(config: Any) -> None:

@@ -38,7 +38,7 @@ from utils.config.command_line import (
     run_main,
 )
 from utils.config.levels import check_use, explain, resolve
-from utils.config.nesting import flatten
+from utils.config.nesting import flatten, nest
 from utils.config.saved import from_dict, from_json, save_json
 from utils.config.schema import KEYS, MAE_KEYS, MAE_TRAINER, TRAINER, Schema, recipes
 from utils.config.values import convert, expected
@@ -62,6 +62,7 @@ __all__ = [
     "from_json",
     "given_flags",
     "help_text",
+    "nest",
     "parse",
     "recipes",
     "resolve",

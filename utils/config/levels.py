@@ -25,18 +25,24 @@ Given = flags.FlagValues | Mapping[str, Any]  # parsed flags, or {"model.depth":
 Level = tuple[str, dict[str, Any]]  # where from, such as "recipe digits", and {key: value}
 
 
-def resolve(given: Given, saved: ConfigDict | None = None, schema: Schema = TRAINER) -> ConfigDict:
+def resolve(
+    given: Given,
+    saved: ConfigDict | None = None,
+    schema: Schema = TRAINER,
+    chosen: Mapping[str, Any] | None = None,
+) -> ConfigDict:
     """Returns the whole configuration, locked and validated.
 
     Args:
         given: parsed flags, of which those on the command line count, or {"model.depth": 4, ...}.
         saved: the configuration of an existing run, in the place of defaults and recipe.
         schema: that of the program.
+        chosen: what the program chose for data without a recipe, in the place of one.
     Raises:
         UserError: an unknown key, recipe or preset, a bad value, or values that do not fit.
     """
     merged = {}
-    for _, values in _levels(given, saved, schema):
+    for _, values in _levels(given, saved, schema, chosen):
         merged |= values
     return build(merged, schema)
 
@@ -49,15 +55,19 @@ def build(dotted: Mapping[str, Any], schema: Schema) -> ConfigDict:
 
 
 def explain(
-    config: ConfigDict, given: Given, saved: ConfigDict | None = None, schema: Schema = TRAINER
+    config: ConfigDict,
+    given: Given,
+    saved: ConfigDict | None = None,
+    schema: Schema = TRAINER,
+    chosen: Mapping[str, Any] | None = None,
 ) -> str:
     """Returns the configuration as an aligned table of key, value and where the value comes from.
 
-    `given`, `saved` and `schema` are what `resolve` was given. A value that was changed since comes
-    "from the program".
+    `given`, `saved`, `schema` and `chosen` are what `resolve` was given. A value that was changed
+    since comes "from the program".
     """
     merged, origins = {}, {}
-    for origin, values in _levels(given, saved, schema):
+    for origin, values in _levels(given, saved, schema, chosen):
         merged |= values
         origins |= dict.fromkeys(values, origin)
 
@@ -94,7 +104,12 @@ def check_use(config: ConfigDict, given: flags.FlagValues) -> None:
 # ---------------------------------------------------------------- the levels one by one
 
 
-def _levels(given: Given, saved: ConfigDict | None, schema: Schema) -> list[Level]:
+def _levels(
+    given: Given,
+    saved: ConfigDict | None,
+    schema: Schema,
+    chosen: Mapping[str, Any] | None = None,
+) -> list[Level]:
     """Returns the levels, the weakest first."""
     keys = schema.keys
     given_values = _given_values(given, keys)
@@ -111,6 +126,10 @@ def _levels(given: Given, saved: ConfigDict | None, schema: Schema) -> list[Leve
         overrides = _overrides(recipe, schema)
         levels.append((f"recipe {recipe}", overrides))
         changes.append(overrides)
+    if chosen:
+        chosen = convert_all(chosen, keys, "the choice for the data")
+        levels.append(("the data", chosen))
+        changes.append(chosen)
     changes.append(given_values)
 
     objective = _strongest("objective", changes)
