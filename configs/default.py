@@ -192,6 +192,12 @@ TABLE = (
         "softmax over y; counted = as in the authors' release",
         ("masked", "counted"),
     ),
+    Key(
+        "drift.bias_correction",
+        False,
+        "kernel, uncoupled: correct both centroids for the number of samples, "
+        "which leaves a bias of O(1/n^2) in the place of O(1/n)",
+    ),
     Key("drift.attraction", 1.0, "factor of V+; other than 1 for ablations", "[0, inf)"),
     Key("drift.repulsion", 1.0, "factor of V-", "[0, inf)"),
     Key("drift.iterations", 20.0, "sinkhorn: iterations, a multiple of 0.5", "[0, inf)"),

@@ -95,6 +95,20 @@ def log_weight(weight: Float[Array, " M"]) -> Float[Array, " M"]:
     return jax.nn.log_softmax(logit)
 
 
+def corrected(w: Float[Array, "*N Y"]) -> Float[Array, "*N Y"]:
+    """Returns weights whose centroid of samples is less biased (arXiv 2604.27239).
+
+    Each row of w sums to 1 and is proportional to a kernel at n drawn samples. Its centroid
+    c = sum w_y y estimates a ratio of two expectations, with a bias of O(1/n). That of
+
+        c + sum w_y^2 (y - c),
+
+    has a bias of O(1/n^2). It is the centroid of w_y (1 + w_y - sum w^2), which again sum to 1 and
+    are not negative.
+    """
+    return w * (1 + w - jnp.sum(w**2, -1, keepdims=True))
+
+
 def perplexity(attraction: Float[Array, "N P"]) -> Float[Array, " N"]:
     """Returns over how many positives each sample spreads its attraction.
 

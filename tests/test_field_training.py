@@ -91,6 +91,11 @@ def test_a_second_batch_is_another_draw(tmp_path):
             {"drift.field": "uncoupled", "drift.normalize": "none"},
             "drift.normalize none: the uncoupled field",
         ),
+        (
+            {"drift.bias_correction": True, "drift.normalize": "none"},
+            "not normalised have no bias",
+        ),
+        ({"drift.field": "mmd", "drift.bias_correction": True}, "the mmd field has no use for it"),
         ({"drift.kernel": "energy"}, "not a kernel of the kernel field"),
         (
             {"drift.field": "mmd", "drift.kernel": "energy"},

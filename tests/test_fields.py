@@ -32,6 +32,8 @@ VARIANTS = {
     "kernel, gaussian": {"kernel": "gaussian"},
     "kernel, over y": {"normalize": "y"},
     "kernel, unnormalised": {"normalize": "none"},
+    "kernel, corrected": {"bias_correction": True},
+    "uncoupled, corrected": {"bias_correction": True},
     "uncoupled": {},
     "uncoupled, gaussian, over y": {"kernel": "gaussian", "normalize": "y"},
     "sinkhorn": {},
@@ -77,8 +79,27 @@ def naive_pull(weights, x, y):
     )
 
 
+def naive_centroid(a, x, y, correct):
+    """c - x of every x, with c = sum w y of the rows w = a / sum(a); or c + sum w^2 (y - c)."""
+    w = a / a.sum(1, keepdims=True)
+    moves = naive_pull(w, x, y)
+    if correct:
+        moves += naive_pull(w**2, x + moves, y)
+    return moves
+
+
 def naive_kernel(
-    x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, kernel="laplace", normalize="both"
+    x,
+    pos,
+    neg,
+    weight_pos,
+    weight_neg,
+    tau,
+    self_neg,
+    unit,
+    kernel="laplace",
+    normalize="both",
+    bias_correction=False,
 ):
     y, w = np.concatenate([neg, pos]), np.r_[weight_neg, weight_pos]
     k = naive_kernel_matrix(x, y, kernel, tau, unit, self_neg)
@@ -89,18 +110,31 @@ def naive_kernel(
     ]
     a = np.maximum(a, 1e-3) * w
     a_neg, a_pos = a[:, : len(neg)], a[:, len(neg) :]
-    return naive_pull(a_pos * a_neg.sum(1, keepdims=True), x, pos) - naive_pull(
-        a_neg * a_pos.sum(1, keepdims=True), x, neg
+    both = a_neg.sum(1, keepdims=True) * a_pos.sum(1, keepdims=True)
+    to_pos, to_neg = (
+        naive_centroid(a_pos, x, pos, bias_correction),
+        naive_centroid(a_neg, x, neg, bias_correction),
     )
+    return both * (to_pos - to_neg)
 
 
 def naive_uncoupled(
-    x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, kernel="laplace", normalize="both"
+    x,
+    pos,
+    neg,
+    weight_pos,
+    weight_neg,
+    tau,
+    self_neg,
+    unit,
+    kernel="laplace",
+    normalize="both",
+    bias_correction=False,
 ):
     def pull(y, w, self_neg):
         k = naive_kernel_matrix(x, y, kernel, tau, unit, self_neg)
         a = np.sqrt(k / k.sum(1, keepdims=True) * k / k.sum(0)) if normalize == "both" else k
-        return naive_pull(a * w / (a * w).sum(1, keepdims=True), x, y)
+        return naive_centroid(a * w, x, y, bias_correction)
 
     return pull(pos, weight_pos, 0) - pull(neg, weight_neg, self_neg)
 
@@ -267,9 +301,14 @@ def test_order_and_absent_samples_do_not_matter(variant):
     np.testing.assert_allclose(padded[1], perplexity, rtol=1e-4)
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.startswith("kernel")])
+@pytest.mark.parametrize(
+    "variant", [v for v in VARIANTS if not v.startswith("kernel") and "corrected" not in v]
+)
 def test_a_doubled_weight_is_a_sample_given_twice(variant):
-    """Not so in the kernel field, whose softmax over y counts samples and not weights (A.6)."""
+    """Not so in the kernel field, whose softmax over y counts samples and not weights (A.6).
+
+    Nor with the correction of the bias, to which two equal samples are two draws.
+    """
     x, pos, neg = sets()
     one, v_of = jnp.ones(8), functools.partial(V_OF[variant], self_neg=0, unit=1.0)
     v, _ = v_of(
@@ -308,6 +347,37 @@ def test_factors_scale_attraction_and_repulsion(variant):
     np.testing.assert_allclose(plus + minus, v, atol=1e-5)
     np.testing.assert_allclose(of(1.5, 1.0), v + 0.5 * plus, atol=1e-5)
     assert jnp.abs(plus).max() > 0.01 and jnp.abs(minus).max() > 0.01
+
+
+def test_the_correction_lowers_the_order_of_the_bias():
+    """For y ~ N(0, 1) and a Gaussian kernel of variance h the centroid of all of p is x / (1 + h).
+
+    From 16 samples to 32 the mean error falls by 2 where it is O(1/n), and by 4 or more with the
+    correction. At 64 the correction leaves less than a tenth of it.
+    """
+    draws, h, x = 100_000, 0.5, jnp.array([[-2.0]])
+    far, options = jnp.full((1, 1), 30.0), {"kernel": "gaussian", "normalize": "y"}
+
+    @functools.partial(jax.jit, static_argnums=(1, 2))
+    def bias(key, n, correct):
+        def error(key):
+            args = (x, jax.random.normal(key, (n, 1)), far, jnp.ones(n), jnp.ones(1), h, 0, 1.0)
+            to_centroid, _ = FIELDS["uncoupled"](
+                *args, **options, bias_correction=correct, repulsion=0.0
+            )
+            return (x + to_centroid - x / (1 + h))[0, 0]
+
+        errors = jax.vmap(error)(jax.random.split(key, draws))
+        return jnp.mean(errors), jnp.std(errors) / draws**0.5
+
+    def of(n, correct):
+        mean, standard_error = map(float, bias(jax.random.key(n), n, correct))
+        assert standard_error < 1.1e-3
+        return abs(mean)
+
+    assert 1.9 < of(16, False) / of(32, False) < 2.8
+    assert of(16, True) / of(32, True) > 4
+    assert of(64, True) < 0.1 * of(64, False)
 
 
 def test_gaussian_field_is_the_difference_of_smoothed_scores():

@@ -21,8 +21,12 @@ def test_golden_loss_and_gradient(case, monkeypatch):
 @pytest.mark.parametrize("tau", [0.3, 2.0])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"kernel": "gaussian", "normalize": "y", "attraction": 1.5}],
-    ids=["paper", "options"],
+    [
+        {},
+        {"kernel": "gaussian", "normalize": "y", "attraction": 1.5},
+        {"bias_correction": True},
+    ],
+    ids=["paper", "options", "correction"],
 )
 def test_tiles_change_nothing_but_rounding(tau, options, monkeypatch):
     rng = np.random.default_rng(0)

@@ -68,6 +68,11 @@ def check_field(drift: Any) -> None:
             "--drift.normalize none: the uncoupled field is one whose rows sum to 1; "
             "give both or y, or --drift.field kernel"
         )
+    if drift.bias_correction and drift.normalize == "none":
+        raise UserError(
+            "--drift.bias_correction 1: sums that are not normalised have no bias to correct; "
+            "leave it out, or give --drift.normalize both or y"
+        )
     check_energy(drift)
     if drift.iterations % 0.5:
         raise UserError(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from drifting.distances import MASKED, affinity, log_kernel, perplexity
+from drifting.distances import MASKED, affinity, corrected, log_kernel, perplexity
 from drifting.fields import kernel_tiled
 
 
@@ -21,6 +21,7 @@ def kernel_field(
     kernel: str = "laplace",
     normalize: str = "both",
     absent: str = "masked",
+    bias_correction: bool = False,
     attraction: float = 1.0,
     repulsion: float = 1.0,
 ) -> tuple[Float[Array, "N D"], Float[Array, " N"]]:
@@ -34,6 +35,7 @@ def kernel_field(
         absent: what becomes of negatives of weight 0. "masked": they are as if they were not there.
             "counted": they keep their share of the softmax over y, and only then are multiplied by
             0, as in the authors' release. Positives of weight 0 fill up a class; they never count.
+        bias_correction: correct the centroids of both sides for the number of samples.
     """
     # Very many positives take turns. The result is the same; this function is the one to read.
     if pos.shape[0] > kernel_tiled.TILE:
@@ -43,6 +45,7 @@ def kernel_field(
             kernel=kernel,
             normalize=normalize,
             absent=absent,
+            bias_correction=bias_correction,
             attraction=attraction,
             repulsion=repulsion,
         )
@@ -61,7 +64,12 @@ def kernel_field(
     # W+ = A+ sum(A-) and W- = A- sum(A+): each side is weighted by the mass of the other.
     sum_neg = jnp.sum(jnp.where(is_neg, a, 0), 1, keepdims=True)
     sum_pos = jnp.sum(jnp.where(~is_neg, a, 0), 1, keepdims=True)
-    w = a * jnp.where(is_neg, -repulsion * sum_pos, attraction * sum_neg)
+    pull = a
+    if bias_correction:  # of the centroid of each side, whose weights are A+ / sum(A+)
+        share_neg = jnp.where(is_neg, a, 0) / jnp.maximum(sum_neg, 1e-30)
+        share_pos = jnp.where(is_neg, 0, a) / jnp.maximum(sum_pos, 1e-30)
+        pull = sum_neg * corrected(share_neg) + sum_pos * corrected(share_pos)
+    w = pull * jnp.where(is_neg, -repulsion * sum_pos, attraction * sum_neg)
 
     # V = W+ y+ - W- y-. Features are centred first: a common offset would cancel digits. It cancels
     # in V too, unless the two factors differ.

@@ -40,6 +40,7 @@ def kernel_field(
     kernel: str,
     normalize: str,
     absent: str,
+    bias_correction: bool,
     attraction: float,
     repulsion: float,
 ) -> tuple[Float[Array, "N D"], Float[Array, " N"]]:
@@ -65,26 +66,51 @@ def kernel_field(
     log_sum, _ = jax.lax.scan(add_row_sums, logsumexp(present, 1), pos_tiles)  # [N]
 
     # Second pass: sum A, sum A (y - x), and sum A log A for the perplexity.
+    def sum_of_forces(a, y):
+        total = jnp.sum(a, 1)
+        return total, jnp.matmul(a, y, precision=jax.lax.Precision.HIGHEST) - total[:, None] * x
+
     def forces(y, weight, has_share, self_neg):
         logit, present = logits(y, has_share, self_neg)
         over_y = jnp.exp(present - log_sum[:, None])
         over_x = jax.nn.softmax(logit, axis=0)
         a = affinity(logit, over_y, over_x, normalize) * weight  # [N, Y]
-        total = jnp.sum(a, 1)
-        pull = jnp.matmul(a, y, precision=jax.lax.Precision.HIGHEST) - total[:, None] * x
-        return total, pull, jnp.sum(xlogy(a, a), 1)
+        squares = sum_of_forces(a**2, y) if bias_correction else None
+        return *sum_of_forces(a, y), jnp.sum(xlogy(a, a), 1), squares
 
     def add_forces(sums, tile):
         y, weight = tile
         return jax.tree.map(jnp.add, sums, forces(y, weight, weight > 0, self_neg=0)), None
 
-    sum_neg, to_neg, _ = forces(neg, weight_neg, neg_has_share, self_neg)
-    nothing = (jnp.zeros_like(log_sum), jnp.zeros_like(x), jnp.zeros_like(log_sum))
-    (sum_pos, to_pos, a_log_a), _ = jax.lax.scan(add_forces, nothing, pos_tiles)
+    of_neg = forces(neg, weight_neg, neg_has_share, self_neg)
+    of_pos, _ = jax.lax.scan(add_forces, jax.tree.map(jnp.zeros_like, of_neg), pos_tiles)
+    sum_neg, to_neg, _, squares_neg = of_neg
+    sum_pos, to_pos, a_log_a, squares_pos = of_pos
+    if bias_correction:
+        to_neg = corrected_pull(sum_neg, to_neg, squares_neg)
+        to_pos = corrected_pull(sum_pos, to_pos, squares_pos)
 
     # V = W+ y+ - W- y-, as in kernel.py.
     v = attraction * sum_neg[:, None] * to_pos - repulsion * sum_pos[:, None] * to_neg
     return v, jnp.exp(jnp.log(sum_pos) - a_log_a / sum_pos)
+
+
+def corrected_pull(
+    total: Float[Array, " N"],
+    pull: Float[Array, "N D"],
+    squares: tuple[Float[Array, " N"], Float[Array, "N D"]],
+) -> Float[Array, "N D"]:
+    """Returns sum A' (y - x) for the A' that `drifting.distances.corrected` makes of A / sum A.
+
+    Args:
+        total: sum A.
+        pull: sum A (y - x).
+        squares: the same two of A^2.
+    """
+    safe = jnp.maximum(total, 1e-30)[:, None]
+    square_total, square_pull = squares
+    # Divided twice: the square of 1e-30 is 0 in float32.
+    return pull + square_pull / safe - pull * (square_total[:, None] / safe / safe)
 
 
 def sum_of_distances(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from drifting.distances import log_kernel, log_weight, perplexity
+from drifting.distances import corrected, log_kernel, log_weight, perplexity
 
 
 def uncoupled_field(
@@ -19,6 +19,7 @@ def uncoupled_field(
     *,
     kernel: str = "laplace",
     normalize: str = "both",
+    bias_correction: bool = False,
     attraction: float = 1.0,
     repulsion: float = 1.0,
 ) -> tuple[Float[Array, "N D"], Float[Array, " N"]]:
@@ -26,6 +27,11 @@ def uncoupled_field(
 
     On either side W = A / sum_y(A), where A is sqrt(softmax over y * softmax over x), or, with
     normalize "y", the softmax over y alone. The arguments are explained in `drifting.fields`.
+
+    Args:
+        kernel: "laplace", or "gaussian".
+        normalize: "both" or "y".
+        bias_correction: correct the centroids W y for the number of samples.
     """
 
     def pull(y, weight, self_neg):
@@ -36,6 +42,8 @@ def uncoupled_field(
             # takes LSE_y away again, so it is never computed.
             logit -= jax.nn.logsumexp(logit, axis=0, keepdims=True) / 2
         w = jax.nn.softmax(logit + log_weight(weight), axis=1)
+        if bias_correction:
+            w = corrected(w)
         return jnp.matmul(w, y, precision=jax.lax.Precision.HIGHEST) - x, w
 
     v_pos, w_pos = pull(pos, weight_pos, 0)
