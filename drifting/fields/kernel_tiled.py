@@ -75,8 +75,9 @@ def kernel_field(
         over_y = jnp.exp(present - log_sum[:, None])
         over_x = jax.nn.softmax(logit, axis=0)
         a = affinity(logit, over_y, over_x, normalize) * weight  # [N, Y]
-        squares = sum_of_forces(a**2, y) if bias_correction else None
-        return *sum_of_forces(a, y), jnp.sum(xlogy(a, a), 1), squares
+        total, pull = sum_of_forces(a, y)
+        squares = sum_of_forces(a**2, y) if bias_correction else ()
+        return total, pull, jnp.sum(xlogy(a, a), 1), squares
 
     def add_forces(sums, tile):
         y, weight = tile
@@ -87,8 +88,8 @@ def kernel_field(
     sum_neg, to_neg, _, squares_neg = of_neg
     sum_pos, to_pos, a_log_a, squares_pos = of_pos
     if bias_correction:
-        to_neg = corrected_pull(sum_neg, to_neg, squares_neg)
-        to_pos = corrected_pull(sum_pos, to_pos, squares_pos)
+        to_neg = corrected_pull(sum_neg, to_neg, *squares_neg)
+        to_pos = corrected_pull(sum_pos, to_pos, *squares_pos)
 
     # V = W+ y+ - W- y-, as in kernel.py.
     v = attraction * sum_neg[:, None] * to_pos - repulsion * sum_pos[:, None] * to_neg
@@ -98,17 +99,17 @@ def kernel_field(
 def corrected_pull(
     total: Float[Array, " N"],
     pull: Float[Array, "N D"],
-    squares: tuple[Float[Array, " N"], Float[Array, "N D"]],
+    square_total: Float[Array, " N"],
+    square_pull: Float[Array, "N D"],
 ) -> Float[Array, "N D"]:
     """Returns sum A' (y - x) for the A' that `drifting.distances.corrected` makes of A / sum A.
 
     Args:
         total: sum A.
         pull: sum A (y - x).
-        squares: the same two of A^2.
+        square_total, square_pull: the same two of A^2.
     """
     safe = jnp.maximum(total, 1e-30)[:, None]
-    square_total, square_pull = squares
     # Divided twice: the square of 1e-30 is 0 in float32.
     return pull + square_pull / safe - pull * (square_total[:, None] / safe / safe)
 
