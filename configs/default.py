@@ -69,7 +69,7 @@ TABLE = (
         "features",
         "",
         "network of the scores: inception, dinov2[:SOURCE], efficientnet[:SOURCE], vit:SOURCE, "
-        "pixels; empty = by the data set",
+        "pixels; empty = by the data set; eval_fid.py scores images in several, joined by +",
     ),
     Key(
         "inception_weights",

@@ -29,7 +29,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
 
 
 def choose_metrics(
-    wanted: tuple[str, ...], network: Network, *, features: bool, classifier: bool
+    wanted: tuple[str, ...], network: Network, *, features: bool, classifier: bool, held_out: bool
 ) -> tuple[str, ...]:
     """Returns the wanted metrics or, where none are named, the usual ones that are possible.
 
@@ -38,6 +38,7 @@ def choose_metrics(
         network: only Inception gives logits.
         features: whether the reference has the features of each real image.
         classifier: whether the reference has a training split with several classes.
+        held_out: whether there are held-out real images beside the reference.
     Raises:
         UserError: a wanted metric needs what the network and the reference do not give.
     """
@@ -46,6 +47,7 @@ def choose_metrics(
         "logits": network.name == "inception",
         "features": features,
         "classifier": classifier,
+        "held_out": held_out,
     }
     for metric in wanted:
         needed = METRICS[metric].needs

@@ -36,7 +36,8 @@ def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
     make_folders(request)
     notes = {}
     if request.run:
-        notes["judge_is_encoder"] = check_judge(request.setting("features"), request.run)
+        judges = [check_judge(network, request.run) for network in request.networks]
+        notes["judge_is_encoder"] = any(judges)
     if request.is_generator:
         row = score_generator(request)
     else:

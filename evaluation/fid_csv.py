@@ -36,6 +36,7 @@ TEXTS = (
 DISTANCES = ("fid", "fd_")  # how names of Frechet distances start
 SCORES = (  # how names of scores start
     *DISTANCES,
+    "fdr",
     "kid",
     "kd_",
     "is",

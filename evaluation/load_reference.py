@@ -18,6 +18,7 @@ from evaluation.image_files import Images, batches, read_images
 from evaluation.networks import load_network, load_usual_network
 from evaluation.reference import RealImages, Reference
 from metrics.collect import collect
+from metrics.evidence import Evidence
 from metrics.networks import Network, default_network
 from metrics.statistics import Statistics, check_provenance, read_statistics
 from utils import processes
@@ -93,7 +94,12 @@ def load_reference(
         network = load_usual_network(default_network(shape), resize, inception_weights)
     measurement = Measurement(network, parse_metrics(metrics), batch_size, sharding)
     if statistics is not None:
-        reference = of_statistics(fid_stats, statistics, measurement, dataset_name, shape)
+        read_held_out = None
+        if dataset_name and statistics.provenance.get("split") != "test":
+            read_held_out = held_out_reader(load_split, measurement)
+        reference = of_statistics(
+            fid_stats, statistics, measurement, dataset_name, shape, read_held_out
+        )
         if not is_of_dataset(statistics, dataset_name):
             return reference
 
@@ -150,6 +156,9 @@ def of_dataset(
         read_training_split=read_training_split if is_small else None,
         several_classes=dataset.n_classes > 1,
         with_gallery=dataset.split == "train",
+        read_held_out=held_out_reader(load_split, measurement)
+        if dataset.split == "train"
+        else None,
     )
 
 
@@ -161,6 +170,7 @@ def of_images(
     read_training_split: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
     several_classes: bool = False,
     with_gallery: bool = True,
+    read_held_out: Callable[[], Evidence] | None = None,
 ) -> Reference:
     """Returns real images as the reference.
 
@@ -172,12 +182,14 @@ def of_images(
         several_classes: whether the training split has several, so that class agreement means
             something.
         with_gallery: whether neighbours of samples are looked for among these images.
+        read_held_out: as `Reference` has it.
     """
     metrics = choose_metrics(
         measurement.wanted,
         measurement.network,
         features=True,
         classifier=read_training_split is not None and several_classes,
+        held_out=read_held_out is not None,
     )
     with_features = need_features(metrics)
     size, sharding = measurement.batch_size, measurement.sharding
@@ -206,6 +218,7 @@ def of_images(
         read=read,
         read_training_split=read_training_split,
         open_gallery=open_gallery if with_gallery and with_features else None,
+        read_held_out=read_held_out,
     )
 
 
@@ -215,6 +228,7 @@ def of_statistics(
     measurement: Measurement,
     dataset_name: str,
     shape: tuple[int, ...] | None,
+    read_held_out: Callable[[], Evidence] | None,
 ) -> Reference:
     """Returns statistics out of a file as the reference.
 
@@ -224,6 +238,7 @@ def of_statistics(
         measurement: the network must be the one that they were made with.
         dataset_name: they should be of this data set; "" = any.
         shape: (H, W, C) of the samples, and of the images of the statistics; None = not known.
+        read_held_out: as `Reference` has it.
     Raises:
         UserError: the statistics are of another network, or of images of another shape.
     """
@@ -248,12 +263,28 @@ def of_statistics(
             network,
             features=evidence.features is not None,
             classifier=False,
+            held_out=read_held_out is not None,
         ),
         count=evidence.count,
         shape=tuple(image_shape) if image_shape else None,
         labelled=False,
         read=read,
+        read_held_out=read_held_out,
     )
+
+
+def held_out_reader(
+    load_split: Callable[[str], Dataset], measurement: Measurement
+) -> Callable[[], Evidence]:
+    """Returns a function that reads the held-out split, as `Reference` has it."""
+
+    def read() -> Evidence:
+        images = DatasetImages(load_split("test"))
+        own_batches = batches(images, processes.own_range(len(images)), measurement.batch_size)
+        size, sharding = measurement.batch_size, measurement.sharding
+        return collect(measurement.network, own_batches, size, False, sharding)
+
+    return read
 
 
 def is_of_dataset(statistics: Statistics, dataset_name: str) -> bool:

@@ -60,6 +60,8 @@ class Reference:
             classifier learns from them and, in pixels, they are the gallery. None: there are none.
         open_gallery: gives the real images in the order of the features; None where they are not
             at hand.
+        read_held_out: gives the evidence of held-out real images, which are not among those of the
+            reference. Called by all processes. None: there are none.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Reference:
     read: Callable[[], tuple[Evidence, np.ndarray | None]]
     read_training_split: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
     open_gallery: Callable[[], RealImages] | None = None
+    read_held_out: Callable[[], Evidence] | None = None
 
     @functools.cached_property
     def _read(self) -> tuple[Evidence, np.ndarray | None]:
@@ -79,6 +82,14 @@ class Reference:
     def prepare(self) -> None:
         """Reads the reference now, unless that has happened. All processes must call it."""
         _ = self._read
+        _ = self.held_out
+
+    @functools.cached_property
+    def held_out(self) -> Evidence | None:
+        """The evidence of held-out real images; None where no metric needs it."""
+        if self.read_held_out is None or "fdr" not in self.metrics:
+            return None
+        return self.read_held_out()
 
     @property
     def real(self) -> Evidence:

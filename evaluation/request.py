@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from evaluation.dataset_images import data_options
 from evaluation.flags import Flags
 from evaluation.load_reference import load_reference
+from evaluation.networks import NETWORKS
 from evaluation.reference import Reference
 from models.runs import is_run
 from utils import config as config_lib
@@ -67,11 +69,17 @@ class Request:
             return self.given[name]
         return self.run[name] if self.run else self.flags[name]
 
-    def load_reference(self, shape: tuple[int, ...]) -> Reference:
-        """Returns what samples of shape (H, W, C) are compared with."""
+    @property
+    def networks(self) -> list[str]:
+        """The networks of --features, which joins several by +; [""] = the usual one."""
+        next_name = rf"\+(?=(?:{'|'.join(NETWORKS)})(?::|\+|$))"  # paths may have a + too
+        return list(dict.fromkeys(re.split(next_name, self.setting("features"))))
+
+    def load_reference(self, shape: tuple[int, ...], features: str) -> Reference:
+        """Returns what samples of shape (H, W, C) are compared with, in one of the networks."""
         return load_reference(
             self.dataset_name,
-            features=self.setting("features"),
+            features=features,
             resize=self.flags.resize,
             inception_weights=self.setting("inception_weights"),
             fid_stats=self.setting("fid_stats"),

@@ -35,12 +35,17 @@ def score_generator(request: Request) -> dict:
     """
     flags = request.flags
     alphas = check_flags(request)
+    if len(request.networks) > 1:
+        raise UserError(
+            f"--features {request.setting('features')}: several networks score images; write the "
+            "samples with --samples_npz FILE and one network, and give FILE as --load_dir"
+        )
     steps = checkpoint_steps(request.folder) if flags.all else [flags.step or None]
     generator = open_generator(request, steps[0])
     model = generator.model
     space = latent_space_of(model, generator.metadata, flags.vae, request.sharding)
     shape = space.image_shape(model.sample_shape) if space else model.sample_shape
-    reference = request.load_reference(tuple(shape))
+    reference = request.load_reference(tuple(shape), request.networks[0])
     row, preview, pictures = {}, None, []
     for step in steps:
         if step != steps[0]:

@@ -2,14 +2,16 @@
 
 import dataclasses
 import logging
+from collections import Counter
 
 from evaluation.fid_csv import append_row, describe_scores
 from evaluation.image_files import batches, read_images
 from evaluation.reference import Reference
 from evaluation.request import Request
-from evaluation.scoring import check_count, score
+from evaluation.scoring import check_count, score, with_mean_ratio
 from metrics.table import METRICS
 from utils import processes
+from utils.errors import UserError
 
 log = logging.getLogger("eval")
 
@@ -22,16 +24,41 @@ def score_images(request: Request) -> dict:
     """
     source = request.flags.load_dir
     images = read_images(source)
-    reference = without_class_agreement(request.load_reference(images.shape))
-    reference.check_shape(images.shape)
-    check_count(len(images), reference.metrics)
-    own_batches = batches(images, processes.own_range(len(images)), request.batch_size)
-    scores = score(own_batches, reference, None, request.batch_size, request.sharding)
-    row = {"samples": source} | scores
+    rows = []
+    for features in request.networks:
+        reference = without_class_agreement(request.load_reference(images.shape, features))
+        reference.check_shape(images.shape)
+        check_count(len(images), reference.metrics)
+        own_batches = batches(images, processes.own_range(len(images)), request.batch_size)
+        rows.append(score(own_batches, reference, None, request.batch_size, request.sharding))
+    row = {"samples": source} | join_rows(rows)
     log.info("%s: %s", source, describe_scores(row))
     if request.table and processes.is_first():
         append_row(request.table, row)
     return row
+
+
+def join_rows(rows: list[dict]) -> dict:
+    """Returns one row of the scores of the same images in several networks.
+
+    What the networks have of their own is joined by +. Scores that each network has under the same
+    name, such as precision, are left out; the mean ratio is that over all networks.
+    """
+    if len(rows) == 1:
+        return rows[0]
+    networks = Counter(row["features"] for row in rows)
+    name, times = networks.most_common(1)[0]
+    if times > 1:
+        raise UserError(f"--features: {times} networks are called {name}; score them one by one")
+    counts = Counter(name for row in rows for name in row)
+    joined = {}
+    for row in rows:
+        joined |= {name: value for name, value in row.items() if counts[name] == 1}
+    for name in ("num_samples", "reference", "reference_count"):
+        joined[name] = rows[0][name]
+    for name in ("features", "resize", "weights"):
+        joined[name] = "+".join(row[name] for row in rows)
+    return with_mean_ratio(joined)
 
 
 def without_class_agreement(reference: Reference) -> Reference:

@@ -9,6 +9,8 @@ from jax.sharding import NamedSharding
 from evaluation.reference import Reference
 from metrics.collect import collect
 from metrics.evidence import Comparison
+from metrics.networks import count_suffix
+from metrics.ratios import mean_ratio
 from metrics.table import METRICS
 from utils.errors import UserError
 
@@ -38,7 +40,8 @@ def score(
     with_features = bool(needs & {"features", "classifier"})
     fake = collect(network, images, batch_size, with_features, sharding)
     check_count(fake.count, reference.metrics)
-    comparison = Comparison(fake, reference.real, reference.classifier, labels)
+    classifier, held_out = reference.classifier, reference.held_out
+    comparison = Comparison(fake, reference.real, classifier, labels, held_out)
     found = {}
     for name in reference.metrics:
         metric = METRICS[name]
@@ -50,7 +53,18 @@ def score(
         "reference_count": reference.real.count,
     }
     scores = {network.score_name(name, fake.count): float(value) for name, value in found.items()}
-    return settings | scores
+    if held_out is not None:
+        settings["held_out_count"] = held_out.count
+    return with_mean_ratio(settings | scores)
+
+
+def with_mean_ratio(row: dict) -> dict:
+    """Returns the row with the mean of its ratios, if it has any: fdr2_5k of two networks."""
+    ratios = {name: value for name, value in row.items() if name.startswith("fdr_")}
+    if not ratios:
+        return row
+    name, value = mean_ratio(ratios)
+    return row | {name + count_suffix(row["num_samples"]): value}
 
 
 def check_count(n: int, metrics: tuple[str, ...]) -> None:

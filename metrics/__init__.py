@@ -1,6 +1,7 @@
 """Scores of sets of images, one file each, usable alone: functions of NumPy arrays of features.
 
     fid                 Fréchet distance; mean and covariance of a stream
+    ratios              Fréchet distances over those of held-out reals, and their mean
     kid                 kernel distance
     inception_score     inception score
     precision_recall    precision and recall, density and coverage

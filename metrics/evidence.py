@@ -33,12 +33,14 @@ class Comparison(NamedTuple):
         classifier: Of `metrics.class_agreement.fit_classifier`; None where there is none.
         labels: The classes that were asked for, [N] of the generated images; None without a
             classifier.
+        held_out: Real images that are not among those of `real`; None where they are not needed.
     """
 
     fake: Evidence
     real: Evidence
     classifier: Any = None
     labels: Int[ndarray, " N"] | None = None
+    held_out: Evidence | None = None
 
 
 def needed(array: ndarray | None) -> ndarray:

@@ -60,9 +60,14 @@ class Network:
         name = self.names.get(score, score + self.suffix)
         if self.facts["resize"] not in ("", "tf"):
             name += f"_{self.facts['resize']}"
-        if self.counted and count != STANDARD_COUNT:
-            name += f"_{count // 1000}k" if count % 1000 == 0 else f"_{count}"
-        return name
+        return name + count_suffix(count) if self.counted else name
+
+
+def count_suffix(count: int) -> str:
+    """Returns what a name of a score says of the number of samples: "" of 50,000, or _5k, _540."""
+    if count == STANDARD_COUNT:
+        return ""
+    return f"_{count // 1000}k" if count % 1000 == 0 else f"_{count}"
 
 
 def default_network(shape: tuple[int, ...] | None) -> str:
@@ -100,7 +105,7 @@ def inception(source: str, resize_mode: str) -> Network:
         features=features,
         params=params,
         facts={"network": "inception", "resize": mode, "weights": weights},
-        names={"fd": "fid", "kd": "kid", "kd_std": "kid_std"},
+        names={"fd": "fid", "kd": "kid", "kd_std": "kid_std", "fdr": "fdr_inception"},
     )
 
 
@@ -123,7 +128,12 @@ def pixels(source: str, resize_mode: str) -> Network:
         features=features,
         params=None,
         facts={"network": "pixels", "resize": "", "weights": ""},
-        names={"fd": "fd_pixels", "kd": "kd_pixels", "kd_std": "kd_pixels_std"},
+        names={
+            "fd": "fd_pixels",
+            "kd": "kd_pixels",
+            "kd_std": "kd_pixels_std",
+            "fdr": "fdr_pixels",
+        },
         counted=False,
     )
 

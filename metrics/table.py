@@ -19,6 +19,7 @@ from metrics.precision_recall import (
     density_coverage_scores,
     precision_recall_scores,
 )
+from metrics.ratios import ratio_scores
 
 
 class Metric(NamedTuple):
@@ -26,13 +27,14 @@ class Metric(NamedTuple):
 
     Attributes:
         needs: What must be there of the images. "moments" are always there; "features" and
-            "logits" as in `Evidence`; "classifier" with labels and features that are pixels.
+            "logits" as in `Evidence`; "classifier" with labels and features that are pixels;
+            "held_out" where the reference is another split than the held-out one.
         scores: The names of its values. A feature network may change them: fd of Inception is fid.
         compute: Gives the values in the order of `scores`.
         fewest: The number of generated images that it needs at the least.
     """
 
-    needs: Literal["moments", "features", "logits", "classifier"]
+    needs: Literal["moments", "features", "logits", "classifier", "held_out"]
     scores: tuple[str, ...]
     compute: Callable[[Comparison], Sequence[float]]
     fewest: int = 2
@@ -40,6 +42,7 @@ class Metric(NamedTuple):
 
 METRICS = {
     "fid": Metric("moments", ("fd",), fid_scores),
+    "fdr": Metric("held_out", ("fdr",), ratio_scores),
     "inception_score": Metric("logits", ("is",), inception_scores, SPLITS),
     "kid": Metric("features", ("kd", "kd_std"), kid_scores),
     "precision_recall": Metric(

@@ -1,0 +1,95 @@
+"""Ratios of Frechet distances, against a general eigenvalue solver."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from absl.flags import FlagValues
+
+import data
+from data import pipeline
+from evaluation import evaluate_command
+from evaluation.flags import define_evaluation_flags
+from evaluation.image_files import write_npz
+from evaluation.networks import NETWORKS
+from metrics import networks
+from utils import config as config_lib
+from utils.errors import UserError
+
+
+def call(capsys, **flags):
+    """Returns the row that eval_fid.py prints."""
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    values = define_evaluation_flags(FlagValues())
+    evaluate_command.main(config_lib.parse(["eval_fid.py", *words], values))
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def coarse(source, resize_mode):
+    """Returns a second network, quick enough for a test: the means of squares of 2 x 2 pixels."""
+
+    def features(params, images):
+        means = images.reshape(len(images), 4, 2, 4, 2).mean((2, 4))
+        return {"features": means.reshape(len(images), 16)}
+
+    network = networks.pixels("", resize_mode)
+    facts = network.facts | {"network": "coarse"}
+    return dataclasses.replace(
+        network, name="coarse", features=features, facts=facts, names={}, suffix="_coarse"
+    )
+
+
+def naive_distance(x, y):
+    """Returns the Frechet distance of sets of images [N, 8, 8, 1] in pixels."""
+    x, y = (images.reshape(len(images), 64) / 127.5 - 1 for images in (x, y))
+    product = np.cov(x.T) @ np.cov(y.T)
+    root = np.sqrt(np.linalg.eigvals(product).real.clip(0)).sum()
+    spread = np.trace(np.cov(x.T)) + np.trace(np.cov(y.T))
+    return np.sum((x.mean(0) - y.mean(0)) ** 2) + spread - 2 * root
+
+
+def test_ratios_and_their_mean(tmp_path, monkeypatch, capsys):
+    """In pixels and in a second network; held-out images themselves have the ratio 1."""
+    monkeypatch.setitem(NETWORKS, "coarse", coarse)
+    training, _ = pipeline.everything(data.load("digits", "train"))
+    held_out, _ = pipeline.everything(data.load("digits", "test"))
+    darker = (held_out * 0.8).astype(np.uint8)
+    write_npz(tmp_path / "darker.npz", darker, np.zeros(540, int))
+    write_npz(tmp_path / "real.npz", held_out, np.zeros(540, int))
+    flags = {"dataset_name": "digits", "reference_split": "train", "metrics": "fid,fdr"}
+
+    row = call(capsys, load_dir=tmp_path / "darker.npz", features="pixels", **flags)
+    distances = naive_distance(darker, training), naive_distance(held_out, training)
+    assert row["fd_pixels"] == pytest.approx(distances[0], rel=1e-5)
+    assert row["fdr_pixels"] == pytest.approx(distances[0] / distances[1], rel=1e-5)
+    assert row["fdr1_540"] == row["fdr_pixels"] > 2 and row["held_out_count"] == 540
+
+    both = "pixels+coarse"
+    row = call(capsys, load_dir=tmp_path / "darker.npz", features=both, out=tmp_path, **flags)
+    assert row["features"] == both and row["fdr_pixels"] != row["fdr_coarse"]
+    mean = (row["fdr_pixels"] + row["fdr_coarse"]) / 2
+    assert row["fdr2_540"] == pytest.approx(mean) and "fdr1_540" not in row
+    assert "fdr2_540" in (tmp_path / "fid.csv").read_text()
+
+    row = call(capsys, load_dir=tmp_path / "real.npz", features="pixels", **flags)
+    assert row["fdr_pixels"] == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"features": "pixels"}, "it needs held_out"),
+        ({"features": "pixels+pixel", "reference_split": "train"}, "unknown network"),
+        (
+            {"features": "coarse:a+coarse:b", "reference_split": "train"},
+            "2 networks are called coarse",
+        ),
+    ],
+    ids=["reference is held out", "typo", "same name"],
+)
+def test_a_mistake_is_one_line(flags, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(NETWORKS, "coarse", coarse)
+    write_npz(tmp_path / "x.npz", np.zeros((9, 8, 8, 1), np.uint8), np.zeros(9, int))
+    with pytest.raises(UserError, match=words):
+        call(capsys, load_dir=tmp_path / "x.npz", dataset_name="digits", metrics="fdr", **flags)
