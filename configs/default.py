@@ -6,13 +6,15 @@ A new flag is one new row here. A row has:
     default    its type is the type of the flag; a tuple is given as a list with commas
     help       the meaning
     accepts    an interval such as "[0, 1)", one that also takes a word ("[1, inf) or all"),
-               or a tuple of choices
+               a tuple of choices, or PATH for a flag that names files or folders
 
 Where the paper gives a value, the default is that of its ablation on ImageNet-256 (arXiv
 2602.04770, A.8 and A.9). Which values fit together is checked in `utils/config/checks.py`.
 """
 
 from typing import NamedTuple
+
+PATH = "a path"  # what flags accept whose ~ is the home folder, and which may lie in a bucket
 
 
 class Key(NamedTuple):
@@ -32,21 +34,22 @@ TABLE = (
         "",
         "file in configs/ to start from; empty = the one of the data set, if any; none = none",
     ),
-    Key("dataset_name", "digits", "what to learn: a source in data/"),
-    Key("save_dir", "", "run folder; empty = runs/<dataset_name>; a run in it is resumed"),
-    Key("load_dir", "", "run folder to continue or to read"),
+    Key("dataset_name", "digits", "what to learn: a source in data/", PATH),
+    Key("save_dir", "", "run folder; empty = runs/<dataset_name>; a run in it is resumed", PATH),
+    Key("load_dir", "", "run folder to continue or to read", PATH),
     Key(
         "init_from",
         "",
         "start from these generator weights: a run, a published artifact, or hf://name",
+        PATH,
     ),
     Key(
         "batch_size",
         4096,
         "samples generated per step = classes per step x drift.n_neg",
-        "[1, inf)",
+        "[1, 1048576]",
     ),
-    Key("max_steps", 30_000, "length of the training", "[1, inf)"),
+    Key("max_steps", 30_000, "length of the training", "[1, 1000000000]"),
     Key("seed", 0, "every random choice follows from it", "[0, 4294967295]"),
     Key("log_interval", 100, "steps between lines of metrics.jsonl", "[1, inf)"),
     Key("sample_interval", 1000, "steps between sample grids; 0 = never", "[0, inf)"),
@@ -75,18 +78,21 @@ TABLE = (
         "inception_weights",
         "",
         "file of the Inception weights; empty = the standard public one, fetched once",
+        PATH,
     ),
     Key(
         "fid_stats",
         "",
         "the reals to measure against: statistics or images (.npz), "
         "or a folder; empty = the data set",
+        PATH,
     ),
     Key(
         "vae",
         "",
         "folder or hub id of the VAE of latents; "
         "empty = the one they were made with, or stabilityai/sd-vae-ft-ema",
+        PATH,
     ),
     Key(
         "objective",
@@ -94,7 +100,7 @@ TABLE = (
         "what is learned: one pass by drifting, or a rectified flow, the baseline",
         ("drift", "flow"),
     ),
-    Key("denoise_timesteps", 32, "objective flow: Euler steps of a sample", "[1, inf)"),
+    Key("denoise_timesteps", 32, "objective flow: Euler steps of a sample", "[1, 100000]"),
     Key("dry_run", False, "print the configuration, the sizes and the steps, then stop"),
     Key(
         "stop_on_collapse",
@@ -115,25 +121,25 @@ TABLE = (
         "generator: a transformer for images, an MLP for vectors",
         ("dit", "mlp"),
     ),
-    Key("model.patch_size", 2, "side of a patch, in pixels or latents", "[1, inf)"),
-    Key("model.hidden_size", 768, "width", "[1, inf)"),
-    Key("model.depth", 12, "number of blocks", "[1, inf)"),
-    Key("model.num_heads", 12, "attention heads; divides hidden_size", "[1, inf)"),
+    Key("model.patch_size", 2, "side of a patch, in pixels or latents", "[1, 4096]"),
+    Key("model.hidden_size", 768, "width", "[1, 65536]"),
+    Key("model.depth", 12, "number of blocks", "[1, 1000]"),
+    Key("model.num_heads", 12, "attention heads; divides hidden_size", "[1, 65536]"),
     Key(
         "model.mlp_ratio",
         4.0,
         "width of the feed-forward / hidden_size (x 2/3 if SwiGLU)",
         "(0, inf)",
     ),
-    Key("model.cond_dim", 0, "width of the conditioning vector; 0 = hidden_size", "[0, inf)"),
-    Key("model.n_cls_tokens", 16, "in-context conditioning tokens", "[0, inf)"),
+    Key("model.cond_dim", 0, "width of the conditioning vector; 0 = hidden_size", "[0, 65536]"),
+    Key("model.n_cls_tokens", 16, "in-context conditioning tokens", "[0, 4096]"),
     Key(
         "model.noise_classes",
         64,
         "entries of each style codebook; 0 = no style embeddings",
-        "[0, inf)",
+        "[0, 65536]",
     ),
-    Key("model.noise_coords", 32, "style codebooks", "[1, inf)"),
+    Key("model.noise_coords", 32, "style codebooks", "[1, 65536]"),
     Key("model.use_qknorm", True, "normalise queries and keys"),
     Key("model.use_swiglu", True, "SwiGLU rather than GELU"),
     Key("model.use_rope", True, "rotary positions"),
@@ -213,7 +219,7 @@ TABLE = (
         "unconditional reals as negatives, or V += w V_unc; auto = field for sinkhorn",
         ("auto", "negatives", "field"),
     ),
-    Key("drift.field_width", 64, "learned: hidden units", "[1, inf)"),
+    Key("drift.field_width", 64, "learned: hidden units", "[1, 65536]"),
     Key("drift.field_projection", True, "learned: g is an MLP rather than the identity"),
     Key("drift.field_lr", 1e-3, "learned: learning rate of Adam", "(0, inf)"),
     Key("drift.field_ema", 0.99, "learned: average whose parameters make the drift", "(0, 1)"),
@@ -224,9 +230,9 @@ TABLE = (
         "for two more forward passes; the result is then that without groups",
     ),
     Key("drift.class_sampling", "uniform", "draw of a step's classes", ("uniform", "frequency")),
-    Key("drift.n_neg", 64, "samples generated per class; each other's negatives", "[2, inf)"),
-    Key("drift.n_pos", 64, "reals per class; all = every one the bank holds", "[2, inf) or all"),
-    Key("drift.n_unc", 16, "reals of any class as weighted negatives, for guidance", "[0, inf)"),
+    Key("drift.n_neg", 64, "samples generated per class; each other's negatives", "[2, 1048576]"),
+    Key("drift.n_pos", 64, "reals per class; all = all that the bank holds", "[2, 1048576] or all"),
+    Key("drift.n_unc", 16, "reals of any class, weighted negatives for guidance", "[0, 1048576]"),
     Key("drift.alpha_min", 1.0, "least guidance scale; 1 = no guidance", "[1, inf)"),
     Key("drift.alpha_max", 4.0, "greatest guidance scale", "[1, inf)"),
     Key("drift.alpha_power", 3.0, "k in p(alpha) ~ alpha^-k", "[0, inf)"),
@@ -238,7 +244,7 @@ TABLE = (
         "[1, inf) or all",
     ),
     Key("drift.bank_global", 1000, "reals kept of any class; 0 = use the class queues", "[0, inf)"),
-    Key("drift.bank_push", 64, "new reals per step", "[1, inf)"),
+    Key("drift.bank_push", 64, "new reals per step", "[1, 1048576]"),
     Key("drift.bank_placement", "auto", "auto = by bank_budget_gb", ("auto", "device", "host")),
     Key("drift.bank_budget_gb", 4.0, "largest bank that auto puts on a device, in GB", "(0, inf)"),
     Key(
@@ -261,6 +267,7 @@ TABLE = (
         "",
         "its weights: a folder or hf://name; for several, "
         "in the order of the names, separated by commas",
+        PATH,
     ),
     Key(
         "encoder.weights",
@@ -301,9 +308,14 @@ TABLE = (
         "(0, inf)",
     ),
     # ---- the data set ----
-    Key("data.dir", "", "folder of the data set, or of all TFDS sets; empty = its usual place"),
+    Key(
+        "data.dir",
+        "",
+        "folder of the data set, or of all TFDS sets; empty = its usual place",
+        PATH,
+    ),
     Key("data.split", "train", "split to learn from"),
-    Key("data.image_size", 0, "centre crop and resize to this side; 0 = as stored", "[0, inf)"),
+    Key("data.image_size", 0, "centre crop and resize to this side; 0 = as stored", "[0, 16384]"),
     Key("data.channels", 0, "1 = grey, 3 = colour; 0 = as stored", "[0, inf)"),
     Key("data.image_column", "", "column of the images; empty = found"),
     Key(
@@ -329,7 +341,7 @@ TABLE = (
         "samples that streaming shuffles at a time; up to two such windows are in memory",
         "[1, inf)",
     ),
-    Key("data.workers", 0, "processes that read; 0 = threads of this one", "[0, inf)"),
+    Key("data.workers", 0, "processes that read; 0 = threads of this one", "[0, 1024]"),
     # ---- the optimiser ----
     Key("optim.learning_rate", 2e-4, "AdamW, after the warm-up", "(0, inf)"),
     Key("optim.warmup_steps", 5000, "linear warm-up from 0", "[0, inf)"),

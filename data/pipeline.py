@@ -228,7 +228,12 @@ def check_counts(dataset: Dataset, counts: Sequence[int] | np.ndarray, needed: i
     if len(few) > 1:
         others = f", {len(few) - 1} more classes have too few"
     least = min(count for _, count in few)
+    if least >= 2:
+        advice = f"give {flag} {least} or less, or all"
+    elif least == 1:
+        advice = f"give {flag} all"  # fewer than 2 positives are not taken
+    else:
+        advice = "add samples, take the class out, or give --data.label_column none for one class"
     raise UserError(
-        f"{flag} {needed}: class {name!r} of {dataset.name} has {count} samples{others}; "
-        f"give {flag} {least} or less, or all."
+        f"{flag} {needed}: class {name!r} of {dataset.name} has {count} samples{others}; {advice}"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from configs.default import DISTRIBUTED, Key
+from configs.default import DISTRIBUTED, PATH, Key
 from metrics.resize import MODES
 from metrics.table import METRICS
 from utils import config as config_lib
@@ -55,6 +55,7 @@ EVALUATION = (
         "",
         "labels of the samples: uniform, reference, or a file (.npz, .npy, .txt); "
         "empty = reference where it has labels",
+        PATH,
     ),
     Key(
         "sample_batch_size",
@@ -66,12 +67,14 @@ EVALUATION = (
         "out",
         "",
         "folder of fid.csv and the pictures; empty = the run folder, otherwise none are written",
+        PATH,
     ),
     Key(
         "samples_npz",
         "",
         "also write the (last) samples here, as ADM's evaluation reads them: "
         "arr_0 images, arr_1 labels",
+        PATH,
     ),
     *DISTRIBUTED,
     config_lib.KEYS["vae"],
@@ -130,6 +133,7 @@ SAMPLING = (
         "",
         "a .png for a grid, an .npz or a folder with --num_samples; "
         "empty = samples/grid.png in the run folder, or samples.npz",
+        PATH,
     ),
     Key(
         "sample_batch_size",

@@ -116,6 +116,16 @@ NETWORKS: dict[str, Callable[[str, str], Network]] = {
 }
 
 
+def check_features(features: str) -> None:
+    """Raises UserError where --features names no network. "" stands for the usual one."""
+    name = features.partition(":")[0]
+    if features and name not in NETWORKS:
+        raise UserError(
+            f"--features {features}: unknown network{did_you_mean(name, NETWORKS)} "
+            f"(known: {', '.join(NETWORKS)})"
+        )
+
+
 def load_network(features: str, resize: str, inception_weights: str) -> Network:
     """Returns the network of --features, with its weights.
 
@@ -127,12 +137,8 @@ def load_network(features: str, resize: str, inception_weights: str) -> Network:
     Raises:
         UserError: there is no such network or resize mode, or the weights cannot be read.
     """
+    check_features(features)
     name, _, source = features.partition(":")
-    if name not in NETWORKS:
-        raise UserError(
-            f"--features {features}: unknown network{did_you_mean(name, NETWORKS)} "
-            f"(known: {', '.join(NETWORKS)})"
-        )
     if resize and resize not in MODES:
         raise UserError(f"--resize {resize}: expected one of {', '.join(MODES)}")
     if name == "inception":

@@ -18,6 +18,7 @@ from evaluation.reference import Reference
 from models.runs import is_run
 from utils import config as config_lib
 from utils.errors import UserError
+from utils.paths import refuse_checkpoint
 from utils.sharding import local_sharding, round_up
 
 
@@ -126,6 +127,7 @@ def check_paths(flags: Flags) -> None:
             "--load_dir is missing: give a run, a published artifact, a folder of images, "
             "or an .npz, for example --load_dir runs/digits"
         )
+    refuse_checkpoint("load_dir", source, step_flag=True)
     if flags.samples_npz and jax.process_count() > 1:
         raise UserError(
             f"--samples_npz: {jax.process_count()} processes hold the samples in parts; "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import pathlib
 from typing import Any
 
@@ -20,6 +21,8 @@ from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_comparison, save_grid, to_uint8
 from utils.logging import setup_logging
+from utils.memory import check_memory, host_memory
+from utils.paths import refuse_checkpoint, to_path
 from utils.sharding import local_sharding
 
 log = logging.getLogger("sample")
@@ -116,6 +119,7 @@ def load(source: str, step: int, ema: str):
     """
     if not source:
         raise UserError("--load_dir is missing: give the folder of a run, or a published artifact")
+    refuse_checkpoint("load_dir", source, step_flag=True)
     if is_run(source):
         return load_run(source, step or None, ema)
     if step or ema:
@@ -188,13 +192,20 @@ def write_samples(sampler: Sampler, classes: list[int], all_flags: Flags) -> pat
             "--cfg_scale with several scales and --compare make a grid; "
             "leave them or --num_samples out"
         )
-    out = pathlib.Path(all_flags.out or "samples.npz")
+    out = to_path(all_flags.out or "samples.npz")
     if out.suffix not in ("", ".npz"):
         raise UserError(
             f"--out {out}: with --num_samples expected an .npz, or a folder for PNG files"
         )
     if out.suffix != ".npz":
         check_pictures(sampler)
+    size = math.prod(sampler.model.sample_shape)
+    check_memory(
+        f"--num_samples {all_flags.num_samples}: holding the samples",
+        all_flags.num_samples * (4 + 4 * size),
+        host_memory(),
+        "write fewer at a time, with another --seed",
+    )
     labels = np.resize(np.array(classes, np.int32), all_flags.num_samples)
     samples = sampler.draw(labels, all_flags.cfg_scale[0])
     if out.suffix == ".npz":

@@ -7,6 +7,7 @@ from models.runs import is_run, load_mae_run, load_run
 from models.weights import save_generator
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
+from utils.paths import refuse_checkpoint, to_path
 
 
 def export_run(
@@ -24,11 +25,12 @@ def export_run(
     Raises:
         UserError: it is no run, or of a generator that the format does not hold.
     """
+    refuse_checkpoint("load_dir", run, step_flag=True)
     if not is_run(run):
         raise UserError(
             f"{run} is not the folder of a run: give one of train_drift.py or pretrain_mae.py"
         )
-    _, facts, _ = Checkpoints(pathlib.Path(run) / "checkpoints").restore({}, step)
+    facts, _ = Checkpoints(to_path(run) / "checkpoints").look(step)
     if "mae" in facts:
         model, params, facts = load_mae_run(run, step, ema)
         save_mae(folder, model, params, _metadata(facts))

@@ -11,13 +11,16 @@ from models.generator import GeneratorModel, init_params
 from models.mae import MAE, init_mae_params
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
+from utils.paths import to_path
 
 Folder = str | pathlib.Path
 
 
 def is_run(source: Folder) -> bool:
     """Returns whether `source` is the folder of a run, not of a published artifact."""
-    return (pathlib.Path(source) / "config.json").is_file()
+    if str(source).startswith("hf://"):
+        return False
+    return (to_path(source) / "config.json").is_file()
 
 
 # ---- generators ----
@@ -77,7 +80,14 @@ def _read_metadata(folder: Folder, kind: str, step: int | None, ema: str) -> dic
 
     kind: a key of KINDS, what the run must be of.
     """
-    _, metadata, step = _checkpoints(folder).restore({}, step)
+
+    def wanted(metadata: dict[str, Any]) -> list[str]:
+        decays = metadata["ema"]
+        average = ema or _first(decays)
+        is_there = kind in metadata and average in ("raw", *decays)
+        return [_item(average)] if is_there else []
+
+    metadata, step = _checkpoints(folder).look(step, wanted)
     if kind not in metadata:
         (other,) = KINDS.keys() - {kind}
         raise UserError(
@@ -85,8 +95,7 @@ def _read_metadata(folder: Folder, kind: str, step: int | None, ema: str) -> dic
             "another folder"
         )
     decays = metadata["ema"]
-    if not ema:
-        ema = decays[0] if decays else "raw"
+    ema = ema or _first(decays)
     if ema != "raw" and ema not in decays:
         raise UserError(
             f"--ema {ema}: {folder} keeps {', '.join(decays)} and raw; choose one of them"
@@ -94,12 +103,22 @@ def _read_metadata(folder: Folder, kind: str, step: int | None, ema: str) -> dic
     return metadata | {"step": step, "ema": ema}
 
 
+def _first(decays: list[str]) -> str:
+    """Returns the average that is meant where none is named."""
+    return decays[0] if decays else "raw"
+
+
+def _item(ema: str) -> str:
+    """Returns the item of a checkpoint that holds an average, or "raw" parameters."""
+    return "params" if ema == "raw" else f"ema_{ema}"
+
+
 def _read_params(folder: Folder, init: Callable[[], Any], metadata: dict[str, Any]) -> Any:
     """Returns the parameters that the metadata mean, on the first device of this process.
 
     init: makes parameters of the right shapes; it is not run.
     """
-    item = "params" if metadata["ema"] == "raw" else f"ema_{metadata['ema']}"
+    item = _item(metadata["ema"])
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def on_device(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -111,4 +130,4 @@ def _read_params(folder: Folder, init: Callable[[], Any], metadata: dict[str, An
 
 
 def _checkpoints(folder: Folder) -> Checkpoints:
-    return Checkpoints(pathlib.Path(folder) / "checkpoints")
+    return Checkpoints(to_path(folder) / "checkpoints")

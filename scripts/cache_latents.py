@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 import data
-from configs.default import Key
+from configs.default import PATH, Key
 from data import pipeline
 from data.latents import DONE, LABELS, LATENTS, META
 from drifting.images import to_float
@@ -40,8 +40,8 @@ from utils.logging import setup_logging
 log = logging.getLogger("cache_latents")
 
 FLAGS = (
-    Key("vae", DEFAULT_VAE, "the VAE: a folder in the diffusers format, or a hub id"),
-    Key("out", "", "folder to write"),
+    Key("vae", DEFAULT_VAE, "the VAE: a folder in the diffusers format, or a hub id", PATH),
+    Key("out", "", "folder to write", PATH),
     Key(
         "moments",
         True,

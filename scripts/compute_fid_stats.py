@@ -21,7 +21,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import data
-from configs.default import DISTRIBUTED, Key
+from configs.default import DISTRIBUTED, PATH, Key
 from evaluation.dataset_images import DatasetImages, data_options
 from evaluation.flags import RESIZE, Flags
 from evaluation.image_files import batches, read_images
@@ -39,10 +39,15 @@ from utils.sharding import local_sharding, round_up
 log = logging.getLogger("stats")
 
 FLAGS = (
-    Key("images", "", "a folder or an .npz of images, in the place of a data set"),
+    Key("images", "", "a folder or an .npz of images, in the place of a data set", PATH),
     Key("reference_split", "train", "split of the data set"),
     RESIZE,
-    Key("out", "", "the .npz to write; empty = fid_stats/<dataset_name>_<split>_<network>.npz"),
+    Key(
+        "out",
+        "",
+        "the .npz to write; empty = fid_stats/<dataset_name>_<split>_<network>.npz",
+        PATH,
+    ),
     Key("keep_features", False, "also keep the features: 8 kB for each image with Inception"),
     Key(
         "sample_batch_size",

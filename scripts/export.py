@@ -14,7 +14,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from configs.default import Key
+from configs.default import PATH, Key
 from models.export import export_run
 from utils import config as config_lib
 from utils.errors import UserError
@@ -25,7 +25,7 @@ FLAGS = (
     Key(
         "ema", "", "parameters: a decay that the run keeps, raw, or empty for the run's first decay"
     ),
-    Key("out", "", "folder to write"),
+    Key("out", "", "folder to write", PATH),
 )
 
 

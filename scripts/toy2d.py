@@ -28,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from configs.default import Key
+from configs.default import PATH, Key
 from data import toy2d as toys
 from scripts.toy2d_figures import draw_curves, draw_gif, draw_strip, steps_shown
 from scripts.toy2d_lab import INITS, Lab, first_average, measure, measure_reals, resolve, train
@@ -40,7 +40,7 @@ log = logging.getLogger("toy2d")
 FLAGS = (
     Key("toy", "bimodal", "the distribution", tuple(toys.TOYS)),
     Key("init", "all", "where the samples start", ("all", *INITS)),
-    Key("out", "", "folder of the figures; empty = runs/toy2d/TOY/FIELD"),
+    Key("out", "", "folder of the figures; empty = runs/toy2d/TOY/FIELD", PATH),
 )
 REALS_DRAWN = 1500  # samples of a picture
 

@@ -22,16 +22,21 @@ def step(x):  # 96 MB in between
     return jax.lax.scan(lambda s, r: (s + r.sum(), None), 0.0, between)[0]
 
 x, faults = jnp.ones((6, 2**20)), []
-for _ in range(4):
+for _ in range(10):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step(x).block_until_ready()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(faults[-1])
+print(sorted(faults)[len(faults) // 2])
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_steps_fault_no_memory_in():
+    """The median of the steps: a step may begin before the memory of the last one is freed.
+
+    It then takes memory of its own, once, which is kept as well.
+    """
+
     def faults(*words):
         child = subprocess.run(
             [sys.executable, "-c", STEPS, *words],

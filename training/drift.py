@@ -5,6 +5,7 @@ The step that matters is `drifting.step.train_step`; here it is compiled, fed an
 """
 
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,6 +36,8 @@ from utils import config as config_lib
 from utils import sharding
 from utils.errors import UserError
 from utils.logging import RunLog
+from utils.memory import check_memory, device_memory, host_memory
+from utils.paths import refuse_checkpoint
 
 
 def main(flag_values: flags.FlagValues) -> None:
@@ -108,10 +111,36 @@ class DriftJob(Job):
 
     @classmethod
     def check_parts(cls, parts: DriftParts | FlowParts) -> None:
-        """Raises UserError for weights of --init_from, in a folder, that do not fit."""
+        """Raises UserError for what is to score, and for weights of --init_from that do not fit."""
+        drift_evaluation.check_settings(parts.config)
         source = parts.config.init_from
-        if source and "://" not in source:
+        refuse_checkpoint("init_from", source, step_flag=False)
+        if source and not source.startswith("hf://"):
             given_params(parts)
+
+    @classmethod
+    def shapes(cls, parts: DriftParts | FlowParts) -> TrainState:
+        return state_shapes(parts)
+
+    @classmethod
+    def check_memory(cls, parts: DriftParts | FlowParts) -> None:
+        super().check_memory(parts)
+        samples = 4 * parts.config.batch_size * math.prod(parts.dataset.shape) // parts.mesh.size
+        check_memory(
+            "the generated samples of a step",
+            samples,
+            device_memory(parts.mesh.devices.flat[0]),
+            "give a smaller --batch_size",
+        )
+        there = host_memory()
+        if not parts.bank_on_host:
+            there = device_memory(parts.mesh.devices.flat[0])
+        check_memory(
+            "the bank of reals",
+            parts.bank_bytes,
+            there,
+            "give a smaller --drift.bank_per_class and --drift.bank_global",
+        )
 
     @classmethod
     def report(cls, parts: DriftParts | FlowParts) -> str:
@@ -158,11 +187,11 @@ class DriftJob(Job):
             "generator": describe(self.parts.model),
             "dataset": {
                 "name": dataset.name,
-                "class_names": dataset.class_names,
                 "shape": dataset.shape,
                 "dtype": dataset.dtype,
                 "latents": dataset.latents,
-            },
+            }
+            | self.identity,
         }
 
     # ---- steps ----

@@ -13,12 +13,15 @@ from baselines import flow
 from evaluation import evaluate
 from evaluation.fid_csv import append_row, read_rows, scores
 from evaluation.load_reference import load_reference
+from evaluation.networks import check_features
 from evaluation.reference import Reference
 from models.sampling import generate
 from training.generator_parts import GeneratorParts
 from utils import processes
+from utils.errors import UserError
 from utils.figures import save_curves, save_grid
 from utils.logging import read_metrics
+from utils.paths import to_path
 
 log = logging.getLogger("train")
 
@@ -27,6 +30,20 @@ SAMPLES_DRAWN = 8  # of each
 
 
 # ---- scores ----
+
+
+def check_settings(config: Any) -> None:
+    """Raises UserError for settings of scores that cannot work, before they are stored.
+
+    Later commands would inherit them from config.json.
+    """
+    check_features(config.features)
+    for name in ("fid_stats", "inception_weights"):
+        source = config[name]
+        if source and not to_path(source).exists():
+            raise UserError(
+                f"--{name} {source}: there is no such file; give another, or leave it out"
+            )
 
 
 def reference_of(parts: GeneratorParts) -> Reference:

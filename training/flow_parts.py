@@ -14,6 +14,7 @@ from training.generator_parts import GeneratorParts
 from training.job import check_batch_size, mirrors
 from training.optimizer import build_optimizer
 from training.resolve_bank import image_row, is_on_host
+from training.resolve_sizes import counts_unknown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ def build_flow(
     stored = image_row(dataset)
     per_class = 0
     if config.drift.bank_per_class == "all":
+        if dataset.counts is None:
+            raise counts_unknown(dataset)
         largest = max(dataset.counts)
         size = bank_bytes(dataset.n_classes, largest, 0, stored)
         if not is_on_host(config.drift, size, cached=False):

@@ -5,6 +5,7 @@ kinds: `training.drift.DriftJob` learns generators, `training.mae.MAEJob` learns
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ import optax
 from absl import flags
 
 import data
+from data.identity import identity
 from drifting.state import TrainState
 from training import run_folder
 from training.own_data import Choice
@@ -23,6 +25,7 @@ from utils import processes, sharding
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 from utils.logging import RunLog
+from utils.memory import bytes_on_a_device, check_memory, device_memory
 from utils.sharding import round_up
 
 
@@ -91,6 +94,21 @@ class Job:
         """Raises UserError for what is known to fail once the parts are there."""
 
     @classmethod
+    def check_memory(cls, parts: Any) -> None:
+        """Raises UserError where the state alone does not fit on a device."""
+        check_memory(
+            "the state of the training (parameters, optimiser, averages)",
+            bytes_on_a_device(cls.shapes(parts)),
+            device_memory(parts.mesh.devices.flat[0]),
+            "give a smaller --model or --mae, fewer --optim.ema, or --mesh.fsdp over more devices",
+        )
+
+    @classmethod
+    def shapes(cls, parts: Any) -> TrainState:
+        """Returns the state as shapes, dtypes and shardings; nothing is computed."""
+        raise NotImplementedError
+
+    @classmethod
     def report(cls, parts: Any) -> str:
         """Returns what the run takes, known before it starts; a dry run prints it."""
         raise NotImplementedError
@@ -103,8 +121,12 @@ class Job:
         """
         folder = run_folder.run_folder(config, cls.folder_prefix)
         if run_folder.has_run(folder):
-            before = config_lib.from_json(folder / "config.json", cls.schema)
-            cls.check_same_run(before.to_dict(), config, folder)
+            before = config_lib.from_json(folder / "config.json", cls.schema).to_dict()
+            if run_folder.has_checkpoint(folder):
+                cls.check_same_run(before, config, folder)
+            else:
+                # Nothing depends on the settings yet, but the recipe was that of this data.
+                run_folder.check_same_run(before, config, folder, ("dataset_name",), ())
         return run_folder.make_folder(folder)
 
     @classmethod
@@ -139,8 +161,13 @@ class Job:
 
     def restore(self, checkpoints: Checkpoints) -> None:
         """Takes the state of the newest readable checkpoint, on the mesh of this run."""
-        items, metadata, _ = checkpoints.restore(self.checkpoint_shapes())
-        self.check_metadata(metadata, checkpoints.folder.parent)
+        source = checkpoints.folder.parent
+        # First what has words for a difference: arrays tell only that they have another shape.
+        metadata, step = checkpoints.look()
+        self.check_metadata(metadata, source)
+        items, metadata, restored = checkpoints.restore(self.checkpoint_shapes())
+        if restored != step:
+            self.check_metadata(metadata, source)
         self.take(items)
         self.position = metadata["position"]
 
@@ -151,6 +178,12 @@ class Job:
     def check_metadata(self, metadata: dict[str, Any], source: pathlib.Path) -> None:
         """Raises UserError for a checkpoint of the run at `source` from which this cannot go on."""
         self.check_same_run(metadata["config"], self.config, source)
+        run_folder.check_same_data(metadata, self.identity, self.config, source)
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells whether another data set is the same data, for the metadata."""
+        return identity(self.parts.dataset)
 
     def take(self, items: dict[str, Any]) -> None:
         """Takes the arrays of a checkpoint; the inverse of `items`."""

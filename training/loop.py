@@ -6,7 +6,6 @@ draws or saves; between these, steps are queued ahead of it.
 
 import contextlib
 import logging
-import pathlib
 import signal
 import time
 from collections.abc import Iterator
@@ -15,12 +14,13 @@ import jax
 import numpy as np
 
 from training.job import Job
-from training.run_folder import alone_in
+from training.run_folder import alone_in, has_run
 from utils import config as config_lib
 from utils import distributed, processes
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 from utils.logging import RunLog
+from utils.paths import to_path
 from utils.signals import StopSignal
 
 log = logging.getLogger("train")
@@ -33,6 +33,10 @@ def train(job: Job) -> None:
     lock = alone_in(folder) if processes.is_first() else contextlib.nullcontext()
     own = Checkpoints(folder / "checkpoints", config.keep_checkpoints, config.keep_interval)
     with lock, StopSignal() as stop, own as checkpoints:
+        is_new = not has_run(folder)
+        if is_new:
+            # Stopped at any moment from now on, the same folder goes on with these settings.
+            save_config(job)
         start = resume_or_start(job, checkpoints)
         if start < config.max_steps:
             take_steps(job, start, checkpoints, stop)
@@ -54,19 +58,23 @@ def resume_or_start(job: Job, checkpoints: Checkpoints) -> int:
         2. that of the newest one in --load_dir,
         3. a new one.
     """
-    config, folder = job.config, job.folder
+    config = job.config
     check_agreement(job, checkpoints)
     source = None
     if checkpoints.steps():
         source = checkpoints
     elif config.load_dir:
-        source = Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")
+        source = Checkpoints(to_path(config.load_dir) / "checkpoints")
     start = job.start(source)
     if source and start:
         log.info("%s: resumed at step %d", source.folder.parent, start)
-    if processes.is_first():
-        config_lib.save_json(config, folder / "config.json")
     return start
+
+
+def save_config(job: Job) -> None:
+    """Writes config.json of the run."""
+    if processes.is_first():
+        config_lib.save_json(job.config, job.folder / "config.json")
 
 
 def check_agreement(job: Job, checkpoints: Checkpoints) -> None:
@@ -87,6 +95,7 @@ def take_steps(job: Job, start: int, checkpoints: Checkpoints, stop: StopSignal)
     config, folder = job.config, job.folder
     last = config.max_steps
     job.prepare(start)
+    save_config(job)  # what the user has changed, once it is known to work
     clock = Clock(start)
     log.info("%s: training to step %d; the first step is compiled now", folder, last)
     with (

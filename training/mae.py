@@ -56,6 +56,10 @@ class MAEJob(Job):
         return build(config, mesh)
 
     @classmethod
+    def shapes(cls, parts: MAEParts) -> TrainState:
+        return state_shapes(parts)
+
+    @classmethod
     def report(cls, parts: MAEParts) -> str:
         return mae_report(parts, state_shapes(parts))
 
@@ -111,7 +115,8 @@ class MAEJob(Job):
                 "name": dataset.name,
                 "shape": dataset.shape,
                 "dtype": dataset.dtype,
-            },
+            }
+            | self.identity,
         }
 
     def after_training(self) -> None:

@@ -3,7 +3,6 @@
 train_drift.py     main(DriftJob, flags)      pretrain_mae.py     main(MAEJob, flags)
 """
 
-import pathlib
 from typing import Any
 
 from absl import flags
@@ -16,6 +15,7 @@ from utils import distributed, processes, sharding
 from utils.checkpoint import Checkpoints
 from utils.logging import setup_logging
 from utils.memory import keep_freed_memory
+from utils.paths import refuse_checkpoint, to_path
 
 
 def main(job_type: type[Job], flag_values: flags.FlagValues) -> None:
@@ -46,6 +46,7 @@ def run(job_type: type[Job], flag_values: flags.FlagValues) -> None:
         return
 
     # ---- the training ----
+    job_type.check_memory(parts)
     loop.train(job_type(parts, job_type.open_run(parts.config)))
 
 
@@ -74,6 +75,5 @@ def check_load_dir(config: Any) -> None:
     """Checks that --load_dir holds a checkpoint to start from. Raises UserError."""
     if not config.load_dir:
         return
-    checkpoints = Checkpoints(pathlib.Path(config.load_dir) / "checkpoints")
-    if not checkpoints.steps():
-        checkpoints.restore({})  # says what is missing
+    refuse_checkpoint("load_dir", config.load_dir, step_flag=False)
+    Checkpoints(to_path(config.load_dir) / "checkpoints").look()

@@ -4,7 +4,6 @@ import inspect
 from typing import Any
 
 import jax
-import numpy as np
 
 import data
 from drifting.config import DriftConfig
@@ -14,6 +13,7 @@ from models.generator import count_parameters
 from training.drift_parts import DriftParts
 from training.flow_parts import FlowParts
 from training.mae_parts import MAEParts
+from utils.memory import bytes_on_a_device
 
 
 def drift_report(parts: DriftParts | FlowParts, shapes: TrainState) -> str:
@@ -82,11 +82,7 @@ def describe_memory(shapes: TrainState) -> str:
 
 def megabytes_per_device(tree: Any) -> str:
     """Returns the memory of arrays, or of shapes with shardings, on each device."""
-    size = 0
-    for array in jax.tree.leaves(tree):
-        shard_shape = array.sharding.shard_shape(array.shape)
-        size += np.prod(shard_shape) * array.dtype.itemsize
-    return f"{size / 1e6:.1f} MB"
+    return f"{bytes_on_a_device(tree) / 1e6:.1f} MB"
 
 
 # ---- the rows of a generator's training ----

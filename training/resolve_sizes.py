@@ -65,10 +65,15 @@ def check_reals(drift: Any, dataset: data.Dataset) -> None:
             f"give {round_up(drift.bank_push, ranks)}"
         )
     if drift.bank_per_class == "all" and dataset.counts is None:
-        raise UserError(
-            f"--drift.bank_per_class all: the samples per class of {dataset.name} are not known "
-            "without reading it; give a number, such as 128"
-        )
+        raise counts_unknown(dataset)
+
+
+def counts_unknown(dataset: data.Dataset) -> UserError:
+    """Returns the error for a bank that is to hold a data set of unknown size."""
+    return UserError(
+        f"--drift.bank_per_class all: the samples per class of {dataset.name} are not known "
+        "without reading it; give a number, such as 128"
+    )
 
 
 def check_draws_of_any_class(config: Any, dataset: data.Dataset, sizes: StepSizes) -> None:

@@ -17,9 +17,11 @@ from typing import Any
 
 import jax
 
+from data.identity import difference, moved, renamed_classes
 from utils import config as config_lib
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
+from utils.paths import refuse_checkpoint, to_path
 
 log = logging.getLogger("train")
 
@@ -30,15 +32,20 @@ UNREMARKABLE = {"save_dir", "load_dir", "init_from", "dry_run", "recipe"}
 def run_folder(config: Any, prefix: str = "") -> pathlib.Path:
     """Returns the folder that --save_dir names, or else runs/<prefix><dataset_name>."""
     if config.save_dir:
-        return pathlib.Path(config.save_dir)
+        refuse_checkpoint("save_dir", config.save_dir, step_flag=False)
+        return to_path(config.save_dir)
     name = config.dataset_name.replace("/", "_").replace(":", "_")
     return pathlib.Path(f"runs/{prefix}{name}")
 
 
 def has_run(folder: pathlib.Path) -> bool:
-    """Returns whether there is a run in the folder that can go on."""
-    has_config = (folder / "config.json").exists()
-    return has_config and bool(Checkpoints(folder / "checkpoints").steps())
+    """Returns whether there is a run in the folder, which may have no checkpoint yet."""
+    return (folder / "config.json").exists()
+
+
+def has_checkpoint(folder: pathlib.Path) -> bool:
+    """Returns whether the run in the folder has learned something that can go on."""
+    return bool(Checkpoints(folder / "checkpoints").steps())
 
 
 def make_folder(folder: pathlib.Path) -> pathlib.Path:
@@ -109,8 +116,10 @@ def check_same_run(
     changed = changed_settings(config_lib.flatten(before), config_lib.flatten(config.to_dict()))
     # Settings without a group come first: another data set explains another --data.channels.
     for name in sorted(changed, key=has_group):
+        old, new = changed[name]
+        if name == "dataset_name" and moved(old, new):
+            continue  # `check_same_data` tells whether it is the same data
         if name.startswith(fixed) and name not in free:
-            old, new = changed[name]
             raise UserError(
                 f"{source} holds a run with {name} = {old}, but {name} = {new} was asked for; "
                 f"give another --save_dir, or --{name} {old}"
@@ -118,6 +127,45 @@ def check_same_run(
     for name, (old, new) in changed.items():
         if name not in UNREMARKABLE:
             log.warning("%s: %s was %s and is now %s", source, name, old, new)
+
+
+def check_same_data(
+    before: Mapping[str, Any], now: Mapping[str, Any], config: Any, source: pathlib.Path
+) -> None:
+    """Checks that the run at `source` goes on with its own data, which may have moved.
+
+    Args:
+        before: the metadata of a checkpoint.
+        now: of the data set, as `data.identity.identity` returns it.
+        config: the settings that are asked for now.
+        source: the run folder, for messages.
+    Raises:
+        UserError: the classes are others, or the data set at another path is other data.
+    """
+    known = before["dataset"]
+    old_name, new_name = before["config"]["dataset_name"], config.dataset_name
+    # Runs of before 2026-11-26 have neither the classes of an encoder's data nor a checksum.
+    classes = now["class_names"]
+    other_classes = renamed_classes(known.get("class_names", classes), classes)
+    if other_classes:
+        raise UserError(
+            f"{source}: {other_classes}; the labels of the run would mean something else: restore "
+            "the data, or give another --save_dir"
+        )
+    if "crc32" not in known:
+        other = "the run knows no checksum of its data"
+    else:
+        other = difference(known, dict(now))
+    if not moved(old_name, new_name):
+        if "crc32" in known and other:
+            log.warning("%s: %s has changed since the last checkpoint: %s", source, new_name, other)
+        return
+    if other:
+        raise UserError(
+            f"{source} holds a run with dataset_name = {old_name}, and {new_name} cannot stand in "
+            f"for it ({other}); give --dataset_name {old_name}, or another --save_dir"
+        )
+    log.info("%s: %s is now %s, the same data by its checksum", source, old_name, new_name)
 
 
 def changed_settings(

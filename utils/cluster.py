@@ -72,10 +72,10 @@ def _incomplete(member: Member) -> UserError:
 
 def _check(member: Member) -> None:
     host, _, port = member.coordinator.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(
             f"--distributed.coordinator {member.coordinator}: expected HOST:PORT, the address of "
-            "process 0 and a free port there"
+            "process 0 and a free port there, from 1 to 65535"
         )
     if not 0 <= member.rank < member.ranks:
         raise UserError(

@@ -1,9 +1,14 @@
-"""Memory of the host."""
+"""Memory of the host and of the devices."""
 
 import ctypes
+import os
 import sys
+from typing import Any
 
 import jax
+import numpy as np
+
+from utils.errors import UserError
 
 # The parameters of glibc's mallopt, by the numbers of its malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -27,3 +32,42 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_MMAP_MAX, 0)  # no piece of memory has a mapping of its own
     libc.mallopt(M_TRIM_THRESHOLD, -1)  # the end of the heap is never given back
     libc.mallopt(M_TOP_PAD, 2**28)  # when the heap grows, it grows by 256 MB
+
+
+# ---- what fits ----
+
+
+def host_memory() -> int:
+    """Returns the bytes of memory that this machine has; 2^62 where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 2**62
+
+
+def device_memory(device: Any) -> int:
+    """Returns the bytes of memory that a device has for itself; 2^62 where it does not tell.
+
+    The CPU devices of a process share the memory of the host evenly.
+    """
+    if device.platform == "cpu":
+        return host_memory() // jax.local_device_count()
+    statistics = device.memory_stats() or {}
+    return statistics.get("bytes_limit", 2**62)
+
+
+def bytes_on_a_device(tree: Any) -> int:
+    """Returns the memory on each device of arrays, or of shapes with shardings."""
+    size = 0
+    for array in jax.tree.leaves(tree):
+        shard_shape = array.sharding.shard_shape(array.shape)
+        size += int(np.prod(shard_shape, dtype=object)) * array.dtype.itemsize
+    return size
+
+
+def check_memory(what: str, needed: int, there: int, advice: str) -> None:
+    """Raises UserError where something takes more bytes than there are."""
+    if needed > there:
+        raise UserError(
+            f"{what} takes {needed / 1e9:.3g} GB of memory, of {there / 1e9:.3g} GB: {advice}"
+        )

@@ -3,7 +3,7 @@
 A row is explained in `configs/default.py`.
 """
 
-from configs.default import TABLE, Key
+from configs.default import PATH, TABLE, Key
 
 # What pretrain_mae.py has of the trainer's table, beside whole groups.
 SHARED = (
@@ -87,5 +87,10 @@ MAE_TABLE = (
         "[0, 1]",
     ),
     Key("mae.class_warmup", 1000, "steps in which lambda rises from 0", "[1, inf)"),
-    Key("mae.export", "", "also write the trained encoder to this folder in the published format"),
+    Key(
+        "mae.export",
+        "",
+        "also write the trained encoder to this folder in the published format",
+        PATH,
+    ),
 )

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -73,10 +74,7 @@ class Checkpoints:
         """Returns the items of a step, such as "params". Raises UserError for a damaged one."""
         damage = find_damage(self._step_folder(step), [])
         if damage:
-            raise UserError(
-                f"checkpoint {self._step_folder(step)} is damaged ({damage}): choose one of "
-                f"{self.steps()}"
-            )
+            raise self._none_readable({step: damage})
         return item_names(self._step_folder(step))
 
     def _step_folder(self, step: int) -> pathlib.Path:
@@ -202,6 +200,66 @@ class Checkpoints:
 
     # ---- restoring ----
 
+    def look(
+        self, step: int | None = None, items: Callable[[dict], list[str]] | None = None
+    ) -> tuple[dict, int]:
+        """Returns (metadata, step) of the newest checkpoint that can be used, or of `step`.
+
+        It can be used when its metadata are whole, and the items that will be read: a damaged bank
+        is no loss to those who want the parameters. Damaged ones are skipped with a warning.
+
+        Args:
+            step: None for the newest.
+            items: from the metadata to the names of the items that must be whole; None: none.
+        Raises:
+            UserError: there is no checkpoint, or none that can be used.
+        """
+        damaged = {}
+        for candidate in self._candidates(step):
+            metadata, damage = self._look_at(candidate, items)
+            if damage is None:
+                self._warn_of(damaged, candidate)
+                return metadata, candidate
+            damaged[candidate] = damage
+        raise self._none_readable(damaged)
+
+    def _look_at(
+        self, step: int, items: Callable[[dict], list[str]] | None
+    ) -> tuple[dict, str | None]:
+        """Returns the metadata of a step, and in words what is damaged of it and of its items."""
+        damage = self._damage_seen_by_first_process(step, [METADATA])
+        if damage is not None:
+            return {}, damage
+        metadata = self._read_metadata(step)
+        needed = items(metadata) if items else []
+        if not needed:
+            return metadata, None
+        return metadata, self._damage_seen_by_first_process(step, needed)
+
+    def _read_metadata(self, step: int) -> dict:
+        return json.loads((self._step_folder(step) / METADATA / METADATA).read_text())
+
+    def _warn_of(self, damaged: dict[int, str], chosen: int) -> None:
+        """Says in one line which checkpoints are skipped."""
+        if damaged:
+            log.warning(
+                "%s: skipped damaged %s; using step %d", self.folder, _listed(damaged), chosen
+            )
+
+    def _none_readable(self, damaged: dict[int, str]) -> UserError:
+        """Returns the error for a folder in which all that was tried is damaged."""
+        others = [
+            step
+            for step in self.steps()
+            if step not in damaged and find_damage(self._step_folder(step), []) is None
+        ]
+        advice = "start again in an empty folder"
+        if others:
+            advice = f"choose one of {others}, or {advice}"
+        return UserError(
+            f"no readable checkpoint in {self.folder}, damaged: {_listed(damaged)}; {advice}"
+        )
+
     def restore(
         self, like: dict[str, Any], step: int | None = None
     ) -> tuple[dict[str, Any], dict, int]:
@@ -231,20 +289,10 @@ class Checkpoints:
                 continue
             folder = self._step_folder(candidate)
             tree = {name: read_item(folder, name, item) for name, item in like.items()}
-            metadata = json.loads((folder / METADATA / METADATA).read_text())
             self._last = candidate
-            if damaged:
-                log.warning(
-                    "%s: skipped damaged %s; using step %d",
-                    self.folder,
-                    _listed(damaged),
-                    candidate,
-                )
-            return tree, metadata, candidate
-        raise UserError(
-            f"no readable checkpoint in {self.folder}, damaged: {_listed(damaged)}; "
-            f"choose one of {self.steps()} or start again in an empty folder"
-        )
+            self._warn_of(damaged, candidate)
+            return tree, self._read_metadata(candidate), candidate
+        raise self._none_readable(damaged)
 
     def _candidates(self, step: int | None) -> list[int]:
         """Returns the steps to try, the best first. Raises UserError when there is none."""

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from configs.default import Key
+from configs.default import PATH, Key
 from utils.errors import UserError
+from utils.paths import expand
 from utils.words import did_you_mean
 
 BOOLEANS = {
@@ -18,6 +19,7 @@ BOOLEANS = {
     "f": False,
     "no": False,
 }
+GREATEST_INTEGER = 2**31 - 1  # devices count with 32 bits; an interval may end later, as the seed's
 NOUNS = {
     bool: "true or false",
     int: "an integer",
@@ -29,6 +31,8 @@ NOUNS = {
 
 def expected(key: Key) -> str:
     """Returns what a key accepts in words, such as "an integer in [1, inf) or all"."""
+    if key.accepts == PATH:
+        return "a path"
     if isinstance(key.accepts, tuple):
         return "one of " + ", ".join(key.accepts)
     noun = NOUNS[type(key.default)]
@@ -60,14 +64,22 @@ def convert_all(
     return converted
 
 
+class _TooLarge(ValueError):
+    """An integer that devices cannot count to."""
+
+
 def convert(key: Key, value: Any) -> Any:
     """Returns `value`, which may be text, as the type of the key's default.
 
     Raises:
         ValueError: the key does not accept the value; the message is "expected ...".
     """
+    if key.accepts == PATH and isinstance(value, str):
+        return expand(value)  # its error tells more
     try:
         return _converted(key, value)
+    except _TooLarge:
+        raise ValueError(f"expected {expected(key)}, at most {GREATEST_INTEGER}") from None
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"expected {expected(key)}") from None
 
@@ -117,6 +129,8 @@ def _number(value: Any, kind: type, interval: str) -> int | float:
         if not number.is_integer():
             raise ValueError
         number = int(number)
+        if abs(number) > GREATEST_INTEGER and "inf" in interval:
+            raise _TooLarge
     low, high = (float(bound) for bound in interval[1:-1].split(","))
     above = number >= low if interval[0] == "[" else number > low
     below = number <= high if interval[-1] == "]" else number < high

@@ -1,0 +1,200 @@
+"""With what a run goes on: its own settings and its own data, whatever the command leaves out."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_train import TINY, run, train
+
+import data
+from models.runs import load_run
+from training import drift, mae
+from utils import config as config_lib
+from utils import sharding
+from utils.checkpoint import Checkpoints
+from utils.errors import UserError
+
+PICTURES = TINY | {
+    "model.hidden_size": 8,
+    "model.depth": 1,
+    "drift.n_neg": 2,
+    "batch_size": 4,
+    "drift.n_pos": 2,
+    "drift.n_unc": 0,
+    "drift.alpha_max": 1.0,
+    "max_steps": 2,
+    "save_interval": 2,
+}
+
+
+def write_pictures(folder, classes=("cat", "dog"), n=6, seed=0):
+    """Writes n pictures of 8 x 8 for each class."""
+    generator = np.random.default_rng(seed)
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            pixels = generator.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    train(folder, {"max_steps": 8})
+    return folder
+
+
+@pytest.fixture
+def own_run(digits_run, tmp_path):
+    """A copy, to do harm to."""
+    return shutil.copytree(digits_run, tmp_path / "run")
+
+
+def train_on(pictures, folder, **changes):
+    """Trains a few steps on a folder of pictures, in this process."""
+    name = f"folder:{pictures}"
+    given = PICTURES | {"dataset_name": name, "save_dir": str(folder)} | changes
+    config = config_lib.resolve(given | {"mesh.devices": 1})
+    parts = drift.build(config, data.load(name), sharding.make_mesh(1, 1))
+    drift.train(parts, drift.open_run(parts.config))
+
+
+# ---------------------------------------------------------------- its settings
+
+
+@pytest.mark.parametrize("job", [drift.DriftJob, mae.MAEJob])
+def test_a_run_without_a_checkpoint_goes_on_with_its_settings(tmp_path, job):
+    """A run that was stopped before its first checkpoint has a config.json and nothing else."""
+    from absl import flags
+
+    from training import program
+
+    given = {"dataset_name": "mnist_5k", "save_dir": str(tmp_path), "seed": 7}
+    config = config_lib.resolve(given, schema=job.schema)
+    config_lib.save_json(config, tmp_path / "config.json")
+
+    flag_values = config_lib.define_flags(flag_values=flags.FlagValues(), schema=job.schema)
+    config_lib.parse(["program", f"--save_dir={tmp_path}"], flag_values)
+    found, saved = program.configure(job, flag_values)
+    assert (found.dataset_name, found.seed) == ("mnist_5k", 7) and saved is not None
+
+    found.dataset_name = "digits"  # its recipe would not be that of these settings
+    with pytest.raises(UserError, match="dataset_name = mnist_5k"):
+        job.open_run(found)
+
+
+def test_a_finished_run_stores_no_setting_that_does_not_work(own_run):
+    before = (own_run / "config.json").read_text()
+    for flag, value in (("features", "nope"), ("fid_stats", "/nowhere.npz")):
+        done = run([("save_dir", own_run), (flag, value)])
+        assert done.returncode == 2 and f"--{flag} {value}" in done.stderr, done.stderr
+    done = run([("save_dir", own_run), ("features", "vit")])  # nothing is trained, so nothing kept
+    assert done.returncode == 0 and (own_run / "config.json").read_text() == before
+
+
+def test_a_home_folder_is_the_home_folder_for_every_program(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = config_lib.resolve(
+        {"save_dir": "~/run", "dataset_name": "folder:~/x", "encoder.path": "a,~/b"}
+    )
+    assert config.save_dir == f"{tmp_path}/run"
+    assert config.dataset_name == f"folder:{tmp_path}/x"
+    assert config.encoder.path == f"a,{tmp_path}/b"
+    for bad in ("gs:/bucket/run", "folder:gs:/x"):
+        with pytest.raises(UserError, match="with two slashes"):
+            config_lib.resolve({"dataset_name": bad})
+
+
+@pytest.mark.parametrize("place, step", [("checkpoints/2", " --step 2"), ("checkpoints", "")])
+def test_a_checkpoint_leads_to_its_run(tmp_path, place, step):
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "config.json").write_text("{}")
+    given = [("load_dir", tmp_path / place)]
+    for script in ("sample.py", "eval_fid.py"):
+        done = run(given, script=script)
+        advice = f"give --load_dir {tmp_path}{step}\n"
+        assert done.returncode == 2 and done.stderr.endswith(advice), done.stderr
+
+
+# ---------------------------------------------------------------- its checkpoints
+
+
+def damage(folder, item):
+    """Flips a byte in the middle of the largest file of an item."""
+    files = [file for file in (folder / item).rglob("*") if file.is_file()]
+    largest = max(files, key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    largest.write_bytes(content[:-1])
+
+
+def test_a_damaged_bank_is_no_loss_to_those_who_want_parameters(own_run):
+    damage(own_run / "checkpoints" / "8", "bank")
+    assert load_run(own_run)[2]["step"] == 8
+
+    damage(own_run / "checkpoints" / "8", "ema_0.999")
+    assert load_run(own_run)[2]["step"] == 4
+    with pytest.raises(UserError, match=r"damaged: step 8 .*; choose one of \[4\],"):
+        load_run(own_run, step=8)
+
+
+# ---------------------------------------------------------------- its data
+
+
+def test_a_run_goes_on_with_its_data_wherever_they_are(tmp_path, caplog):
+    old = write_pictures(tmp_path / "old")
+    folder = tmp_path / "run"
+    train_on(old, folder)
+
+    new = tmp_path / "new"
+    shutil.move(old, new)
+    with caplog.at_level("INFO"):
+        train_on(new, folder, max_steps=4)
+    assert "the same data by its checksum" in caplog.text
+    assert Checkpoints(folder / "checkpoints").latest() == 4
+    assert json.loads((folder / "config.json").read_text())["dataset_name"] == f"folder:{new}"
+
+    other = write_pictures(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match="cannot stand in"):
+        train_on(other, folder, max_steps=6)
+    fewer = write_pictures(tmp_path / "fewer", n=5)
+    with pytest.raises(UserError, match="12 samples then and 10 now"):
+        train_on(fewer, folder, max_steps=6)
+
+
+def test_classes_keep_their_meaning(tmp_path):
+    pictures, folder = write_pictures(tmp_path / "pictures"), tmp_path / "run"
+    train_on(pictures, folder)
+    (pictures / "cat").rename(pictures / "emu")
+    with pytest.raises(UserError, match="2 classes are cat, dog, but the data now has 2: dog, emu"):
+        train_on(pictures, folder, max_steps=4)
+    (pictures / "emu").rename(pictures / "cat")
+    write_pictures(pictures, classes=["ant"])
+    with pytest.raises(UserError, match="now has 3: ant, cat, dog"):
+        train_on(pictures, folder, max_steps=4)
+
+
+# ---------------------------------------------------------------- numbers that cannot be
+
+
+@pytest.mark.parametrize(
+    "flag, value, words",
+    [
+        ("model.depth", "1e30", "in [1, 1000]"),
+        ("batch_size", "1e18", "in [1, 1048576]"),
+        ("eval_samples", "1e13", "at most 2147483647"),
+        ("distributed.coordinator", "localhost:99999", "from 1 to 65535"),
+        ("model.hidden_size", "65536", "GB of memory"),
+    ],
+)
+def test_numbers_are_checked_against_what_can_be(tmp_path, flag, value, words):
+    given = TINY | {"save_dir": tmp_path, flag: value}
+    if flag.startswith("distributed"):
+        given |= {"distributed.processes": 2, "distributed.process": 0}
+    if flag == "model.hidden_size":
+        given |= {"model.depth": 1000}
+    done = run(given.items())
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,107 @@
+"""The paths that flags name: one function expands and checks every one of them.
+
+A path is a file or folder of this machine, or lies in a bucket: gs://bucket/folder or
+s3://bucket/folder. `to_path` gives an object with the methods of `pathlib` for both; those of a
+bucket are of `etils.epath`, which is imported only for them.
+"""
+
+import os
+import pathlib
+import re
+from typing import Any
+
+from utils.errors import UserError
+
+BUCKETS = ("gs", "s3")  # the schemes of object stores that can be read and written
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+# What is left of "gs://bucket" where a program took it for a path of this machine.
+BROKEN_SCHEME = re.compile(r"(?:folder:|latents:|tfds:|hf:)?(gs|s3|hf):/(?!/)")
+# A home folder after the first of several paths, or after a scheme: "folder:~/pictures".
+HOME = re.compile(r"([,:])~(?=/|$)")
+
+
+def expand(text: str | os.PathLike) -> str:
+    """Returns the value of a flag for a path with the home folder in the place of ~.
+
+    It may be several paths with commas, or the path of a data set after its kind, "folder:~/x".
+    Names that are no path, such as hf://name or a name of the hub, stay as they are.
+
+    Raises:
+        ValueError: it cannot be a path; the message says what was expected.
+    """
+    text = os.fspath(text)
+    if "\0" in text or "\n" in text:
+        raise ValueError("expected a path in one line")
+    broken = BROKEN_SCHEME.match(text)
+    if broken:
+        scheme = broken[1]
+        raise ValueError(f"expected {scheme}://{text[len(broken[0]) :]}, with two slashes")
+    if text.startswith("~"):
+        text = os.path.expanduser(text)
+    return HOME.sub(lambda found: found[1] + os.path.expanduser("~"), text)
+
+
+def is_remote(path: Any) -> bool:
+    """Returns whether a path lies in a bucket."""
+    return os.fspath(path).startswith(tuple(f"{scheme}://" for scheme in BUCKETS))
+
+
+def to_path(text: Any) -> pathlib.Path:
+    """Returns the path that a flag names, with the methods of `pathlib.Path`.
+
+    Raises UserError for another kind of address than a path or a bucket.
+    """
+    try:
+        text = expand(text)
+    except ValueError as error:
+        raise UserError(f"{os.fspath(text)!r}: {error}") from None
+    if is_remote(text):
+        return bucket_path(text)
+    scheme = SCHEME.match(text)
+    if scheme:
+        raise UserError(
+            f"{text}: {scheme[1]}:// is no place for files; give a path, gs://bucket/folder or "
+            "s3://bucket/folder"
+        )
+    return pathlib.Path(text)
+
+
+def bucket_path(text: str) -> Any:
+    """Returns the path of `etils.epath` for an address in a bucket."""
+    from etils import epath
+
+    return epath.Path(text)
+
+
+# ---- a checkpoint in the place of its run ----
+
+
+def run_of_checkpoint(path: Any) -> tuple[Any, int | None]:
+    """Returns the run that a path leads into, and the step where it names a checkpoint.
+
+    RUN/checkpoints gives (RUN, None), and RUN/checkpoints/2000 gives (RUN, 2000). Any other path
+    is returned as it is, with None.
+    """
+    path = to_path(path)
+    step = int(path.name) if path.name.isdecimal() else None
+    checkpoints = path if step is None else path.parent
+    run = checkpoints.parent
+    if checkpoints.name == "checkpoints" and (run / "config.json").exists():
+        return run, step
+    return path, None
+
+
+def refuse_checkpoint(flag: str, path: Any, step_flag: bool) -> None:
+    """Raises UserError where a flag that takes a run names a folder inside of one.
+
+    step_flag: whether the program has a flag --step beside it.
+    """
+    if not path or str(path).startswith("hf://"):
+        return
+    run, step = run_of_checkpoint(path)
+    if str(run) == str(to_path(path)):
+        return
+    more = ""
+    if step is not None and step_flag:
+        more = f" --step {step}"
+    raise UserError(f"--{flag} {path} lies inside of a run; give --{flag} {run}{more}")
