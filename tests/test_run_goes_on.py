@@ -78,7 +78,7 @@ def test_a_run_without_a_checkpoint_goes_on_with_its_settings(tmp_path, job):
 
     flag_values = config_lib.define_flags(flag_values=flags.FlagValues(), schema=job.schema)
     config_lib.parse(["program", f"--save_dir={tmp_path}"], flag_values)
-    found, saved = program.configure(job, flag_values)
+    found, saved, _ = program.configure(job, flag_values)
     assert (found.dataset_name, found.seed) == ("mnist_5k", 7) and saved is not None
 
     found.dataset_name = "digits"  # its recipe would not be that of these settings
@@ -133,9 +133,10 @@ def damage(folder, item):
 
 def test_a_damaged_bank_is_no_loss_to_those_who_want_parameters(own_run):
     damage(own_run / "checkpoints" / "8", "bank")
-    assert load_run(own_run)[2]["step"] == 8
+    newest = load_run(own_run)[2]
+    assert newest["step"] == 8
 
-    damage(own_run / "checkpoints" / "8", "ema_0.999")
+    damage(own_run / "checkpoints" / "8", f"ema_{newest['ema']}")
     assert load_run(own_run)[2]["step"] == 4
     with pytest.raises(UserError, match=r"damaged: step 8 .*; choose one of \[4\],"):
         load_run(own_run, step=8)
