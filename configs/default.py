@@ -14,7 +14,7 @@ Where the paper gives a value, the default is that of its ablation on ImageNet-2
 
 from typing import NamedTuple
 
-PATH = "a path"  # what flags accept whose ~ is the home folder, and which may lie in a bucket
+PATH = "a path"  # what flags accept whose ~ is the home folder
 
 
 class Key(NamedTuple):

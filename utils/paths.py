@@ -1,8 +1,7 @@
 """The paths that flags name: one function expands and checks every one of them.
 
-A path is a file or folder of this machine, or lies in a bucket: gs://bucket/folder or
-s3://bucket/folder. `to_path` gives an object with the methods of `pathlib` for both; those of a
-bucket are of `etils.epath`, which is imported only for them.
+A path is a file or folder of this machine. One in a bucket (gs://bucket/folder, s3://...) is
+refused in a line, since it would make a folder "gs:" here.
 """
 
 import os
@@ -12,7 +11,7 @@ from typing import Any
 
 from utils.errors import UserError
 
-BUCKETS = ("gs", "s3")  # the schemes of object stores that can be read and written
+BUCKETS = ("gs", "s3")  # the schemes of object stores
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # What is left of "gs://bucket" where a program took it for a path of this machine.
 BROKEN_SCHEME = re.compile(r"(?:folder:|latents:|tfds:|hf:)?(gs|s3|hf):/(?!/)")
@@ -49,28 +48,21 @@ def is_remote(path: Any) -> bool:
 def to_path(text: Any) -> pathlib.Path:
     """Returns the path that a flag names, with the methods of `pathlib.Path`.
 
-    Raises UserError for another kind of address than a path or a bucket.
+    Raises UserError for an address that is no path of this machine.
     """
     try:
         text = expand(text)
     except ValueError as error:
         raise UserError(f"{os.fspath(text)!r}: {error}") from None
     if is_remote(text):
-        return bucket_path(text)
+        raise UserError(
+            f"{text} lies in a bucket, which is not read or written directly yet; mount it "
+            "(gcsfuse, s3fs) and give the folder where it is mounted"
+        )
     scheme = SCHEME.match(text)
     if scheme:
-        raise UserError(
-            f"{text}: {scheme[1]}:// is no place for files; give a path, gs://bucket/folder or "
-            "s3://bucket/folder"
-        )
+        raise UserError(f"{text}: {scheme[1]}:// is no place for files; give a path")
     return pathlib.Path(text)
-
-
-def bucket_path(text: str) -> Any:
-    """Returns the path of `etils.epath` for an address in a bucket."""
-    from etils import epath
-
-    return epath.Path(text)
 
 
 # ---- a checkpoint in the place of its run ----
