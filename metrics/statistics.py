@@ -125,11 +125,12 @@ def read_edm2_statistics(path: pathlib.Path, network: str) -> Statistics:
     """
     holds = read_pickled_arrays(path)
     wanted = EDM2_NAMES.get(network, network)
-    found = holds.get(wanted) if isinstance(holds, dict) else None
-    if not isinstance(holds, dict) or not isinstance(found, dict):
-        listed = ", ".join(map(str, holds)) if isinstance(holds, dict) else type(holds).__name__
+    entries = holds if isinstance(holds, dict) else {}
+    found = entries.get(wanted)
+    if not isinstance(found, dict):
+        listed = ", ".join(map(str, entries)) or type(holds).__name__
         raise UserError(
-            f"{path} holds {listed[:80] or 'nothing'}; expected {{{wanted}: {{mu, sigma}}}} for "
+            f"{path} holds {listed[:80]}; expected {{{wanted}: {{mu, sigma}}}} for "
             f"--features {network}"
         )
     mu, sigma = array_of(found.get("mu")), array_of(found.get("sigma"))
@@ -140,7 +141,7 @@ def read_edm2_statistics(path: pathlib.Path, network: str) -> Statistics:
         check_spread("its", np.linalg.eigvalsh(sigma))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    count = holds.get("num_images", 0)
+    count = entries.get("num_images", 0)
     return Statistics(Evidence(count if type(count) is int else 0, mu, sigma), {})
 
 

@@ -33,8 +33,7 @@ def train(job: Job) -> None:
     lock = alone_in(folder) if processes.is_first() else contextlib.nullcontext()
     own = Checkpoints(folder / "checkpoints", config.keep_checkpoints, config.keep_interval)
     with lock, StopSignal() as stop, own as checkpoints:
-        is_new = not has_run(folder)
-        if is_new:
+        if not has_run(folder):
             # Stopped at any moment from now on, the same folder goes on with these settings.
             save_config(job)
         start = resume_or_start(job, checkpoints)

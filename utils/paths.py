@@ -1,7 +1,7 @@
 """The paths that flags name: one function expands and checks every one of them.
 
 A path is a file or folder of this machine. One in a bucket (gs://bucket/folder, s3://...) is
-refused in a line, since it would make a folder "gs:" here.
+refused in a line, since it would mean a folder "gs:" here.
 """
 
 import os
@@ -11,10 +11,9 @@ from typing import Any
 
 from utils.errors import UserError
 
-BUCKETS = ("gs", "s3")  # the schemes of object stores
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-# What is left of "gs://bucket" where a program took it for a path of this machine.
-BROKEN_SCHEME = re.compile(r"(?:folder:|latents:|tfds:|hf:)?(gs|s3|hf):/(?!/)")
+# A folder of an object store, also where a program took it for a path and left one slash.
+BUCKET = re.compile(r"(?:folder:|latents:)?(gs|s3):/")
 # A home folder after the first of several paths, or after a scheme: "folder:~/pictures".
 HOME = re.compile(r"([,:])~(?=/|$)")
 
@@ -31,18 +30,14 @@ def expand(text: str | os.PathLike) -> str:
     text = os.fspath(text)
     if "\0" in text or "\n" in text:
         raise ValueError("expected a path in one line")
-    broken = BROKEN_SCHEME.match(text)
-    if broken:
-        scheme = broken[1]
-        raise ValueError(f"expected {scheme}://{text[len(broken[0]) :]}, with two slashes")
+    if BUCKET.match(text):
+        raise ValueError(
+            "expected a path of this machine: buckets are not read or written directly yet; mount "
+            "it (gcsfuse, s3fs) and give the folder where it is mounted"
+        )
     if text.startswith("~"):
         text = os.path.expanduser(text)
     return HOME.sub(lambda found: found[1] + os.path.expanduser("~"), text)
-
-
-def is_remote(path: Any) -> bool:
-    """Returns whether a path lies in a bucket."""
-    return os.fspath(path).startswith(tuple(f"{scheme}://" for scheme in BUCKETS))
 
 
 def to_path(text: Any) -> pathlib.Path:
@@ -54,11 +49,6 @@ def to_path(text: Any) -> pathlib.Path:
         text = expand(text)
     except ValueError as error:
         raise UserError(f"{os.fspath(text)!r}: {error}") from None
-    if is_remote(text):
-        raise UserError(
-            f"{text} lies in a bucket, which is not read or written directly yet; mount it "
-            "(gcsfuse, s3fs) and give the folder where it is mounted"
-        )
     scheme = SCHEME.match(text)
     if scheme:
         raise UserError(f"{text}: {scheme[1]}:// is no place for files; give a path")
