@@ -308,16 +308,20 @@ def test_every_metric_of_the_table_gives_its_scores(monkeypatch):
     monkeypatch.setattr(kid, "SUBSETS", 3)
     images, labels = np.abs(normal(60, 8)), np.arange(60) % 2
     fake, real = images[:30], images[30:]
+    held_out = np.abs(normal(40, 8))
     comparison = Comparison(
         Evidence(30, *moments(fake), fake, fake),
         Evidence(30, *moments(real), real, real),
         fit_classifier(real, labels[30:]),
         labels[:30],
+        Evidence(40, *moments(held_out)),
     )
     values = {}
     for metric in METRICS.values():
         values |= zip(metric.scores, metric.compute(comparison), strict=True)
     assert values["fd"] == frechet_distance(*moments(fake), *moments(real))
+    of_reals = frechet_distance(*moments(held_out), *moments(real))
+    assert values["fdr"] == pytest.approx(values["fd"] / of_reals, rel=1e-9)
     assert values["is"] == inception_score(fake)[0]
     assert (values["density"], values["coverage"]) == density_coverage(real, fake)
     recall = precision_recall.precision_recall(real, fake)
