@@ -1,0 +1,17 @@
+"""ImageNet at 512x512 in latents of 64x64x4: imagenet256_B with patches of 4, so 256 tokens too.
+
+The published MAE, which is made of convolutions, was trained on latents of 32x32; at 64x64 it is
+not measured. `pretrain_mae.py --recipe imagenet256_latent` on such latents makes one of their size.
+
+Command   python train_drift.py --recipe imagenet512_B
+          or, with latents that scripts/cache_latents.py made once (--data.image_size 512),
+          --dataset_name latents:DIR --model.use_stable_vae 0 --data.image_size 0
+Hardware  a pod: 256 TPU chips or 128 GPUs of 80 GB
+Time      not measured yet
+Expected  not known
+Measured  not measured yet
+"""
+
+from configs import imagenet256_B
+
+OVERRIDES = imagenet256_B.OVERRIDES | {"data.image_size": 512, "model.patch_size": 4}
