@@ -2,11 +2,15 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 from conftest import ROOT
 
 import data
+from models.build import build_generator
 from models.encoders.mae import PUBLISHED
+from models.generator import count_parameters
 from training import drift
 from utils import config as config_lib
 from utils import sharding
@@ -159,6 +163,45 @@ def test_numbers_of_the_paper(recipe):
     }
     assert {k: found[k] for k in COLUMNS} == dict(zip(COLUMNS, TABLE_8[recipe], strict=True))
     assert {k: config[k] for k in OF_ALL} == OF_ALL
+
+
+# W-Flow (arXiv 2605.11755) by size: parameters in millions, Sinkhorn iterations, FID.
+W_FLOW = {"B": (133, 10, "1.52"), "L": (463, 1, "1.35"), "XL": (679, 1, "1.29")}
+
+
+@pytest.mark.parametrize("size", W_FLOW)
+def test_numbers_of_w_flow(size):
+    """Also the batch of 8,192 and the 1,280 epochs of ImageNet's 1,281,167 images."""
+    recipe = f"imagenet256_{size}_sinkhorn"
+    config = config_lib.resolve({"recipe": recipe})
+    million, iterations, fid = W_FLOW[size]
+    assert (config.drift.field, config.drift.iterations) == ("sinkhorn", iterations)
+    assert config.batch_size == 8192
+    assert round(config.batch_size * config.max_steps / 1_281_167 / 1280, 2) == 1
+    assert re.search(r"Expected  FID ([\d.]+)", header(recipe))[1] == fid
+    assert round(parameters(config, (32, 32, 4)) / 1e6) == million
+
+
+@pytest.mark.parametrize("recipe", ["B", "L", "pixel_B", "pixel_L"])
+def test_at_512_as_at_256(recipe):
+    """Twice the side and twice the patch: as many tokens, and nothing else differs."""
+    at_256, at_512 = (
+        config_lib.flatten(config_lib.resolve({"recipe": f"imagenet{side}_{recipe}"}))
+        for side in (256, 512)
+    )
+    differs = {name: at_512[name] for name in at_256 if at_256[name] != at_512[name]}
+    patch_size = 2 * at_256["model.patch_size"]
+    named = {"recipe": f"imagenet512_{recipe}"}
+    assert differs == named | {"data.image_size": 512, "model.patch_size": patch_size}
+
+
+def parameters(config, shape):
+    """Returns the number of parameters of the generator of samples of this shape."""
+    model = build_generator(config.model, shape, 1000)
+    inputs = (jnp.zeros((1, *shape)), jnp.zeros(1, int), jnp.zeros(1))
+    style = jnp.zeros((1, model.noise_coords), int)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs, style)
+    return count_parameters(shapes["params"])
 
 
 # What is published with the paper: generators, and encoders.
