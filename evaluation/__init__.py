@@ -33,4 +33,5 @@ Several evaluations, and what is kept of them:
     fid_csv             the table of a run: one row per evaluation
     curves              drawn from the table
     pictures            samples, and the real images nearest to them
+    compare_runs        several runs on one page of HTML (scripts/compare.py)
 """

@@ -12,6 +12,7 @@ Nothing here imports the method, the networks or the data. The files and folders
     logging        log lines, metrics.jsonl, the progress of the steps
     wandb_run      Weights & Biases
     figures        grids of images, panels of curves
+    page           one page of HTML that makes no request: tables, images, curves
     files          files that appear whole or not at all
     npz            reading .npz and .npy files, checked before anything is unpacked
     pickled_arrays reading pickles of arrays without running them

@@ -1,0 +1,288 @@
+"""Several runs on one page: their scores, curves, samples of the same noise, nearest real images.
+
+Everything but the samples comes from the run folders; the samples are drawn anew, so that all runs
+get the same noise and labels.
+"""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+from jax.sharding import NamedSharding
+
+import data
+from data import pipeline
+from evaluation.fid_csv import SETTINGS, describe_parameters, read_rows, scores
+from evaluation.generators import open_run
+from evaluation.reference import flatten_images
+from metrics.neighbours import nearest, usual_distance
+from models.latents import latent_space_of
+from models.runs import is_run
+from models.sampling import generate
+from utils import page
+from utils.errors import UserError
+from utils.figures import to_uint8
+
+log = logging.getLogger("compare")
+
+COLUMNS = 8  # samples in a row of a grid
+QUERIES, NEIGHBOURS = 6, 5
+CLASSES_SHOWN = 10  # rows of a grid
+LARGEST_GALLERY = 20_000  # training images among which neighbours are looked for
+SHOWN_SIDE = 320  # points of the screen that a grid has on a side, at least
+SAMPLE_BATCH = 256
+GREY = 128  # of the lines between images
+
+# How names of scores start that are better when they are larger, and those that are best at none.
+HIGHER = ("is", "precision", "recall", "density", "coverage", "class_agreement")
+NEITHER = ("kid_std", "kd_std", "memorised", "nearer", "authenticity")
+ERROR = "_error"  # how the name of a standard error ends; before it is the name of its score
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+        name: of the folder, as short as it is told apart from the others.
+        folder: where it is.
+        rows: of its fid.csv.
+    """
+
+    name: str
+    folder: pathlib.Path
+    rows: list[dict]
+
+
+def open_runs(folders: Sequence[str]) -> list[Run]:
+    """Returns the runs in some folders.
+
+    Raises:
+        UserError: there are none, one is no run, or one is named twice.
+    """
+    if not folders:
+        raise UserError("no run is given; for example: scripts/compare.py runs/a runs/b")
+    paths = [pathlib.Path(folder).expanduser().resolve() for folder in folders]
+    for path, given in zip(paths, folders, strict=True):
+        if not is_run(path):
+            raise UserError(f"{given} is no run folder; give folders that the trainer has written")
+        if paths.count(path) > 1:
+            raise UserError(f"{given} is given twice; name each run once")
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    return [
+        Run(name, path, read_rows(path / "fid.csv"))
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def comparison_page(
+    runs: Sequence[Run], *, seed: int, alpha: float, per_class: int, sharding: NamedSharding
+) -> str:
+    """Returns the page as HTML.
+
+    Args:
+        runs: what is compared.
+        seed: of the samples' noise.
+        alpha: their guidance scale.
+        per_class: samples of each class.
+        sharding: over the devices that draw them.
+    """
+    parts = [page.section("Scores", score_table(runs), page.note(SCORES_NOTE))]
+    drawn = curves_of(runs, "step") + curves_of(runs, "cfg_scale")
+    parts.append(page.section("Curves", page.beside(*drawn) if drawn else page.note(NO_CURVES)))
+    parts += sample_sections(runs, seed, alpha, per_class, sharding)
+    return page.page(" against ".join(run.name for run in runs), parts)
+
+
+# ---------------------------------------------------------------- scores
+
+SCORES_NOTE = (
+    "Rows of the newest checkpoint in fid.csv. The best of a column is bold where all rows were "
+    "made with the same settings. A figure after +- is a standard error; two figures that differ "
+    "by less than twice their errors together are not told apart."
+)
+NO_CURVES = "fid.csv has scores at one step and one alpha only; eval_fid.py --all adds to it."
+
+
+def newest_rows(run: Run) -> list[dict]:
+    """Returns the rows of a run's newest checkpoint that was scored."""
+    newest = max((row["step"] for row in run.rows if "step" in row), default=None)
+    return [row for row in run.rows if row.get("step") == newest and newest is not None]
+
+
+def score_table(runs: Sequence[Run]) -> str:
+    """Returns the table of the scores of all runs' newest checkpoints."""
+    of_runs = [(run, row) for run in runs for row in newest_rows(run)]
+    if not of_runs:
+        return page.note("no run has scores yet: eval_fid.py --load_dir RUN adds them")
+    all_names = dict.fromkeys(name for _, row in of_runs for name in scores(row))
+    names = [name for name in all_names if not name.endswith(ERROR)]
+    best = {name: best_value(name, [row for _, row in of_runs]) for name in names}
+    body = []
+    for run, row in of_runs:
+        cells: list[Any] = [run.name, str(row["step"]), describe_parameters(row)]
+        cells += [f"{row.get('cfg_scale', 1.0):g}", f"{row['features']}, {row['num_samples']:,}"]
+        cells += [score_cell(row, name, best[name]) for name in names]
+        body.append(cells)
+    columns = ["run", "step", "parameters", "alpha", "network, samples", *names]
+    return page.table(columns, body)
+
+
+def score_cell(row: dict, name: str, best: float | None) -> page.Cell:
+    """Returns a score with its standard error, where it has them."""
+    if name not in row:
+        return page.Cell("")
+    text = f"{row[name]:.4g}"
+    if f"{name}{ERROR}" in row:
+        text += f" +- {row[name + ERROR]:.2g}"
+    return page.Cell(text, row[name] == best)
+
+
+def best_value(name: str, rows: list[dict]) -> float | None:
+    """Returns the best value of a score; None where the rows do not compare, or none is best."""
+    settings = {compared_settings(row) for row in rows}
+    values = [row[name] for row in rows if name in row]
+    if len(settings) > 1 or len(values) < 2 or name.startswith(NEITHER):
+        return None
+    return max(values) if name.startswith(HIGHER) else min(values)
+
+
+def compared_settings(row: dict) -> tuple[str, ...]:
+    """Returns the settings of a row in which rows must agree to be compared."""
+    free = ("samples", "step", "ema", "cfg_scale", "seed", "denoise_timesteps")
+    return tuple(str(row.get(name, "")) for name in SETTINGS if name not in free)
+
+
+# ---------------------------------------------------------------- curves
+
+
+AXES = {"step": "step", "cfg_scale": "alpha"}
+
+
+def curves_of(runs: Sequence[Run], x: str) -> list[str]:
+    """Returns a figure for each score, against the setting `x`: "step" or "cfg_scale".
+
+    A curve has the rows of a run that differ in `x` alone. Those of one point are left out.
+    """
+    names = dict.fromkeys(name for run in runs for row in run.rows for name in scores(row))
+    figures = []
+    for name in names:
+        if name.endswith(ERROR):
+            continue
+        series = {}
+        for run in runs:
+            series |= curves_of_run(run, name, x)
+        if series:
+            figures.append(page.curves(f"{name} by {AXES[x]}", series, AXES[x], name))
+    return figures
+
+
+def curves_of_run(run: Run, score: str, x: str) -> dict[str, list[tuple[float, float]]]:
+    """Returns the curves of a score, {label: points}; a label has what tells its curve apart."""
+    fixed = [setting for setting in SETTINGS if setting not in (x, "samples")]
+    rows = [row for row in run.rows if {score, x} <= row.keys()]
+    curves: dict[tuple, list] = {}
+    for row in rows:
+        values = tuple(row.get(setting, "") for setting in fixed)
+        curves.setdefault(values, []).append((row[x], row[score]))
+    varied = [i for i in range(len(fixed)) if len({values[i] for values in curves}) > 1]
+    found = {}
+    for values, points in curves.items():
+        parts = [f"{AXES.get(fixed[i], fixed[i])} {values[i]}" for i in varied]
+        if len(points) > 1:
+            found[", ".join([run.name, *parts])] = sorted(points)
+    return found
+
+
+# ---------------------------------------------------------------- samples
+
+
+def sample_sections(
+    runs: Sequence[Run], seed: int, alpha: float, per_class: int, sharding: NamedSharding
+) -> list[str]:
+    """Returns the sections with samples, and with the training images nearest to some of them."""
+    grids, neighbours = [], []
+    for run in runs:
+        log.info("%s: drawing samples", run.name)
+        images, metadata = draw_samples(run, seed, alpha, per_class, sharding)
+        if images is None:
+            grids.append(page.note(f"{run.name}: its samples are no pictures"))
+            continue
+        grids.append(picture(images, per_class, f"samples of {run.name}", run.name))
+        neighbours.append(neighbour_picture(run, images, metadata))
+    text = f"The same noise (seed {seed}) and labels for all runs, alpha {alpha:g}; a row a class."
+    return [
+        page.section("Samples", page.note(text), page.beside(*grids)),
+        page.section(
+            "Nearest training images", page.note(NEIGHBOURS_NOTE), page.beside(*neighbours)
+        ),
+    ]
+
+
+NEIGHBOURS_NOTE = (
+    "A sample at the left of each row, then the training images nearest to it in pixels. A sample "
+    "that is much nearer than training images are to one another repeats one."
+)
+
+
+def draw_samples(
+    run: Run, seed: int, alpha: float, per_class: int, sharding: NamedSharding
+) -> tuple[np.ndarray | None, dict]:
+    """Returns samples of the newest checkpoint, uint8 [N,H,W,C], and the run's metadata.
+
+    None in their place if they are no pictures.
+    """
+    generator = open_run(run.folder, None, "", sharding)
+    model = generator.model
+    space = latent_space_of(model, generator.metadata, "", sharding)
+    n_classes = min(model.num_classes, CLASSES_SHOWN)
+    labels = np.repeat(np.arange(n_classes, dtype=np.int32), per_class)
+    samples = generate(
+        model, generator.params, labels, alpha, seed, batch_size=min(SAMPLE_BATCH, len(labels))
+    )
+    images = np.concatenate(list(map(space.decode, samples) if space else samples))
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        return None, generator.metadata
+    return to_uint8(images), generator.metadata
+
+
+def neighbour_picture(run: Run, images: np.ndarray, metadata: dict) -> str:
+    """Returns a picture of some samples and the training images nearest to each.
+
+    Where the training images are not at hand, or too many, a line says so.
+    """
+    try:
+        name, options = data.origin(metadata["dataset"]["name"], metadata["config"]["data"])
+        dataset = data.load(name, "train", options)
+        if len(dataset.samples) > LARGEST_GALLERY:
+            raise UserError(f"more than {LARGEST_GALLERY:,} training images")
+        gallery = pipeline.everything(dataset)[0]
+    except UserError as error:
+        return page.note(f"{run.name}: no neighbours ({error})")
+    if gallery.shape[1:] != images.shape[1:]:
+        return page.note(f"{run.name}: no neighbours (its training images have another size)")
+    queries = images[np.linspace(0, len(images) - 1, QUERIES).astype(int)]
+    features = flatten_images(gallery)
+    count = min(NEIGHBOURS, len(gallery))
+    order, distances = nearest(flatten_images(queries), features, count)
+    rows = np.concatenate([queries[:, None], gallery[order]], 1)  # [QUERIES, 1 + count, H, W, C]
+    caption = (
+        f"{run.name}: nearest at {np.median(distances[:, 0]):.2f} (median); training images have "
+        f"another one at {usual_distance(features):.2f}"
+    )
+    text = f"samples of {run.name} and their nearest training images"
+    return picture(rows.reshape(-1, *images.shape[1:]), 1 + count, text, caption)
+
+
+def picture(images: np.ndarray, columns: int, text: str, caption: str) -> str:
+    """Returns images [N,H,W,C] as one, row by row, large enough to be seen."""
+    apart = np.pad(images, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=GREY)
+    grid = rearrange(apart, "(r c) h w d -> (r h) (c w) d", c=columns)
+    scale = max(1, SHOWN_SIDE // grid.shape[1])
+    return page.image(grid, text, caption, scale)
