@@ -29,6 +29,7 @@ A reader may also define:
 """
 
 import importlib
+import pathlib
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -112,8 +113,22 @@ def _module_of(name: str) -> types.ModuleType:
     if name in SOURCES:
         return importlib.import_module(SOURCES[name])
     known = ", ".join(SOURCES)
-    guess = did_you_mean(name, SOURCES)
+    guess = did_you_mean(name, SOURCES) or _as_source(name)
     raise UserError(f"--dataset_name {name}: unknown data set{guess} (known: {known}, {EXAMPLES})")
+
+
+def _as_source(name: str) -> str:
+    """Returns "; did you mean folder:/my/pictures?" for a path or a name of the hub, or ""."""
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir() or name.startswith(("/", ".", "~")):
+        return f"; did you mean folder:{name}?"
+    owner, slash, repository = name.partition("/")
+    if not (owner and slash and repository):
+        return ""
+    # Some sets of the hub have a short name and a recipe here.
+    short = repository.replace("-", "_").lower()
+    also = f", or {short}, which has a recipe" if short in HUB else ""
+    return f"; did you mean hf:{name}{also}?"
 
 
 def _default_options() -> dict[str, Any]:

@@ -394,6 +394,15 @@ def parquet(folder, columns, features=None, name="train.parquet"):
     return f"hf:{folder}"
 
 
+def test_a_path_or_a_name_of_the_hub_gets_its_scheme(tmp_path):
+    assert f"did you mean folder:{tmp_path}?" in message(data.load, str(tmp_path))
+    assert "did you mean folder:./no?" in message(data.load, "./no")
+    told = message(data.load, "Maysee/tiny-imagenet")
+    assert "hf:Maysee/tiny-imagenet, or tiny_imagenet, which has a recipe" in told
+    assert "did you mean hf:owner/name?" in message(data.load, "owner/name")
+    assert "did you mean tiny_imagenet?" in message(data.load, "tiny-imagenet")
+
+
 def test_labels_of_every_kind(tmp_path, caches, caplog):
     images = [{"bytes": b, "path": None} for b, _ in pictures()[:4]]
     image = datasets.Image()

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from configs.default import Key
 from configs.presets import PRESETS
+from utils.config import other_projects
 from utils.config.nesting import nest
 from utils.config.schema import MAE_TRAINER, TRAINER, Schema, recipes
 from utils.config.values import BOOLEANS, as_text, convert, expected
@@ -116,7 +117,9 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> flags
     try:
         words = flag_values(_join_values(argv, flag_values))[1:]
     except flags.UnrecognizedFlagError as error:
-        hint = did_you_mean(error.flagname, _rows(flag_values), "--")
+        value = _value_of(error.flagname, argv)
+        hint = other_projects.answer(error.flagname, value, _rows(flag_values))
+        hint = hint or did_you_mean(error.flagname, _rows(flag_values), "--")
         raise UserError(f"unknown flag --{error.flagname}{hint} (--help lists all)") from None
     except (flags.Error, ValueError) as error:
         raise UserError(str(error).removeprefix("flag ")) from None
@@ -124,6 +127,15 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> flags
         hint = did_you_mean(words[0].partition("=")[0], _rows(flag_values), "--")
         raise UserError(f"unexpected word {words[0]!r}{hint or '; expected only --flag=value'}")
     return flag_values
+
+
+def _value_of(name: str, argv: list[str]) -> str:
+    """Returns what an unknown flag was given, or ""."""
+    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+        flag, _, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and flag == name:
+            return value or ("" if following.startswith("-") else following)
+    return ""
 
 
 def _join_values(argv: list[str], flag_values: flags.FlagValues) -> list[str]:

@@ -141,10 +141,32 @@ def _levels(
         sizes = PRESETS[_choose("model.preset", preset, PRESETS)]
         levels.append((f"preset {preset}", convert_all(sizes, keys, f"preset {preset}")))
 
+    n_neg = _samples_per_class(given_values, levels) if saved is None else 0
+    if n_neg:
+        levels.append(("--batch_size", {"drift.n_neg": n_neg}))
+
     if not given_values.get("recipe"):
         given_values.pop("recipe", None)  # an empty one asks for the choice that was made above
     levels.append(("command line", given_values))
     return levels
+
+
+def _samples_per_class(given: Mapping[str, Any], levels: list[Level]) -> int:
+    """Returns the samples per class that follow from --batch_size alone; 0 for those of the levels.
+
+    A batch that does not hold whole classes of the recipe keeps its number of classes instead,
+    where that divides it: CIFAR-10 with one class of 640 takes 128 as one class of 128.
+    """
+    if "batch_size" not in given or "drift.n_neg" in given:
+        return 0
+    merged = {}
+    for _, values in levels:
+        merged |= values
+    batch, n_neg = given["batch_size"], merged["drift.n_neg"]
+    classes = max(1, merged["batch_size"] // n_neg)
+    if batch % n_neg == 0 or batch % classes or batch // classes < 2:
+        return 0
+    return batch // classes
 
 
 def _given_values(given: Given, keys: Mapping[str, Key]) -> dict[str, Any]:
