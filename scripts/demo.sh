@@ -21,6 +21,7 @@ floor="Frechet distance in raw pixels, train against test is 0.29"
 cat <<TXT
 
 Generated and real digits  $run/samples/generated_and_real.png
+Report                     $run/report.html
 Curves                     $run/curves.png
 Scores                     $run/fid.csv    (fd_pixels: $floor)
 Sample more                .venv/bin/python sample.py --load_dir $run

@@ -20,7 +20,7 @@ from utils import page
 from utils.errors import UserError
 from utils.sharding import local_sharding
 
-VOID = ("meta", "img", "br", "line", "circle", "polyline")
+VOID = ("meta", "img", "input", "br", "line", "circle", "polyline")
 
 
 class Reader(html.parser.HTMLParser):

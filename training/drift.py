@@ -5,6 +5,7 @@ The step that matters is `drifting.step.train_step`; here it is compiled, fed an
 """
 
 import functools
+import logging
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from baselines import flow
 from drifting.bank import Bank
 from drifting.state import TrainState
 from drifting.step import drift_step, train_step
+from evaluation.report import write_report
 from models.build import describe
 from training import drift_evaluation, loop, own_data, program
 from training.collapse import CollapseWatch
@@ -33,11 +35,13 @@ from training.reports import drift_report
 from training.run_folder import check_same_run
 from training.state import compile_step, to_items
 from utils import config as config_lib
-from utils import sharding
+from utils import processes, sharding
 from utils.errors import UserError
 from utils.logging import RunLog
 from utils.memory import check_memory, device_memory, host_memory
 from utils.paths import refuse_checkpoint
+
+log = logging.getLogger("train")
 
 
 def main(flag_values: flags.FlagValues) -> None:
@@ -236,6 +240,17 @@ class DriftJob(Job):
     def draw_figures(self, params: Any, path: pathlib.Path) -> None:
         drift_evaluation.draw_samples(self.parts, params, path)
         drift_evaluation.draw_curves(self.parts, self.folder)
+
+    def report_run(self) -> None:
+        """Writes report.html, where figures are wanted. A run does not fail for its report."""
+        if not (self.config.sample_interval and processes.is_first()):
+            return
+        try:
+            path = write_report(self.folder, self.config.seed, sharding.local_sharding())
+        except Exception as error:  # what was learned is saved, and matters more
+            log.warning("no report (%s); scripts/report.py tries again", error)
+        else:
+            log.info("%s: open it in a browser", path)
 
 
 # ---- the step ----

@@ -249,5 +249,8 @@ class Job:
         """Returns the network and the data set in JSON, enough to use the network again."""
         raise NotImplementedError
 
+    def report_run(self) -> None:
+        """Writes a page about the run, once its last step is taken and saved."""
+
     def after_training(self) -> None:
         """Called once, when the last step is saved."""

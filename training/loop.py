@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from training import environment
 from training.job import Job
 from training.run_folder import alone_in, has_run
 from utils import config as config_lib
@@ -38,7 +39,10 @@ def train(job: Job) -> None:
             save_config(job)
         start = resume_or_start(job, checkpoints)
         if start < config.max_steps:
+            environment.note_start(folder, start)
             take_steps(job, start, checkpoints, stop)
+            environment.note_end(folder, config.max_steps)
+            job.report_run()
         else:
             log.info(
                 "%s: complete at step %d. To go on raise --max_steps; "
@@ -140,6 +144,7 @@ def take_steps(job: Job, start: int, checkpoints: Checkpoints, stop: StopSignal)
                 # ---- stop, as a signal asked to ----
                 if stopping:
                     checkpoints.wait()
+                    environment.note_end(folder, step)
                     name = stop.name or "SIGTERM"  # another process got it
                     log.warning("%s: saved at step %d; the same command resumes it", name, step)
                     raise SystemExit(128 + signal.Signals[name])

@@ -37,6 +37,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.7rem; text-align: left;
          white-space: nowrap; }
 td.number, th.number { text-align: right; }
+td:not(.number) { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; }
 td.best { font-weight: 700; }
 .beside { display: flex; flex-wrap: wrap; gap: 1.5rem; }
 .beside > figure.curves { flex: 1 1 24rem; max-width: 34rem; }
@@ -45,6 +46,11 @@ svg { width: 100%; max-width: 34rem; height: auto; }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg .axis { stroke: var(--line); }
 output { display: block; min-height: 1.5em; }
+p.lead { font-size: 1.2rem; margin: 0.5rem 0; }
+pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: 0.7rem;
+      font-size: 0.85rem; }
+input[type="range"] { width: min(100%, 34rem); }
+.slides img[hidden] { display: none; }
 """
 
 # The point nearest to the pointer is told below its curves; arrows on a keyboard go through them.
@@ -71,6 +77,19 @@ for (const figure of document.querySelectorAll("figure.curves")) {
     const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
     if (step) choose((chosen + step + points.length) % points.length);
   });
+}
+// A slider shows one of its pictures.
+for (const figure of document.querySelectorAll("figure.slides")) {
+  const slider = figure.querySelector("input");
+  const images = [...figure.querySelectorAll("img")];
+  const show = () => {
+    images.forEach((image, index) => { image.hidden = index !== Number(slider.value); });
+    const text = images[slider.value].dataset.label;
+    figure.querySelector("output").textContent = text;
+    slider.setAttribute("aria-valuetext", text);
+  };
+  slider.addEventListener("input", show);
+  show();
 }
 """
 
@@ -111,6 +130,38 @@ def section(title: str, *parts: str) -> str:
 def note(text: str) -> str:
     """Returns a paragraph of small text."""
     return f'<p class="note">{html.escape(text)}</p>'
+
+
+def lead(text: str) -> str:
+    """Returns a paragraph of large text, for what a page has to say."""
+    return f'<p class="lead">{html.escape(text)}</p>'
+
+
+def code(text: str) -> str:
+    """Returns commands, or other text whose lines stay as they are."""
+    return f"<pre><code>{html.escape(text)}</code></pre>"
+
+
+def slides(title: str, files: Mapping[str, bytes]) -> str:
+    """Returns pictures of which a slider shows one, the last at first.
+
+    Args:
+        title: what they are of.
+        files: PNG files by their labels, such as "step 100".
+    """
+    images = []
+    for label, content in files.items():
+        data, text = base64.b64encode(content).decode(), html.escape(f"{title}, {label}")
+        images.append(
+            f'<img src="data:image/png;base64,{data}" alt="{text}" '
+            f'data-label="{html.escape(label)}" hidden>'
+        )
+    last = len(images) - 1
+    return (
+        f'<figure class="slides"><figcaption>{html.escape(title)}</figcaption>'
+        f'<input type="range" min="0" max="{last}" value="{last}" '
+        f'aria-label="{html.escape(title)}"><output></output>{"".join(images)}</figure>'
+    )
 
 
 def beside(*parts: str) -> str:

@@ -1,0 +1,432 @@
+"""The report of one run: `report.html`, one file that says what was run and what came out.
+
+It is made of the run folder, and draws samples of the newest checkpoint anew. `scripts/report.py`
+writes it, and so does a training at its end.
+"""
+
+import html
+import json
+import logging
+import pathlib
+import re
+import shlex
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import NamedSharding
+
+import data
+from data import pipeline
+from evaluation.compare_runs import (
+    CLASSES_SHOWN,
+    ERROR,
+    NEIGHBOURS_NOTE,
+    SAMPLE_BATCH,
+    Run,
+    curves_of_run,
+    neighbour_picture,
+    newest_rows,
+    open_runs,
+    picture,
+    score_cell,
+)
+from evaluation.fid_csv import describe_parameters, distance_name, scores
+from evaluation.generators import Generator, open_run
+from evaluation.reference import flatten_images
+from metrics.fid import frechet_distance, moments
+from models.latents import latent_space_of
+from models.sampling import generate
+from utils import config as config_lib
+from utils import page
+from utils.errors import UserError
+from utils.figures import to_uint8
+from utils.files import replacing
+from utils.logging import read_metrics
+
+log = logging.getLogger("report")
+
+FILE = "report.html"
+PER_CLASS = 10  # samples of a class in a grid
+ALPHAS = (1.0, 1.5, 2.0, 3.0, 4.0)  # columns of the sweep, as far as a run was trained
+MOST_POINTS = 150  # of a curve
+MOST_SLIDES = 30  # pictures of the slider
+FLOOR_FEATURES = 1024  # pixels of an image up to which the floor is computed
+FLOOR_IMAGES = 20_000  # and images
+NOT_SETTINGS = ("save_dir", "load_dir", "dry_run", "recipe", "wandb.name")
+CITATION = """@article{deng2026drifting,
+  title   = {Generative Modeling via Drifting},
+  author  = {Deng, Mingyang and Li, He and Li, Tianhong and Du, Yilun and He, Kaiming},
+  journal = {arXiv preprint arXiv:2602.04770},
+  year    = {2026}
+}"""
+
+
+def write_report(folder: pathlib.Path, seed: int, sharding: NamedSharding) -> pathlib.Path:
+    """Writes report.html into a run folder and returns its path.
+
+    Args:
+        folder: of a run of train_drift.py.
+        seed: of the noise of the samples.
+        sharding: over the devices that draw them.
+    Raises:
+        UserError: the folder holds no run of a generator, or none with a checkpoint.
+    """
+    text = report_page(folder, seed, sharding)
+    path = folder / FILE
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def report_page(folder: pathlib.Path, seed: int, sharding: NamedSharding) -> str:
+    """Returns the report as HTML; see `write_report`."""
+    (run,) = open_runs([str(folder)])
+    generator = open_run(run.folder, None, "", sharding)
+    config = config_lib.from_json(run.folder / "config.json")
+    records = read_metrics(run.folder / "metrics.jsonl")
+    events = read_events(run.folder)
+    result = newest_rows(run)
+    parts = [
+        page.lead(result_line(result, floor_of(config, result))),
+        page.lead(where_line(generator, config, records)),
+        *sample_sections(run, generator, config, seed, sharding),
+        page.section("Curves", page.beside(*curves(run, records))),
+        page.section("Health", page.table(["what", "how it was"], health(records, config))),
+        page.section("Scores", score_rows(result)),
+        page.section("Time", page.table(["what", "how much"], times(records, events))),
+        page.section("What was run", *what_was_run(config, events)),
+        page.section("Go on", *how_to_go_on(run, events)),
+    ]
+    return page.page(f"Run {run.name}", parts)
+
+
+# ---------------------------------------------------------------- the result
+
+
+def result_line(rows: Sequence[dict], floor: float | None) -> str:
+    """Returns the result in one line, with its error and the floor where they are known."""
+    if not rows:
+        return "No scores yet: eval_fid.py --load_dir adds them."
+    row = next((row for row in rows if row.get("cfg_scale", 1) == 1), rows[0])
+    name = distance_name(row)
+    if not name:
+        return ", ".join(f"{score} {value:.3f}" for score, value in scores(row).items())
+    text = f"{name} {row[name]:.4g}"
+    if f"{name}{ERROR}" in row:
+        text += f" ± {row[name + ERROR]:.2g}"
+    text += f" at step {row['step']:,}, of {row['num_samples']:,} samples"
+    if floor is not None:
+        text += f"; training images against held-out ones have {floor:.4g}"
+    others = {key: row[key] for key in scores(row) if key != name and not key.endswith(ERROR)}
+    if others:
+        text += "; " + ", ".join(f"{key} {value:.3f}" for key, value in others.items())
+    return text + "."
+
+
+def floor_of(config: Any, rows: Sequence[dict]) -> float | None:
+    """Returns the Frechet distance in pixels of training images and held-out ones.
+
+    A generator that is as good as more data would reach it. None where the scores are not in
+    pixels, nothing is held out, or it would take long.
+    """
+    if not any(row.get("features") == "pixels" for row in rows):
+        return None
+    try:
+        name, options = data.origin(config.dataset_name, config.data)
+        held_out, train = (data.load(name, split, options) for split in ("test", "train"))
+        is_small = np.prod(train.shape) <= FLOOR_FEATURES and len(train.samples) <= FLOOR_IMAGES
+        if held_out.split == "train" or not is_small:
+            return None
+        sets = [pipeline.everything(dataset)[0] for dataset in (train, held_out)]
+    except UserError:
+        return None
+    (mu1, sigma1), (mu2, sigma2) = (moments(flatten_images(images)) for images in sets)
+    return float(frechet_distance(mu1, sigma1, mu2, sigma2))
+
+
+def where_line(generator: Generator, config: Any, records: Sequence[dict]) -> str:
+    """Returns which generator of which data it is, in one line."""
+    dataset = generator.metadata["dataset"]
+    step = generator.metadata["step"]
+    shape = "x".join(map(str, dataset["shape"]))
+    classes = len(dataset["class_names"])
+    done = "" if step >= config.max_steps else f" of {config.max_steps:,}, still to be trained"
+    return (
+        f"{dataset['name']}: {classes} classes, samples of {shape}; step {step:,}{done}, "
+        f"{describe_parameters(generator.metadata)}."
+    )
+
+
+def score_rows(rows: Sequence[dict]) -> str:
+    """Returns the table of all scores of the newest checkpoint that was scored."""
+    if not rows:
+        return page.note("none yet")
+    names = dict.fromkeys(name for row in rows for name in scores(row) if not name.endswith(ERROR))
+    body = []
+    for row in rows:
+        facts = [f"{row.get('cfg_scale', 1):g}", row["features"], f"{row['num_samples']:,}"]
+        body.append([*facts, *(score_cell(row, name, None) for name in names)])
+    return page.table(["alpha", "network", "samples", *names], body)
+
+
+# ---------------------------------------------------------------- samples
+
+
+def sample_sections(
+    run: Run, generator: Generator, config: Any, seed: int, sharding: NamedSharding
+) -> list[str]:
+    """Returns the sections with pictures: classes by alpha, over training, nearest reals."""
+    parts = []
+    model = generator.model
+    space = latent_space_of(model, generator.metadata, "", sharding)
+
+    def draw(labels: np.ndarray, alpha: float) -> np.ndarray:
+        batch = min(SAMPLE_BATCH, len(labels))
+        samples = generate(model, generator.params, labels, alpha, seed, batch_size=batch)
+        return np.concatenate(list(map(space.decode, samples) if space else samples))
+
+    classes = min(model.num_classes, CLASSES_SHOWN)
+    labels = np.repeat(np.arange(classes, dtype=np.int32), PER_CLASS)
+    images = draw(labels, 1.0)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        return [page.note("The samples are no pictures.")]
+    names = generator.metadata["dataset"]["class_names"][:classes]
+    told = f"Rows: {', '.join(names)}. Noise of seed {seed}."
+    text = f"{PER_CLASS} samples of each of the classes {', '.join(names)}"
+    grids = [picture(to_uint8(images), PER_CLASS, text, "alpha 1, ten samples of each class")]
+    alphas = [alpha for alpha in ALPHAS if alpha <= config.drift.alpha_max]
+    if len(alphas) > 1 and config.objective == "drift":
+        grids.append(alpha_grid(draw, classes, alphas))
+    parts.append(page.section("Samples", page.note(told), page.beside(*grids)))
+    slides = slides_of(run.folder)
+    if len(slides) > 1:
+        title = "the same noise while the run learned"
+        parts.append(page.section("Over training", page.slides(title, slides)))
+    neighbours = neighbour_picture(run, to_uint8(images), generator.metadata)
+    parts.append(page.section("Nearest training images", page.note(NEIGHBOURS_NOTE), neighbours))
+    return parts
+
+
+def alpha_grid(draw: Any, classes: int, alphas: Sequence[float]) -> str:
+    """Returns a picture of the same noise for each class (rows) and alpha (columns)."""
+    labels = np.arange(classes, dtype=np.int32)
+    columns = [to_uint8(draw(labels, alpha)) for alpha in alphas]
+    images = np.stack(columns, 1)  # [classes, alphas, H, W, C]
+    shown = ", ".join(f"{alpha:g}" for alpha in alphas)
+    caption = f"the same noise at alpha {shown}, from left to right"
+    text = f"one sample of each class at guidance scales {shown}"
+    return picture(images.reshape(-1, *images.shape[2:]), len(alphas), text, caption)
+
+
+def slides_of(folder: pathlib.Path) -> dict[str, bytes]:
+    """Returns the pictures that the trainer drew, {"step 500": PNG}, at most MOST_SLIDES."""
+    found = {}
+    for path in (folder / "samples").glob("step_*.png"):
+        match = re.fullmatch(r"step_(\d+)", path.stem)
+        if match:
+            found[int(match[1])] = path
+    steps = thinned(sorted(found), MOST_SLIDES)
+    return {f"step {step:,}": found[step].read_bytes() for step in steps}
+
+
+def thinned(values: Sequence[Any], most: int) -> list[Any]:
+    """Returns at most so many of the values, evenly spread, with the first and the last."""
+    if len(values) <= most:
+        return list(values)
+    return [values[i] for i in np.linspace(0, len(values) - 1, most).round().astype(int)]
+
+
+# ---------------------------------------------------------------- curves and health
+
+
+def curves(run: Run, records: Sequence[dict]) -> list[str]:
+    """Returns figures: the loss, the drifts, energy distance and diversity, speed, and scores."""
+    drifts = [key for key in dict.fromkeys(k for r in records for k in r) if is_drift(key)]
+    panels = {
+        "loss": ["loss"],
+        "drift before its normalisation": drifts,
+        "distance from the reals": ["energy_distance"],
+        "diversity within a class, against reals": ["diversity"],
+        "gradient norm": ["grad_norm"],
+        "images per second": ["images_per_s"],
+    }
+    figures = []
+    for title, keys in panels.items():
+        series = {key: points(records, key) for key in keys}
+        series = {key: values for key, values in series.items() if values}
+        if series:
+            figures.append(page.curves(title, series, "step", title))
+    for name in dict.fromkeys(name for row in run.rows for name in scores(row)):
+        series = {} if name.endswith(ERROR) else curves_of_run(run, name, "step")
+        if series:
+            figures.append(page.curves(name, series, "step", name))
+    return figures or [page.note("no lines in metrics.jsonl")]
+
+
+def is_drift(key: str) -> bool:
+    """Returns whether a metric is the size of the drift at a temperature."""
+    return key.startswith("drift_rms_")
+
+
+def points(records: Sequence[dict], key: str) -> list[tuple[float, float]]:
+    """Returns (step, value) of a metric, where it is a number; at most MOST_POINTS."""
+    found = [(r["step"], r[key]) for r in records if isinstance(r.get(key), int | float)]
+    return thinned(found, MOST_POINTS)
+
+
+def health(records: Sequence[dict], config: Any) -> list[list[str]]:
+    """Returns rows of the watch: collapse, distance, numbers that were none, waiting for data."""
+    rows = []
+    diversity = [value for _, value in points(records, "diversity")]
+    if diversity:
+        ratio = config.collapse_ratio
+        verdict = "collapsed" if diversity[-1] < ratio else "no collapse"
+        rows.append(
+            [
+                "collapse watch",
+                f"{verdict}: diversity {diversity[-1]:.3g} of the reals' at the end, "
+                f"{min(diversity):.3g} at its least; {ratio:g} would be a collapse",
+            ]
+        )
+    energy = [value for _, value in points(records, "energy_distance")]
+    if energy:
+        before, last = energy[len(energy) * 3 // 4], energy[-1]
+        is_falling = before - last > max(0.1 * abs(before), 0.01 * abs(energy[0]))
+        trend = "still falling" if is_falling else "settled"
+        rows.append(["energy distance", f"{energy[0]:.3g} at first, {last:.3g} now, {trend}"])
+    broken = [str(record["step"]) for record in records if record.get("not_finite")]
+    rows.append(["not finite", f"at steps {', '.join(broken)}" if broken else "never"])
+    waits = [value for _, value in points(records, "data_wait")]
+    if waits:
+        rows.append(["waiting for data", f"{np.mean(waits):.1%} of the time"])
+    return rows
+
+
+# ---------------------------------------------------------------- time
+
+
+def read_events(folder: pathlib.Path) -> list[dict]:
+    """Returns the lines of environment.jsonl; runs older than that file have none."""
+    path = folder / "environment.jsonl"
+    if not path.is_file():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue  # a kill has cut it short
+    return events
+
+
+def times(records: Sequence[dict], events: Sequence[dict]) -> list[list[str]]:
+    """Returns rows: steps, speed, seconds of steps, and their share of the time that passed."""
+    stepping = sum(record.get("seconds", 0) for record in records)
+    speeds = [record["images_per_s"] for record in records if "images_per_s" in record]
+    rows = [["steps", f"{records[-1]['step'] if records else 0:,}"]]
+    if speeds:
+        rows.append(["speed, median", f"{np.median(speeds):,.0f} images per second"])
+    rows.append(["time of steps", duration(stepping)])
+    passed = time_of_sessions(events)
+    if passed:
+        share = min(1.0, stepping / passed)
+        rows.append(["time from start to end", duration(passed)])
+        rows.append(
+            ["goodput", f"{share:.0%}; the rest is compilation, evaluations, pictures, checkpoints"]
+        )
+    starts = sum(event["event"] == "start" for event in events)
+    if starts > 1:
+        rows.append(["starts", f"{starts}: it was resumed"])
+    return rows
+
+
+def time_of_sessions(events: Sequence[dict]) -> float:
+    """Returns the seconds between starts and ends; a session without an end does not count."""
+    seconds, start = 0.0, None
+    for event in events:
+        if event["event"] == "start":
+            start = event["time"]
+        elif start is not None:
+            seconds += event["time"] - start
+            start = None
+    return seconds
+
+
+def duration(seconds: float) -> str:
+    """Returns "2 h 5 min", "3 min 20 s" or "12 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+# ---------------------------------------------------------------- what was run, and what next
+
+
+def what_was_run(config: Any, events: Sequence[dict]) -> list[str]:
+    """Returns the command, machine, recipe, and the settings that differ from it."""
+    parts = []
+    start = next((event for event in reversed(events) if event["event"] == "start"), None)
+    if start:
+        parts.append(page.code(shlex.join(start["command"])))
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(start["time"]))
+        versions = ", ".join(f"{name} {number}" for name, number in start["versions"].items())
+        parts.append(
+            page.table(
+                ["what", "which"],
+                [
+                    ["device", f"{start['devices']} x {start['device']}"],
+                    ["system", start["system"]],
+                    ["versions", versions],
+                    ["started", when],
+                ],
+            )
+        )
+    recipe = config.recipe or "none"
+    differing = changed(config)
+    title = f"Recipe {recipe}; what differs from it"
+    if recipe == "none":
+        title = "No recipe; what differs from the defaults"
+    rows = [[name, new, old] for name, (old, new) in differing.items()]
+    body = page.table(["setting", "this run", "there"], rows) if rows else page.note("nothing")
+    parts.append(f"<h3>{html.escape(title)}</h3>{body}")
+    return parts
+
+
+def changed(config: Any) -> dict[str, tuple[str, str]]:
+    """Returns {setting: (value of the recipe, value of the run)} where they differ."""
+    try:
+        base = config_lib.resolve({"recipe": config.recipe or "none"})
+    except UserError:  # a recipe that is no more
+        base = config_lib.resolve({"recipe": "none"})
+    there, here = (config_lib.flatten(c.to_dict()) for c in (base, config))
+    return {
+        name: (as_text(there.get(name)), as_text(value))
+        for name, value in here.items()
+        if as_text(value) != as_text(there.get(name)) and name not in NOT_SETTINGS
+    }
+
+
+def as_text(value: Any) -> str:
+    """Returns a setting as one would type it; lists of JSON are tuples."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def how_to_go_on(run: Run, events: Sequence[dict]) -> list[str]:
+    """Returns the commands to repeat, continue, sample, score and share a run, and the citation."""
+    folder = shlex.quote(str(run.folder))
+    start = next((event for event in events if event["event"] == "start"), None)
+    again = shlex.join(start["command"]) if start else "the command of the run"
+    commands = [
+        f"{again}   # the same folder goes on; with another --save_dir it is repeated",
+        f"python train_drift.py --save_dir {folder} --max_steps MORE",
+        f"python sample.py --load_dir {folder}",
+        f"python eval_fid.py --load_dir {folder}",
+        f"python scripts/export.py --load_dir {folder} --out exported",
+    ]
+    return [page.code("\n".join(commands)), "<h3>Cite</h3>", page.code(CITATION)]

@@ -1,0 +1,105 @@
+"""The report of a run: what stands in it, and how a browser shows it."""
+
+import json
+import types
+
+import pytest
+from browser import opened
+from test_compare import Reader
+from test_eval import train
+
+from evaluation import report
+from evaluation.report import duration, floor_of, health, result_line, thinned, write_report
+from training.drift import DriftJob
+from utils.errors import UserError
+from utils.logging import read_metrics
+from utils.sharding import local_sharding
+
+FLAGS = {"max_steps": 3, "eval_interval": 3, "save_interval": 3, "sample_interval": 1}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that wrote its report at its end."""
+    folder = tmp_path_factory.mktemp("runs") / "my<run>"
+    train(FLAGS | {"save_dir": str(folder), "drift.alpha_max": 2.0, "drift.n_unc": 4})
+    return folder
+
+
+def test_a_training_ends_with_its_report(run):
+    text = (run / "report.html").read_text()
+    reader = Reader(text)
+    told = " ".join(reader.texts)
+    assert "Run my<run>" in told and "my<run>" not in text
+    assert "training images against held-out ones have 0.2901" in told  # of digits in pixels
+    assert "Recipe digits; what differs from it" in told
+    assert "no collapse" in told and "goodput" in told
+    assert "the same noise at alpha 1, 1.5, 2" in told
+    images = reader.all("img")
+    assert all(image["alt"] and image["src"].startswith("data:image/png") for image in images)
+    labels = [image["data-label"] for image in images if "data-label" in image]
+    assert labels == ["step 1", "step 2", "step 3"]
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_the_environment_is_noted(run):
+    start, end = map(json.loads, (run / "environment.jsonl").read_text().splitlines())
+    assert (start["event"], end["event"], end["step"]) == ("start", "end", 3)
+    assert start["versions"]["jax"] and start["devices"] >= 1
+
+
+def test_the_program_writes_it_again(run):
+    (run / "report.html").unlink()
+    (run / "environment.jsonl").unlink()  # of older runs
+    (run / "fid.csv").rename(run / "fid.old")
+    path = write_report(run, 0, local_sharding())
+    (run / "fid.old").rename(run / "fid.csv")
+    assert path.name == "report.html" and "No scores yet" in path.read_text()
+    with pytest.raises(UserError, match="is no run folder"):
+        write_report(run / "samples", 0, local_sharding())
+
+
+def test_a_report_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr("training.drift.write_report", fail)
+    config = types.SimpleNamespace(sample_interval=1, seed=0)
+    DriftJob.report_run(types.SimpleNamespace(config=config, folder=tmp_path))
+    assert "no report (no memory); scripts/report.py tries again" in caplog.text
+
+
+def test_what_is_said():
+    row = {"step": 5, "features": "pixels", "num_samples": 540, "fd_pixels": 1.25, "recall": 0.5}
+    row |= {"fd_pixels_error": 0.031, "ema": "0.99"}
+    line = result_line([row], 0.29)
+    assert line.startswith("fd_pixels 1.25 ± 0.031 at step 5, of 540 samples; training images")
+    assert line.endswith("recall 0.500.")
+    assert floor_of(None, [row | {"features": "inception"}]) is None
+    assert thinned(range(100), 3) == [0, 50, 99] and thinned([1, 2], 3) == [1, 2]
+    assert [duration(s) for s in (3.4, 200, 7500)] == ["3 s", "3 min 20 s", "2 h 5 min"]
+
+
+def test_a_collapse_is_told(run):
+    records = [{"step": i, "diversity": d} for i, d in enumerate([1.0, 0.01])]
+    records.append({"step": 2, "loss": None, "not_finite": {"loss": "nan"}})
+    rows = dict(health(records, types.SimpleNamespace(collapse_ratio=0.1)))
+    assert rows["collapse watch"].startswith("collapsed: diversity 0.01")
+    assert rows["not finite"] == "at steps 2"
+    assert report.points(read_metrics(run / "metrics.jsonl"), "loss")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_it_and_asks_for_nothing(run, width):
+    write_report(run, 0, local_sharding())
+    address = (run / "report.html").as_uri()
+    viewport = {"width": width, "height": 900}
+    with opened(address, viewport=viewport, color_scheme="dark") as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        visible = page.locator("figure.slides img:visible")
+        assert visible.count() == 1 and visible.get_attribute("data-label") == "step 3"
+        page.locator("input[type=range]").fill("0")
+        assert visible.get_attribute("data-label") == "step 1"
+        page.locator("figure.curves svg").first.hover()
+        assert "loss: step" in page.locator("figure.curves output").first.inner_text()
+        assert [url for url in page.asked if not url.startswith("data:")] == [address]

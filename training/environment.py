@@ -1,0 +1,52 @@
+"""Where and how a run was made: `environment.jsonl` of its folder, a line for each start and end.
+
+A run that was resumed elsewhere has lines of both machines. Nothing reads the file but people and
+the report.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import sys
+import time
+from typing import Any
+
+import jax
+
+from utils import processes
+
+FILE = "environment.jsonl"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def note_start(folder: pathlib.Path, step: int) -> None:
+    """Writes the command, the devices and the versions; step: behind which the run goes on."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    _append(
+        folder,
+        {
+            "event": "start",
+            "step": step,
+            "command": ["python", *sys.argv],
+            "device": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            "processes": jax.process_count(),
+            "system": platform.platform(),
+            "versions": {"python": platform.python_version()} | versions,
+        },
+    )
+
+
+def note_end(folder: pathlib.Path, step: int) -> None:
+    """Writes that the run stopped after a step, at its end or by a signal."""
+    _append(folder, {"event": "end", "step": step})
+
+
+def _append(folder: pathlib.Path, record: dict[str, Any]) -> None:
+    """Adds a line with the time, in seconds since 1970; only the first process writes."""
+    if not processes.is_first():
+        return
+    line = json.dumps({"time": round(time.time(), 3)} | record)
+    with open(folder / FILE, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
