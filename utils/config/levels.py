@@ -162,6 +162,8 @@ def _samples_per_class(given: Mapping[str, Any], levels: list[Level]) -> int:
     merged = {}
     for _, values in levels:
         merged |= values
+    if "drift.n_neg" not in merged:
+        return 0  # the trainer of encoders has no sets
     batch, n_neg = given["batch_size"], merged["drift.n_neg"]
     classes = max(1, merged["batch_size"] // n_neg)
     if batch % n_neg == 0 or batch % classes or batch // classes < 2:
