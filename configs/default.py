@@ -315,6 +315,7 @@ TABLE = (
         PATH,
     ),
     Key("data.split", "train", "split to learn from"),
+    Key("data.config", "", "which configuration of a set that has several; empty = its only one"),
     Key("data.image_size", 0, "centre crop and resize to this side; 0 = as stored", "[0, 16384]"),
     Key("data.channels", 0, "1 = grey, 3 = colour; 0 = as stored", "[0, inf)"),
     Key("data.image_column", "", "column of the images; empty = found"),

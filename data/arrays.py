@@ -9,7 +9,7 @@ from data.dataset import Dataset, Options
 from utils.errors import UserError
 
 # Settings `data.*` that mean nothing to a source of arrays.
-UNUSED_OPTIONS = ("dir", "image_size", "channels", "image_column")
+UNUSED_OPTIONS = ("dir", "image_size", "channels", "image_column", "config")
 
 
 class Arrays:

@@ -3,7 +3,7 @@
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -121,13 +121,72 @@ def _find(table: Table, kind: type, usual_names: Sequence[str]) -> list[str]:
 
 # ---------------------------------------------------------------- what is in them
 
+PROBED = 8  # rows looked at, spread over the table
 
-def image_content(value: Any, name: str) -> tuple[Any, str]:
+
+class Pixels(NamedTuple):
+    """How the numbers of a column of images become pixels in [0, 255].
+
+    Attributes:
+        scale: what they are multiplied with; 0 for images that are files and have no numbers.
+    """
+
+    scale: float = 0.0
+
+    def to_array(self, value: Any) -> np.ndarray:
+        """Returns uint8 pixels. Raises ValueError for numbers out of the range of the column."""
+        numbers = np.asarray(value, np.float64) * (self.scale or 1.0)
+        if not (np.isfinite(numbers).all() and numbers.min() >= 0 and numbers.max() <= 255):
+            raise ValueError(f"pixels from {numbers.min():g} to {numbers.max():g}")
+        return np.round(numbers).astype(np.uint8)
+
+
+def look_at_images(name: str, column: str, values: list[Any]) -> Pixels:
+    """Returns what the values of a column of images mean, from some of them.
+
+    Numbers in [0, 255] are pixels. Those in [0, 1] are multiplied by 255, and a line says so.
+
+    Raises UserError for what is missing, is no image, or has another range.
+    """
+    present = [value for value in values if value is not None]
+    advice = "name another with --data.image_column"
+    if not present:
+        raise UserError(
+            f"{name}: column {column!r} has no image in {len(values)} rows that were looked at; "
+            f"{advice}"
+        )
+    texts = [value for value in present if isinstance(value, str)]
+    if texts:
+        raise UserError(
+            f"{name}: column {column!r} holds text, such as {texts[0]!r}, and no images: store the "
+            f"files themselves, give folder:PATH of them, or {advice}"
+        )
+    arrays = [np.asarray(v) for v in present if isinstance(v, list | np.ndarray)]
+    if not arrays:
+        return Pixels()
+    if any(array.dtype.kind not in "iubf" for array in arrays):
+        raise UserError(f"{name}: column {column!r} holds no arrays of numbers; {advice}")
+    low = min(float(array.min()) for array in arrays)
+    high = max(float(array.max()) for array in arrays)
+    if not (low >= 0 and high <= 255):
+        raise UserError(
+            f"{name}: column {column!r} has pixels from {low:g} to {high:g}, expected 0 to 255 or "
+            f"0 to 1: store them so, or {advice}"
+        )
+    if high > 1:
+        return Pixels(1.0)
+    log.warning("%s: pixels of column %s are from 0 to 1: multiplied by 255", name, column)
+    return Pixels(255.0)
+
+
+def image_content(value: Any, name: str, pixels: Pixels) -> tuple[Any, str]:
     """Returns (what `data.images.decode` takes, name for messages) of a value of an image column.
 
     value: undecoded, that is a dict of `bytes` or a `path`; or nested lists of pixels; or else
     what `decode` takes already.
     """
+    if value is None:
+        raise ValueError("no image is there")
     if isinstance(value, dict):
         path = value.get("path")
         if path:
@@ -136,74 +195,21 @@ def image_content(value: Any, name: str) -> tuple[Any, str]:
         if content is None:
             content = pathlib.Path(path).read_bytes()
         return content, name
-    if isinstance(value, list):
-        return np.asarray(value, np.uint8), name
+    if isinstance(value, list | np.ndarray):
+        return pixels.to_array(value), name
     return value, name
 
 
-def read_labels(
-    name: str, table: Any, label: str, split: str
-) -> tuple[dict[str, int] | None, tuple[str, ...], tuple[int, ...]]:
-    """Reads the whole column of labels.
-
-    Class labels and integers stand for themselves; texts are numbered in sorted order.
-
-    Args:
-        name: Of the data set, for messages.
-        table: Of the library `datasets`.
-        label: The column, or "" for a set without labels.
-        split: Empty classes are refused in the split "train".
-
-    Returns:
-        The label of each text (None if the values are labels already), the names of the classes,
-        and the samples of each.
-    """
-    if not label:
-        return None, ("all",), (len(table),)
-    values = table.with_format("arrow")[label]
+def read_column(table: Any, column: str) -> np.ndarray:
+    """Returns the values [S] of a column of labels, of a table of the library `datasets`."""
+    values = table.with_format("arrow")[column]
     if not hasattr(values, "to_numpy"):
         values = values[:]
-    values = np.asarray(values.to_numpy())
-    feature = table.features[label]
-    labels, class_names, label_of_text = _number(name, label, values, feature)
-    _check_range(name, label, labels, len(class_names))
-    counts = np.bincount(labels, minlength=len(class_names))
-    if split == "train" and not counts.all():
-        empty = int(np.argmin(counts))
-        n_empty = int((counts == 0).sum())
-        raise UserError(
-            f"{name}: class {empty} ({class_names[empty]!r}) has no samples in this split, of "
-            f"{n_empty} empty classes; use another --data.label_column or --data.split"
-        )
-    return label_of_text, class_names, tuple(counts.tolist())
+    return np.asarray(values.to_numpy())
 
 
-def _number(
-    name: str, label: str, values: np.ndarray, feature: Any
-) -> tuple[np.ndarray, tuple[str, ...], dict[str, int] | None]:
-    """Returns the labels as numbers, the names of the classes, and the number of each text."""
+def class_names(feature: Any) -> tuple[str, ...]:
+    """Returns the names of a column of class labels; () of integers and texts."""
     import datasets
 
-    if isinstance(feature, datasets.ClassLabel):
-        return values, tuple(feature.names), None
-    if values.dtype.kind in "OUS" and all(isinstance(value, str) for value in values):
-        class_names = tuple(sorted(set(values.tolist())))
-        label_of_text = {text: number for number, text in enumerate(class_names)}
-        labels = np.array([label_of_text[text] for text in values])
-        return labels, class_names, label_of_text
-    if values.dtype.kind in "iub":
-        class_names = tuple(str(number) for number in range(int(values.max()) + 1))
-        return values.astype(np.int64), class_names, None
-    raise UserError(
-        f"{name}: column {label!r} holds no labels ({feature}); name another with "
-        "--data.label_column, or none"
-    )
-
-
-def _check_range(name: str, label: str, labels: np.ndarray, n_classes: int):
-    """Raises UserError for labels that are no classes; a column with gaps comes as floats."""
-    if labels.dtype.kind == "f" or labels.min() < 0 or labels.max() >= n_classes:
-        raise UserError(
-            f"{name}: column {label!r} has labels from {labels.min()} to {labels.max()}, expected "
-            f"0 to {n_classes - 1}; this split may have none (--data.split)"
-        )
+    return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()

@@ -1,6 +1,7 @@
 """The errors of other libraries in one line, and what a user can do about them."""
 
 import errno
+import re
 
 from data.hub_cards import Card
 
@@ -35,6 +36,10 @@ def explain(name: str, source: str, is_local: bool, card: Card | None, error: Ex
     """
     causes = _causes(error)
     text = _text(error, 200)
+    if "Config name is missing" in text or "BuilderConfig" in text:
+        listed = re.search(r"(?:available configs|Available): (\[[^\]]*\])", _text(error, 2000))
+        known = listed[1] if listed else "the names on its page"
+        return f"{name}: several configurations, of which --data.config picks one: {known[:400]}"
     page = f"https://huggingface.co/datasets/{source}"
     if any(_is_disk_full(cause) for cause in causes):
         return (

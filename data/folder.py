@@ -3,6 +3,9 @@
 path/class/.../image.jpg            labels count the sorted names of the class folders
 path/train/class/.../image.jpg      with the folders train and val (or validation, valid, test)
 path/image.jpg                      without class folders: one class, no labels
+path/00000/img00000000.png          with the labels of path/dataset.json, as StyleGAN and EDM2 do
+
+`data/layout.py` knows other spellings of splits, and what is refused.
 """
 
 import logging
@@ -11,48 +14,90 @@ import pathlib
 
 import numpy as np
 
+from data.classes import warn_of_empty
 from data.columns import wants_one_class
 from data.dataset import Dataset, Options
 from data.images import make_images
-from data.splits import HELD_OUT, warn_nothing_held_out
+from data.layout import (
+    HELD_OUT,
+    SUFFIXES,
+    check_depth,
+    check_not_storage,
+    find_split,
+    find_train,
+    has_images,
+    images_under,
+    read_annotations,
+    read_labels_file,
+    subfolders,
+)
+from data.splits import warn_nothing_held_out
 from utils.errors import UserError
+from utils.paths import is_remote
 from utils.words import did_you_mean
 
 log = logging.getLogger(__name__)
 
-UNUSED_OPTIONS = ("dir", "image_column")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+UNUSED_OPTIONS = ("dir", "image_column", "config")
 
 
 class ReadFile:
-    """`read` of `data.images.Images`, over files [S] with labels [S]."""
+    """`read` of `data.images.Images`, over files [S] with labels [S].
 
-    def __init__(self, files: list[str], labels: np.ndarray):
+    Attributes:
+        names: of the files, below the folder of the data set.
+    """
+
+    def __init__(self, files: list[str], labels: np.ndarray, root: str):
         self.files = files
         self.labels = labels
+        self.root = root
 
     def __call__(self, index):
         path = self.files[index]
         with open(path, "rb") as file:
             return file.read(), self.labels[index], path
 
+    @property
+    def names(self) -> list[str]:
+        return [os.path.relpath(file, self.root) for file in self.files]
+
 
 def load(name: str, split: str, options: Options) -> Dataset:
     """Returns a split, with its shape found by looking at some of its images."""
-    root = pathlib.Path(name.partition(":")[2]).expanduser()
+    source = name.partition(":")[2]
+    if is_remote(source):
+        raise UserError(
+            f"--dataset_name {name}: pictures are read from a disk, one file at a time; copy the "
+            "folder there, or put them into parquet files and give hf:gs://bucket/folder"
+        )
+    root = pathlib.Path(source).expanduser()
     if not root.is_dir():
         raise UserError(
             f"--dataset_name {name}: {root} is not a folder; give folder:/path, which holds a "
             "folder of images per class"
         )
-    folder, split = _split_folder(name, root, split)
-    files_of_class = _find_classes(name, folder, split, wants_one_class(name, options))
+    return load_root(name, root, split, options)
+
+
+def load_root(
+    name: str, root: pathlib.Path, split: str, options: Options, size: int = 0, channels: int = 0
+) -> Dataset:
+    """Returns a split of the pictures in `root`.
+
+    size, channels: of images, where the options do not say; 0 for those that are found.
+    """
+    one_class = wants_one_class(name, options)
+    train = None if one_class and not _has_train(root) else find_train(name, root)
+    folder, split = _split_folder(name, root, train, split)
+    train_folder = root if train is None else root / train
+    files_of_class = _find_classes(name, folder, train_folder, one_class)
     counts = [len(files) for files in files_of_class.values()]
-    n = sum(counts)
     all_files = [file for files in files_of_class.values() for file in files]
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    read = ReadFile(all_files, labels)
-    images = make_images(read, n, options.image_size, options.channels, name)
+    read = ReadFile(all_files, labels, str(folder))
+    size, channels = options.image_size or size, options.channels or channels
+    images = make_images(read, sum(counts), size, channels, name)
     return Dataset(
         name=name,
         split=split,
@@ -65,64 +110,116 @@ def load(name: str, split: str, options: Options) -> Dataset:
     )
 
 
-def images_under(folder: pathlib.Path, recursive: bool = True) -> list[str]:
-    """Returns the image files in name order; hidden files and folders are left out."""
-    found = []
-    for path, folders, files in os.walk(folder, followlinks=True):
-        # `os.walk` goes on into the folders that this list holds.
-        folders[:] = [name for name in folders if recursive and _is_visible(name)]
-        images = [name for name in files if name.lower().endswith(SUFFIXES)]
-        found += [os.path.join(path, name) for name in images if _is_visible(name)]
-    return sorted(found)
+def _has_train(root: pathlib.Path) -> bool:
+    return (root / "train").is_dir()
+
+
+# ---------------------------------------------------------------- classes
 
 
 def _find_classes(
-    name: str, folder: pathlib.Path, split: str, one_class: bool
+    name: str, folder: pathlib.Path, train: pathlib.Path, one_class: bool
 ) -> dict[str, list[str]]:
     """Returns the files of each class: of each sub-folder, or of all as one class.
 
-    Raises UserError for a class of the training split without images, for images beside the class
-    folders, and for a folder without any image.
+    Classes are those that have images to learn from; others are left out, and a line says so.
+
+    Args:
+        name: of the data set, for messages.
+        folder: of the split.
+        train: the folder of the training split, whose classes count for every split.
+        one_class: whether labels are not wanted.
+    Raises:
+        UserError: there are no images, images lie beside the class folders, or a folder may be a
+            class or something else.
     """
-    classes = [] if one_class else _subfolders(folder)
-    files_of_class = {class_name: images_under(folder / class_name) for class_name in classes}
-    empty = [class_name for class_name, files in files_of_class.items() if not files]
-    if len(empty) == len(classes):  # There are no class folders, or none of them has images.
-        files = images_under(folder)
-        if not files:
-            suffixes = " ".join(SUFFIXES)
-            raise UserError(f"{name}: no images in {folder} (looked for {suffixes})")
+    if one_class:
+        return {"all": _all_images(name, folder)}
+    listed = read_labels_file(name, folder)
+    if listed is not None:
+        learned = read_labels_file(name, train) or listed
+        return _listed_classes(name, folder, listed, sorted(set(learned.values())))
+    folders = subfolders(train)
+    classes = [class_name for class_name in folders if has_images(train / class_name)]
+    if not classes:  # There are no class folders, or none of them has images.
+        files = _all_images(name, folder)
         log.info("%s: no class folders, so one class: training is unconditional", name)
         return {"all": files}
-    if empty and split == "train":
-        others = f", nor have {len(empty) - 1} more" if len(empty) > 1 else ""
-        raise UserError(
-            f"{name}: class folder {folder / empty[0]} has no images{others}: remove or fill it"
-        )
-    loose = images_under(folder, recursive=False)
+    loose = images_under(train, recursive=False)
     if loose:
         raise UserError(
             f"{name}: {len(loose)} images, such as {loose[0]}, lie beside the class folders: move "
-            "them into one"
+            "them into one, or give --data.label_column none for one class"
         )
+    check_depth(name, train, classes)
+    check_not_storage(name, train, classes)
+    empty = [class_name for class_name in folders if class_name not in classes]
+    if empty:
+        warn_of_empty(name, empty)
+    annotations = read_annotations(name, folder)
+    if annotations is not None:
+        return _annotated_classes(folder, classes, annotations)
+    return {class_name: images_under(folder / class_name) for class_name in classes}
+
+
+def _all_images(name: str, folder: pathlib.Path) -> list[str]:
+    files = images_under(folder)
+    if not files:
+        suffixes = " ".join(SUFFIXES)
+        raise UserError(
+            f"{name}: no images in {folder} (looked for {suffixes}); give the folder that holds "
+            "them"
+        )
+    return files
+
+
+def _listed_classes(
+    name: str, folder: pathlib.Path, labels: dict[str, int], classes: list[int]
+) -> dict[str, list[str]]:
+    """Returns the files of each class by dataset.json; without labels, all as one class.
+
+    classes: the labels of the training split; images of others are left out.
+    """
+    files = _all_images(name, folder)
+    if not labels:
+        log.info("%s: dataset.json has no labels, so one class: training is unconditional", name)
+        return {"all": files}
+    files_of_class: dict[str, list[str]] = {str(label): [] for label in classes}
+    for file in files:
+        below = os.path.relpath(file, folder)
+        if below not in labels:
+            raise UserError(
+                f"{name}: {folder / 'dataset.json'} has no label for {below}; write it anew, or "
+                "give --data.label_column none for one class"
+            )
+        if labels[below] in classes:
+            files_of_class[str(labels[below])].append(file)
     return files_of_class
 
 
-def _is_visible(name: str) -> bool:
-    return not name.startswith((".", "__"))
+def _annotated_classes(
+    folder: pathlib.Path, classes: list[str], annotations: dict[str, str]
+) -> dict[str, list[str]]:
+    """Returns the files of each class where a file tells the classes, as tiny-imagenet's does."""
+    files_of_class: dict[str, list[str]] = {class_name: [] for class_name in classes}
+    for file in images_under(folder):
+        class_name = annotations.get(os.path.basename(file))
+        if class_name in files_of_class:
+            files_of_class[class_name].append(file)
+    return files_of_class
 
 
-def _subfolders(folder: pathlib.Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and _is_visible(entry.name))
+# ---------------------------------------------------------------- splits
 
 
-def _split_folder(name: str, root: pathlib.Path, split: str) -> tuple[pathlib.Path, str]:
+def _split_folder(
+    name: str, root: pathlib.Path, train: str | None, split: str
+) -> tuple[pathlib.Path, str]:
     """Returns the folder of a split, and the split that it really is.
 
     Where nothing is held out, "test" is the training split, and a warning says so.
     """
-    if not (root / "train").is_dir():
+    if train is None:
         if split not in ("train", "test"):
             raise UserError(
                 f"--data.split {split}: {root} has no folder train, so its only split is train"
@@ -130,15 +227,20 @@ def _split_folder(name: str, root: pathlib.Path, split: str) -> tuple[pathlib.Pa
         if split == "test":
             warn_nothing_held_out(name)
         return root, "train"
+    if split == "train":
+        return root / train, split
     if split == "test":
-        classes = set(_subfolders(root / "train"))
-        for held_out in HELD_OUT:
+        folders = set(subfolders(root / train))
+        classes = {class_name for class_name in folders if has_images(root / train / class_name)}
+        for held_out in find_split(subfolders(root), HELD_OUT):
             # A folder without the classes does not count: ImageNet's own test split has no labels.
-            if (root / held_out).is_dir() and set(_subfolders(root / held_out)) == classes:
-                return root / held_out, split
+            folder = root / held_out
+            has_classes = classes <= set(subfolders(folder)) <= folders
+            if has_classes or read_annotations(name, folder) is not None:
+                return folder, split
         warn_nothing_held_out(name, " with the classes of train")
-        return root / "train", "train"
+        return root / train, "train"
     if not (root / split).is_dir():
-        guess = did_you_mean(split, _subfolders(root))
+        guess = did_you_mean(split, subfolders(root))
         raise UserError(f"--data.split {split}: {root} has no such folder{guess}")
     return root / split, split

@@ -8,17 +8,29 @@ parquet, arrow or image files as the hub has them, a folder that `save_to_disk` 
 import pathlib
 from typing import Any
 
-from data import streaming
-from data.columns import choose_columns, image_content, read_labels
+import numpy as np
+
+from data import folder, streaming
+from data.classes import ONE_CLASS, Classes, check_labels, find_classes, keep_known
+from data.columns import (
+    PROBED,
+    choose_columns,
+    class_names,
+    image_content,
+    look_at_images,
+    read_column,
+)
 from data.dataset import Dataset, Options
 from data.errors import explain
 from data.hub_cards import CARDS, Card
 from data.images import make_images
+from data.layout import SUFFIXES
 from data.splits import choose_split
 from utils.errors import UserError
 from utils.weight_files import hub
 
 CAN_STREAM = True
+TABLES = (".parquet", ".arrow", ".csv", ".json", ".jsonl")
 SAVED_TO_DISK = ("dataset_dict.json", "state.json")  # One of these is in what `save_to_disk` wrote.
 
 
@@ -29,27 +41,25 @@ class ReadRow:
         table: Of the library `datasets`.
         image: The column of images.
         label: The column of labels, or "".
-        label_of_text: The label of each text; None where the values are labels already.
+        classes: What the labels mean.
         name: Of the data set, for messages.
     """
 
-    def __init__(
-        self, table: Any, image: str, label: str, label_of_text: dict[str, int] | None, name: str
-    ):
+    def __init__(self, table: Any, image: str, label: str, classes: Classes, name: str):
         self.table = table
         self.image = image
         self.label = label
-        self.label_of_text = label_of_text
+        self.classes = classes
         self.name = name
+        n = len(table)
+        rows = sorted({i * n // PROBED for i in range(PROBED)}) if n else []
+        self.pixels = look_at_images(name, image, [table[row][image] for row in rows])
 
     def __call__(self, index):
         row = self.table[index]
-        content, name = image_content(row[self.image], f"{self.name} sample {index}")
-        if not self.label:
-            return content, 0, name
-        label = row[self.label]
-        if self.label_of_text:
-            label = self.label_of_text[label]
+        sample = f"{self.name} sample {index}"
+        content, name = image_content(row[self.image], sample, self.pixels)
+        label = self.classes.label(row[self.label]) if self.label else 0
         return content, label, name
 
 
@@ -107,18 +117,33 @@ def load(name: str, split: str, options: Options) -> Dataset:
     source = name.partition(":")[2]
     if card:
         source = options.dir or card.repo
+        if _is_tiny_imagenet(options.dir):
+            size, channels = card.size, card.channels
+            return folder.load_root(name, pathlib.Path(options.dir), split, options, size, channels)
     if options.streaming:
-        files, features = _find_parquet(name, source, card)
+        files, features = _find_parquet(name, source, card, options.config)
         return streaming.load(name, files, features, split, options, card)
 
-    tables = _open_tables(name, source, card)
+    tables = _open_tables(name, source, card, options.config)
     own_name, split = choose_split(name, tables, split, card and card.own_names)
     table = tables[own_name]
     image, label = choose_columns(name, table, options, card)
-    label_of_text, class_names, counts = read_labels(name, table, label, split)
+    if not len(table):
+        raise UserError(f"{name}: the split {own_name} is empty; give another --data.split")
+    classes, counts = ONE_CLASS, (len(table),)
+    if label:
+        train = _training_table(name, tables, card, table)
+        feature = class_names(table.features[label])
+        classes = find_classes(name, label, read_column(train, label), feature)
+        values = read_column(table, label)
+        check_labels(name, label, values, feature)
+        kept, labels = keep_known(name, classes, values)
+        if len(kept) < len(table):
+            table = table.select(kept)
+        counts = tuple(np.bincount(labels, minlength=len(classes.names)).tolist())
     needed = [image, label] if label else [image]
     table = _without_decoding(table.select_columns(needed), image)
-    read = ReadRow(table, image, label, label_of_text, name)
+    read = ReadRow(table, image, label, classes, name)
     size, channels = options.image_size, options.channels
     if card:
         size, channels = size or card.size, channels or card.channels
@@ -129,10 +154,17 @@ def load(name: str, split: str, options: Options) -> Dataset:
         samples=images,
         shape=images.shape,
         dtype="uint8",
-        class_names=class_names,
+        class_names=classes.names,
         counts=counts,
         max_corrupt=options.max_corrupt,
     )
+
+
+def _training_table(name: str, tables: dict[Any, Any], card: Card | None, table: Any) -> Any:
+    """Returns the table whose classes count for all splits; `table` where none is for training."""
+    own_names = card and card.own_names
+    train = (own_names or {}).get("train", "train")
+    return tables.get(train, table)
 
 
 def _without_decoding(table: Any, image: str) -> Any:
@@ -147,7 +179,12 @@ def _without_decoding(table: Any, image: str) -> Any:
 # ---------------------------------------------------------------- where it is
 
 
-def _open_tables(name: str, source: str, card: Card | None) -> dict[Any, Any]:
+def _is_tiny_imagenet(folder: str) -> bool:
+    """Returns whether a folder is tiny-imagenet-200 as its authors pack it: no parquet files."""
+    return bool(folder) and (pathlib.Path(folder) / "wnids.txt").is_file()
+
+
+def _open_tables(name: str, source: str, card: Card | None, config: str) -> dict[Any, Any]:
     """Returns {split: table} of a local copy or of the hub."""
     import datasets
 
@@ -163,9 +200,11 @@ def _open_tables(name: str, source: str, card: Card | None) -> dict[Any, Any]:
         if _is_saved_to_disk(path):
             found = datasets.load_from_disk(str(path))
         else:
-            if not is_local:
+            if is_local:
+                _check_takes_all(name, path, config)
+            else:
                 _use_cache_without_network()
-            found = datasets.load_dataset(str(path) if is_local else source)
+            found = datasets.load_dataset(str(path) if is_local else source, config or None)
         return found if isinstance(found, dict) else {"train": found}
     except UserError:
         raise
@@ -173,8 +212,39 @@ def _open_tables(name: str, source: str, card: Card | None) -> dict[Any, Any]:
         raise UserError(explain(name, source, is_local, card, error)) from error
 
 
+def _check_takes_all(name: str, path: pathlib.Path, config: str) -> None:
+    """Raises UserError where the library reads only some files of a folder, by their names.
+
+    It takes files that are called test_* for another split, and then leaves all others out.
+    """
+    import datasets
+
+    builder = datasets.load_dataset_builder(str(path), config or None)
+    found = builder.config.data_files
+    if not found or config or len(builder.builder_configs) > 1:
+        return
+    taken = [file for files in found.values() for file in files]
+    suffixes = {pathlib.PurePath(file).suffix.lower() for file in taken} & {*SUFFIXES, *TABLES}
+    there = [
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in suffixes
+        and not any(part.startswith((".", "__")) for part in file.relative_to(path).parts)
+    ]
+    if len(taken) >= len(there):
+        return
+    left_out = sorted(map(str, set(map(str, there)) - {str(pathlib.Path(f)) for f in taken}))
+    advice = "give hf:FILE with one of the files, or rename them so that none is called by a split"
+    if suffixes & set(SUFFIXES):
+        advice = f"give folder:{path}"
+    raise UserError(
+        f"{name}: by their names, the library datasets reads {len(taken)} of {len(there)} files in "
+        f"{path} and leaves out {left_out[0]}: {advice}"
+    )
+
+
 def _find_parquet(
-    name: str, source: str, card: Card | None
+    name: str, source: str, card: Card | None, config: str
 ) -> tuple[dict[str, list[str]], dict[str, Any] | None]:
     """Returns ({split: parquet files}, features or None) of a local copy or of the hub.
 
@@ -194,7 +264,8 @@ def _find_parquet(
         try:
             if not is_local:
                 _use_cache_without_network()
-            builder = datasets.load_dataset_builder(str(path) if is_local else source)
+            place = str(path) if is_local else source
+            builder = datasets.load_dataset_builder(place, config or None)
         except Exception as error:  # of several libraries
             raise UserError(explain(name, source, is_local, card, error)) from error
         if isinstance(builder, Parquet):

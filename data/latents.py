@@ -22,7 +22,7 @@ from data.dataset import Dataset, Options
 from utils.errors import UserError
 
 # All of it was decided when the images were encoded.
-UNUSED_OPTIONS = ("dir", "image_size", "channels", "image_column", "label_column")
+UNUSED_OPTIONS = ("dir", "config", "image_size", "channels", "image_column", "label_column")
 
 META, LATENTS, LABELS, DONE = "meta.json", "latents.npy", "labels.npy", "done.json"
 

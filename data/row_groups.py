@@ -5,6 +5,7 @@ The footer of a file says what row groups it has, so nothing else is read before
 
 import collections
 import concurrent.futures
+import functools
 import logging
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.columns import image_content
+from data.columns import PROBED, Pixels, image_content, look_at_images
 from data.errors import in_words
 from utils.errors import UserError
 
@@ -61,12 +62,16 @@ class RowGroups:
         footers: Of the files, in their order.
         image: The column of images.
         label: The column of labels, or "".
+        first_label: What the least label is; integers count from it.
     """
 
-    def __init__(self, name: str, footers: list[Footer], image: str, label: str):
+    def __init__(
+        self, name: str, footers: list[Footer], image: str, label: str, first_label: int = 0
+    ):
         self.name = name
         self.image = image
         self.label = label
+        self.first_label = first_label
         self.parts = []  # (footer, index in the file) of each row group
         counts = []
         for footer in footers:
@@ -92,9 +97,22 @@ class RowGroups:
         row = int(index - self.first_row[group])
         table = self._table(group)
         value = table.column(self.image)[row].as_py()
-        content, name = image_content(value, f"{self.name} sample {index}")
-        label = table.column(self.label)[row].as_py() if self.label else 0
-        return content, label, name
+        content, name = image_content(value, f"{self.name} sample {index}", self.pixels)
+        label = 0
+        if self.label:
+            label = table.column(self.label)[row].as_py()
+            if label is None:
+                raise UserError(
+                    f"{self.name}: sample {index} has no label in column {self.label!r}; fill it "
+                    "in, or give --data.label_column none for one class"
+                )
+        return content, label - self.first_label, name
+
+    @functools.cached_property
+    def pixels(self) -> Pixels:
+        """What the values of the column of images mean, by the first row group."""
+        values = self._table(0).column(self.image).slice(0, PROBED).to_pylist()
+        return look_at_images(self.name, self.image, values)
 
     def hold(self, groups: list[int], and_previous: bool):
         """Starts to read row groups, and lets go of others.

@@ -33,6 +33,11 @@ def choose_split(
         UserError: There is no such split.
     """
     names = list(names)
+    if split == "train" and len(names) == 1 and names[0] in HELD_OUT:
+        raise UserError(
+            f"--data.split train: {name} has only the split {names[0]}; to learn from it give "
+            f"--data.split {names[0]}"
+        )
     for candidate in _candidates(names, split, own_names):
         if candidate in names:
             return candidate, split

@@ -119,12 +119,17 @@ def load(
         schema = footers[0].metadata.schema.to_arrow_schema()
         features = datasets.Features.from_arrow_schema(schema)
     image, label = choose_columns(name, Schema(dict(features)), options, card)
-    groups = RowGroups(name, footers, image, label)
-    n = len(groups)
+    n = sum(sum(footer.counts) for footer in footers)
+    if not n:
+        raise UserError(
+            f"{name}: the files of the split {own_name} have no rows, {files[own_name][0]} first; "
+            "give another --data.split, or get the files again"
+        )
+    first_label, class_names, counts = 0, ("all",), (n,)
     if label:
-        class_names, counts = find_classes(name, features, label, footers), None
-    else:
-        class_names, counts = ("all",), (n,)
+        first_label, class_names = find_classes(name, features, label, footers)
+        counts = None
+    groups = RowGroups(name, footers, image, label, first_label)
     size, channels = options.image_size, options.channels
     if card:
         size, channels = size or card.size, channels or card.channels
@@ -149,16 +154,16 @@ def load(
 
 def find_classes(
     name: str, features: Mapping[str, Any], label: str, footers: list[Footer]
-) -> tuple[str, ...]:
-    """Returns the names of the classes without reading the labels.
+) -> tuple[int, tuple[str, ...]]:
+    """Returns the least label and the names of the classes, without reading the labels.
 
-    Class labels have names; integers have as many classes as the statistics in the footers tell.
+    Class labels have names; integers are the classes between the bounds that the footers tell.
     Raises UserError for other labels, and for statistics that are missing or negative.
     """
     import datasets
 
     if isinstance(features[label], datasets.ClassLabel):
-        return tuple(features[label].names)
+        return 0, tuple(features[label].names)
     bounds = _bounds_of_column(label, footers)
     if bounds is None:
         raise UserError(
@@ -171,7 +176,7 @@ def find_classes(
             f"{name}: column {label!r} has labels from {low} to {high}, expected 0 or more; this "
             "split may have none (--data.split)"
         )
-    return tuple(str(number) for number in range(high + 1))
+    return low, tuple(str(number) for number in range(low, high + 1))
 
 
 def _bounds_of_column(column: str, footers: list[Footer]) -> tuple[int, int] | None:
@@ -183,6 +188,8 @@ def _bounds_of_column(column: str, footers: list[Footer]) -> tuple[int, int] | N
     lows, highs = [], []
     for footer in footers:
         for group in range(footer.metadata.num_row_groups):
+            if not footer.metadata.row_group(group).num_rows:
+                continue
             statistics = footer.metadata.row_group(group).column(paths.index(column)).statistics
             if statistics is None or not statistics.has_min_max:
                 return None

@@ -11,6 +11,7 @@ so their positions are found by going through the lengths once.
 
 import concurrent.futures
 import functools
+import json
 import logging
 import os
 import pathlib
@@ -21,6 +22,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data.classes import ONE_CLASS, Classes, check_labels, find_classes, keep_known
+from data.columns import LABEL_COLUMNS
 from data.dataset import Dataset, Options
 from data.errors import in_words
 from data.images import make_images
@@ -123,6 +126,8 @@ class ReadExample:
         name: Of the data set, for messages.
     """
 
+    classes = ONE_CLASS  # what the labels mean, once that is known
+
     def __init__(self, records: Records, folder: str, image: str, label: str, name: str):
         self.records = records
         self.folder = folder
@@ -144,12 +149,44 @@ class ReadExample:
 
         as_bytes = {self.image: tfds.decode.SkipDecoding()}
         example = self.parser.deserialize_example_np(self.records[index], decoders=as_bytes)
-        label = int(example[self.label]) if self.label else 0
+        label = self.classes.label(_value(example[self.label])) if self.label else 0
         return example[self.image], label, f"{self.name} sample {index}"
+
+    def values(self) -> np.ndarray:
+        """Returns the values [S] of the labels, which takes reading all records."""
+        import tensorflow_datasets as tfds
+
+        as_bytes = {self.image: tfds.decode.SkipDecoding()}
+        found = []
+        for i in range(len(self.records)):
+            example = self.parser.deserialize_example_np(self.records[i], decoders=as_bytes)
+            found.append(_value(example[self.label]))
+        return np.array(found)
 
     def __getstate__(self):
         """Leaves the parser out: a worker process makes its own."""
         return {key: value for key, value in self.__dict__.items() if key != "parser"}
+
+
+def _value(label: Any) -> int | str:
+    """Returns a label as an integer or a text. Raises TypeError or ValueError for an array."""
+    if isinstance(label, bytes):
+        return label.decode(errors="replace")
+    return int(label)
+
+
+class Chosen:
+    """Some of the records, by index."""
+
+    def __init__(self, records: Records, positions: np.ndarray):
+        self.records = records
+        self.positions = positions
+
+    def __len__(self):
+        return len(self.positions)
+
+    def __getitem__(self, index):
+        return self.records[int(self.positions[index])]
 
 
 # ---------------------------------------------------------------- the data set
@@ -157,28 +194,38 @@ class ReadExample:
 
 def load(name: str, split: str, options: Options) -> Dataset:
     """Returns a split, with its shape found by looking at some of its images."""
-    folder = _find_folder(name, options.dir)
+    folder = _find_folder(name, options.dir, options.config)
     kind, features, splits = _read_info(name, folder)
     own_name, split = choose_split(name, splits, split)
     records = _open_records(name, kind, splits[own_name], own_name)
     image, label = _choose_features(name, features, options)
     read = ReadExample(records, str(folder), image, label, name)
-    class_names, counts = _find_classes(name, features, label, read, len(records))
-    images = make_images(read, len(records), options.image_size, options.channels, name)
+    counts: tuple[int, ...] | None = (len(records),)
+    if label:
+        train = read
+        if split != "train" and "train" in splits:
+            learned = _open_records(name, kind, splits["train"], "train")
+            train = ReadExample(learned, str(folder), image, label, name)
+        read, counts = _with_classes(name, features, read, train)
+    n = len(read.records)
+    images = make_images(read, n, options.image_size, options.channels, name)
     return Dataset(
         name=name,
         split=split,
         samples=images,
         shape=images.shape,
         dtype="uint8",
-        class_names=class_names,
+        class_names=read.classes.names,
         counts=counts,
         max_corrupt=options.max_corrupt,
     )
 
 
-def _find_folder(name: str, data_dir: str) -> pathlib.Path:
-    """Returns the folder of a prepared version: the one named, or the newest under data_dir."""
+def _find_folder(name: str, data_dir: str, config: str) -> pathlib.Path:
+    """Returns the folder of a prepared version: the one named, or the newest under data_dir.
+
+    Of a set with several configurations that is one of `config`, or of its default.
+    """
     source = name.partition(":")[2]
     usual = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     root = pathlib.Path(data_dir or usual).expanduser()
@@ -187,6 +234,8 @@ def _find_folder(name: str, data_dir: str) -> pathlib.Path:
     else:
         folder = root / source.replace(":", "/")
     if (folder / "dataset_info.json").is_file():
+        if config:
+            raise UserError(f"--data.config {config}: {name} says its version itself, leave it out")
         return folder
     found = [path.parent for path in folder.glob("**/dataset_info.json")]
     versions = [path for path in found if "incomplete" not in str(path)]
@@ -196,7 +245,24 @@ def _find_folder(name: str, data_dir: str) -> pathlib.Path:
             f"`tfds build {folder.name} --file_format=array_record --data_dir DIR`, "
             f"copy DIR here, and give --data.dir DIR, or tfds:DIR/name/version"
         )
+    configurations = {path.parent for path in versions}
+    chosen = folder / (config or _default_configuration(folder))
+    if chosen not in configurations and (config or len(configurations) > 1):
+        listed = ", ".join(sorted(path.name for path in configurations))
+        raise UserError(
+            f"{name}: {folder} holds the configurations {listed}; pick one with --data.config"
+        )
+    if len(configurations) > 1 or config:
+        versions = [path for path in versions if path.parent == chosen]
     return max(versions, key=_version_numbers)
+
+
+def _default_configuration(folder: pathlib.Path) -> str:
+    """Returns the configuration that the set itself calls its default, or ""."""
+    try:
+        return json.loads((folder / ".config" / "metadata.json").read_text())["default_config_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _version_numbers(folder: pathlib.Path) -> list[int]:
@@ -255,8 +321,26 @@ def _choose_features(name: str, features: Mapping[str, Any], options: Options) -
             f"{name} has no images among its features {listed}; name them with --data.image_column"
         )
     if not label:
-        log.info("%s: no class labels, so one class: training is unconditional", name)
+        _say_what_may_be_labels(name, features)
     return image, label
+
+
+def _say_what_may_be_labels(name: str, features: Mapping[str, Any]) -> None:
+    """Says that there are no class labels, and which features could stand for them."""
+    import tensorflow_datasets as tfds
+
+    possible = []
+    for feature_name, feature in features.items():
+        is_text = isinstance(feature, tfds.features.Text)
+        dtype = getattr(feature, "np_dtype", None)
+        is_integer = dtype is not None and np.issubdtype(dtype, np.integer)
+        if is_text or (is_integer and not feature.shape):
+            possible.append(feature_name)
+    usual_first = sorted(possible, key=lambda found: found not in LABEL_COLUMNS)
+    hint = ""
+    if usual_first:
+        hint = f"; --data.label_column {usual_first[0]} takes its values for classes"
+    log.warning("%s: no class labels, so one class: training is unconditional%s", name, hint)
 
 
 def _choose_feature(
@@ -281,37 +365,42 @@ def _choose_feature(
     return found[0] if found else ""
 
 
-def _find_classes(
-    name: str, features: Mapping[str, Any], label: str, read: ReadExample, n: int
-) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
-    """Returns the names of the classes and the samples of each; None where n is too large."""
+def _with_classes(
+    name: str, features: Mapping[str, Any], read: ReadExample, train: ReadExample
+) -> tuple[ReadExample, tuple[int, ...] | None]:
+    """Returns the reader with its classes, and the samples of each; None where they are too many.
+
+    Args:
+        name: of the data set, for messages.
+        features: of the set.
+        read: the reader of the split, whose labels are not known yet.
+        train: that of the training split, whose classes count for every split.
+    """
     import tensorflow_datasets as tfds
 
-    if not label:
-        return ("all",), (n,)
-    class_names = None
+    label, names = read.label, ()
     if isinstance(features[label], tfds.features.ClassLabel):
-        class_names = tuple(features[label].names)
-    if n > COUNTED:
-        if class_names is None:
+        names = tuple(features[label].names)
+    if max(len(read.records), len(train.records)) > COUNTED:
+        if not names:
             raise UserError(
                 f"{name}: feature {label!r} is no class label, so the number of classes is not "
                 "known; prepare it as ClassLabel, or give --data.label_column none"
             )
-        return class_names, None
+        read.classes = Classes(names, None)
+        return read, None
     try:
-        labels = np.array([read(index)[1] for index in range(n)])
+        values = read.values()
+        learned = values if train is read else train.values()
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{name}: feature {label!r} holds no labels ({error}); name another with "
             "--data.label_column, or none"
         ) from None
-    if class_names is None:
-        class_names = tuple(str(number) for number in range(labels.max() + 1))
-    if labels.min() < 0 or labels.max() >= len(class_names):
-        raise UserError(
-            f"{name}: feature {label!r} has labels from {labels.min()} to {labels.max()}, "
-            f"expected 0 to {len(class_names) - 1}"
-        )
-    counts = np.bincount(labels, minlength=len(class_names))
-    return class_names, tuple(counts.tolist())
+    classes = find_classes(name, label, learned, names)
+    check_labels(name, label, values, names)
+    kept, labels = keep_known(name, classes, values)
+    read.classes = classes
+    if len(kept) < len(values):
+        read.records = Chosen(read.records, kept)
+    return read, tuple(np.bincount(labels, minlength=len(classes.names)).tolist())

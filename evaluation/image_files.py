@@ -13,11 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
+from data.errors import in_words
+from data.images import GREY_MODES, decode
+from data.layout import SUFFIXES, images_under
 from utils.errors import UserError
 from utils.files import replacing
 from utils.npz import read_npz
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PROBED = 32  # images of a folder that are looked at to tell whether all are grey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +31,13 @@ class Images:
         name: where they come from.
         items: uint8 [N,H,W,C], or the paths of N files, which are read one by one.
         labels: [N], or None.
+        channels: of images in files: 1 where all are grey, or else 3.
     """
 
     name: str
-    items: np.ndarray | list[pathlib.Path]
+    items: np.ndarray | list[str]
     labels: np.ndarray | None = None
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.items)
@@ -40,7 +45,7 @@ class Images:
     def __getitem__(self, index: int) -> np.ndarray:
         if isinstance(self.items, np.ndarray):
             return self.items[index]
-        return read_image(self.items[index])
+        return read_image(self.items[index], self.channels)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,24 +56,31 @@ class Images:
 def read_images(source: str | os.PathLike) -> Images:
     """Returns the images of a folder or of an .npz.
 
-    Of a folder these are all files of SUFFIXES in it and in its folders, sorted by path. Of an .npz
-    it is `arr_0` or, where none has that name, the first array with four axes.
+    Of a folder these are all that a data set would read (`data.layout.images_under`), sorted by
+    path. Of an .npz it is `arr_0` or, where none has that name, the only array with four axes.
 
     Raises:
-        UserError: there are no images, or they are not uint8 [N,H,W,C] with 1 or 3 channels.
+        UserError: there are no images, or they are not uint8 [N,H,W,C] with 1 or 3 channels; or an
+            .npz has several arrays of images.
     """
     source = pathlib.Path(source).expanduser()
     if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+        files = images_under(source)
         if not files:
             raise UserError(
                 f"{source}: no images there; expected files that end in {', '.join(SUFFIXES)}"
             )
-        return Images(str(source), files)
+        return Images(str(source), files, channels=find_channels(files))
 
     arrays = read_npz(source)
-    with_four_axes = (array for array in arrays.values() if array.ndim == 4)
-    images = arrays.get("arr_0", next(with_four_axes, None))
+    with_four_axes = [name for name, array in arrays.items() if array.ndim == 4]
+    if len(with_four_axes) > 1:
+        raise UserError(
+            f"{source}: several arrays may be the images ({', '.join(with_four_axes)}); keep one "
+            "of them, or join them"
+        )
+    only = arrays[with_four_axes[0]] if with_four_axes else None
+    images = arrays.get("arr_0", only)
     if images is None or not _are_images(images):
         found = [f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items()]
         raise UserError(
@@ -87,20 +99,36 @@ def _are_images(array: np.ndarray) -> bool:
     return has_channels and array.dtype == np.uint8 and len(array) > 0
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Returns the image in a file, uint8 [H,W,3], or [H,W,1] of a grey one.
+def find_channels(files: list[str]) -> int:
+    """Returns 1 where all images in the files are grey, or else 3.
+
+    Where some are grey, all are looked at; only the beginning of each file is read.
+    """
+    probes = [files[i * len(files) // PROBED] for i in range(PROBED)]
+    for file in (*probes, *files):
+        try:
+            with Image.open(file) as image:
+                if image.mode not in GREY_MODES:
+                    return 3
+        except Exception:  # of Pillow, a dozen types: `read_image` says what is wrong with it
+            continue
+    return 1
+
+
+def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
+    """Returns the image in a file, uint8 [H,W,channels], as a data set would read it.
 
     Raises:
         UserError: the file cannot be read as an image.
     """
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except OSError as error:
+        return decode(pathlib.Path(path).read_bytes(), channels, size=0)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises a dozen types for broken files
         raise UserError(
-            f"{path} cannot be read as an image ({error}); remove it or get it again"
+            f"{path} cannot be read as an image ({in_words(error)}); remove it or get it again"
         ) from None
-    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def write_npz(

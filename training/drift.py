@@ -84,6 +84,7 @@ class DriftJob(Job):
         "drift.bank_",
         "encoder.",
         "data.stream",
+        "data.config",
         "drift.field_",
     )
     # ... but not how these are computed, or where they are.

@@ -42,6 +42,7 @@ class MAEJob(Job):
     fixed = (
         "dataset_name",
         "seed",
+        "data.config",
         "optim.ema",
         "mae.base_channels",
         "mae.layers",
