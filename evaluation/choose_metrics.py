@@ -48,9 +48,15 @@ def choose_metrics(
         "features": features,
         "classifier": classifier,
         "held_out": held_out,
+        "held_out_features": held_out and features,
     }
     for metric in wanted:
         needed = METRICS[metric].needs
+        if not available[needed] and needed.startswith("held_out") and not held_out:
+            raise UserError(
+                f"--metrics {metric}: it needs held_out reals beside the reference, which must be "
+                "the training images of a data set; give --dataset_name and --reference_split train"
+            )
         if not available[needed]:
             raise UserError(
                 f"--metrics {metric}: it needs {needed}, which {network.name} with this reference "
@@ -61,4 +67,4 @@ def choose_metrics(
 
 def need_features(metrics: Iterable[str]) -> bool:
     """Returns whether one of the metrics compares images one by one, by their features."""
-    return any(METRICS[metric].needs == "features" for metric in metrics)
+    return any(METRICS[metric].needs in ("features", "held_out_features") for metric in metrics)

@@ -20,6 +20,7 @@ from evaluation.fid_csv import SETTINGS, describe_parameters, read_rows, scores
 from evaluation.generators import open_run
 from evaluation.reference import flatten_images
 from metrics.neighbours import nearest, usual_distance
+from metrics.networks import ERROR
 from models.latents import latent_space_of
 from models.runs import is_run
 from models.sampling import generate
@@ -40,7 +41,6 @@ GREY = 128  # of the lines between images
 # How names of scores start that are better when they are larger, and those that are best at none.
 HIGHER = ("is", "precision", "recall", "density", "coverage", "class_agreement")
 NEITHER = ("kid_std", "kd_std", "memorised", "nearer", "authenticity")
-ERROR = "_error"  # how the name of a standard error ends; before it is the name of its score
 
 
 @dataclasses.dataclass(frozen=True)

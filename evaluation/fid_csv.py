@@ -45,6 +45,9 @@ SCORES = (  # how names of scores start
     "density",
     "coverage",
     "class_agreement",
+    "memorised",
+    "nearer",
+    "authenticity",
 )
 
 

@@ -282,7 +282,8 @@ def held_out_reader(
         images = DatasetImages(load_split("test"))
         own_batches = batches(images, processes.own_range(len(images)), measurement.batch_size)
         size, sharding = measurement.batch_size, measurement.sharding
-        return collect(measurement.network, own_batches, size, False, sharding)
+        with_features = need_features(measurement.wanted)
+        return collect(measurement.network, own_batches, size, with_features, sharding)
 
     return read
 

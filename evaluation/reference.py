@@ -87,7 +87,8 @@ class Reference:
     @functools.cached_property
     def held_out(self) -> Evidence | None:
         """The evidence of held-out real images; None where no metric needs it."""
-        if self.read_held_out is None or "fdr" not in self.metrics:
+        needs = [METRICS[metric].needs for metric in self.metrics]
+        if self.read_held_out is None or not any(need.startswith("held_out") for need in needs):
             return None
         return self.read_held_out()
 

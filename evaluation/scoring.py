@@ -37,7 +37,7 @@ def score(
     """
     network = reference.network
     needs = {METRICS[metric].needs for metric in reference.metrics}
-    with_features = bool(needs & {"features", "classifier"})
+    with_features = bool(needs & {"features", "classifier", "held_out_features"})
     fake = collect(network, images, batch_size, with_features, sharding)
     check_count(fake.count, reference.metrics)
     classifier, held_out = reference.classifier, reference.held_out

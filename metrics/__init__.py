@@ -6,6 +6,7 @@
     inception_score     inception score
     precision_recall    precision and recall, density and coverage
     sliced_wasserstein  sliced Wasserstein distance
+    memorisation        do samples repeat the training images?
     class_agreement     accuracy of a classifier on the images
     neighbours          nearest images, to find copies
 

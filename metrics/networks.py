@@ -23,6 +23,7 @@ from utils.errors import UserError
 
 STANDARD_WEIGHTS = WEIGHTS_SHA256[:16]  # as in the facts of Inception
 SMALLEST = 32  # side in pixels; smaller images are enlarged before Inception
+ERROR = "_error"  # how the name of a standard error ends; before it is the name of its score
 STANDARD_COUNT = 50_000  # samples of published figures
 
 
@@ -57,6 +58,8 @@ class Network:
 
         No figure has the name of one that it does not compare with.
         """
+        if score.endswith(ERROR):
+            return self.score_name(score.removesuffix(ERROR), count) + ERROR
         name = self.names.get(score, score + self.suffix)
         if self.facts["resize"] not in ("", "tf"):
             name += f"_{self.facts['resize']}"

@@ -13,6 +13,7 @@ from metrics.evidence import Comparison
 from metrics.fid import fid_scores
 from metrics.inception_score import SPLITS, inception_scores
 from metrics.kid import kid_scores
+from metrics.memorisation import Memorisation, memorisation_scores
 from metrics.precision_recall import (
     K_DENSITY,
     K_PRECISION,
@@ -21,6 +22,8 @@ from metrics.precision_recall import (
 )
 from metrics.ratios import ratio_scores
 
+Need = Literal["moments", "features", "logits", "classifier", "held_out", "held_out_features"]
+
 
 class Metric(NamedTuple):
     """One metric, of one or more scores.
@@ -28,13 +31,14 @@ class Metric(NamedTuple):
     Attributes:
         needs: What must be there of the images. "moments" are always there; "features" and
             "logits" as in `Evidence`; "classifier" with labels and features that are pixels;
-            "held_out" where the reference is another split than the held-out one.
+            "held_out" where the reference is another split than the held-out one, and
+            "held_out_features" where the features of both are there too.
         scores: The names of its values. A feature network may change them: fd of Inception is fid.
         compute: Gives the values in the order of `scores`.
         fewest: The number of generated images that it needs at the least.
     """
 
-    needs: Literal["moments", "features", "logits", "classifier", "held_out"]
+    needs: Need
     scores: tuple[str, ...]
     compute: Callable[[Comparison], Sequence[float]]
     fewest: int = 2
@@ -51,5 +55,6 @@ METRICS = {
     "density_coverage": Metric(
         "features", ("density", "coverage"), density_coverage_scores, K_DENSITY + 1
     ),
+    "memorisation": Metric("held_out_features", Memorisation._fields, memorisation_scores),
     "class_agreement": Metric("classifier", ("class_agreement",), class_agreement_scores),
 }

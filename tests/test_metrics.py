@@ -13,6 +13,7 @@ from metrics.evidence import Comparison, Evidence
 from metrics.fid import Moments, frechet_distance, moments
 from metrics.inception_score import inception_score
 from metrics.kid import mmd2
+from metrics.memorisation import memorisation
 from metrics.precision_recall import density_coverage
 from metrics.table import METRICS
 from utils.errors import UserError
@@ -314,7 +315,7 @@ def test_every_metric_of_the_table_gives_its_scores(monkeypatch):
         Evidence(30, *moments(real), real, real),
         fit_classifier(real, labels[30:]),
         labels[:30],
-        Evidence(40, *moments(held_out)),
+        Evidence(40, *moments(held_out), held_out),
     )
     values = {}
     for metric in METRICS.values():
@@ -328,3 +329,6 @@ def test_every_metric_of_the_table_gives_its_scores(monkeypatch):
     assert (values["precision"], values["recall"]) == recall
     assert values["kd"] == pytest.approx(mmd2(fake, real), abs=1e-6)  # of subsets that are all
     assert 0 < values["class_agreement"] <= 1
+    of_reals = frechet_distance(*moments(held_out), *moments(real))
+    assert values["fdr"] == values["fd"] / of_reals
+    assert values["memorised"] == memorisation(fake, real, held_out).memorised
