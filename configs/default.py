@@ -219,6 +219,18 @@ TABLE = (
         "unconditional reals as negatives, or V += w V_unc; auto = field for sinkhorn",
         ("auto", "negatives", "field"),
     ),
+    Key(
+        "drift.moments",
+        "class",
+        "frechet: mean and covariance of each class, or of all samples together",
+        ("class", "all"),
+    ),
+    Key(
+        "drift.moment_decay",
+        0.999,
+        "frechet: decay of the running moments of the generated samples",
+        "[0, 1)",
+    ),
     Key("drift.field_width", 64, "learned: hidden units", "[1, 65536]"),
     Key("drift.field_projection", True, "learned: g is an MLP rather than the identity"),
     Key("drift.field_lr", 1e-3, "learned: learning rate of Adam", "(0, inf)"),

@@ -9,6 +9,7 @@
     cache       features of reals, stored in the bank in the place of images
     accumulate  a step in groups of classes, for less memory
     measure     what tells how training goes
+    memory      what a discrepancy keeps from one step to the next, if anything
     state       what a run carries from step to step, and its named randomness
     config      the numbers of a step, by the paper's names
     layout      where the samples of a step are on the devices

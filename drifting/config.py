@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
+from drifting.memory import NOTHING, Memory
+
 
 def _weight_one(name: str) -> float:
     return 1.0
@@ -32,7 +34,7 @@ class DriftConfig:
     temperatures: tuple[float, ...]  # tau
     field: str | Callable  # a name in drifting.fields.FIELDS, or a function of that signature
     field_options: dict = dataclasses.field(default_factory=dict)  # kernel, iterations, ...
-    field_lr: float = 1e-3  # learning rate of a learned field
+    memory: Memory = NOTHING  # what the field keeps from step to step, if anything
     second_batch: bool = False  # the negatives are a second generated batch, without gradient,
     #                             and not the samples themselves
 

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from drifting.distances import distance
 from drifting.fields import find_field, kernel_tiled
+from drifting.memory import NOTHING_RECALLED, Recalled
 from drifting.problems import Problems, one_set_of_problems
 
 
@@ -55,6 +56,7 @@ def drift_loss(
     field: str | Callable = "kernel",
     second: Float[Array, "B K D"] | None = None,
     guidance: str = "negatives",
+    recalled: Recalled = NOTHING_RECALLED,
 ) -> tuple[Float[Array, " B"], dict[str, Float[Array, ""]]]:
     """Returns the loss of one feature set over B independent problems.
 
@@ -75,6 +77,7 @@ def drift_loss(
             the first.
         guidance: "negatives": neg join the negatives (Sec. 3.5). "field": V += w V_{p,unc}, where w
             is their weight over that of the generated ones, alpha - 1.
+        recalled: what the field is told beside, by its memory.
 
     Returns:
         The loss [B], and {"scale": the mean distance S sqrt(D), "scale_weight": the sum of its
@@ -83,6 +86,7 @@ def drift_loss(
     """
     weights = {"weight_gen": weight_gen, "weight_pos": weight_pos, "weight_neg": weight_neg}
     problems = one_set_of_problems(gen, pos, neg, second, **weights)
+    problems = problems._replace(recalled=recalled)
     loss, stats = problem_losses(problems, temperatures, field, guidance)
     info = {"scale": stats.distance[0], "scale_weight": stats.distance_weight[0]}
     for tau, square in zip(temperatures, stats.drift_sq_norm, strict=True):
@@ -176,15 +180,19 @@ def guided_field(
         field, guidance: as in `drift_loss`.
     """
     field = find_field(field)
+    shared, each, each_tau = p.recalled
 
     def v_of(neg, weight_neg, self_neg):
-        def one_problem(x, pos, neg, weight_pos, weight_neg, unit, tau):
-            return field(x, pos, neg, weight_pos, weight_neg, tau, self_neg=self_neg, unit=unit)
+        def one_problem(x, pos, neg, weight_pos, weight_neg, unit, each, each_tau, tau):
+            more = shared | each | each_tau
+            problem = (x, pos, neg, weight_pos, weight_neg, tau)
+            return field(*problem, self_neg=self_neg, unit=unit, **more)
 
         # The inner map is over temperatures, so that distances are computed only once.
-        all_taus = jax.vmap(one_problem, in_axes=(None,) * 6 + (0,))
-        all_problems = jax.vmap(all_taus, in_axes=(0,) * 6 + (None,))
-        return all_problems(p.gen, p.pos, neg, p.weight_pos, weight_neg, unit, tau)
+        all_taus = jax.vmap(one_problem, in_axes=(None,) * 7 + (0, 0))
+        all_problems = jax.vmap(all_taus, in_axes=(0,) * 8 + (None,))
+        problems = (p.gen, p.pos, neg, p.weight_pos, weight_neg, unit, each, each_tau)
+        return all_problems(*problems, tau)
 
     if guidance == "field" and p.unc.shape[1]:
         v, perplexity = v_of(p.gen_neg, p.weight_gen_neg, p.self_neg)

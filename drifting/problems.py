@@ -19,6 +19,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from drifting.layout import Layout
+from drifting.memory import NOTHING_RECALLED, Recalled
 
 # ---------------------------------------------------------------- sets of one width, side by side
 
@@ -73,6 +74,7 @@ class Problems(NamedTuple):
     weight_gen_neg: Float[Array, "B K"]
     set_of: np.ndarray  # [B]: the set 0, 1, ... that each problem belongs to
     loss_weight: np.ndarray  # [B]: its weight in the loss of the step
+    recalled: Recalled = NOTHING_RECALLED  # what the field is told beside
 
     @property
     def n_sets(self) -> int:
@@ -141,6 +143,21 @@ def make_problems(
             )
         )
     return problems
+
+
+def of_each_problem(
+    of_sets: Float[Array, "C S ..."], names: list[str], phi: dict[str, Any]
+) -> Float[Array, "B ..."]:
+    """Returns the value of each problem of one width, from that of its class and set.
+
+    Args:
+        of_sets: values of C classes and the S sets `names`.
+        names: the sets of one width, as `by_width` has them.
+        phi: sets [M, T, D] by name, for their numbers of locations.
+    """
+    n_locations = np.array([phi[name].shape[1] for name in names])
+    set_of_location = np.repeat(np.arange(len(names)), n_locations)
+    return rearrange(of_sets[:, set_of_location], "c t ... -> (c t) ...")
 
 
 def one_set_of_problems(

@@ -18,7 +18,7 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any  # of the generator
     opt_state: Any  # of the optimiser
     ema: dict[str, Any]  # {"0.999": averages of the parameters, float32, ...}
-    field: Any = None  # of a learned field (fields/learned.py), or None
+    field: Any = None  # what the field keeps from step to step (memory.py), or None
 
 
 def init_state(
@@ -35,7 +35,7 @@ def init_state(
         optimizer: the optax transformation that will update them.
         ema_decays: decays in (0, 1) of the averages, all of which are kept at once (A.8).
         seed: the root of all randomness.
-        field: of a learned field, as `fields.learned.init_field_state` returns it.
+        field: of a field that keeps something, as the `init` of its memory returns it.
     """
     ema = {str(decay): jax.tree.map(jnp.copy, params) for decay in ema_decays}
     step, seed_array = jnp.int32(0), jnp.uint32(seed)

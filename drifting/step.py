@@ -17,12 +17,12 @@ from drifting.bank import Bank, Batch, batch_from_plan, draw, push
 from drifting.cache import real_features
 from drifting.config import DriftConfig
 from drifting.fields import make_field
-from drifting.fields.learned import field_loss, update_field
 from drifting.guidance import unconditional_weight
 from drifting.layout import ONE_DEVICE, Layout
 from drifting.loss import Scales, Stats, problem_losses
 from drifting.measure import Distances, mean_distances, measure
-from drifting.problems import make_problems, unpack, vectors_of_set
+from drifting.memory import Recalled, Seen
+from drifting.problems import by_width, make_problems, unpack, vectors_of_set
 from drifting.state import TrainState, named_keys, update_ema
 
 # ---------------------------------------------------------------- records
@@ -48,7 +48,7 @@ class StepStats(NamedTuple):
 
     by_width: list[Stats]  # an entry for each width of feature
     distances: Distances
-    field_loss: jax.Array | None  # of a learned field
+    observed: Any  # by the field's memory
 
 
 # ---------------------------------------------------------------- the step
@@ -123,22 +123,20 @@ def drift_step(
     c = config
     # A bank of images knows the shape of a sample; one of features does not.
     sample_shape = c.sample_shape or batch.pos.shape[3:]
-    random, field_key = draw_random_numbers(state, c, sample_shape)
+    random, memory_key = draw_random_numbers(state, c, sample_shape)
     loss_fn = functools.partial(
         group_loss,
         generate=generate,
         encode=encode,
         config=c,
         layout=layout,
-        field=make_field(c.field, c.field_options, state.field),
-        field_key=field_key,
+        memory_state=state.field,
+        memory_key=memory_key,
     )
-    trained = (state.params, state.field["params"] if state.field else None)
     groups = layout.groups((batch, in_groups(random, c.groups)))
-    (loss, stats), grads = mean_over_groups(loss_fn, trained, groups, c.exact_scales)
+    (loss, stats), grads = mean_over_groups(loss_fn, state.params, groups, c.exact_scales)
 
     # The update and the averages.
-    grads, field_grads = grads
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norms = {
@@ -146,27 +144,22 @@ def drift_step(
         "update_norm": optax.tree.norm(updates),
         "param_norm": optax.tree.norm(params),
     }
-    field_state = state.field
-    if field_state:
-        field_state = update_field(field_state, field_grads, c.field_lr)
-        loss = loss - stats.field_loss  # `group_loss` added it; the log shows the two apart
-        norms["field_loss"] = stats.field_loss
-        norms["field_grad_norm"] = optax.tree.norm(field_grads)
+    memory_state, of_memory = c.memory.update(state.field, stats.observed)
     state = TrainState(
         step=state.step + 1,
         seed=state.seed,
         params=params,
         opt_state=opt_state,
         ema=update_ema(state.ema, params),
-        field=field_state,
+        field=memory_state,
     )
 
     metrics = {"loss": loss} | measure(stats.by_width, stats.distances, c.temperatures) | norms
-    return state, metrics | {"alpha_mean": jnp.mean(batch.alpha)}
+    return state, metrics | of_memory | {"alpha_mean": jnp.mean(batch.alpha)}
 
 
 def group_loss(
-    trained: tuple[Any, Any],
+    params: Any,
     group: tuple[Batch, RandomNumbers],
     pooled: list[Scales] | None,
     *,
@@ -174,20 +167,20 @@ def group_loss(
     encode: Callable,
     config: DriftConfig,
     layout: Layout,
-    field: Callable,
-    field_key: jax.Array,
+    memory_state: Any,
+    memory_key: jax.Array,
 ) -> tuple[jax.Array, StepStats]:
     """Returns the loss of one group of C classes: generate, encode, compare.
 
     Args:
-        trained: the parameters of the generator, and those of a learned field or None.
+        params: of the generator.
         group: the reals and the random numbers of the group.
         pooled: scalars of the loss over all groups, or None for those of this group.
         generate, encode, config, layout: as in `drift_step`.
-        field: closed over its options.
-        field_key: the random key of a learned field.
+        memory_state: what the field keeps from step to step.
+        memory_key: the random key of its memory.
     """
-    c, (params, field_params) = config, trained
+    c = config
     batch, random = layout.classes(group)  # each class is whole on its devices from here on
 
     def phi(noise):
@@ -206,9 +199,15 @@ def group_loss(
     phi_real = jax.lax.stop_gradient(phi_real)
     phi_gen = phi(random.first)
 
+    # What the field knows beside these samples, if it has a memory.
+    weight_pos = batch.weight_pos
+    frozen_gen, frozen_real = jax.lax.stop_gradient((phi_gen, unpack(phi_real, phi_gen)))
+    seen = Seen(batch.labels, frozen_gen, frozen_real, weight_pos, c.temperatures, layout)
+    observed, recalled = c.memory.look(memory_state, memory_key, seen)
+
     # Problems, drift and loss of all feature sets.
-    weight_pos, weight_unc = batch.weight_pos, unconditional_weights(batch.alpha, c)
-    loss, by_width = feature_loss(
+    weight_unc = unconditional_weights(batch.alpha, c)
+    loss, of_widths = feature_loss(
         phi_gen,
         phi_real,
         weight_pos,
@@ -216,7 +215,7 @@ def group_loss(
         c,
         layout=layout,
         phi_second=phi_second,
-        field=field,
+        recalled=recalled,
         pooled=pooled,
     )
 
@@ -226,15 +225,7 @@ def group_loss(
     gen, pos = vectors_of_set(monitored, phi_gen, phi_real, n_classes, n_unc, layout)
     distances = mean_distances(gen, pos, weight_pos)
 
-    # A learned field is a second problem beside the first: neither loss reaches the parameters of
-    # the other.
-    denoising = None
-    if field_params:
-        real_sets = unpack(phi_real, phi_gen)
-        arguments = (field_key, real_sets, weight_pos, c.temperatures, layout)
-        denoising = field_loss(field_params, *arguments)
-        loss += denoising
-    return loss, StepStats(by_width, distances, denoising)
+    return loss, StepStats(of_widths, distances, observed)
 
 
 # ---------------------------------------------------------------- what the step is made of
@@ -243,7 +234,7 @@ def group_loss(
 def draw_random_numbers(
     state: TrainState, config: DriftConfig, sample_shape: tuple[int, ...]
 ) -> tuple[RandomNumbers, jax.Array]:
-    """Returns the random numbers of a step, and the key of a learned field's own."""
+    """Returns the random numbers of a step, and the key of the field's memory."""
     c = config
     batches = ("", " second") if c.second_batch else ("",)
     names = ["flip unconditional", "flip positives", "field"]
@@ -286,7 +277,7 @@ def feature_loss(
     *,
     layout: Layout = ONE_DEVICE,
     phi_second: dict[str, jax.Array] | None = None,
-    field: Callable | None = None,
+    recalled: dict[str, Recalled] | None = None,
     pooled: list[Scales] | None = None,
 ) -> tuple[jax.Array, list[Stats]]:
     """Returns the weighted sum of the drifting losses of all feature sets (A.5).
@@ -297,17 +288,20 @@ def feature_loss(
         weight_pos, weight_unc: [C, N_pos] and [C, N_unc], weights of the reals.
         config: the numbers of the step.
         phi_second: features of a second generated batch, which then repels.
-        field: a field closed over its options; None takes that of the config, without options.
+        recalled: what the field is told of the problems of each width, by its memory.
         pooled: scalars of A.6 over more classes than these, an entry for each width.
     """
     widths = make_problems(
         phi_gen, phi_real, phi_second, weight_pos, weight_unc, config.set_weight, layout
     )
     total, stats = jnp.float32(0.0), []
-    for i, problems in enumerate(widths):
+    field = make_field(config.field, config.field_options)
+    for i, (width, problems) in enumerate(zip(by_width(phi_gen), widths, strict=True)):
         scales = pooled[i] if pooled else None
+        if recalled and width in recalled:
+            problems = problems._replace(recalled=recalled[width])
         loss, of_sets = problem_losses(
-            problems, config.temperatures, field or config.field, config.guidance, scales
+            problems, config.temperatures, field, config.guidance, scales
         )
         total += jnp.sum(loss * problems.loss_weight)
         stats.append(of_sets)

@@ -13,15 +13,16 @@ from drifting.accumulate import in_groups
 from drifting.bank import Batch
 from drifting.config import DriftConfig
 from drifting.fields import make_field
-from drifting.fields.learned import init_field_state
+from drifting.layout import ONE_DEVICE
 from drifting.loss import drift_loss
+from drifting.memory import NOTHING_RECALLED, Seen
 from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step
 from metrics.sliced_wasserstein import sliced_wasserstein
 from models.build import build_generator
 from models.generator import init_params
 from training.optimizer import build_optimizer
-from training.resolve_field import LEARNED_OPTIONS, OPTIONS, resolve_field
+from training.resolve_field import OPTIONS, resolve_field
 from utils import config as config_lib
 from utils.errors import UserError
 
@@ -50,7 +51,7 @@ DRIFT_SETTINGS = {
     "drift.temperatures",
     "drift.n_neg",
     "drift.negatives",
-    *(f"drift.{name}" for name in OPTIONS + LEARNED_OPTIONS),
+    *(f"drift.{name}" for name in OPTIONS),
 }
 MEASURED = 4096  # samples of a measurement
 
@@ -113,18 +114,23 @@ class Lab:
 
         The output layer is made small, and its bias is the point.
         """
-        drift, (point, spread) = self.config.drift, starting_point(self.toy, init)
+        point, spread = starting_point(self.toy, init)
         params = init_params(self.model, named_key(seed, "init"))
         params["output"]["linear"] = {
             "kernel": params["output"]["linear"]["kernel"] * spread,
             "bias": jnp.float32(point),
         }
-        field = None
-        if drift.field == "learned":
-            key = named_key(seed, "field")
-            sizes = (drift.field_width, drift.field_projection, drift.field_ema)
-            field = init_field_state(key, [2], *sizes)
+        memory = self.drift.memory
+        sets = {"global": jax.ShapeDtypeStruct((1, 1, 2), jnp.float32)}
+        field = memory.init(named_key(seed, "field"), sets, 1)
+        if memory.knows_reals:
+            field = memory.fill(field, self._all_reals)
         return init_state(params, self.optimizer, self.config.optim.ema, seed, field)
+
+    def _all_reals(self):
+        """Yields many samples of the distribution, in the place of all, with their labels."""
+        points = toys.draw(self.toy, jax.random.key(0), MEASURED)
+        yield {"global": np.asarray(points).reshape(-1, 1, 2)}, np.zeros(MEASURED, np.int32)
 
     def _generate(self, params, noise, *_):
         """Returns points [N, 1, 1, 2] of noise [N, 1, 1, 2]; labels and styles play no part."""
@@ -174,7 +180,16 @@ class Lab:
 
         x, second = points(noise_key), points(second_key)
         real = toys.draw(self.toy, key, n)[None]
-        field = make_field(config.field, config.field_options, state.field)
+        field = make_field(config.field, config.field_options)
+        seen = Seen(
+            labels=jnp.zeros(1, jnp.int32),
+            gen=as_features(x),
+            real=as_features(real),
+            weight_pos=jnp.ones((1, n)),
+            temperatures=config.temperatures,
+            layout=ONE_DEVICE,
+        )
+        _, recalled = config.memory.look(state.field, key, seen)
 
         def loss(x):
             value, info = drift_loss(
@@ -183,6 +198,7 @@ class Lab:
                 temperatures=config.temperatures,
                 field=field,
                 second=second if config.second_batch else None,
+                recalled=recalled.get("2", NOTHING_RECALLED),
             )
             squares = [info[f"drift_sq_norm_{tau}"] for tau in config.temperatures]
             size = jnp.sqrt(sum(squares) / len(squares))

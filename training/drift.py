@@ -17,6 +17,7 @@ from absl import flags
 import data
 from baselines import flow
 from drifting.bank import Bank
+from drifting.fields import FIELDS
 from drifting.state import TrainState
 from drifting.step import drift_step, train_step
 from evaluation.report import write_report
@@ -26,6 +27,7 @@ from training.collapse import CollapseWatch
 from training.drift_parts import DriftParts, build
 from training.drift_state import given_params, make_state, state_shapes
 from training.fill_bank import fill_bank
+from training.fill_memory import fill_memory
 from training.flow_parts import FlowParts
 from training.generator_parts import GeneratorParts
 from training.host_bank import HostBank
@@ -86,6 +88,7 @@ class DriftJob(Job):
         "data.stream",
         "data.config",
         "drift.field_",
+        "drift.moments",
     )
     # ... but not how these are computed, or where they are.
     free = (
@@ -155,8 +158,8 @@ class DriftJob(Job):
     def check_same_run(cls, before: Mapping[str, Any], config: Any, source: pathlib.Path) -> None:
         fixed = cls.fixed
         fields = (config_lib.flatten(before)["drift.field"], config.drift.field)
-        if "learned" in fields:
-            fixed += ("drift.field",)  # its parameters are in the checkpoint
+        if any(FIELDS[name].memory_options for name in fields if name in FIELDS):
+            fixed += ("drift.field",)  # what it keeps is in the checkpoint
         check_same_run(before, config, source, fixed, cls.free)
 
     # ---- begin, or go on from a checkpoint ----
@@ -165,7 +168,7 @@ class DriftJob(Job):
     bank: Bank
 
     def begin(self) -> None:
-        self.state = make_state(self.parts)
+        self.state = fill_memory(self.parts, make_state(self.parts))
         bank, self.position = fill_bank(self.parts)
         self.bank = put_bank(self.parts, bank)
 
@@ -181,6 +184,7 @@ class DriftJob(Job):
 
     def take(self, items: dict[str, Any]) -> None:
         super().take(items)
+        self.state = fill_memory(self.parts, self.state)
         if saves_samples(self.parts):
             self.bank = Bank.from_dict(items["bank"])
         else:

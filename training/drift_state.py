@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from drifting.fields.learned import init_field_state
 from drifting.state import TrainState, init_state, named_key
 from models.generator import init_params
 from models.weights import load_generator
@@ -43,22 +42,16 @@ def first_state(parts: GeneratorParts, params: Any = None) -> TrainState:
 
 
 def first_field_state(parts: GeneratorParts) -> dict[str, Any] | None:
-    """Returns the state of a learned field before the first step; None for any other field.
+    """Returns what the field keeps between steps, before the first one; None for most fields.
 
     Its sizes are those of the features, so a dry run, which has no encoder, leaves it out.
     """
-    drift = parts.config.drift
-    if not isinstance(parts, DriftParts) or drift.field != "learned" or parts.encode is None:
+    if not isinstance(parts, DriftParts) or parts.encode is None:
         return None
     image = jax.ShapeDtypeStruct((1, *parts.dataset.shape), np.float32)
     sets = jax.eval_shape(parts.encode, parts.encoder_params, image)
-    return init_field_state(
-        named_key(parts.config.seed, "field"),
-        [features.shape[2] for features in sets.values()],
-        drift.field_width,
-        drift.field_projection,
-        drift.field_ema,
-    )
+    key = named_key(parts.config.seed, "field")
+    return parts.drift.memory.init(key, sets, parts.dataset.n_classes)
 
 
 # ---- parameters to start from ----

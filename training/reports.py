@@ -104,12 +104,12 @@ def describe_field(drift: DriftConfig, shapes: TrainState) -> str:
     """Returns the name of the drifting field, and what is unusual about it."""
     name = str(drift.field)
     words = [name]
-    usual = inspect.signature(FIELDS[name]).parameters
+    usual = inspect.signature(FIELDS[name].field).parameters
     for option, value in drift.field_options.items():
         if value != usual[option].default:
             words.append(f"{option} {value}")
     if shapes.field:
-        words.append(f"{count_parameters(shapes.field['params']):,} parameters of its own")
+        words.append(drift.memory.describe(shapes.field))
     if drift.second_batch:
         words.append("a second generated batch")
     return ", ".join(words)

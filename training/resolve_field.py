@@ -1,26 +1,31 @@
 """Which drifting field a run uses, and with which options: from the flags --drift.*."""
 
-import inspect
 from typing import Any
 
 from drifting.fields import FIELDS
+from drifting.memory import Memory
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.words import did_you_mean
 
-# Options of the field that is a network and is trained itself.
-LEARNED_OPTIONS = ("field_width", "field_projection", "field_lr", "field_ema")
-
 
 def options_of(field: str) -> tuple[str, ...]:
-    """Returns the options of a field: those of its keyword arguments that are flags --drift.*."""
-    parameters = inspect.signature(FIELDS[field]).parameters.values()
-    names = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    """Returns the options of a field: those of its keyword arguments that are flags --drift.*.
+
+    What its memory tells it are keyword arguments too.
+    """
+    names = FIELDS[field].field_options
     return tuple(name for name in names if f"drift.{name}" in config_lib.KEYS)
 
 
-# The options of all fields, each once.
-OPTIONS = tuple(dict.fromkeys(name for field in FIELDS for name in options_of(field)))
+# The options of all fields and of their memories, each once.
+OPTIONS = tuple(
+    dict.fromkeys(
+        name
+        for field, discrepancy in FIELDS.items()
+        for name in options_of(field) + discrepancy.memory_options
+    )
+)
 
 
 def resolve_field(drift: Any) -> dict[str, Any]:
@@ -40,10 +45,16 @@ def resolve_field(drift: Any) -> dict[str, Any]:
     return {
         "field": drift.field,
         "field_options": {name: drift[name] for name in options_of(drift.field)},
-        "field_lr": drift.field_lr,
+        "memory": make_memory(drift),
         "second_batch": second_batch,
         "guidance": "field" if in_field else "negatives",
     }
+
+
+def make_memory(drift: Any) -> Memory:
+    """Returns the memory of the field, made of the flags of its own."""
+    discrepancy = FIELDS[drift.field]
+    return discrepancy.memory(**{name: drift[name] for name in discrepancy.memory_options})
 
 
 def check_field(drift: Any) -> None:
@@ -53,10 +64,8 @@ def check_field(drift: Any) -> None:
             f"--drift.field {drift.field}: unknown field{did_you_mean(drift.field, FIELDS)} "
             f"(known: {', '.join(FIELDS)})"
         )
-    usable = set(options_of(drift.field))
-    if drift.field == "learned":
-        usable |= set(LEARNED_OPTIONS)
-    for name in OPTIONS + LEARNED_OPTIONS:
+    usable = options_of(drift.field) + FIELDS[drift.field].memory_options
+    for name in OPTIONS:
         is_default = drift[name] == config_lib.KEYS[f"drift.{name}"].default
         if not is_default and name not in usable:
             raise UserError(
@@ -74,6 +83,11 @@ def check_field(drift: Any) -> None:
             "leave it out, or give --drift.normalize both or y"
         )
     check_energy(drift)
+    if drift.field == "frechet" and drift.alpha_max > 1:
+        raise UserError(
+            f"--drift.alpha_max {drift.alpha_max:g}: the frechet field has no guidance, its reals "
+            "are all that there are; give --drift.alpha_max 1"
+        )
     if drift.iterations % 0.5:
         raise UserError(
             f"--drift.iterations {drift.iterations}: expected a multiple of 0.5, "

@@ -23,41 +23,70 @@ y- ~ q (generated samples, and unconditional reals for guidance):
 Two options are common to all fields: V = attraction V+ - repulsion V-. Other factors than 1 break
 the antisymmetry, and with it the result (Table 1).
 
-A new field is one function of this signature in a file of this folder, and one line in FIELDS.
+A field may have a memory, see drifting/memory.py: a state of its own, which tells it more about a
+problem by further keyword arguments.
+
+A new field is one function of this signature in a file of this folder, with its memory if it has
+one, and one line in FIELDS.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from drifting.fields.frechet import Moments, frechet_field
 from drifting.fields.kernel import kernel_field
-from drifting.fields.learned import learned_field
+from drifting.fields.learned import Network, learned_field
 from drifting.fields.mmd import mmd_field
 from drifting.fields.sinkhorn import sinkhorn_field
 from drifting.fields.uncoupled import uncoupled_field
+from drifting.memory import Memory
+
+
+class Discrepancy(NamedTuple):
+    """One way to compare generated samples with reals."""
+
+    field: Callable  # V of one problem
+    memory: type[Memory] = (
+        Memory  # what it keeps between steps (drifting/memory.py); most keep nothing
+    )
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.field(*args, **options)
+
+    @property
+    def field_options(self) -> tuple[str, ...]:
+        """The names of the keyword arguments of the field."""
+        parameters = inspect.signature(self.field).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+
+    @property
+    def memory_options(self) -> tuple[str, ...]:
+        """The names of the arguments of the memory."""
+        return tuple(getattr(self.memory, "__dataclass_fields__", ()))
+
 
 FIELDS = {
-    "kernel": kernel_field,
-    "uncoupled": uncoupled_field,
-    "sinkhorn": sinkhorn_field,
-    "learned": learned_field,
-    "mmd": mmd_field,
+    "kernel": Discrepancy(kernel_field),
+    "uncoupled": Discrepancy(uncoupled_field),
+    "sinkhorn": Discrepancy(sinkhorn_field),
+    "mmd": Discrepancy(mmd_field),
+    "frechet": Discrepancy(frechet_field, Moments),
+    "learned": Discrepancy(learned_field, Network),
 }
 
 
 def find_field(field: str | Callable) -> Callable:
     """Returns the field of a name in FIELDS; a function is returned as it is."""
-    return FIELDS[field] if isinstance(field, str) else field
+    return FIELDS[field].field if isinstance(field, str) else field
 
 
-def make_field(field: str | Callable, options: dict, state: dict | None = None) -> Callable:
+def make_field(field: str | Callable, options: dict) -> Callable:
     """Returns a field closed over its options.
 
     Args:
         field: a name in FIELDS, or a function.
         options: keyword arguments of that function.
-        state: of a learned field (learned.py); the field then uses the average of its parameters.
     """
-    if state:
-        average = next(iter(state["ema"].values()))
-        options = options | {"params": average}
     return functools.partial(find_field(field), **options)

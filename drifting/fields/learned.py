@@ -15,6 +15,7 @@ Nothing but this denoising loss reaches the parameters: the drifting loss stops 
 Feature sets of the same width D have one S in common, so its size does not grow with the locations.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -25,6 +26,8 @@ from jaxtyping import Array, Float
 
 from drifting.distances import MASKED, distance, log_weight, perplexity
 from drifting.layout import ONE_DEVICE, Layout
+from drifting.memory import Memory, Recalled, Seen
+from drifting.problems import by_width
 from drifting.state import update_ema
 
 # Samples of a set that one step trains on. Each is compared with the whole set, so training on all
@@ -245,3 +248,40 @@ def update_field(state: dict, grads: Any, learning_rate: float) -> dict:
     updates, opt_state = optax.adam(learning_rate).update(grads, state["opt_state"])
     params = optax.apply_updates(state["params"], updates)
     return {"params": params, "opt_state": opt_state, "ema": update_ema(state["ema"], params)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network(Memory):
+    """The parameters of S, their optimiser and their average."""
+
+    field_width: int  # of the hidden layers
+    field_projection: bool  # whether g is an MLP, or the identity
+    field_lr: float  # of Adam
+    field_ema: float  # the decay of the average that makes the drift
+
+    def init(self, key: jax.Array, sets: dict[str, Any], n_classes: int) -> dict[str, Any]:
+        dims = [features.shape[2] for features in sets.values()]
+        return init_field_state(key, dims, self.field_width, self.field_projection, self.field_ema)
+
+    def look(
+        self, state: dict[str, Any], key: jax.Array, seen: Seen
+    ) -> tuple[dict[str, Any], dict[str, Recalled]]:
+        """Observes the denoising loss and its gradient. The drift is that of the average."""
+        samples = (seen.real, seen.weight_pos, seen.temperatures, seen.layout)
+        loss, gradient = jax.value_and_grad(field_loss)(state["params"], key, *samples)
+        average = next(iter(state["ema"].values()))
+        recalled = {width: Recalled(shared={"params": average}) for width in by_width(seen.gen)}
+        return {"loss": loss, "gradient": gradient}, recalled
+
+    def update(
+        self, state: dict[str, Any], observed: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+        metrics = {
+            "field_loss": observed["loss"],
+            "field_grad_norm": optax.tree.norm(observed["gradient"]),
+        }
+        return update_field(state, observed["gradient"], self.field_lr), metrics
+
+    def describe(self, state: dict[str, Any]) -> str:
+        count = sum(a.size for a in jax.tree.leaves(state["params"]))
+        return f"{count:,} parameters of its own"
