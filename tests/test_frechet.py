@@ -174,6 +174,47 @@ def test_what_is_known_of_the_reals_depends_on_them(monkeypatch, caplog):
     np.testing.assert_allclose(root[3, 0] @ root[3, 0], covariance, atol=1e-5)
 
 
-def test_guidance_is_refused():
-    with pytest.raises(UserError, match="frechet field has no guidance"):
-        parts_of(SETTINGS | {"drift.alpha_max": 2.0, "drift.n_unc": 4})
+def test_moments_of_another_encoder_do_not_go_on():
+    """Running moments lie about the mean of the reals; where that changes, they begin anew."""
+    rng = np.random.default_rng(3)
+    real, gen = np.float32(rng.normal(size=(2, 40, 1, 4)))
+    memory = Moments(moments="all", moment_decay=0.9)
+    state = start(memory, real, np.zeros(40, int))
+    observed, _ = memory.look(state, jax.random.key(0), seen(gen[None], [0]))
+    state, _ = memory.update(state, observed)
+    again = memory.fill(jax.device_get(state), lambda: iter([({"a": real + 9}, np.zeros(40, int))]))
+    assert not again["weight"].any() and not again["gen"]["4"]["second"].any()
+    np.testing.assert_allclose(again["real"]["4"]["mean"][0, 0], real.mean((0, 1)) + 9, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "moments, classes, changes, devices",
+    [
+        ("all", 3, {}, 2),  # rows over two devices
+        ("class", 4, {"optim.accumulate": 2, "drift.exact_scales": True}, 1),
+    ],
+    ids=["rows", "groups"],
+)
+def test_the_numbers_are_those_of_one_device_and_one_group(
+    tmp_path, moments, classes, changes, devices
+):
+    settings = SETTINGS | {"drift.moments": moments, "max_steps": 3, "save_interval": 3}
+    settings |= {"drift.n_neg": 8, "batch_size": 8 * classes}
+    one = train(tmp_path / "one", settings)
+    other = train(tmp_path / "other", settings | changes, devices=devices)
+    for key in ("loss", "frechet_distance", "drift_rms_0.02", "grad_norm"):
+        of_both = [[record[key] for record in records] for records in (one, other)]
+        np.testing.assert_allclose(*of_both, rtol=1e-3, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"drift.alpha_max": 2.0, "drift.n_unc": 4}, "frechet field has no guidance"),
+        ({"drift.negatives": "second"}, "moments in the place of negatives"),
+        ({"model.class_dropout_prob": 0.1}, "none of the null class; give --drift.moments all"),
+    ],
+)
+def test_what_moments_have_no_use_for_is_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        parts_of(SETTINGS | changes)

@@ -40,7 +40,7 @@ from utils import config as config_lib
 from utils import processes, sharding
 from utils.errors import UserError
 from utils.logging import RunLog
-from utils.memory import check_memory, device_memory, host_memory
+from utils.memory import bytes_on_a_device, check_memory, device_memory, host_memory
 from utils.paths import refuse_checkpoint
 
 log = logging.getLogger("train")
@@ -132,6 +132,12 @@ class DriftJob(Job):
 
     @classmethod
     def check_memory(cls, parts: DriftParts | FlowParts) -> None:
+        check_memory(
+            "what the field keeps from step to step",
+            bytes_on_a_device(cls.shapes(parts).field),
+            device_memory(parts.mesh.devices.flat[0]),
+            "give --drift.moments all, or fewer or smaller features (--encoder.layers)",
+        )
         super().check_memory(parts)
         samples = 4 * parts.config.batch_size * math.prod(parts.dataset.shape) // parts.mesh.size
         check_memory(

@@ -83,15 +83,26 @@ def check_field(drift: Any) -> None:
             "leave it out, or give --drift.normalize both or y"
         )
     check_energy(drift)
-    if drift.field == "frechet" and drift.alpha_max > 1:
-        raise UserError(
-            f"--drift.alpha_max {drift.alpha_max:g}: the frechet field has no guidance, its reals "
-            "are all that there are; give --drift.alpha_max 1"
-        )
+    if drift.field == "frechet":
+        check_frechet(drift)
     if drift.iterations % 0.5:
         raise UserError(
             f"--drift.iterations {drift.iterations}: expected a multiple of 0.5, "
             "half an iteration being one of the two updates"
+        )
+
+
+def check_frechet(drift: Any) -> None:
+    """Raises UserError for what moments have no use for."""
+    if drift.alpha_max > 1:
+        raise UserError(
+            f"--drift.alpha_max {drift.alpha_max:g}: the frechet field has no guidance, its reals "
+            "are all that there are; give --drift.alpha_max 1"
+        )
+    if drift.negatives == "second":
+        raise UserError(
+            "--drift.negatives second: the frechet field has moments in the place of negatives; "
+            "leave it out"
         )
 
 

@@ -20,11 +20,12 @@ y- ~ q (generated samples, and unconditional reals for guidance):
                         (antisymmetry, eq. 3)
     perplexity  [N]     over how many positives x spreads its attraction, for monitoring
 
-Two options are common to all fields: V = attraction V+ - repulsion V-. Other factors than 1 break
-the antisymmetry, and with it the result (Table 1).
+Two options are common to the fields of samples: V = attraction V+ - repulsion V-. Other factors
+than 1 break the antisymmetry, and with it the result (Table 1).
 
 A field may have a memory, see drifting/memory.py: a state of its own, which tells it more about a
-problem by further keyword arguments.
+problem by further keyword arguments. To the field `frechet`, which compares moments, it tells all
+that counts; pos and neg play no part there, and V = 0 where the moments are the same.
 
 A new field is one function of this signature in a file of this folder, with its memory if it has
 one, and one line in FIELDS.
@@ -48,9 +49,7 @@ class Discrepancy(NamedTuple):
     """One way to compare generated samples with reals."""
 
     field: Callable  # V of one problem
-    memory: type[Memory] = (
-        Memory  # what it keeps between steps (drifting/memory.py); most keep nothing
-    )
+    memory: type[Memory] = Memory  # what it keeps from step to step; most keep nothing
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self.field(*args, **options)

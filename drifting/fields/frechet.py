@@ -15,6 +15,7 @@ has a gradient: -(2 (1 - b) / N) V(x_i). The factor changes nothing, since V is 
 A set of several locations is one distribution of all its vectors.
 """
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -119,18 +120,26 @@ class Moments(Memory):
         return {"real": real, "gen": gen, "weight": weight, "checksum": jnp.uint32(0)}
 
     def fill(self, state: dict[str, Any], reals: Reals) -> dict[str, Any]:
-        """Computes the moments of the reals in float64; covariances are divided by n."""
+        """Computes the moments of the reals in float64; covariances are divided by n.
+
+        Those of the generated samples begin anew, since they lie about the mean of the reals.
+        """
         n_groups = len(state["weight"])
-        count, total, second = np.zeros(n_groups), {}, {}
+        count = np.zeros(n_groups)
+        total: Any = collections.defaultdict(float)
+        second: Any = collections.defaultdict(float)
         features: dict[str, Any] = {}
         for features, labels in reals():
-            for group in range(n_groups):
-                mine = labels == group if n_groups > 1 else np.ones(len(labels), bool)
+            if self.moments == "all":
+                labels = np.zeros_like(labels)
+            for group in np.unique(labels):
+                mine = labels == group
                 count[group] += mine.sum()
                 for name, values in features.items():
-                    rows = np.float64(values[mine]).reshape(-1, values.shape[2])
-                    total[group, name] = total.get((group, name), 0) + rows.sum(0)
-                    second[group, name] = second.get((group, name), 0) + rows.T @ rows
+                    rows = np.float64(values[mine])
+                    rows = rows.reshape(-1, values.shape[2])
+                    total[group, name] += rows.sum(0)
+                    second[group, name] += rows.T @ rows
         locations = {name: values.shape[1] for name, values in features.items()}
 
         real = {}
@@ -147,7 +156,8 @@ class Moments(Memory):
                 "mean": np.stack(means).reshape(shape).astype(np.float32),
                 "root": np.stack(roots).reshape(*shape, int(width)).astype(np.float32),
             }
-        return state | {"real": real}
+        gen, weight = jax.tree.map(np.zeros_like, (state["gen"], state["weight"]))
+        return state | {"real": real, "gen": gen, "weight": weight}
 
     def look(
         self, state: dict[str, Any], key: jax.Array, seen: Seen

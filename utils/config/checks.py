@@ -58,6 +58,15 @@ def _check_sets(config: ConfigDict) -> None:
         f"--drift.n_neg={drift.n_neg}, e.g. {nearest_batch}",
     )
     check(
+        config.objective == "flow"
+        or drift.field != "frechet"
+        or drift.moments != "class"
+        or config.model.class_dropout_prob == 0,
+        f"--model.class_dropout_prob={config.model.class_dropout_prob:g}: the moments of each "
+        "class (--drift.moments class) are none of the null class; give --drift.moments all, or "
+        "leave class dropout out",
+    )
+    check(
         drift.alpha_min <= drift.alpha_max,
         f"--drift.alpha_min={drift.alpha_min:g} must not exceed "
         f"--drift.alpha_max={drift.alpha_max:g}",
