@@ -367,8 +367,8 @@ TABLE = (
     Key(
         "optim.accumulate",
         1,
-        "groups of classes that a step goes through one after the other, "
-        "before one update: less memory",
+        "groups of classes that a step goes through one after the other, before one update: less "
+        "memory; where it does not divide the classes, parts of the samples of each, exactly",
         "[1, inf)",
     ),
     Key(

@@ -1,8 +1,16 @@
-"""A step in K groups of classes, one after the other: the memory of one group.
+"""A step in parts, one after the other: the memory of one part.
 
-The loss of a class depends on the other classes only through the pooled scalars of A.6, S_j and
+There are two ways, for many classes and for few.
+
+`mean_over_groups` takes K groups of classes, each with a loss and a gradient of its own. The loss
+of a class depends on the other classes only through the pooled scalars of A.6, S_j and
 lambda. Each group pools its own. With `exact`, two passes without gradients first pool them over
 all groups; the result is then that of one group, to rounding, for twice the forward work more.
+
+`in_parts` takes K parts of the rows, the samples of each class, and is exact. The field compares
+all samples of a class, but only by their features. So these are computed first, part by part;
+the field of the whole class gives the gradient of the features; and the networks run again, part
+by part, for the gradient of the parameters (gradient caching, arXiv 2607.02375).
 """
 
 from collections.abc import Callable
@@ -10,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from drifting.loss import Scales
 
@@ -69,3 +78,36 @@ def pool_scales(loss_fn: Callable, params: Any, groups: Any) -> list[Scales]:
         scales._replace(drift_sq_norm=jnp.mean(sq_norm, 0))
         for scales, sq_norm in zip(pooled, sq_norms, strict=True)
     ]
+
+
+# ---------------------------------------------------------------- the rows of a class
+
+
+def in_parts(function: Callable, samples: Any, k: int) -> Any:
+    """Returns function(samples), computed in K parts of the samples, one after the other.
+
+    Nothing is kept of a part but its result. Its gradient computes the part again, so there too
+    one part at a time is in memory.
+
+    Args:
+        function: trees of arrays [C, N, ...] -> the same; each sample by itself.
+        samples: a tree of arrays [C, N, ...].
+        k: K; 1 calls the function as it is. Where it does not divide N, the last row is repeated.
+    """
+    if k == 1:
+        return function(samples)
+    n = jax.tree.leaves(samples)[0].shape[1]
+
+    # Part i has every K-th row from i on: rows that are spread stay on their devices.
+    def cut(array):
+        more = [(0, 0)] * array.ndim
+        more[1] = (0, -n % k)
+        padded = jnp.pad(array, more, mode="edge")
+        return rearrange(padded, "c (n k) ... -> k c n ...", k=k)
+
+    def join(array):
+        return rearrange(array, "k c n ... -> c (n k) ...")[:, :n]
+
+    parts = jax.tree.map(cut, samples)
+    results = jax.lax.map(jax.checkpoint(function), parts)
+    return jax.tree.map(join, results)

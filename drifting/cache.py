@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from drifting.accumulate import in_parts
 from drifting.images import mirror, to_float
 from drifting.layout import Layout
 from drifting.problems import pack
@@ -57,7 +58,12 @@ def recall(stored: dict[str, jax.Array], mirrored: jax.Array) -> dict[str, jax.A
 
 
 def real_features(
-    real: Any, mirrored: jax.Array, encode: Callable, flip: bool, layout: Layout
+    real: Any,
+    mirrored: jax.Array,
+    encode: Callable,
+    flip: bool,
+    layout: Layout,
+    parts: int = 1,
 ) -> dict[str, jax.Array]:
     """Returns the packed features {str(D): [C N, sum(T), D]} of real samples.
 
@@ -67,10 +73,26 @@ def real_features(
         encode: as in `drifting.step.drift_step`.
         flip: whether reals are mirrored.
         layout: where the samples are, see layout.py.
+        parts: in how many parts of the samples of each class they are encoded.
     """
     if isinstance(real, dict):
         return recall(real, mirrored)
-    real = to_float(real)
-    if flip:
-        real = mirror(real, mirrored)
-    return pack(encode(layout.rows(rearrange(real, "c n ... -> (c n) ..."))))
+
+    def encode_part(part):
+        images, mirrored = part
+        images = to_float(images)
+        if flip:
+            images = mirror(images, mirrored)
+        rows = rearrange(images, "c n ... -> (c n) ...")
+        packed = pack(encode(layout.rows(rows)))
+        return jax.tree.map(by_class, packed)
+
+    def by_class(features):
+        return rearrange(features, "(c n) t d -> c n t d", c=n_classes)
+
+    def flat(features):
+        return rearrange(features, "c n t d -> (c n) t d")
+
+    n_classes = len(real)
+    packed = in_parts(encode_part, (real, mirrored), parts)
+    return jax.tree.map(flat, packed)

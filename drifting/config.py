@@ -50,6 +50,7 @@ class DriftConfig:
     flip: bool = False  # mirror real images at random
     sample_shape: tuple[int, ...] = ()  # of a generated sample; () is that of the reals
 
-    # Memory: the step can go through its classes in groups, one after another (accumulate.py).
-    groups: int = 1  # K
+    # Memory: the step can go through its samples one part after another (accumulate.py).
+    groups: int = 1  # K groups of classes
     exact_scales: bool = False  # pool the scalars of the loss over all groups
+    parts: int = 1  # K parts of the samples of each class

@@ -14,18 +14,23 @@ them, at distance 0. S_j and lambda are pooled over all problems of the set: all
 locations.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from drifting.distances import distance
 from drifting.fields import find_field, kernel_tiled
 from drifting.memory import NOTHING_RECALLED, Recalled
 from drifting.problems import Problems, one_set_of_problems
+
+# The arrays [B, ...] of `Problems`.
+ARRAYS = ("gen", "pos", "unc", "gen_neg", "weight_pos", "weight_unc", "weight_gen_neg")
 
 
 class Scales(NamedTuple):
@@ -100,6 +105,7 @@ def problem_losses(
     field: str | Callable,
     guidance: str = "negatives",
     pooled: Scales | None = None,
+    together: int | None = None,
 ) -> tuple[Float[Array, " B"], Stats]:
     """Returns the loss of each problem, and what is pooled over the problems of each set.
 
@@ -107,6 +113,7 @@ def problem_losses(
         problems: one or several feature sets of equal width.
         temperatures, field, guidance: as in `drift_loss`.
         pooled: scalars that take the place of those of these problems.
+        together: how many problems are solved at once, C of B = C T; None for all.
     """
     # Float32 from here on. The gradient flows through gen alone; x are the same numbers without it.
     gen = problems.gen.astype(jnp.float32)
@@ -124,7 +131,8 @@ def problem_losses(
     # S_j sqrt(D): the mean distance from a generated sample to all samples y (A.6).
     y = jnp.concatenate([p.gen_neg, p.unc, p.pos], 1)
     weight_y = jnp.concatenate([p.weight_gen_neg, p.weight_unc, p.weight_pos], 1)
-    total, weight = weighted_distances(x, y, weight_y, p.self_neg)
+    distances = functools.partial(weighted_distances, self_neg=p.self_neg)
+    total, weight = in_turn(distances, (x, y, weight_y), together)
     mean_distance, distance_weight = add(total) / add(weight), add(weight)
     if pooled is not None:
         mean_distance = pooled.distance
@@ -132,7 +140,14 @@ def problem_losses(
 
     # V at every temperature (Alg. 2), measured as the features are, then in units of phi~.
     tau, unit = jnp.asarray(temperatures), s * jnp.sqrt(d)
-    v, perplexity = guided_field(p, tau, unit, field, guidance)  # [B, tau, N, D], [B, tau, N]
+
+    def v_of(arrays, unit, each, each_tau):
+        some = p._replace(**arrays, recalled=Recalled(p.recalled.shared, each, each_tau))
+        return guided_field(some, tau, unit, field, guidance)
+
+    arrays = {name: getattr(p, name) for name in ARRAYS}
+    told = (arrays, unit, p.recalled.each, p.recalled.each_tau)
+    v, perplexity = in_turn(v_of, told, together)  # [B, tau, N, D], [B, tau, N]
     v = v / s[:, None, None, None]
 
     # V~ = sum_tau V_tau / lambda_tau, lambda_tau = sqrt(mean V_tau^2), clipped as in the release.
@@ -160,8 +175,33 @@ def _without_gradient(problems: Problems) -> Problems:
     def freeze(array):
         return jax.lax.stop_gradient(array.astype(jnp.float32))
 
-    names = ("gen", "pos", "unc", "gen_neg", "weight_pos", "weight_unc", "weight_gen_neg")
-    return problems._replace(**{name: freeze(getattr(problems, name)) for name in names})
+    return problems._replace(**{name: freeze(getattr(problems, name)) for name in ARRAYS})
+
+
+def in_turn(function: Callable, of_problems: tuple, together: int | None) -> Any:
+    """Returns function(*of_problems), computed for some of the problems after the others.
+
+    The distances between all samples of a problem are large; so only some are in memory.
+
+    Args:
+        function: trees of arrays [B, ...] -> the same.
+        of_problems: its arguments, of B = C T problems: C classes with T locations each.
+        together: C, the problems of one location; None for all B at once.
+    """
+    if together is None:
+        return function(*of_problems)
+
+    def cut(array):
+        return rearrange(array, "(c t) ... -> t c ...", c=together)
+
+    def join(array):
+        return rearrange(array, "t c ... -> (c t) ...")
+
+    def of_location(arguments):
+        return function(*arguments)
+
+    results = jax.lax.map(of_location, jax.tree.map(cut, of_problems))
+    return jax.tree.map(join, results)
 
 
 def guided_field(

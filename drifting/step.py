@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from drifting.accumulate import in_groups, mean_over_groups
+from drifting.accumulate import in_groups, in_parts, mean_over_groups
 from drifting.bank import Bank, Batch, batch_from_plan, draw, push
 from drifting.cache import real_features
 from drifting.config import DriftConfig
@@ -183,19 +183,26 @@ def group_loss(
     c = config
     batch, random = layout.classes(group)  # each class is whole on its devices from here on
 
-    def phi(noise):
-        """Features of generated samples x = f(eps); `layout.merge` decides their order."""
-        labels = of_each_sample(batch.labels, c.n_neg, layout)
-        alpha = of_each_sample(batch.alpha, c.n_neg, layout)
+    def phi_of_part(noise):
+        """Features [C, n, T, D] of n samples x = f(eps) of each class."""
+        n_classes, n = noise.eps.shape[:2]
+        labels = of_each_sample(batch.labels, n, layout)
+        alpha = of_each_sample(batch.alpha, n, layout)
         eps, style = layout.merge(noise.eps), layout.merge(noise.style)
-        return encode(generate(params, eps, labels, alpha, style))
+        features = encode(generate(params, eps, labels, alpha, style))
+        return {name: layout.split(sets, n_classes) for name, sets in features.items()}
+
+    def phi(noise):
+        """Features [C N, T, D] of generated samples; `layout.merge` decides their order."""
+        by_class = in_parts(phi_of_part, noise, c.parts)
+        return {name: layout.merge(sets) for name, sets in by_class.items()}
 
     # Features of a second batch, of the reals, and of the samples that receive the gradient.
     phi_second = jax.lax.stop_gradient(phi(random.second)) if c.second_batch else None
     # Reals are images, or a tree of features where the bank stores these.
     reals = jax.tree.map(lambda *pair: jnp.concatenate(pair, 1), batch.unc, batch.pos)
     reals = layout.classes(reals)  # [C, N_unc + N_pos, ...]
-    phi_real = real_features(reals, random.mirrored, encode, c.flip, layout)
+    phi_real = real_features(reals, random.mirrored, encode, c.flip, layout, c.parts)
     phi_real = jax.lax.stop_gradient(phi_real)
     phi_gen = phi(random.first)
 
@@ -298,10 +305,11 @@ def feature_loss(
     field = make_field(config.field, config.field_options)
     for i, (width, problems) in enumerate(zip(by_width(phi_gen), widths, strict=True)):
         scales = pooled[i] if pooled else None
+        together = len(weight_pos) if config.parts > 1 else None
         if recalled and width in recalled:
             problems = problems._replace(recalled=recalled[width])
         loss, of_sets = problem_losses(
-            problems, config.temperatures, field, config.guidance, scales
+            problems, config.temperatures, field, config.guidance, scales, together
         )
         total += jnp.sum(loss * problems.loss_weight)
         stats.append(of_sets)

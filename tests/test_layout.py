@@ -266,3 +266,44 @@ def test_many_classes_stay_whole():
     layout = sharding.choose_layout(mesh, 4, 6)
     x = jnp.arange(4 * 6 * 2).reshape(4, 6, 2)
     np.testing.assert_array_equal(jax.jit(lambda x: layout.split(layout.merge(x), 4))(x), x)
+
+
+@pytest.mark.parametrize("guidance", ["negatives", "field"])
+def test_locations_in_turn_are_those_at_once(guidance):
+    """Two classes of three locations, in the order of `make_problems`; to the last digits."""
+    rng = np.random.default_rng(1)
+    gen, pos, neg = rng.normal(size=(3, 6, 5, 4)).astype(np.float32)
+    problems = one_set_of_problems(gen, pos + np.arange(6)[:, None, None], neg)
+    problems = problems._replace(set_of=np.array([0, 1, 1, 0, 1, 1]))
+    solve = functools.partial(problem_losses, problems, (0.05, 0.2), "kernel", guidance)
+    for at_once, in_turn in zip(*map(jax.tree.leaves, (solve(), solve(together=2))), strict=True):
+        np.testing.assert_allclose(in_turn, at_once, rtol=1e-6)
+
+
+ONE_CLASS = {
+    "batch_size": 24,
+    "drift.n_neg": 24,
+    "drift.n_pos": 30,
+    "drift.n_unc": 5,  # 35 reals, which four parts do not divide
+    "drift.bank_per_class": 64,
+    "drift.bank_global": 0,
+    "data.flip": True,
+}
+
+
+@pytest.mark.parametrize(
+    "changes, devices",
+    [({}, 1), ({"drift.field": "sinkhorn"}, 1), ({}, 2)],
+    ids=["kernel", "a second batch", "rows over devices"],
+)
+def test_parts_of_one_class_are_exact(changes, devices):
+    """Gradient caching: losses and gradients of three steps are those of the undivided step."""
+    one = curve(tuple((ONE_CLASS | changes).items()), 1, 1, 3)
+    divided = ONE_CLASS | changes | {"optim.accumulate": 4}
+    parts = parts_of(divided, devices, 1)
+    assert (parts.drift.groups, parts.drift.parts) == (1, 4)
+    other = curve(tuple(divided.items()), devices, 1, 3)
+    for key in ("loss", "grad_norm", "energy_distance", "param_norm"):
+        np.testing.assert_allclose(
+            [row[key] for row in other], [row[key] for row in one], rtol=1e-5, err_msg=key
+        )

@@ -26,7 +26,7 @@ from training.optimizer import build_optimizer
 from training.resolve_bank import resolve_bank
 from training.resolve_encoder import Encoder, resolve_decoder, resolve_encoder, resolve_monitor
 from training.resolve_field import resolve_field
-from training.resolve_sizes import StepSizes, check_reals, resolve_sizes
+from training.resolve_sizes import StepSizes, check_reals, groups_and_parts, resolve_sizes
 from utils import sharding
 
 
@@ -55,7 +55,8 @@ class DriftParts(GeneratorParts):
     def layout(self) -> sharding.MeshLayout:
         """Where the samples of a step are on the devices (utils/sharding.py)."""
         classes = self.drift.n_c // self.drift.groups
-        return sharding.choose_layout(self.mesh, classes, self.drift.n_neg)
+        rows = self.drift.n_neg // self.drift.parts
+        return sharding.choose_layout(self.mesh, classes, rows)
 
 
 def build(
@@ -125,6 +126,7 @@ def drift_config(
 ) -> DriftConfig:
     """Returns the numbers of a step, by the paper's names."""
     drift = config.drift
+    groups, parts = groups_and_parts(sizes.n_c, drift.n_neg, config.optim.accumulate)
     return DriftConfig(
         n_classes=dataset.n_classes,
         n_c=sizes.n_c,
@@ -144,6 +146,7 @@ def drift_config(
         class_dropout_prob=config.model.class_dropout_prob,
         flip=mirrors(config, dataset.dtype),
         sample_shape=tuple(dataset.shape),
-        groups=config.optim.accumulate,
+        groups=groups,
         exact_scales=drift.exact_scales,
+        parts=parts,
     )

@@ -97,6 +97,8 @@ def describe_step(parts: DriftParts | FlowParts) -> str:
     groups = ""
     if drift.groups > 1:
         groups = f" in {drift.groups} groups"
+    if drift.parts > 1:
+        groups = f" in {drift.parts} parts of {drift.n_neg // drift.parts} generated of each class"
     return f"{drift.n_c} classes x ({samples}){groups}; {parts.layout}"
 
 

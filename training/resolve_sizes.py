@@ -113,17 +113,31 @@ def classes_per_step(config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh
             f"but {dataset.name} has {n_classes} classes; "
             f"give --batch_size {nearest_batch_size(n_c, n_neg, n_classes, mesh.size)}"
         )
-    groups = config.optim.accumulate
-    if n_c % groups:
-        divisors = [str(k) for k in range(1, n_c + 1) if n_c % k == 0]
+    k = config.optim.accumulate
+    groups, parts = groups_and_parts(n_c, n_neg, k)
+    if groups * parts != k:
+        possible = [str(k) for k in range(1, n_c + 1) if n_c % k == 0]
         raise UserError(
-            f"--optim.accumulate {groups}: it must divide the {n_c} classes of a step "
-            f"(--batch_size {config.batch_size} / --drift.n_neg {n_neg}); "
-            f"give {', '.join(divisors)}"
+            f"--optim.accumulate {k}: it must divide the {n_c} classes of a step "
+            f"(--batch_size {config.batch_size} / --drift.n_neg {n_neg}) or the {n_neg} samples "
+            f"of each; give {', '.join(possible)}, or a divisor of {n_neg}"
         )
-    if sharding.choose_layout(mesh, n_c // groups, n_neg) is None:
+    if sharding.choose_layout(mesh, n_c // groups, n_neg // parts) is None:
         raise no_layout(config, n_c, nearest_batch_size(n_c, n_neg, n_classes, mesh.size), mesh)
     return n_c
+
+
+def groups_and_parts(n_c: int, n_neg: int, k: int) -> tuple[int, int]:
+    """Returns how --optim.accumulate K divides a step: (groups of classes, parts of the rows).
+
+    It divides the classes where it can, and the rows of each class otherwise. Both are 1 where it
+    divides neither.
+    """
+    if n_c % k == 0:
+        return k, 1
+    if n_neg % k == 0:
+        return 1, k
+    return 1, 1
 
 
 def nearest_batch_size(n_c: int, n_neg: int, n_classes: int, devices: int) -> int:
@@ -148,21 +162,25 @@ def no_layout(config: Any, n_c: int, near: int, mesh: jax.sharding.Mesh) -> User
 
     n_c: its classes. near: a batch size that would do, without groups.
     """
-    devices, n_neg, groups = mesh.size, config.drift.n_neg, config.optim.accumulate
-    in_groups = of_a_group = ""
+    devices, n_neg = mesh.size, config.drift.n_neg
+    groups, parts = groups_and_parts(n_c, n_neg, config.optim.accumulate)
+    divided = of_a_group = ""
     other = f"or --batch_size {near}"
     if groups > 1:
-        in_groups, of_a_group = f" in {groups} groups", " of a group"
+        divided, of_a_group = f" in {groups} groups", " of a group"
         other = "or fewer groups"
+    if parts > 1:
+        divided, of_a_group = f" in {parts} parts", " of a part"
+        other = "or a smaller --optim.accumulate"
 
     fewer_devices = ""
     for k in range(1, devices):
         if (n_c // groups) % k == 0 and k % config.mesh.fsdp == 0:
             fewer_devices = f", or --mesh.devices {k}"
 
-    rows = round_up(n_neg, devices)
+    rows = round_up(n_neg, devices * parts)
     return UserError(
-        f"--batch_size {config.batch_size} = {n_c} classes of {n_neg}{in_groups}: "
+        f"--batch_size {config.batch_size} = {n_c} classes of {n_neg}{divided}: "
         f"neither the classes{of_a_group} nor the generated samples "
         f"of a class divide over {devices} devices; "
         f"give --drift.n_neg {rows} --batch_size {n_c * rows}, {other}{fewer_devices}"
