@@ -17,12 +17,20 @@ export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
   ${arguments[@]+"${arguments[@]}"}
 .venv/bin/python sample.py --load_dir "$run" --compare --out "$run/samples/generated_and_real.png"
 .venv/bin/python eval_fid.py --load_dir "$run"
+page="a page that generates in the browser: pip install -r requirements-web.txt, run this again"
+if .venv/bin/python -c "import jax2onnx" 2>/dev/null; then
+  page="none, see above"
+  if .venv/bin/python scripts/export.py --load_dir "$run" --format web --out "$run/web"; then
+    page=".venv/bin/python -m http.server --bind 127.0.0.1 --directory $run/web"
+  fi
+fi
 floor="Frechet distance in raw pixels, train against test is 0.29"
 cat <<TXT
 
 Generated and real digits  $run/samples/generated_and_real.png
 Report                     $run/report.html
 Curves                     $run/curves.png
+In the browser             $page
 Scores                     $run/fid.csv    (fd_pixels: $floor)
 Sample more                .venv/bin/python sample.py --load_dir $run
 TXT

@@ -1,11 +1,16 @@
 #!/usr/bin/env python
-"""Writes the network of a run in the published format, which the paper's own code reads too.
+"""Writes the network of a run for others: the published format, or a page for browsers.
 
     python scripts/export.py --load_dir runs/cifar10 --out exported/cifar10
     python sample.py --load_dir exported/cifar10
 
-The network is a generator or an encoder. The folder holds metadata.json and ema_params.msgpack, and
-is for sample.py, eval_fid.py and --init_from, or for --encoder.path.
+    python scripts/export.py --load_dir runs/digits --format web --out runs/digits/web
+    python -m http.server --bind 127.0.0.1 --directory runs/digits/web
+
+The published format, which the paper's own code reads too, holds a generator or an encoder:
+metadata.json and ema_params.msgpack, for sample.py, eval_fid.py and --init_from, or for
+--encoder.path. The web page makes pictures in a browser, by WebGPU or WebAssembly, and asks no
+other machine for anything. It needs the packages of requirements-web.txt, and npm.
 """
 
 import logging
@@ -15,29 +20,27 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs.default import PATH, Key
-from models.export import export_run
+from evaluation.export_command import export
+from evaluation.flags import EMA
 from utils import config as config_lib
-from utils.errors import UserError
 from utils.logging import setup_logging
 
 FLAGS = (
     Key("step", 0, "checkpoint of the run; 0 = the newest", "[0, inf)"),
-    Key(
-        "ema", "", "parameters: a decay that the run keeps, raw, or empty for the run's first decay"
-    ),
+    EMA,
     Key("out", "", "folder to write", PATH),
+    Key("format", "published", "what to write", ("published", "web")),
+    Key("weights", "float16", "of --format web, as they are stored", ("float16", "float32")),
+    Key("onnxruntime_web", "", "the package of npm, a folder or .tgz; empty = npm gets it", PATH),
+    config_lib.KEYS["vae"],
 )
 
 
 def main(flag_values):
     setup_logging()
-    flags = config_lib.all_flags(flag_values)
-    if not flags.load_dir or not flags.out:
-        raise UserError("--load_dir, --out: give the folder of a run and the folder to write")
-    kind = export_run(flags.load_dir, flags.out, flags.step or None, flags.ema)
-    logging.getLogger("export").info("%s: the %s in the published format", flags.out, kind)
+    logging.getLogger("export").info("%s", export(config_lib.all_flags(flag_values)))
 
 
 if __name__ == "__main__":
-    config_lib.define_flags(("load_dir",), FLAGS)
+    config_lib.define_flags(("load_dir", "seed"), FLAGS)
     config_lib.run_main(main)

@@ -97,26 +97,37 @@ for (const figure of document.querySelectorAll("figure.slides")) {
 # ---------------------------------------------------------------- a page and its parts
 
 
-def page(title: str, parts: Iterable[str]) -> str:
+def page(
+    title: str,
+    parts: Iterable[str],
+    *,
+    policy: str = POLICY,
+    style: str = "",
+    end: str = f"<script>{SCRIPT}</script>",
+) -> str:
     """Returns a whole page.
 
     Args:
         title: of the page.
         parts: HTML, one after the other.
+        policy: what the browser may load.
+        style: rules for this page alone.
+        end: HTML after all parts; as it stands, the script for curves and slides.
     """
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<link rel="icon" href="data:,"/>
 <title>{html.escape(title)}</title>
-<style>{STYLE}</style>
+<style>{STYLE}{style}</style>
 </head>
 <body>
 <h1>{html.escape(title)}</h1>
 {"".join(parts)}
-<script>{SCRIPT}</script>
+{end}
 </body>
 </html>
 """
