@@ -18,3 +18,5 @@
 
 Nothing here imports anything else of this project.
 """
+
+__version__ = "0.1.0"
