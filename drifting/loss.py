@@ -204,6 +204,7 @@ def in_turn(function: Callable, of_problems: tuple, together: int | None) -> Any
     return jax.tree.map(join, results)
 
 
+@jax.named_scope("field")
 def guided_field(
     p: Problems,
     tau: Float[Array, " tau"],

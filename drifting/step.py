@@ -2,6 +2,9 @@
 
 `train_step` pushes new reals into the bank, draws a batch and takes the step. `drift_step` is the
 step on a given batch: draw noise, generate, compare in feature space, drift, update.
+
+The named scopes are for profiles and for `scripts/plan.py --explain` (planning/explain.py); they
+change nothing in the program.
 """
 
 import functools
@@ -83,12 +86,13 @@ def train_step(
     Returns:
         The state and the bank after the step, and the metrics of `drift_step`.
     """
-    if fresh is not None:
-        images, labels = fresh
-        bank = push(bank, to_stored(images), labels)
-    plan = draw(bank.counters, bank.sizes, state.seed, state.step, config)
-    plan = layout.groups(in_groups(plan, config.groups))
-    batch = batch_from_plan(bank, plan, config.sample_shape)
+    with jax.named_scope("bank"):
+        if fresh is not None:
+            images, labels = fresh
+            bank = push(bank, to_stored(images), labels)
+        plan = draw(bank.counters, bank.sizes, state.seed, state.step, config)
+        plan = layout.groups(in_groups(plan, config.groups))
+        batch = batch_from_plan(bank, plan, config.sample_shape)
     networks = {"generate": generate, "encode": encode, "optimizer": optimizer}
     state, metrics = drift_step(state, batch, **networks, config=config, layout=layout)
     return state, bank, metrics
@@ -123,7 +127,8 @@ def drift_step(
     c = config
     # A bank of images knows the shape of a sample; one of features does not.
     sample_shape = c.sample_shape or batch.pos.shape[3:]
-    random, memory_key = draw_random_numbers(state, c, sample_shape)
+    with jax.named_scope("noise"):
+        random, memory_key = draw_random_numbers(state, c, sample_shape)
     loss_fn = functools.partial(
         group_loss,
         generate=generate,
@@ -137,20 +142,24 @@ def drift_step(
     (loss, stats), grads = mean_over_groups(loss_fn, state.params, groups, c.exact_scales)
 
     # The update and the averages.
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    norms = {
-        "grad_norm": optax.tree.norm(grads),
-        "update_norm": optax.tree.norm(updates),
-        "param_norm": optax.tree.norm(params),
-    }
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("averages"):
+        ema = update_ema(state.ema, params)
+    with jax.named_scope("norms"):
+        norms = {
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "param_norm": optax.tree.norm(params),
+        }
     memory_state, of_memory = c.memory.update(state.field, stats.observed)
     state = TrainState(
         step=state.step + 1,
         seed=state.seed,
         params=params,
         opt_state=opt_state,
-        ema=update_ema(state.ema, params),
+        ema=ema,
         field=memory_state,
     )
 
@@ -189,7 +198,10 @@ def group_loss(
         labels = of_each_sample(batch.labels, n, layout)
         alpha = of_each_sample(batch.alpha, n, layout)
         eps, style = layout.merge(noise.eps), layout.merge(noise.style)
-        features = encode(generate(params, eps, labels, alpha, style))
+        with jax.named_scope("generator"):
+            samples = generate(params, eps, labels, alpha, style)
+        with jax.named_scope("encoder"):
+            features = encode(samples)
         return {name: layout.split(sets, n_classes) for name, sets in features.items()}
 
     def phi(noise):
@@ -202,7 +214,8 @@ def group_loss(
     # Reals are images, or a tree of features where the bank stores these.
     reals = jax.tree.map(lambda *pair: jnp.concatenate(pair, 1), batch.unc, batch.pos)
     reals = layout.classes(reals)  # [C, N_unc + N_pos, ...]
-    phi_real = real_features(reals, random.mirrored, encode, c.flip, layout, c.parts)
+    with jax.named_scope("encoder"):
+        phi_real = real_features(reals, random.mirrored, encode, c.flip, layout, c.parts)
     phi_real = jax.lax.stop_gradient(phi_real)
     phi_gen = phi(random.first)
 
@@ -210,7 +223,8 @@ def group_loss(
     weight_pos = batch.weight_pos
     frozen_gen, frozen_real = jax.lax.stop_gradient((phi_gen, unpack(phi_real, phi_gen)))
     seen = Seen(batch.labels, frozen_gen, frozen_real, weight_pos, c.temperatures, layout)
-    observed, recalled = c.memory.look(memory_state, memory_key, seen)
+    with jax.named_scope("memory"):
+        observed, recalled = c.memory.look(memory_state, memory_key, seen)
 
     # Problems, drift and loss of all feature sets.
     weight_unc = unconditional_weights(batch.alpha, c)
@@ -298,9 +312,10 @@ def feature_loss(
         recalled: what the field is told of the problems of each width, by its memory.
         pooled: scalars of A.6 over more classes than these, an entry for each width.
     """
-    widths = make_problems(
-        phi_gen, phi_real, phi_second, weight_pos, weight_unc, config.set_weight, layout
-    )
+    with jax.named_scope("packing"):
+        widths = make_problems(
+            phi_gen, phi_real, phi_second, weight_pos, weight_unc, config.set_weight, layout
+        )
     total, stats = jnp.float32(0.0), []
     field = make_field(config.field, config.field_options)
     for i, (width, problems) in enumerate(zip(by_width(phi_gen), widths, strict=True)):
@@ -308,9 +323,10 @@ def feature_loss(
         together = len(weight_pos) if config.parts > 1 else None
         if recalled and width in recalled:
             problems = problems._replace(recalled=recalled[width])
-        loss, of_sets = problem_losses(
-            problems, config.temperatures, field, config.guidance, scales, together
-        )
+        with jax.named_scope("losses"):
+            loss, of_sets = problem_losses(
+                problems, config.temperatures, field, config.guidance, scales, together
+            )
         total += jnp.sum(loss * problems.loss_weight)
         stats.append(of_sets)
     return total, stats

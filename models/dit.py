@@ -306,7 +306,8 @@ class Attention(nn.Module):
             q, k = rotate(q, rotation), rotate(k, rotation)
         dtype = jnp.float32 if self.attn_fp32 else self.dtype
         q, k, v = q.astype(dtype), k.astype(dtype), v.astype(dtype)
-        out = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
+        with jax.named_scope("core"):
+            out = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
         out = rearrange(out, "b t heads d -> b t (heads d)")
         return Dense(width, dtype=self.dtype, name="out")(out)
 

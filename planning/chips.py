@@ -4,6 +4,8 @@ import dataclasses
 import os
 from typing import Any
 
+from planning.gpus import GPUS_PER_HOST
+
 GIB = 2**30
 
 
@@ -15,9 +17,11 @@ class Chip:
         flops: FLOP/s of the matrix units in bfloat16, without sparsity.
         memory: bytes that programs may use.
         bandwidth: bytes/s from and to this memory.
-        network: bytes/s that it sends to all its neighbours together.
+        network: bytes/s that it sends to all its neighbours together; of GPUs, within a host.
         source: where the figures are from.
         clock: cycles/s of the compiler's estimates; 0 where it gives none.
+        between_hosts: bytes/s that a GPU sends to other hosts; 0 for TPUs, whose `network` reaches
+            all chips, and where it is not known.
     """
 
     flops: float
@@ -26,6 +30,7 @@ class Chip:
     network: float
     source: str
     clock: float = 0
+    between_hosts: float = 0
 
 
 # By the device's `device_kind` in JAX.
@@ -36,7 +41,11 @@ class Chip:
 # half of that for v6e: so the compiler's estimate of a plain copy moves as much of the bandwidth,
 # 81%, as on v5e.
 #
-# GPUs. All figures are on NVIDIA's data sheets; the network is NVLink, in one direction.
+# GPUs. All figures are on NVIDIA's data sheets: products without sparsity and with float32 sums;
+# the network is NVLink, or PCIe where a card has none, in one direction; between hosts it is the
+# link of each GPU in NVIDIA's DGX machines. Their memory is what XLA_PYTHON_CLIENT_MEM_FRACTION=.95
+# leaves of what CUDA reports, which is the size on the data sheet, but for the L40S, where the
+# error correction takes a part: CUDA reports 44.4 GiB.
 CHIPS = {
     "TPU v4": Chip(
         flops=275e12,
@@ -75,23 +84,60 @@ CHIPS = {
         memory=80e9,
         bandwidth=2039e9,
         network=300e9,
-        source="NVIDIA's data sheet of the A100 SXM, 80 GB",
+        source="NVIDIA's data sheets of the A100 SXM, 80 GB, and of the DGX A100",
+        between_hosts=25e9,
     ),
     "NVIDIA H100 80GB HBM3": Chip(
         flops=989e12,
         memory=80e9,
         bandwidth=3350e9,
         network=450e9,
-        source="NVIDIA's data sheet of the H100 SXM",
+        source="NVIDIA's data sheets of the H100 SXM and of the DGX H100",
+        between_hosts=50e9,
     ),
     "NVIDIA H200": Chip(
         flops=989e12,
         memory=141e9,
         bandwidth=4800e9,
         network=450e9,
-        source="NVIDIA's data sheet of the H200 SXM",
+        source="NVIDIA's data sheets of the H200 SXM and of the DGX H200",
+        between_hosts=50e9,
+    ),
+    "NVIDIA B200": Chip(
+        flops=2250e12,
+        memory=180e9,
+        bandwidth=8000e9,
+        network=900e9,
+        source="NVIDIA's data sheet of the DGX B200, whose figures are of eight",
+        between_hosts=50e9,
+    ),
+    "NVIDIA L40S": Chip(
+        flops=362e12,
+        memory=42.2 * GIB,
+        bandwidth=864e9,
+        network=32e9,
+        source="NVIDIA's data sheet of the L40S",
+    ),
+    "NVIDIA GeForce RTX 4090": Chip(
+        flops=165.2e12,
+        memory=24e9,
+        bandwidth=1008e9,
+        network=32e9,
+        source="NVIDIA's white paper of the Ada architecture",
     ),
 }
+
+
+def network_of(chip: Chip, count: int) -> float:
+    """Returns the bytes/s that each of `count` devices sends.
+
+    GPUs of several hosts are as fast as the slower of the links within a host and between hosts. Of
+    a collective over all GPUs a host's eight share what leaves the host. One over groups with a
+    single GPU of each host has an eighth of that, which is not counted here.
+    """
+    if count <= GPUS_PER_HOST or not chip.between_hosts:
+        return chip.network
+    return min(chip.network, GPUS_PER_HOST * chip.between_hosts)
 
 
 def memory_of(device: Any, local_devices: int) -> float | None:

@@ -1,4 +1,4 @@
-"""Compiles a step for a plan, here or for TPUs that are not here, and says what memory it takes."""
+"""Compiles a step for a plan, for devices that may be absent, and says what memory it takes."""
 
 import dataclasses
 import pathlib
@@ -38,11 +38,21 @@ def compile_here(lowered: Any) -> Compiled:
     return Compiled(executable.as_text(), executable, needed, memory.temp_size_in_bytes)
 
 
-def compile_for_tpu(lowered: Any, to_the_end: bool) -> Compiled:
-    """Compiles for TPUs of which there is a description.
+# The compiler's dump of the program, and the one that it writes after all that plans read.
+PROGRAM = "after_optimizations"
+LAST_DUMPS = {
+    "tpu": "after_optimizations_after_buffer_assignment",
+    "cuda": "thunk_sequence",
+}
+
+
+def compile_for_absent(lowered: Any, platform: str, to_the_end: bool) -> Compiled:
+    """Compiles for TPUs or GPUs of which there is a description.
 
     The compiler dumps what it has placed in memory before it generates code, which takes most of
     its time. Unless `to_the_end`, the rest goes on in a thread that ends with this process.
+
+    platform: "tpu" or "cuda".
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         dumps = pathlib.Path(folder)
@@ -55,23 +65,31 @@ def compile_for_tpu(lowered: Any, to_the_end: bool) -> Compiled:
                 outcome.append(error)
 
         threading.Thread(target=compile_and_dump, daemon=True).start()
-        last_dump = "after_optimizations_after_buffer_assignment"
-        while not outcome and (to_the_end or not _dump(dumps, last_dump)):
+        while not outcome and (to_the_end or not _dump(dumps, LAST_DUMPS[platform])):
             time.sleep(0.1)
         if outcome and isinstance(outcome[0], Exception):
             raise outcome[0]
 
-        sizes = allocations(_read(dumps, "after_optimizations-buffer-assignment"))
+        sizes = allocations(_read(dumps, f"{PROGRAM}-buffer-assignment"))
         if to_the_end:
             executable, text = outcome[0], outcome[0].as_text()
         else:
-            executable, text = None, _read(dumps, "after_optimizations")
+            executable, text = None, _read(dumps, PROGRAM)
     return Compiled(text, executable, sum(sizes.values()), sizes.get("temporary", 0))
 
 
 def _dump(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Returns the file of one of the compiler's dumps, or None before it is written."""
-    return next(folder.glob(f"*.{name}.txt"), None)
+    """Returns the file of one of the compiler's dumps, or None before it is written.
+
+    On GPUs the name follows that of the architecture, as in "sm_90a_gpu_after_optimizations". A
+    program of several modules, such as of kernels, has several; the largest is that of the step.
+    """
+    found = [*folder.glob(f"*.{name}.txt"), *folder.glob(f"*_gpu_{name}.txt")]
+    return max(found, key=_size, default=None)
+
+
+def _size(file: pathlib.Path) -> int:
+    return file.stat().st_size
 
 
 def _read(folder: pathlib.Path, name: str) -> str:

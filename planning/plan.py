@@ -8,11 +8,12 @@ import jax
 
 from configs.default import Key
 from models.standin import load_shapes
-from planning.chips import CHIPS, GIB, Chip, memory_of
-from planning.compilation import Compiled, compile_for_tpu, compile_here, needed_by_error
+from planning.chips import CHIPS, GIB, Chip, memory_of, network_of
+from planning.compilation import Compiled, compile_for_absent, compile_here, needed_by_error
 from planning.cost import matmul_flops, tree_bytes
+from planning.explain import explain
 from planning.step_shapes import arguments, stand_in
-from planning.targets import devices_of, is_local
+from planning.targets import devices_of, platform_of
 from planning.traffic import collective_traffic, estimated_cycles, memory_traffic, sent_bytes
 from training import drift
 from utils import sharding
@@ -21,8 +22,8 @@ FLAGS = (
     Key(
         "target",
         "local",
-        "what to plan for: local, or tpu:VERSION:TOPOLOGY; several, separated by commas, make a "
-        "table",
+        "what to plan for: local, tpu:VERSION:TOPOLOGY, or gpu:NAME:COUNT; several, separated by "
+        "commas, make a table",
     ),
     Key(
         "stand_in",
@@ -37,7 +38,8 @@ FLAGS = (
         "share of the matrix units' rate that the expected speed assumes at most",
         "(0, 1]",
     ),
-    Key("full", False, "TPU: compile to the end, for the compiler's estimate of the time"),
+    Key("full", False, "compile to the end, for the TPU compiler's estimate of the time"),
+    Key("explain", False, "also print where the bytes go, by the part of the program"),
     Key("json", "", "also write all figures to this file"),
 )
 # What a device holds between steps.
@@ -86,6 +88,8 @@ def plan(flags: Any, config: Any, target: str) -> dict[str, Any]:
 
     figures["plan_s"] = time.perf_counter() - begin
     figures |= _memory_and_traffic(compiled, memory)
+    if flags.explain:
+        figures["parts_gib"] = _in_gib(explain(compiled.text))
     if compiled.executable:
         figures |= _compilers_count(compiled.executable)
     chip = CHIPS.get(figures["device"])
@@ -118,16 +122,16 @@ def build_parts(flags: Any, config: Any, target: str) -> Any:
 
 def lower(traced: Any, target: str) -> Any:
     """Returns a traced program as the compiler of the target takes it."""
-    platforms = None if is_local(target) else ("tpu",)
-    return traced.lower(lowering_platforms=platforms)
+    platform = platform_of(target)
+    return traced.lower(lowering_platforms=(platform,) if platform else None)
 
 
 def compile_step(traced: Any, target: str, to_the_end: bool) -> Compiled:
-    """Compiles a traced step for a target; for TPUs `to_the_end`, or until memory is placed."""
-    lowered = lower(traced, target)
-    if is_local(target):
+    """Compiles a traced step for a target; absent ones `to_the_end`, or until memory is placed."""
+    lowered, platform = lower(traced, target), platform_of(target)
+    if platform is None:
         return compile_here(lowered)
-    return compile_for_tpu(lowered, to_the_end)
+    return compile_for_absent(lowered, platform, to_the_end)
 
 
 # ---------------------------------------------------------------- memory
@@ -169,6 +173,10 @@ def _memory_and_traffic(compiled: Compiled, memory: float | None) -> dict[str, A
     }
 
 
+def _in_gib(parts: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {name: {way: size / GIB for way, size in part.items()} for name, part in parts.items()}
+
+
 # ---------------------------------------------------------------- time
 
 
@@ -192,7 +200,7 @@ def _times(chip: Chip, text: str, figures: dict[str, Any], mfu: float) -> dict[s
     by_compiler = cycles / chip.clock if cycles and chip.clock else None
     matrix = figures["tflop"] * 1e12 / chip.flops
     memory = figures["memory_traffic_gib"] * GIB / chip.bandwidth
-    network = sent_bytes(collective_traffic(text)) / chip.network
+    network = sent_bytes(collective_traffic(text)) / network_of(chip, figures["chips"])
     return {
         "compiler_s": by_compiler,
         "matrix_s": matrix,

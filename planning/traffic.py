@@ -6,6 +6,7 @@ Loops count as often as they turn, which the compiler's own count leaves out.
 import collections
 import math
 import re
+from collections.abc import Iterator
 
 from planning.hlo import Instruction, Module, parse
 
@@ -82,12 +83,16 @@ def memory_traffic(text: str) -> float:
     Each instruction reads its operands and writes its result once. Of an array of which it takes or
     puts slices only these count.
     """
+    return sum(size for size, _ in instruction_traffic(text))
+
+
+def instruction_traffic(text: str) -> Iterator[tuple[float, Instruction]]:
+    """Yields (bytes of a step, instruction) for the instructions of `memory_traffic`."""
     module = parse(text)
-    total = 0.0
     for times, body in module.outer():
         scope = {instruction.name: instruction for instruction in body}
-        total += times * sum(_traffic(instruction, scope, module) for instruction in body)
-    return total
+        for instruction in body:
+            yield times * _traffic(instruction, scope, module), instruction
 
 
 def _traffic(instruction: Instruction, scope: dict[str, Instruction], module: Module) -> float:

@@ -4,17 +4,20 @@ Compiles the real train step for devices that need not be there.
 
     python scripts/plan.py --recipe imagenet256_B --stand_in latents \\
         --target tpu:v6e:8x8,tpu:v5e:16x16
+    python scripts/plan.py --recipe imagenet256_B --stand_in latents --target gpu:h100:64 --explain
     python scripts/plan.py --dataset_name digits       for the devices of this machine
 
-TPU targets take libtpu (pip install -r requirements-plan.txt), but no TPU: tpu:VERSION:TOPOLOGY
-with v4, v5e, v5p or v6e, as Google Cloud names them. Nothing is read, fetched or run: data sets and
-encoders are known by their shapes. All flags of train_drift.py hold.
+TPU targets take libtpu (pip install -r requirements-plan-tpu.txt), but no TPU: tpu:VERSION:TOPOLOGY
+with v4, v5e, v5p or v6e, as Google Cloud names them. GPU targets take the CUDA compiler
+(requirements-plan-gpu.txt), but no GPU: gpu:NAME:COUNT with a100, h100, h200, b200, l40s or
+rtx4090; more than 8 are in hosts of 8. Nothing is read, fetched or run: data sets and encoders are
+known by their shapes. All flags of train_drift.py hold.
 
 Exit code 0: it fits every target; 1: it does not fit one, or its memory is not known; 2: a mistake.
 
-A TPU program is compiled until its buffers have their places, which says what the memory holds and
-what travels. With --full it is compiled to its end, which takes several times as long, for the
-compiler's own estimate of the time.
+A program for absent devices is compiled until its buffers have their places, which says what the
+memory holds and what travels. With --full it is compiled to its end, which takes several times as
+long, for the TPU compiler's own estimate of the time. --explain prints where the bytes go.
 """
 
 import json
@@ -30,6 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 
+from planning.explain import explanation
 from planning.plan import FLAGS, leave_out_figures, plan
 from planning.table import table
 from utils import config as config_lib
@@ -55,6 +59,9 @@ def main(flag_values):
     else:
         rows = [plan_alone(target) for target in targets]
     print(table(rows), flush=True)
+    for row in rows:
+        if "parts_gib" in row:
+            print(f"\n{row['target']}\n\n{explanation(row['parts_gib'])}", flush=True)
     if flags.json:
         pathlib.Path(flags.json).write_text(json.dumps(rows, indent=2) + "\n")
     sys.stderr.flush()
@@ -81,8 +88,14 @@ def plan_alone(target: str) -> dict:
         return json.loads(pathlib.Path(file.name).read_text())[0]
 
 
+def is_absent(word: str) -> bool:
+    """Tells whether a word of the command line names devices that need not be here."""
+    return "tpu:" in word or "gpu:" in word
+
+
 if __name__ == "__main__":
-    if not os.environ.get("JAX_PLATFORMS") and any("tpu:" in word for word in sys.argv):
-        jax.config.update("jax_platforms", "cpu")  # libtpu looks for TPUs otherwise
+    if not os.environ.get("JAX_PLATFORMS") and any(map(is_absent, sys.argv)):
+        # libtpu looks for TPUs otherwise, and the plugin for CUDA for GPUs.
+        jax.config.update("jax_platforms", "cpu")
     config_lib.define_flags(extra=FLAGS)
     config_lib.run_main(main)

@@ -19,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models import encoders, standin
-from planning import hlo, step_shapes, traffic
-from planning.chips import CHIPS, memory_of
+from planning import explain, gpus, hlo, step_shapes, targets, traffic
+from planning.chips import CHIPS, memory_of, network_of
 from planning.cost import matmul_flops
 from utils.errors import UserError
 
@@ -184,6 +184,98 @@ ENTRY %main (a: f32[8], b: f32[16]) -> f32[1] {
     }
 
 
+# ---------------------------------------------------------------- traffic, by part
+
+
+EXPLAINED = """HloModule step
+
+%inside (p: f32[256]) -> f32[256] {
+  %p = f32[256]{0} parameter(0)
+  ROOT %s = f32[256]{0} sine(%p), metadata={op_name="jit(step)/jvp(losses)/field/sin"}
+}
+
+ENTRY %main (a: f32[256]) -> f32[256] {
+  %a = f32[256]{0} parameter(0)
+  %f = f32[256]{0} fusion(%a), kind=kLoop, calls=%inside
+  %copied = f32[256]{0} copy(%f)
+  %m = f32[256]{0} negate(%copied), metadata={op_name="jit(step)/transpose(jvp(DiT))/mlp/neg"}
+  ROOT %o = f32[256]{0} cosine(%m), metadata={op_name="jit(step)/cos"}
+}
+"""
+
+
+def test_bytes_by_part_of_the_program():
+    """A fusion is named by what is in it, a copy by what takes it, and nothing is lost."""
+    one = 2 * 256 * 4  # each instruction reads and writes an array
+    parts = explain.explain(EXPLAINED)
+    assert parts == {
+        "feed-forward": {"forward": 0, "backward": 2 * one},
+        "field": {"forward": one, "backward": 0},
+        explain.UNNAMED: {"forward": one, "backward": 0},
+    }
+    assert traffic.memory_traffic(EXPLAINED) == 4 * one
+
+
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        ("jit(step)/jvp(generator)/DiT/while/body/blocks/attention/core/dot", "attention: core"),
+        ("jit(step)/jvp(generator)/DiT/blocks/attention/qkv/add", "attention: projections"),
+        ("jit(step)/jvp(generator)/DiT/while/body/blocks/attention/sub", "attention: q/k norm,"),
+        ("jit(step)/jvp(generator)/DiT/while/body/squeeze", "generator: stacks"),
+        ("jit(step)/transpose(jvp(encoder))/MAE.maps/attention/core/dot", "encoder"),
+        ("jit(step)/optimizer/add", "optimizer"),
+    ],
+)
+def test_parts_by_name(name, part):
+    assert explain.part_of(name).startswith(part)
+
+
+# ---------------------------------------------------------------- targets
+
+
+@pytest.mark.parametrize(
+    "target, says",
+    [
+        ("gpu:h100", "gpu:h100:8"),
+        ("gpu:h100:0", "gpu:h100:8"),
+        ("gpu:gt710:1", "none of a100, b200, h100"),
+        ("gpu:h100:12", "multiple of 8"),
+        ("gpu:rtx4090:16", "at most 8"),
+        ("tpu:v6e", "tpu:v6e:8x8"),
+    ],
+)
+def test_targets_that_cannot_be(target, says):
+    with pytest.raises(UserError, match=says):
+        targets.devices_of(target)
+
+
+def test_gpus_of_which_there_is_a_description():
+    """Where the compiler is installed they are found; else one line says what to install."""
+    try:
+        devices = targets.devices_of("gpu:h100:64")
+    except UserError as error:
+        assert "pip install -r requirements-plan-gpu.txt" in str(error)
+    else:
+        assert [device.process_index for device in devices] == [i // 8 for i in range(64)]
+        assert devices[0].device_kind == gpus.GPUS["h100"].kind
+
+
+def test_every_gpu_has_its_rates():
+    for gpu in gpus.GPUS.values():
+        chip = CHIPS[gpu.kind]
+        assert gpu.bandwidth == pytest.approx(chip.bandwidth, rel=0.05)
+        assert chip.memory <= gpu.memory
+        assert f'name: "{gpu.kind}"' in gpus.target_config(gpu)
+
+
+def test_network_between_hosts():
+    h100, v6e = CHIPS["NVIDIA H100 80GB HBM3"], CHIPS["TPU v6 lite"]
+    assert network_of(h100, 8) == h100.network
+    assert network_of(h100, 64) == 8 * h100.between_hosts < h100.network
+    assert network_of(v6e, 64) == v6e.network
+
+
 # ---------------------------------------------------------------- memory
 
 
@@ -276,7 +368,7 @@ def run_plan(*flags):
 
 def test_plan_for_the_devices_at_hand(tmp_path):
     """Sizes as they are, and exit code 0 for what fits."""
-    done = run_plan("--json", str(tmp_path / "plan.json"))
+    done = run_plan("--json", str(tmp_path / "plan.json"), "--explain")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("| target | chips | fits |")
     (row,) = json.loads((tmp_path / "plan.json").read_text())
@@ -284,6 +376,12 @@ def test_plan_for_the_devices_at_hand(tmp_path):
     assert row["optimizer_gib"] == pytest.approx(2 * row["parameters_gib"], rel=1e-3)
     assert 0 < row["tflop"] < 1
     assert row["collective_gib"] == 0
+
+    parts = {name: sum(part.values()) for name, part in row["parts_gib"].items()}
+    assert sum(parts.values()) == pytest.approx(row["memory_traffic_gib"], rel=0.05)
+    assert parts.get(explain.UNNAMED, 0) < 0.2 * sum(parts.values())
+    assert {"attention: core", "feed-forward", "losses", "field", "averages"} <= parts.keys()
+    assert "| together |" in done.stdout
 
 
 def test_mistakes_of_a_plan_end_with_2(tmp_path):

@@ -258,7 +258,7 @@ def test_samples_without_a_class_are_refused(label, tmp_path):
     table = table.cast_column("label", datasets.ClassLabel(num_classes=2))
     table.to_parquet(tmp_path / "train-00000-of-00001.parquet")
     dataset = data.load(f"hf:{tmp_path}", options=OPTIONS)
-    words = "has the label -1, expected 0 to 1" if label else "unreadable images among"
+    words = "has the label -1, expected 0 to 1" if label else "has no label in column 'label'"
     assert words in message(take, pipeline.stream(dataset, 0, 10), 1)
 
 
