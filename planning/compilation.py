@@ -8,6 +8,8 @@ import threading
 import time
 from typing import Any
 
+import jax
+
 from planning.traffic import allocations
 
 
@@ -46,6 +48,12 @@ LAST_DUMPS = {
 }
 
 
+# Without a GPU to try them on, XLA may choose a kernel of Triton for a matrix product that has no
+# tiles for it. Then it is told to leave all products to the libraries of CUDA.
+NO_TILES = "Couldn't find output tile sizes"
+WITHOUT_TRITON = {"xla_gpu_enable_triton_gemm": False}
+
+
 def compile_for_absent(lowered: Any, platform: str, to_the_end: bool) -> Compiled:
     """Compiles for TPUs or GPUs of which there is a description.
 
@@ -54,13 +62,22 @@ def compile_for_absent(lowered: Any, platform: str, to_the_end: bool) -> Compile
 
     platform: "tpu" or "cuda".
     """
+    try:
+        return _compile(lowered, platform, to_the_end, {})
+    except jax.errors.JaxRuntimeError as error:
+        if NO_TILES not in str(error):
+            raise
+    return _compile(lowered, platform, to_the_end, WITHOUT_TRITON)
+
+
+def _compile(lowered: Any, platform: str, to_the_end: bool, options: dict[str, Any]) -> Compiled:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         dumps = pathlib.Path(folder)
         outcome = []  # the program, or the error of the compiler
 
         def compile_and_dump():
             try:
-                outcome.append(lowered.compile(compiler_options={"xla_dump_to": folder}))
+                outcome.append(lowered.compile(compiler_options=options | {"xla_dump_to": folder}))
             except Exception as error:
                 outcome.append(error)
 
