@@ -2,14 +2,23 @@
 
 Command   python train_drift.py --dataset_name mnist_5k
 Hardware  two CPU cores
-Time      not measured yet
-Expected  not known; watch fd_pixels, recall, class agreement and the grids
-Measured  not measured yet
+Time      five minutes of training
+Expected  fd_pixels 24, precision 0.99, recall 0.18, class agreement 0.98 against the test split
+Measured  one seed, docs/benchmarks.md
+
+Recall is low: of 1,000 training digits in the place of generated ones it is 0.88.
 """
 
 from configs import digits
 
 OVERRIDES = digits.OVERRIDES | {
-    "max_steps": 2000,
-    "model.patch_size": 7,  # 16 tokens per image
+    "max_steps": 900,
+    "eval_interval": 300,
+    "sample_interval": 300,
+    "save_interval": 300,
+    "model.patch_size": 28,  # one token per image, as of the digits
+    "model.hidden_size": 256,
+    "model.depth": 2,
+    "drift.field": "sinkhorn",  # the kernel field narrows here, docs/benchmarks.md
+    "drift.temperatures": (0.02,),
 }
