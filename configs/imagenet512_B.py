@@ -14,4 +14,6 @@ Measured  not measured yet
 
 from configs import imagenet256_B
 
-OVERRIDES = imagenet256_B.OVERRIDES | {"data.image_size": 512, "model.patch_size": 4}
+AT_512 = {"data.image_size": 512, "model.patch_size": 4}
+
+OVERRIDES = imagenet256_B.OVERRIDES | AT_512

@@ -13,5 +13,6 @@ Measured  not measured yet
 """
 
 from configs import imagenet256_L
+from configs.imagenet512_B import AT_512
 
-OVERRIDES = imagenet256_L.OVERRIDES | {"data.image_size": 512, "model.patch_size": 4}
+OVERRIDES = imagenet256_L.OVERRIDES | AT_512

@@ -12,4 +12,6 @@ Measured  not measured yet
 
 from configs import imagenet256_pixel_B
 
-OVERRIDES = imagenet256_pixel_B.OVERRIDES | {"data.image_size": 512, "model.patch_size": 32}
+AT_512 = {"data.image_size": 512, "model.patch_size": 32}
+
+OVERRIDES = imagenet256_pixel_B.OVERRIDES | AT_512

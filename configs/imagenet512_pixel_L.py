@@ -11,5 +11,6 @@ Measured  not measured yet
 """
 
 from configs import imagenet256_pixel_L
+from configs.imagenet512_pixel_B import AT_512
 
-OVERRIDES = imagenet256_pixel_L.OVERRIDES | {"data.image_size": 512, "model.patch_size": 32}
+OVERRIDES = imagenet256_pixel_L.OVERRIDES | AT_512

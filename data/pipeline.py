@@ -151,13 +151,24 @@ def stream(
     return _read_ahead(batches, workers)
 
 
-def in_order(dataset: Dataset, batch_size: int, position: int, workers: int) -> Batches:
+def in_order(
+    dataset: Dataset, batch_size: int, position: int, workers: int, augment: bool = False
+) -> Batches:
     """Yields batches of each sample once, in the order of the data set, from `position` on.
 
-    The last batch may be smaller. workers: as in `stream`.
+    The last batch may be smaller.
+
+    Args:
+        dataset: What to read.
+        batch_size: Samples of a batch.
+        position: The first sample.
+        workers: As in `stream`.
+        augment: Whether samples are augmented, as in `stream` but each time alike.
     """
-    samples = grain.MapDataset.source(Readable(dataset))[position:]
-    return _read_ahead(samples.batch(batch_size), workers)
+    samples = grain.MapDataset.source(Readable(dataset)).seed(0)
+    if augment and dataset.augment:
+        samples = samples.random_map(dataset.augment)
+    return _read_ahead(samples[position:].batch(batch_size), workers)
 
 
 def everything(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -19,11 +19,11 @@ from data import pipeline
 from evaluation.fid_csv import SETTINGS, describe_parameters, read_rows, scores
 from evaluation.generators import open_run
 from evaluation.reference import flatten_images
+from evaluation.sample_command import Sampler
 from metrics.neighbours import nearest, usual_distance
 from metrics.networks import ERROR
 from models.latents import latent_space_of
 from models.runs import is_run
-from models.sampling import generate
 from utils import page
 from utils.errors import UserError
 from utils.figures import to_uint8
@@ -238,18 +238,38 @@ def draw_samples(
 
     None in their place if they are no pictures.
     """
+    sampler = open_sampler(run, seed, per_class, sharding)
+    if not sampler.makes_pictures:
+        return None, sampler.metadata
+    labels = labels_shown(sampler, per_class)
+    return to_uint8(sampler.draw(labels, alpha)), sampler.metadata
+
+
+def open_sampler(run: Run, seed: int, per_class: int, sharding: NamedSharding) -> Sampler:
+    """Returns the generator of a run's newest checkpoint, which draws a grid in few calls.
+
+    Args:
+        run: whose generator it is.
+        seed: of the noise.
+        per_class: samples of each class of the grid.
+        sharding: over the devices that draw.
+    """
     generator = open_run(run.folder, None, "", sharding)
     model = generator.model
-    space = latent_space_of(model, generator.metadata, "", sharding)
-    n_classes = min(model.num_classes, CLASSES_SHOWN)
-    labels = np.repeat(np.arange(n_classes, dtype=np.int32), per_class)
-    samples = generate(
-        model, generator.params, labels, alpha, seed, batch_size=min(SAMPLE_BATCH, len(labels))
+    return Sampler(
+        model=model,
+        params=generator.params,
+        metadata=generator.metadata,
+        space=latent_space_of(model, generator.metadata, "", sharding),
+        seed=seed,
+        batch_size=min(SAMPLE_BATCH, per_class * min(model.num_classes, CLASSES_SHOWN)),
     )
-    images = np.concatenate(list(map(space.decode, samples) if space else samples))
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        return None, generator.metadata
-    return to_uint8(images), generator.metadata
+
+
+def labels_shown(sampler: Sampler, per_class: int) -> np.ndarray:
+    """Returns the labels of a grid: the first classes, row by row."""
+    classes = min(sampler.model.num_classes, CLASSES_SHOWN)
+    return np.repeat(np.arange(classes, dtype=np.int32), per_class)
 
 
 def neighbour_picture(run: Run, images: np.ndarray, metadata: dict) -> str:

@@ -4,6 +4,7 @@ It is made of the run folder, and draws samples of the newest checkpoint anew. `
 writes it, and so does a training at its end.
 """
 
+import dataclasses
 import html
 import json
 import logging
@@ -20,26 +21,25 @@ from jax.sharding import NamedSharding
 import data
 from data import pipeline
 from evaluation.compare_runs import (
-    CLASSES_SHOWN,
     ERROR,
     NEIGHBOURS_NOTE,
-    SAMPLE_BATCH,
     Run,
     curves_of_run,
+    labels_shown,
     neighbour_picture,
     newest_rows,
     open_runs,
+    open_sampler,
     picture,
     score_cell,
 )
 from evaluation.fid_csv import describe_parameters, distance_name, scores
-from evaluation.generators import Generator, open_run
 from evaluation.reference import flatten_images
+from evaluation.sample_command import Sampler
 from metrics.fid import frechet_distance, moments
-from models.latents import latent_space_of
-from models.sampling import generate
 from utils import config as config_lib
 from utils import page
+from utils.config.values import as_text
 from utils.errors import UserError
 from utils.figures import to_uint8
 from utils.files import replacing
@@ -83,15 +83,15 @@ def write_report(folder: pathlib.Path, seed: int, sharding: NamedSharding) -> pa
 def report_page(folder: pathlib.Path, seed: int, sharding: NamedSharding) -> str:
     """Returns the report as HTML; see `write_report`."""
     (run,) = open_runs([str(folder)])
-    generator = open_run(run.folder, None, "", sharding)
+    sampler = open_sampler(run, seed, PER_CLASS, sharding)
     config = config_lib.from_json(run.folder / "config.json")
     records = read_metrics(run.folder / "metrics.jsonl")
     events = read_events(run.folder)
     result = newest_rows(run)
     parts = [
         page.lead(result_line(result, floor_of(config, result))),
-        page.lead(where_line(generator, config, records)),
-        *sample_sections(run, generator, config, seed, sharding),
+        page.lead(where_line(sampler.metadata, config)),
+        *sample_sections(run, sampler, config),
         page.section("Curves", page.beside(*curves(run, records))),
         page.section("Health", page.table(["what", "how it was"], health(records, config))),
         page.section("Scores", score_rows(result)),
@@ -146,16 +146,16 @@ def floor_of(config: Any, rows: Sequence[dict]) -> float | None:
     return float(frechet_distance(mu1, sigma1, mu2, sigma2))
 
 
-def where_line(generator: Generator, config: Any, records: Sequence[dict]) -> str:
+def where_line(metadata: dict, config: Any) -> str:
     """Returns which generator of which data it is, in one line."""
-    dataset = generator.metadata["dataset"]
-    step = generator.metadata["step"]
+    dataset = metadata["dataset"]
+    step = metadata["step"]
     shape = "x".join(map(str, dataset["shape"]))
     classes = len(dataset["class_names"])
     done = "" if step >= config.max_steps else f" of {config.max_steps:,}, still to be trained"
     return (
         f"{dataset['name']}: {classes} classes, samples of {shape}; step {step:,}{done}, "
-        f"{describe_parameters(generator.metadata)}."
+        f"{describe_parameters(metadata)}."
     )
 
 
@@ -174,45 +174,35 @@ def score_rows(rows: Sequence[dict]) -> str:
 # ---------------------------------------------------------------- samples
 
 
-def sample_sections(
-    run: Run, generator: Generator, config: Any, seed: int, sharding: NamedSharding
-) -> list[str]:
+def sample_sections(run: Run, sampler: Sampler, config: Any) -> list[str]:
     """Returns the sections with pictures: classes by alpha, over training, nearest reals."""
-    parts = []
-    model = generator.model
-    space = latent_space_of(model, generator.metadata, "", sharding)
-
-    def draw(labels: np.ndarray, alpha: float) -> np.ndarray:
-        batch = min(SAMPLE_BATCH, len(labels))
-        samples = generate(model, generator.params, labels, alpha, seed, batch_size=batch)
-        return np.concatenate(list(map(space.decode, samples) if space else samples))
-
-    classes = min(model.num_classes, CLASSES_SHOWN)
-    labels = np.repeat(np.arange(classes, dtype=np.int32), PER_CLASS)
-    images = draw(labels, 1.0)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+    if not sampler.makes_pictures:
         return [page.note("The samples are no pictures.")]
-    names = generator.metadata["dataset"]["class_names"][:classes]
-    told = f"Rows: {', '.join(names)}. Noise of seed {seed}."
+    parts = []
+    labels = labels_shown(sampler, PER_CLASS)
+    images = to_uint8(sampler.draw(labels, 1.0))
+    names = [sampler.class_name(label) for label in labels[::PER_CLASS]]
+    told = f"Rows: {', '.join(names)}. Noise of seed {sampler.seed}."
     text = f"{PER_CLASS} samples of each of the classes {', '.join(names)}"
-    grids = [picture(to_uint8(images), PER_CLASS, text, "alpha 1, ten samples of each class")]
+    grids = [picture(images, PER_CLASS, text, "alpha 1, ten samples of each class")]
     alphas = [alpha for alpha in ALPHAS if alpha <= config.drift.alpha_max]
     if len(alphas) > 1 and config.objective == "drift":
-        grids.append(alpha_grid(draw, classes, alphas))
+        grids.append(alpha_grid(sampler, len(names), alphas))
     parts.append(page.section("Samples", page.note(told), page.beside(*grids)))
     slides = slides_of(run.folder)
     if len(slides) > 1:
         title = "the same noise while the run learned"
         parts.append(page.section("Over training", page.slides(title, slides)))
-    neighbours = neighbour_picture(run, to_uint8(images), generator.metadata)
+    neighbours = neighbour_picture(run, images, sampler.metadata)
     parts.append(page.section("Nearest training images", page.note(NEIGHBOURS_NOTE), neighbours))
     return parts
 
 
-def alpha_grid(draw: Any, classes: int, alphas: Sequence[float]) -> str:
+def alpha_grid(sampler: Sampler, classes: int, alphas: Sequence[float]) -> str:
     """Returns a picture of the same noise for each class (rows) and alpha (columns)."""
+    sampler = dataclasses.replace(sampler, batch_size=classes)
     labels = np.arange(classes, dtype=np.int32)
-    columns = [to_uint8(draw(labels, alpha)) for alpha in alphas]
+    columns = [to_uint8(sampler.draw(labels, alpha)) for alpha in alphas]
     images = np.stack(columns, 1)  # [classes, alphas, H, W, C]
     shown = ", ".join(f"{alpha:g}" for alpha in alphas)
     caption = f"the same noise at alpha {shown}, from left to right"
@@ -408,13 +398,6 @@ def changed(config: Any) -> dict[str, tuple[str, str]]:
         for name, value in here.items()
         if as_text(value) != as_text(there.get(name)) and name not in NOT_SETTINGS
     }
-
-
-def as_text(value: Any) -> str:
-    """Returns a setting as one would type it; lists of JSON are tuples."""
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    return str(value)
 
 
 def how_to_go_on(run: Run, events: Sequence[dict]) -> list[str]:

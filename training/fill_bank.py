@@ -11,6 +11,7 @@ from drifting.bank import Bank
 from training.drift_parts import DriftParts
 from training.generator_parts import GeneratorParts
 from training.host_bank import HostBank
+from training.one_device import on_one_device
 from training.reals import stream_reals
 
 STORED_AT_ONCE = 128  # samples whose features are computed in one call
@@ -86,21 +87,7 @@ def take_stream(parts: DriftParts, bank: Bank) -> tuple[Bank, int]:
 
 
 def store_on_one_device(parts: GeneratorParts, at_once: int) -> Callable[[np.ndarray], Any]:
-    """Returns images [S, ...] -> what the bank stores of them, in NumPy, for S up to `at_once`.
-
-    One device computes it, so that the number of devices changes no bit of it.
-    """
+    """Returns images [S, ...] -> what the bank stores of them, in NumPy, for S up to `at_once`."""
     if not isinstance(parts, DriftParts) or not parts.cached:
         return lambda images: images
-    device = jax.local_devices()[0]
-    params = jax.device_put(parts.encoder_params, device)
-    jitted = jax.jit(parts.to_stored)
-
-    def store(images: np.ndarray) -> Any:
-        # Filled up to one size, so that one program serves all batches.
-        missing = np.zeros((at_once - len(images), *images.shape[1:]), images.dtype)
-        padded = jax.device_put(np.concatenate([images, missing]), device)
-        stored = jax.device_get(jitted(params, padded))
-        return jax.tree.map(lambda a: a[: len(images)], stored)
-
-    return store
+    return on_one_device(parts.to_stored, parts.encoder_params, at_once)

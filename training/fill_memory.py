@@ -3,24 +3,24 @@
 import logging
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.pipeline import Readable
+from data import pipeline
+from data.identity import identity
 from drifting.images import mirror, to_float
 from drifting.state import TrainState
 from training.drift_parts import DriftParts
 from training.generator_parts import GeneratorParts
+from training.one_device import on_one_device
 from utils import sharding
 from utils.errors import UserError
 
 log = logging.getLogger("train")
 
 ENCODED_AT_ONCE = 128  # images
-COMPARED = 64  # samples that stand for the data in the checksum
 
 
 def fill_memory(parts: GeneratorParts, state: TrainState) -> TrainState:
@@ -55,68 +55,35 @@ def check_whole(parts: DriftParts) -> None:
         )
 
 
-def samples(parts: DriftParts, indices: Any) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields (sample [H, W, C], label) of the data as the generator sees it."""
-    readable = Readable(parts.dataset)
-    for index in indices:
-        sample = readable.get(int(index))
-        if sample is None:
-            continue
-        if parts.dataset.augment:
-            sample = parts.dataset.augment(sample, np.random.default_rng(int(index)))
-        yield sample["image"], int(sample["label"])
-
-
 def checksum_of(parts: DriftParts) -> int:
     """Returns a number of the encoder's parameters and of the data, never 0."""
-    n = len(parts.dataset.samples)
-    # Not of its name: the same data may have moved.
-    total = zlib.crc32(f"{n} {parts.dataset.counts} {parts.drift.flip}".encode())
+    dataset = parts.dataset
+    facts = identity(dataset) | {"shape": dataset.shape, "flip": parts.drift.flip}
+    total = zlib.crc32(str(facts).encode())
     for array in jax.tree.leaves(jax.device_get(parts.encoder_params)):
         total = zlib.crc32(np.asarray(array).tobytes(), total)
-    some = np.linspace(0, n - 1, min(n, COMPARED)).astype(int)
-    for image, label in samples(parts, some):
-        total = zlib.crc32(image.tobytes(), total + label)
-    return max(total & 0xFFFFFFFF, 1)
+    return max(total, 1)
 
 
 def real_features(parts: DriftParts) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
     """Yields the features {name: [M, T, D]} of all reals, and their labels [M].
 
-    Where the step mirrors reals at random, their mirror images come too. One device computes
-    everything, so that the number of devices changes no bit of it.
+    Where the step mirrors reals at random, their mirror images come too.
     """
-    device, space = jax.local_devices()[0], parts.space
-    params = jax.device_put(parts.encoder_params, device)
+    config = parts.config
 
     def encode(params, images):
         assert parts.encode is not None  # this is no dry run
-        return parts.encode(params, images)
+        return parts.encode(params, to_float(images))
 
     def encode_mirrored(params, images):
         return encode(params, mirror(images, jnp.ones(len(images), bool)))
 
-    views = [jax.jit(encode)]
-    if parts.drift.flip:
-        views.append(jax.jit(encode_mirrored))
-
-    def of_batch(images: list, labels: list):
-        batch = np.stack(images)
-        if parts.makes_latents and space:
-            batch = space.encode(batch, parts.config.seed, parts.config.data.flip)
-        missing = ENCODED_AT_ONCE - len(batch)
-        padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        padded = to_float(jax.device_put(padded, device))
-        for view in views:
-            sets = jax.device_get(view(params, padded))
-            yield {k: v[: len(batch)] for k, v in sets.items()}, np.array(labels, np.int32)
-
-    images, labels = [], []
-    for image, label in samples(parts, range(len(parts.dataset.samples))):
-        images.append(image)
-        labels.append(label)
-        if len(images) == ENCODED_AT_ONCE:
-            yield from of_batch(images, labels)
-            images, labels = [], []
-    if images:
-        yield from of_batch(images, labels)
+    views = [encode, encode_mirrored] if parts.drift.flip else [encode]
+    encoders = [on_one_device(view, parts.encoder_params, ENCODED_AT_ONCE) for view in views]
+    reals = pipeline.in_order(parts.dataset, ENCODED_AT_ONCE, 0, config.data.workers, augment=True)
+    for images, labels in reals:
+        if parts.makes_latents and parts.space:
+            images = parts.space.encode(images, config.seed, config.data.flip)
+        for encoder in encoders:
+            yield encoder(images), labels

@@ -140,8 +140,8 @@ def _number(value: Any, kind: type, interval: str) -> int | float:
 
 
 def as_text(value: Any) -> str:
-    """Returns a value as one would type it."""
-    if isinstance(value, tuple):
+    """Returns a value as one would type it; lists are tuples that were JSON."""
+    if isinstance(value, tuple | list):
         return ",".join(map(as_text, value))
     if isinstance(value, bool):
         return str(value).lower()
