@@ -122,6 +122,10 @@ def load(source: str, step: int, ema: str):
     refuse_checkpoint("load_dir", source, step_flag=True)
     if is_run(source):
         return load_run(source, step or None, ema)
+    if not source.startswith("hf://") and not to_path(source).exists():
+        raise UserError(
+            f"--load_dir {source}: no such folder; give a run, a published artifact, or hf://NAME"
+        )
     if step or ema:
         raise UserError(
             f"--step, --ema: {source} is an artifact with one set of parameters; leave them out"
