@@ -356,12 +356,18 @@ TABLE = (
     ),
     Key("data.workers", 0, "processes that read; 0 = threads of this one", "[0, 1024]"),
     # ---- the optimiser ----
-    Key("optim.learning_rate", 2e-4, "AdamW, after the warm-up", "(0, inf)"),
+    Key(
+        "optim.name",
+        "adamw",
+        "AdamW, or Muon for the matrices of hidden layers and AdamW for the rest",
+        ("adamw", "muon"),
+    ),
+    Key("optim.learning_rate", 2e-4, "after the warm-up", "(0, inf)"),
     Key("optim.warmup_steps", 5000, "linear warm-up from 0", "[0, inf)"),
     Key("optim.schedule", "constant", "after the warm-up", ("constant", "cosine")),
     Key("optim.end_learning_rate", 0.0, "at max_steps, with the cosine schedule", "[0, inf)"),
-    Key("optim.b1", 0.9, "decay of the first moment", "[0, 1)"),
-    Key("optim.b2", 0.95, "decay of the second moment", "[0, 1)"),
+    Key("optim.b1", 0.9, "AdamW: decay of the first moment", "[0, 1)"),
+    Key("optim.b2", 0.95, "AdamW: decay of the second moment", "[0, 1)"),
     Key("optim.weight_decay", 0.01, "decoupled weight decay", "[0, inf)"),
     Key("optim.clip", 2.0, "largest global norm of the gradient", "(0, inf)"),
     Key(

@@ -5,7 +5,7 @@ scripts, planning, benchmarks and tests imports it.
 
     program        from the command line to a job          job          what all trainings share
     loop           steps, log lines, scores, checkpoints   run_folder   where a run lies
-    state          what steps change, and its shapes       optimizer    AdamW and its schedule
+    state          what steps change, and its shapes       optimizer    AdamW or Muon (muon)
 
     drift          the training of a generator             mae          that of an encoder
     drift_parts    what it is made of, by resolve_*        mae_parts    what it is made of

@@ -81,6 +81,7 @@ class DriftJob(Job):
         "dataset_name",
         "seed",
         "objective",
+        "optim.name",
         "optim.ema",
         "model.",
         "drift.bank_",

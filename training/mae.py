@@ -43,6 +43,7 @@ class MAEJob(Job):
         "dataset_name",
         "seed",
         "data.config",
+        "optim.name",
         "optim.ema",
         "mae.base_channels",
         "mae.layers",

@@ -1,8 +1,10 @@
-"""The optimiser of every trainer: AdamW after a clip of the gradient, with a warm-up (A.8)."""
+"""The optimiser of every trainer: AdamW or Muon after a clip of the gradient, with a warm-up."""
 
 from typing import Any
 
 import optax
+
+from training.muon import muon
 
 
 def learning_rate_schedule(optim: Any, max_steps: int) -> optax.Schedule:
@@ -34,4 +36,6 @@ def build_optimizer(
     schedule = learning_rate_schedule(optim, max_steps)
     clip = optax.clip_by_global_norm(optim.clip)
     adamw = optax.adamw(schedule, optim.b1, optim.b2, weight_decay=optim.weight_decay)
+    if optim.name == "muon":
+        return schedule, optax.chain(clip, muon(schedule, adamw, optim.weight_decay))
     return schedule, optax.chain(clip, adamw)

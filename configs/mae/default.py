@@ -36,7 +36,7 @@ DIFFERENT = {
     "batch_size": (8192, "images per step"),
     "sample_interval": (1000, "steps between grids of reconstructions; 0 = never"),
     "eval_interval": (1000, "steps between evaluations on the held-out split; 0 = never"),
-    "optim.learning_rate": (4e-3, "AdamW, after the warm-up"),
+    "optim.learning_rate": (4e-3, "after the warm-up"),
     "optim.warmup_steps": (4000, "linear warm-up from 0"),
     "optim.ema": ((0.9995,), "parameter averages; the first is the encoder"),
 }
