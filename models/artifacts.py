@@ -6,8 +6,9 @@ An artifact is a folder with two files:
     ema_params.msgpack    the tree of parameters, by `flax.serialization`
 
 https://huggingface.co/Goodeat/drifting holds the paper's own: generators in `models/gen/jax/NAME`,
-encoders in `models/mae/jax/NAME`. Here files are read and written; `models/weights.py` makes
-generators of them, `models/encoders/mae.py` encoders.
+encoders in `models/mae/jax/NAME`. Any other repository of the hub holds one, at its top. Here files
+are read and written; `models/weights.py` makes generators of them, `models/encoders/mae.py`
+encoders.
 """
 
 import json
@@ -30,7 +31,8 @@ def find_artifact(source: str | pathlib.Path, kind: str) -> pathlib.Path:
     """Returns the folder of an artifact.
 
     Args:
-        source: the folder itself, or `hf://NAME`, of which a local copy is fetched.
+        source: the folder itself; or, to fetch a local copy, `hf://NAME` of the paper's own or
+            `hf://OWNER/REPOSITORY` of anybody's.
         kind: "gen" or "mae", where the hub's folder of that name is looked for.
     Raises:
         UserError: no such folder, or no answer from the hub.
@@ -43,7 +45,10 @@ def find_artifact(source: str | pathlib.Path, kind: str) -> pathlib.Path:
                 "or hf://<name>"
             )
         return folder
-    folder_on_hub = f"models/{kind}/jax/{str(source).removeprefix('hf://')}"
+    name = str(source).removeprefix("hf://")
+    if "/" in name:
+        return _find_repository(name)
+    folder_on_hub = f"models/{kind}/jax/{name}"
     try:
         patterns = [f"{folder_on_hub}/*"]
         snapshot = hub.download_snapshot(HUB_REPO, patterns)
@@ -60,6 +65,24 @@ def find_artifact(source: str | pathlib.Path, kind: str) -> pathlib.Path:
             "look there for the names"
         )
     return folder
+
+
+def _find_repository(name: str) -> pathlib.Path:
+    """Returns a local copy of the artifact at the top of a repository, OWNER/REPOSITORY."""
+    address = f"https://huggingface.co/{name}"
+    try:
+        return hub.download_snapshot(name, [METADATA_FILE, PARAMS_FILE])
+    except Exception as error:  # the hub's client raises the errors of several network libraries
+        reason = type(error).__name__
+        if reason == "RepositoryNotFoundError":
+            raise UserError(
+                f"hf://{name}: there is no {address}, or it is private: correct the name, or log "
+                "in by hf auth login"
+            ) from error
+        raise UserError(
+            f"hf://{name}: no answer from the Hugging Face hub ({reason}). Offline, copy "
+            f"{METADATA_FILE} and {PARAMS_FILE} of {address} into a folder and give its path"
+        ) from error
 
 
 def read_metadata(folder: pathlib.Path, kind: str) -> dict[str, Any]:

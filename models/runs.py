@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from models.artifacts import METADATA_FILE
 from models.build import from_description
 from models.generator import GeneratorModel, init_params
 from models.mae import MAE, init_mae_params
@@ -17,10 +18,15 @@ Folder = str | pathlib.Path
 
 
 def is_run(source: Folder) -> bool:
-    """Returns whether `source` is the folder of a run, not of a published artifact."""
+    """Returns whether `source` is the folder of a run, not of a published artifact.
+
+    An artifact for the hub has a config.json too, but no checkpoints.
+    """
     if str(source).startswith("hf://"):
         return False
-    return (to_path(source) / "config.json").is_file()
+    folder = to_path(source)
+    is_artifact = (folder / METADATA_FILE).is_file() and not (folder / "checkpoints").is_dir()
+    return (folder / "config.json").is_file() and not is_artifact
 
 
 # ---- generators ----

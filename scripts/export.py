@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes the network of a run for others: the published format, or a page for browsers.
+"""Writes the network of a run for others: the published format, a page for browsers, or the hub.
 
     python scripts/export.py --load_dir runs/cifar10 --out exported/cifar10
     python sample.py --load_dir exported/cifar10
@@ -7,10 +7,15 @@
     python scripts/export.py --load_dir runs/digits --format web --out runs/digits/web
     python -m http.server --bind 127.0.0.1 --directory runs/digits/web
 
+    python scripts/export.py --load_dir runs/digits --push me/digits --space 1 --license mit
+    python sample.py --load_dir hf://me/digits
+
 The published format, which the paper's own code reads too, holds a generator or an encoder:
 metadata.json and ema_params.msgpack, for sample.py, eval_fid.py and --init_from, or for
 --encoder.path. The web page makes pictures in a browser, by WebGPU or WebAssembly, and asks no
-other machine for anything. It needs the packages of requirements-web.txt, and npm.
+other machine for anything. It needs the packages of requirements-web.txt, and npm. On the Hugging
+Face hub a repository gets the weights, samples and a card with the scores, and with --space 1 a
+Space of the same name gets the page. Without a network both are written, as folders.
 """
 
 import logging
@@ -32,6 +37,9 @@ FLAGS = (
     Key("format", "published", "what to write", ("published", "web")),
     Key("weights", "float16", "of --format web, as they are stored", ("float16", "float32")),
     Key("onnxruntime_web", "", "the package of npm, a folder or .tgz; empty = npm gets it", PATH),
+    Key("push", "", "put it on the Hugging Face hub, as OWNER/NAME; --out is then RUN/hub"),
+    Key("space", False, "of --push: also the page for browsers, as a Space"),
+    Key("license", "", "of --push: of the weights, as the hub names it, such as mit"),
     config_lib.KEYS["vae"],
 )
 

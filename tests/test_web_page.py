@@ -174,10 +174,13 @@ def test_what_cannot_be_written_is_one_line(dit, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no_such_package is missing.*requirements-web"):
         packages.need("no_such_package", "it is needed", "requirements-web.txt")
     with pytest.raises(UserError, match="--load_dir, --out"):
-        export(Flags(load_dir="", out=""))
+        export(Flags(load_dir="", out="", push=""))
     with pytest.raises(UserError, match="--format web; leave them out"):
-        export(Flags(load_dir="x", out="y", format="published", vae="z", onnxruntime_web=""))
+        export(Flags(load_dir="x", out="y", push="", space=False, license="", **OTHER))
     assert alpha_range({}) == (1.0, 4.0)
+
+
+OTHER = {"format": "published", "vae": "z", "onnxruntime_web": ""}
 
 
 class Flags:
