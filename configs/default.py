@@ -386,9 +386,10 @@ TABLE = (
     # ---- the devices ----
     Key("mesh.fsdp", 1, "devices that share one copy of the parameters", "[1, inf)"),
     Key("mesh.devices", 0, "devices to use; 0 = all", "[0, inf)"),
-    # ---- Weights & Biases ----
+    # ---- who shows the metrics, beside metrics.jsonl ----
+    Key("log", "", "trackers: tensorboard, trackio, or both with a comma"),
     Key("wandb.mode", "disabled", "Weights & Biases", ("online", "offline", "disabled")),
-    Key("wandb.project", "drift", "its project"),
+    Key("wandb.project", "drift", "project there and in Trackio"),
     Key("wandb.name", "", "name of the run there; empty = that of the run folder"),
     Key("wandb.entity", "", "its team; empty = yours"),
 )

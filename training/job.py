@@ -216,7 +216,7 @@ class Job:
         raise NotImplementedError
 
     def draw(self, step: int) -> pathlib.Path:
-        """Draws the figures, every --sample_interval steps; returns the one that wandb shows."""
+        """Draws the figures, every --sample_interval steps; returns the one that trackers show."""
         path = self.folder / "samples" / f"step_{step:08d}.png"
         params = self.average()
         if processes.is_first():

@@ -102,7 +102,7 @@ def take_steps(job: Job, start: int, checkpoints: Checkpoints, stop: StopSignal)
     clock = Clock(start)
     log.info("%s: training to step %d; the first step is compiled now", folder, last)
     with (
-        RunLog(folder, config.wandb, start, config.to_dict()) as run_log,
+        RunLog(folder, config.wandb, start, config.to_dict(), config.log) as run_log,
         run_log.progress(start, last) as bar,
     ):
         for step in range(start + 1, last + 1):

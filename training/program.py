@@ -11,7 +11,7 @@ from training import loop, own_data
 from training.job import Job
 from training.run_folder import has_run, run_folder
 from utils import config as config_lib
-from utils import distributed, processes, sharding
+from utils import distributed, processes, sharding, trackers
 from utils.checkpoint import Checkpoints
 from utils.logging import setup_logging
 from utils.memory import keep_freed_memory
@@ -28,6 +28,7 @@ def main(job_type: type[Job], flag_values: flags.FlagValues) -> None:
 def run(job_type: type[Job], flag_values: flags.FlagValues) -> None:
     """Configures, builds and trains. Raises UserError for what cannot work, as early as it can."""
     config, saved, choices = configure(job_type, flag_values)
+    trackers.check_packages(config.log)
 
     # ---- the parts: devices, data, networks, optimiser ----
     keep_freed_memory()

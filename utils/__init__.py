@@ -10,7 +10,7 @@ Nothing here imports the method, the networks or the data. The files and folders
     roll_call      who of them is missing, before JAX starts
     processes      what processes exchange: arrays, text
     logging        log lines, metrics.jsonl, the progress of the steps
-    wandb_run      Weights & Biases
+    trackers       programs that show the metrics: wandb_run, tensorboard_run, trackio_run
     figures        grids of images, panels of curves
     page           one page of HTML that makes no request: tables, images, curves
     files          files that appear whole or not at all

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from utils.files import cannot_write, replacing
-from utils.wandb_run import WandbRun
+from utils.trackers import RunFacts, Trackers
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _record(step: int, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RunLog:
-    """Writes `metrics.jsonl` of a run, one object per line with "step" first, and wandb if wanted.
+    """Writes `metrics.jsonl` of a run, one object per line with "step" first, and tells trackers.
 
     Lines later than `resume_step` are dropped, so that a run that was killed and resumed ends with
     the lines of one that was not. Only process 0 writes.
@@ -130,9 +130,10 @@ class RunLog:
         wandb_config: `mode` ("online", "offline", "disabled"), `project`, `name` (empty: that of
             the folder), `entity`.
         resume_step: the step that the run continues from; 0 for a new run.
-        config: what wandb shows as the configuration of the run.
+        config: what trackers show as the configuration of the run.
+        trackers: --log, names of `utils.trackers` separated by commas.
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or there is no such tracker.
     """
 
     def __init__(
@@ -141,13 +142,13 @@ class RunLog:
         wandb_config,
         resume_step: int,
         config: Mapping[str, Any] | None = None,
+        trackers: str = "",
     ):
         import jax
 
         self.folder = pathlib.Path(folder)
         self.path = self.folder / "metrics.jsonl"
         self.writes = jax.process_index() == 0
-        self._wandb: WandbRun | None = None
         if not self.writes:
             return
         with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -156,8 +157,8 @@ class RunLog:
                     file.write(line)
         # Without a buffer each line is there for other readers at once.
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  closed by `close`
-        if wandb_config.mode != "disabled":
-            self._wandb = WandbRun(self.folder, wandb_config, config, self.path)
+        facts = RunFacts(self.folder, resume_step, wandb_config, config or {})
+        self._trackers = Trackers(trackers, facts)
 
     def __enter__(self) -> RunLog:
         return self
@@ -166,11 +167,10 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Ends the wandb run and closes the file."""
+        """Closes the file and ends the run of each tracker."""
         if self.writes:
             self._file.close()
-        if self._wandb:
-            self._wandb.finish()
+            self._trackers.finish()
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line.
@@ -191,13 +191,12 @@ class RunLog:
                 rest = rest[written:]
         except OSError as error:
             raise cannot_write(self.path, error) from error
-        if self._wandb:
-            self._wandb.log(record)
+        self._trackers.log(record)
 
     def image(self, step: int, name: str, path: str | os.PathLike) -> None:
-        """Shows a picture file in wandb."""
-        if self._wandb:
-            self._wandb.image(step, name, path)
+        """Shows a picture file in the trackers."""
+        if self.writes:
+            self._trackers.image(step, name, path)
 
     @contextlib.contextmanager
     def progress(self, start: int, total: int) -> Iterator[Progress]:

@@ -20,6 +20,7 @@ SHARED = (
     "save_interval",
     "keep_checkpoints",
     "keep_interval",
+    "log",
     "dry_run",
 )
 SHARED_GROUPS = ("data.", "optim.", "mesh.", "wandb.")

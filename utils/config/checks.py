@@ -9,6 +9,7 @@ devices is checked later, where these are known.
 
 from ml_collections import ConfigDict
 
+from utils import trackers
 from utils.errors import UserError
 
 
@@ -130,7 +131,8 @@ def _check_generator(config: ConfigDict) -> None:
 
 
 def _check_shared(config: ConfigDict) -> None:
-    """What both trainers have: the optimiser and the mesh of devices."""
+    """What both trainers have: trackers, the optimiser and the mesh of devices."""
+    trackers.names_of(str(config.log))
     optim, mesh = config.optim, config.mesh
     if optim.schedule == "cosine":
         check(

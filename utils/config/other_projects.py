@@ -34,6 +34,7 @@ SAME_MEANING = {
     "work_dir": ("save_dir", "out"),
     "logdir": ("save_dir",),
     "log_dir": ("save_dir",),
+    "report_to": ("log",),
     "exp_name": ("wandb.name",),
     "vae_id": ("vae",),
     "vae_path": ("vae",),
@@ -97,6 +98,8 @@ ADVICE = {
     "ema_decay": "give --optim.ema, one decay or several with commas",
     "wandb": "give --wandb.mode online or offline",
     "use_wandb": "give --wandb.mode online or offline",
+    "tensorboard": "give --log tensorboard",
+    "use_tensorboard": "give --log tensorboard",
 }
 # What --mode says in those projects.
 MODES = {
