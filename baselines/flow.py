@@ -108,7 +108,7 @@ def train_step(
         step=state.step + 1,
         params=params,
         opt_state=opt_state,
-        ema=update_ema(state.ema, params),
+        ema=update_ema(state.ema, params, state.step + 1),
     )
     return state, bank, metrics
 

@@ -383,6 +383,13 @@ TABLE = (
         "parameter averages; the first samples",
         "(0, 1)",
     ),
+    Key(
+        "optim.ema_snapshots",
+        0,
+        "keep two averages more, and so many snapshots of them, of which --ema 0.05 to 0.2 makes "
+        "an average of that width afterwards (docs/training.md); 0 = none",
+        "[0, 1000]",
+    ),
     # ---- the devices ----
     Key("mesh.fsdp", 1, "devices that share one copy of the parameters", "[1, inf)"),
     Key("mesh.devices", 0, "devices to use; 0 = all", "[0, inf)"),

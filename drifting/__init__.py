@@ -11,6 +11,7 @@
     measure     what tells how training goes
     memory      what a discrepancy keeps from one step to the next, if anything
     state       what a run carries from step to step, and its named randomness
+    averages    averages whose width is chosen after the training (EDM2)
     config      the numbers of a step, by the paper's names
     layout      where the samples of a step are on the devices
     distances   distances, and the kernel made of them (eq. 12)

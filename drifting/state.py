@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from drifting.averages import POWER, step_rate, width_of
+
 
 class TrainState(flax.struct.PyTreeNode):
     """The state of a training run between two steps."""
@@ -17,14 +19,14 @@ class TrainState(flax.struct.PyTreeNode):
     seed: jax.Array  # uint32: the root of all randomness
     params: Any  # of the generator
     opt_state: Any  # of the optimiser
-    ema: dict[str, Any]  # {"0.999": averages of the parameters, float32, ...}
+    ema: dict[str, Any]  # {"0.999" or "power_0.05": averages of the parameters, float32, ...}
     field: Any = None  # what the field keeps from step to step (memory.py), or None
 
 
 def init_state(
     params: Any,
     optimizer: optax.GradientTransformation,
-    ema_decays: Sequence[float],
+    ema_decays: Sequence[float | str],
     seed: int,
     field: Any = None,
 ) -> TrainState:
@@ -33,7 +35,8 @@ def init_state(
     Args:
         params: the generator's parameters; the averages start from them.
         optimizer: the optax transformation that will update them.
-        ema_decays: decays in (0, 1) of the averages, all of which are kept at once (A.8).
+        ema_decays: decays in (0, 1) of the averages, all of which are kept at once (A.8),
+            and names of power-function averages (averages.py).
         seed: the root of all randomness.
         field: of a field that keeps something, as the `init` of its memory returns it.
     """
@@ -64,10 +67,17 @@ def named_keys(seed, names: Sequence[str], step) -> dict[str, jax.Array]:
     return dict(zip(names, of_step, strict=True))
 
 
-def update_ema(ema: dict[str, Any], params: Any) -> dict[str, Any]:
-    """Moves each average towards the parameters: e <- d e + (1 - d) params, for every decay d."""
+def update_ema(ema: dict[str, Any], params: Any, step: jax.typing.ArrayLike = 0) -> dict[str, Any]:
+    """Moves each average towards the parameters: e <- d e + (1 - d) params, for every decay d.
 
-    def move(average, decay):
-        return jax.tree.map(lambda e, p: e + (1 - float(decay)) * (p - e), average, params)
+    step: the steps taken, this one included; power-function averages alone need it.
+    """
 
-    return {decay: move(average, decay) for decay, average in ema.items()}
+    def move(average, name):
+        if name.startswith(POWER):
+            rate = step_rate(width_of(name), step)
+        else:
+            rate = 1 - float(name)
+        return jax.tree.map(lambda e, p: e + rate * (p - e), average, params)
+
+    return {name: move(average, name) for name, average in ema.items()}

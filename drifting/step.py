@@ -146,7 +146,7 @@ def drift_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
     with jax.named_scope("averages"):
-        ema = update_ema(state.ema, params)
+        ema = update_ema(state.ema, params, state.step + 1)
     with jax.named_scope("norms"):
         norms = {
             "grad_norm": optax.tree.norm(grads),

@@ -18,7 +18,10 @@ from utils import config as config_lib
 Flags = Any
 
 EMA = Key(
-    "ema", "", "parameters: a decay that the run keeps, raw, or empty for the run's first decay"
+    "ema",
+    "",
+    "parameters: a decay that the run keeps, raw, a width such as 0.12 of a run with "
+    "--optim.ema_snapshots, or empty for the run's first decay",
 )
 EULER_STEPS = Key(
     "denoise_timesteps", 0, "Euler steps of a flow; 0 = those of its training", "[0, inf)"

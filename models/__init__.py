@@ -14,7 +14,7 @@ Encoders       encoders/      frozen encoders behind one contract; the table is 
 Latents        vae.py         the Stable Diffusion VAE
                latents.py     between images and latents: the one place that scales
 Weights        weights.py     load_generator, load_encoder, save_generator
-               runs.py        out of our own run folders
+               runs.py        out of our own run folders; post_hoc.py: averages of any width
                artifacts.py   the published format; published_names.py: its names and ours
                export.py      a run in the published format
 """

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from drifting.averages import POWER, width_of
 from models.encoders.mae import save_mae
 from models.runs import is_run, load_mae_run, load_run
 from models.weights import save_generator
@@ -15,8 +16,8 @@ def export_run(
 ) -> str:
     """Writes the network of a run, and returns what it is: "generator" or "encoder".
 
-    The metadata tell its `step`, its `ema_decay` (0 for the parameters themselves), and of what
-    data and configuration it comes.
+    The metadata tell its `step`, its `ema_decay` (0 for the parameters themselves) or `ema_width`
+    (of a power-function average), and of what data and configuration it comes.
 
     Args:
         run: the folder of the run.
@@ -43,5 +44,7 @@ def export_run(
 def _metadata(facts: dict) -> dict:
     """Returns what an artifact says of itself, from what a checkpoint says of itself."""
     metadata = {key: facts[key] for key in ("step", "ema", "dataset", "config")}
-    metadata["ema_decay"] = 0.0 if facts["ema"] == "raw" else float(facts["ema"])
-    return metadata
+    average = facts["ema"]
+    if average.startswith(POWER):
+        return metadata | {"ema_width": width_of(average)}
+    return metadata | {"ema_decay": 0.0 if average == "raw" else float(average)}

@@ -95,7 +95,7 @@ def mae_step(
     (loss, losses), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = update_ema(state.ema, params)
+    ema = update_ema(state.ema, params, state.step + 1)
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
     return state, {"loss": loss} | losses | norms | {"class_weight": weight}

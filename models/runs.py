@@ -10,6 +10,7 @@ from models.artifacts import METADATA_FILE
 from models.build import from_description
 from models.generator import GeneratorModel, init_params
 from models.mae import MAE, init_mae_params
+from models.post_hoc import choices, name_of_width, read_average, tracked
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 from utils.paths import to_path
@@ -40,8 +41,9 @@ def load_run(
     Args:
         folder: of the run.
         step: of the checkpoint; None for the newest.
-        ema: a decay that the run keeps, such as "0.999"; "raw" for the parameters themselves; ""
-            for the run's first decay.
+        ema: a decay that the run keeps, such as "0.999"; "raw" for the parameters themselves; a
+            width such as "0.12" of a run with snapshots (models/post_hoc.py); "" for the run's
+            first decay.
 
     Returns:
         The model, its parameters, and what the checkpoint says of itself, with `step` and `ema`
@@ -88,10 +90,10 @@ def _read_metadata(folder: Folder, kind: str, step: int | None, ema: str) -> dic
     """
 
     def wanted(metadata: dict[str, Any]) -> list[str]:
-        decays = metadata["ema"]
-        average = ema or _first(decays)
-        is_there = kind in metadata and average in ("raw", *decays)
-        return [_item(average)] if is_there else []
+        average = _average(ema, metadata["ema"])
+        if kind not in metadata or average is None:
+            return []
+        return _items(average, metadata["ema"])
 
     metadata, step = _checkpoints(folder).look(step, wanted)
     if kind not in metadata:
@@ -100,23 +102,34 @@ def _read_metadata(folder: Folder, kind: str, step: int | None, ema: str) -> dic
             f"{folder} is the run of {KINDS[other]}, but {KINDS[kind]} is needed here: give "
             "another folder"
         )
-    decays = metadata["ema"]
-    ema = ema or _first(decays)
-    if ema != "raw" and ema not in decays:
-        raise UserError(
-            f"--ema {ema}: {folder} keeps {', '.join(decays)} and raw; choose one of them"
-        )
-    return metadata | {"step": step, "ema": ema}
+    kept = metadata["ema"]
+    average = _average(ema, kept)
+    if average is None:
+        raise UserError(f"--ema {ema}: {folder} keeps {choices(kept)}")
+    return metadata | {"step": step, "ema": average, "kept": kept}
 
 
-def _first(decays: list[str]) -> str:
-    """Returns the average that is meant where none is named."""
-    return decays[0] if decays else "raw"
+def _average(ema: str, kept: list[str]) -> str | None:
+    """Returns the name of the average that is meant, "raw" for parameters; None for no such one.
+
+    kept: the names of those that the run keeps.
+    """
+    if not ema:
+        return kept[0] if kept else "raw"
+    if ema == "raw" or ema in kept:
+        return ema
+    return name_of_width(ema, kept)
 
 
-def _item(ema: str) -> str:
-    """Returns the item of a checkpoint that holds an average, or "raw" parameters."""
-    return "params" if ema == "raw" else f"ema_{ema}"
+def _items(average: str, kept: list[str]) -> list[str]:
+    """Returns the items of a checkpoint that hold an average, or "raw" parameters.
+
+    Where the run does not keep it, those are the averages that it is made of.
+    """
+    if average == "raw":
+        return ["params"]
+    names = [average] if average in kept else tracked(kept)
+    return [f"ema_{name}" for name in names]
 
 
 def _read_params(folder: Folder, init: Callable[[], Any], metadata: dict[str, Any]) -> Any:
@@ -124,15 +137,19 @@ def _read_params(folder: Folder, init: Callable[[], Any], metadata: dict[str, An
 
     init: makes parameters of the right shapes; it is not run.
     """
-    item = _item(metadata["ema"])
+    average, kept, step = metadata["ema"], metadata["kept"], metadata["step"]
+    items = _items(average, kept)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def on_device(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
     shapes = jax.tree.map(on_device, jax.eval_shape(init))
-    tree, _, _ = _checkpoints(folder).restore({item: shapes}, metadata["step"])
-    return tree[item]
+    if average not in ("raw", *kept):
+        made = read_average(to_path(folder), average, step, items, shapes)
+        return jax.device_put(made, device)
+    tree, _, _ = _checkpoints(folder).restore({items[0]: shapes}, step)
+    return tree[items[0]]
 
 
 def _checkpoints(folder: Folder) -> Checkpoints:

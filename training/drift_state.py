@@ -12,6 +12,7 @@ from models.weights import load_generator
 from training import state
 from training.drift_parts import DriftParts
 from training.generator_parts import GeneratorParts
+from training.optimizer import average_names
 from utils import config as config_lib
 from utils.errors import UserError
 
@@ -38,7 +39,7 @@ def first_state(parts: GeneratorParts, params: Any = None) -> TrainState:
     if params is None:
         params = init_params(parts.model, named_key(config.seed, "init"))
     field = first_field_state(parts)
-    return init_state(params, parts.optimizer, config.optim.ema, config.seed, field)
+    return init_state(params, parts.optimizer, average_names(config.optim), config.seed, field)
 
 
 def first_field_state(parts: GeneratorParts) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ import data
 from data.identity import identity
 from drifting.state import TrainState
 from training import run_folder
+from training.optimizer import average_names
 from training.own_data import Choice
 from training.state import from_items, to_items
 from utils import config as config_lib
@@ -235,7 +236,7 @@ class Job:
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns what a checkpoint holds: arrays by item, and metadata for JSON."""
         metadata = self.description() | {
-            "ema": [str(decay) for decay in self.config.optim.ema],
+            "ema": average_names(self.config.optim),
             "position": self.position,
             "config": self.config.to_dict(),
         }

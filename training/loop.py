@@ -13,9 +13,11 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from models.post_hoc import SNAPSHOTS
 from training import environment
 from training.job import Job
 from training.run_folder import alone_in, has_run
+from training.state import snapshot_items
 from utils import config as config_lib
 from utils import distributed, processes
 from utils.checkpoint import Checkpoints
@@ -33,14 +35,15 @@ def train(job: Job) -> None:
     # Only the first process writes into the folder, so it holds it for all.
     lock = alone_in(folder) if processes.is_first() else contextlib.nullcontext()
     own = Checkpoints(folder / "checkpoints", config.keep_checkpoints, config.keep_interval)
-    with lock, StopSignal() as stop, own as checkpoints:
+    snapshots = Checkpoints(folder / SNAPSHOTS, max(config.optim.ema_snapshots, 1))
+    with lock, StopSignal() as stop, own as checkpoints, snapshots:
         if not has_run(folder):
             # Stopped at any moment from now on, the same folder goes on with these settings.
             save_config(job)
         start = resume_or_start(job, checkpoints)
         if start < config.max_steps:
             environment.note_start(folder, start)
-            take_steps(job, start, checkpoints, stop)
+            take_steps(job, start, checkpoints, snapshots, stop)
             environment.note_end(folder, config.max_steps)
             job.report_run()
         else:
@@ -93,7 +96,9 @@ def check_agreement(job: Job, checkpoints: Checkpoints) -> None:
 # ---- the loop ----
 
 
-def take_steps(job: Job, start: int, checkpoints: Checkpoints, stop: StopSignal) -> None:
+def take_steps(
+    job: Job, start: int, checkpoints: Checkpoints, snapshots: Checkpoints, stop: StopSignal
+) -> None:
     """Takes the steps after `start`. Raises UserError for a run that left the numbers."""
     config, folder = job.config, job.folder
     last = config.max_steps
@@ -136,6 +141,11 @@ def take_steps(job: Job, start: int, checkpoints: Checkpoints, stop: StopSignal)
                 if is_due(step, config.sample_interval, last):
                     run_log.image(step, "samples", job.draw(step))
 
+                # ---- keep the averages of which others can be made ----
+                if is_snapshot(step, config.optim.ema_snapshots, last):
+                    check_finite(step, to_floats(metrics))
+                    snapshots.save(step, snapshot_items(job.state), {}, wait=True)
+
                 # ---- save: nothing that is not finite, so that the run can go on from it ----
                 if is_due(step, config.save_interval, last) or stopping:
                     check_finite(step, to_floats(metrics))
@@ -156,6 +166,14 @@ def take_steps(job: Job, start: int, checkpoints: Checkpoints, stop: StopSignal)
 def is_due(step: int, interval: int, last: int) -> bool:
     """Returns whether `step` ends an interval. The last step ends every one; 0 stands for never."""
     return interval > 0 and (step % interval == 0 or step == last)
+
+
+def is_snapshot(step: int, count: int, last: int) -> bool:
+    """Returns whether a snapshot is taken: `count` of them at even distances, the last at `last`.
+
+    The last is left out, because the checkpoint after the last step holds the same.
+    """
+    return step < last and step * count // last > (step - 1) * count // last
 
 
 class Clock:

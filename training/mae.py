@@ -20,6 +20,7 @@ from training import program, state
 from training.job import Job
 from training.mae_evaluation import draw_curves, draw_grid, evaluate
 from training.mae_parts import MAEParts, build
+from training.optimizer import average_names
 from training.reports import mae_report
 from utils import config as config_lib
 from utils import processes, sharding
@@ -136,7 +137,7 @@ def first_state(parts: MAEParts) -> TrainState:
     """Returns the state before the first step. It depends on the seed alone."""
     config = parts.config
     params = init_mae_params(parts.model, named_key(config.seed, "init"))
-    return init_state(params, parts.optimizer, config.optim.ema, config.seed)
+    return init_state(params, parts.optimizer, average_names(config.optim), config.seed)
 
 
 def make_state(parts: MAEParts) -> TrainState:

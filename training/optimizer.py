@@ -4,6 +4,7 @@ from typing import Any
 
 import optax
 
+from drifting.averages import TRACKED_WIDTHS, power_name
 from training.muon import muon
 
 
@@ -39,3 +40,11 @@ def build_optimizer(
     if optim.name == "muon":
         return schedule, optax.chain(clip, muon(schedule, adamw, optim.weight_decay))
     return schedule, optax.chain(clip, adamw)
+
+
+def average_names(optim: Any) -> list[str]:
+    """Returns the names of the averages that a run keeps, such as ["0.999", "power_0.05"]."""
+    names = [str(decay) for decay in optim.ema]
+    if optim.ema_snapshots:
+        names += [power_name(width) for width in TRACKED_WIDTHS]
+    return names

@@ -4,6 +4,7 @@ A run folder holds everything that evaluation and sampling need:
 
     config.json       the whole configuration
     checkpoints/      what steps change (utils/checkpoint/)
+    averages/         with --optim.ema_snapshots, averages of which others are made
     metrics.jsonl     one line of numbers per log interval
     environment.jsonl the command, the devices and the versions, at each start
     report.html       all of it to look at, once the run is at its end

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from drifting.averages import POWER
 from drifting.state import TrainState
 from utils import compiler, sharding
 
@@ -83,6 +84,11 @@ def to_items(state: TrainState) -> dict[str, Any]:
     if state.field:
         items["field"] = state.field
     return items
+
+
+def snapshot_items(state: TrainState) -> dict[str, Any]:
+    """Returns the items of a snapshot: the power-function averages."""
+    return {AVERAGE + name: tree for name, tree in state.ema.items() if name.startswith(POWER)}
 
 
 def from_items(items: dict[str, Any]) -> TrainState:
