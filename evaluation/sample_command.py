@@ -133,6 +133,16 @@ def load(source: str, step: int, ema: str):
     return load_generator(source)
 
 
+def open_sampler(flags: Flags, batch_size: int = 1) -> Sampler:
+    """Returns the generator that flags name, with pictures decoded where it makes latents."""
+    model, params, metadata = load(flags.load_dir, flags.step, flags.ema)
+    model = with_steps(model, flags.denoise_timesteps)
+    space = None
+    if len(model.sample_shape) == 3:
+        space = latent_space_of(model, metadata, flags.vae, local_sharding())
+    return Sampler(model, params, metadata, space, seed=0, batch_size=batch_size)
+
+
 def choose_latent_space(model, metadata: dict, all_flags: Flags) -> LatentSpace | None:
     """Returns the VAE that decodes the samples; None where they stay as they are.
 

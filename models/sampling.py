@@ -56,13 +56,57 @@ def generate(
 @functools.partial(jax.jit, static_argnames=("model", "sharding"))
 def _generate(model, sharding, params, seed, index, labels, cfg_scale):
     """Returns the samples of the given indices [B], with noise of their own each."""
+    noise, style_indices = _draw_noise(model, seed, index)
+    if sharding is not None:
+        noise, style_indices = jax.lax.with_sharding_constraint((noise, style_indices), sharding)
+    return model.apply({"params": params}, noise, labels, cfg_scale, style_indices)
 
-    def draw_noise(i):
+
+def _draw_noise(model, seed, index):
+    """Returns noise [B, *noise_shape] and style indices [B, S] of the given indices [B]."""
+
+    def draw_one(i):
         noise_key, style_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
         noise = jax.random.normal(noise_key, model.noise_shape)
         return noise, draw_style_indices(model, style_key, 1)[0]
 
-    noise, style_indices = jax.vmap(draw_noise)(index)
-    if sharding is not None:
-        noise, style_indices = jax.lax.with_sharding_constraint((noise, style_indices), sharding)
-    return model.apply({"params": params}, noise, labels, cfg_scale, style_indices)
+    return jax.vmap(draw_one)(index)
+
+
+# ---- between two noises ----
+
+
+def generate_between(
+    model: Any, params: Any, labels: Any, cfg_scale: float, seeds: tuple[int, int], t: float
+) -> np.ndarray:
+    """Returns samples [n, *sample_shape] on the way from the noise of one seed to that of another.
+
+    The noise is cos(a) noise_0 + sin(a) noise_1 with a = t pi / 2, which keeps its spread. Style
+    indices have nothing in between, and are those of the nearer seed.
+
+    Args:
+        model, params, labels, cfg_scale: as in `generate`.
+        seeds: of the two noises.
+        t: how far on the way, in [0, 1]. At both ends the samples are those of `generate`.
+    """
+    if t in (0, 1):
+        seed = seeds[int(t)]
+        batches = generate(model, params, labels, cfg_scale, seed, batch_size=len(labels))
+        return np.concatenate(list(batches))
+    scales = np.full(len(labels), cfg_scale, np.float32)
+    if hasattr(model, "check_guidance"):
+        model.check_guidance(scales)
+    first, second = (jnp.uint32(seed) for seed in seeds)
+    samples = _generate_between(model, params, first, second, jnp.float32(t), labels, scales)
+    return np.asarray(samples)
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _generate_between(model, params, first, second, t, labels, cfg_scale):
+    index = jnp.arange(len(labels), dtype=jnp.uint32)
+    noise_0, styles_0 = _draw_noise(model, first, index)
+    noise_1, styles_1 = _draw_noise(model, second, index)
+    angle = t * jnp.pi / 2
+    noise = jnp.cos(angle) * noise_0 + jnp.sin(angle) * noise_1
+    styles = jnp.where(t < 0.5, styles_0, styles_1)
+    return model.apply({"params": params}, noise, labels, cfg_scale, styles)
