@@ -6,10 +6,10 @@ python train_drift.py --dataset_name digits --encoder.name mae --encoder.path ru
 The step that matters is `models.mae_step.mae_step`; training/mae.py compiles and feeds it.
 """
 
-from configs.default import DISTRIBUTED
+from configs.default import OF_TRAINERS
 from training import mae
 from utils import config as config_lib
 
 if __name__ == "__main__":
-    config_lib.define_flags(extra=DISTRIBUTED, schema=config_lib.MAE_TRAINER)
+    config_lib.define_flags(extra=OF_TRAINERS, schema=config_lib.MAE_TRAINER)
     config_lib.run_main(mae.main)

@@ -6,10 +6,10 @@ python train_drift.py --dataset_name digits --dry_run  what would be run, and wh
 The step that matters is `drifting.step.train_step`; training/drift.py compiles and feeds it.
 """
 
-from configs.default import DISTRIBUTED
+from configs.default import OF_TRAINERS
 from training import drift
 from utils import config as config_lib
 
 if __name__ == "__main__":
-    config_lib.define_flags(extra=DISTRIBUTED)
+    config_lib.define_flags(extra=OF_TRAINERS)
     config_lib.run_main(drift.main)

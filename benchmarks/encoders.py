@@ -4,7 +4,7 @@
     python benchmarks/encoders.py --batch_size 8            also runs them on the devices at hand
 
 A line of JSON for each encoder. Per image: GFLOP of the matrix products and convolutions, forward
-and with the gradient to the image, counted by planning/cost.py (XLA's own count takes the loop over
+and with the gradient to the image, counted by utils/flops.py (XLA's own count takes the loop over
 the layers of a transformer for one turn); and kB of the feature sets. In all: parameters.
 
 With --batch_size also milliseconds and temporary memory of a batch, forward and with its gradient
@@ -26,9 +26,9 @@ import numpy as np
 from benchmarks.frame import machine, print_line, time_in_turn
 from configs.default import Key
 from models.standin import load_random, load_shapes
-from planning.cost import matmul_flops
 from utils import config as config_lib
 from utils.errors import UserError
+from utils.flops import matmul_flops
 from utils.logging import setup_logging
 
 # The samples of the recipe that takes the encoder; it resizes them where it has a size of its own.

@@ -27,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import jax
 import jax.numpy as jnp
 
-from benchmarks.frame import machine, matmul_rate, print_line, time_in_turn
+from benchmarks.frame import machine, print_line, time_in_turn
 from configs.default import Key
 from drifting.fields import make_field
 from drifting.fields.learned import field_loss, init_field
@@ -37,6 +37,7 @@ from models.features import STATISTICS, feature_sets
 from models.generator import init_params
 from models.mae import MAE
 from utils import config as config_lib
+from utils.flops import matmul_rate
 from utils.memory import keep_freed_memory
 
 FLAGS = (

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data import Dataset
+from utils.flops import matmul_rate
 
 # ---------------------------------------------------------------- the machine
 
@@ -29,22 +30,6 @@ def machine() -> dict[str, Any]:
         "devices": jax.device_count(),
         "jax": jax.__version__,
     }
-
-
-@jax.jit
-def square(matrix: jax.Array) -> jax.Array:
-    return matrix @ matrix
-
-
-def matmul_rate(dtype: Any = jnp.float32) -> float:
-    """Returns the FLOP/s of a matrix product that fills the units of one device."""
-    n = 1536 if jax.default_backend() == "cpu" else 8192
-    matrix = jnp.ones((n, n), dtype)
-    square(matrix).block_until_ready()  # compiles it the first time
-    products = 5
-    begin = time.perf_counter()
-    jax.block_until_ready([square(matrix) for _ in range(products)])
-    return products * 2 * n**3 / (time.perf_counter() - begin)
 
 
 def peak_bytes(device: Any = None) -> int:

@@ -50,8 +50,6 @@ from drifting.bank import Bank
 from models.encoders import load_encoder
 from models.mae import MAE, mae_fields
 from models.standin import load_random
-from planning.chips import CHIPS
-from planning.cost import matmul_flops
 from training import drift
 from training.drift_parts import DriftParts
 from training.drift_state import make_state
@@ -60,7 +58,9 @@ from training.flow_parts import FlowParts
 from training.reals import next_reals, put_bank, stream_reals
 from utils import config as config_lib
 from utils import sharding
+from utils.chips import CHIPS
 from utils.errors import UserError
+from utils.flops import matmul_flops
 from utils.logging import setup_logging
 from utils.memory import keep_freed_memory
 

@@ -423,3 +423,15 @@ DISTRIBUTED = (
     ),
     Key("distributed.timeout", 300, "seconds to wait for the others at the start", "[1, inf)"),
 )
+
+# Of a call of a trainer, not of its run: no part of config.json either.
+OF_TRAINERS = (
+    Key(
+        "profile",
+        0,
+        "steps of which a trace is written to the folder profile/ of the run, for "
+        "https://ui.perfetto.dev; 0 = none",
+        "[0, 1000]",
+    ),
+    *DISTRIBUTED,
+)

@@ -241,6 +241,7 @@ def curves(run: Run, records: Sequence[dict]) -> list[str]:
         "diversity within a class, against reals": ["diversity"],
         "gradient norm": ["grad_norm"],
         "images per second": ["images_per_s"],
+        "share of the devices' matrix arithmetic (MFU)": ["mfu"],
     }
     figures = []
     for title, keys in panels.items():

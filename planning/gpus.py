@@ -1,13 +1,13 @@
 """NVIDIA's GPUs as the compiler sees them where there are none.
 
 XLA compiles for a GPU that it has only a description of: the text of its `GpuTargetConfigProto`.
-Rates and memory for plans are in `planning/chips.py`; here is what the compiler chooses tiles,
+Rates and memory for plans are in `utils/chips.py`; here is what the compiler chooses tiles,
 fusions and instructions by.
 """
 
 import dataclasses
 
-GPUS_PER_HOST = 8  # as in NVIDIA's DGX and HGX machines
+from utils.chips import GPUS_PER_HOST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Gpu:
     """What the compiler knows of one GPU.
 
     Attributes:
-        kind: the device's `device_kind` in JAX, which is its name in `planning.chips.CHIPS`.
+        kind: the device's `device_kind` in JAX, which is its name in `utils.chips.CHIPS`.
         capability: CUDA's compute capability.
         accelerated: whether code is made with the instructions of this architecture alone (sm_90a).
         cores: multiprocessors.

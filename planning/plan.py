@@ -8,15 +8,16 @@ import jax
 
 from configs.default import Key
 from models.standin import load_shapes
-from planning.chips import CHIPS, GIB, Chip, memory_of, network_of
 from planning.compilation import Compiled, compile_for_absent, compile_here, needed_by_error
-from planning.cost import matmul_flops, tree_bytes
 from planning.explain import explain
 from planning.step_shapes import arguments, stand_in
 from planning.targets import devices_of, platform_of
 from planning.traffic import collective_traffic, estimated_cycles, memory_traffic, sent_bytes
 from training import drift
 from utils import sharding
+from utils.chips import CHIPS, GIB, Chip, memory_of, network_of
+from utils.flops import matmul_flops
+from utils.memory import bytes_on_a_device
 
 FLAGS = (
     Key(
@@ -141,11 +142,11 @@ def _held(parts: Any, state: Any, step_arguments: tuple) -> dict[str, float]:
     """Returns the GiB of what a device holds between steps."""
     on_chip = not parts.bank_on_host
     return {
-        "parameters_gib": tree_bytes(state.params) / GIB,
-        "optimizer_gib": tree_bytes(state.opt_state) / GIB,
-        "ema_gib": tree_bytes(state.ema) / GIB,
-        "encoder_gib": tree_bytes(step_arguments[-1]) / GIB,
-        "bank_gib": tree_bytes(step_arguments[1]) / GIB if on_chip else 0.0,
+        "parameters_gib": bytes_on_a_device(state.params) / GIB,
+        "optimizer_gib": bytes_on_a_device(state.opt_state) / GIB,
+        "ema_gib": bytes_on_a_device(state.ema) / GIB,
+        "encoder_gib": bytes_on_a_device(step_arguments[-1]) / GIB,
+        "bank_gib": bytes_on_a_device(step_arguments[1]) / GIB if on_chip else 0.0,
     }
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
-from planning.chips import CHIPS
-from planning.gpus import GPUS, GPUS_PER_HOST, target_config, topology
+from planning.gpus import GPUS, target_config, topology
+from utils.chips import CHIPS, GPUS_PER_HOST
 from utils.errors import UserError
 
 # So that libtpu neither asks a TPU for its place nor takes one.

@@ -20,9 +20,9 @@ from jax.sharding import PartitionSpec as P
 
 from models import encoders, standin
 from planning import explain, gpus, hlo, step_shapes, targets, traffic
-from planning.chips import CHIPS, memory_of, network_of
-from planning.cost import matmul_flops
+from utils.chips import CHIPS, memory_of, network_of
 from utils.errors import UserError
+from utils.flops import matmul_flops
 
 # ---------------------------------------------------------------- FLOPs
 

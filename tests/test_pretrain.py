@@ -22,7 +22,7 @@ from absl import flags
 from conftest import ROOT
 from PIL import Image
 
-from configs.default import DISTRIBUTED
+from configs.default import OF_TRAINERS
 from drifting.state import named_key
 from models.encoders import load_encoder
 from models.mae import random_mask
@@ -57,7 +57,7 @@ TINY = {
     "optim.ema": (0.9,),
     "mesh.devices": 1,
 }
-TIMING = ("images_per_s", "seconds", "data_wait")
+TIMING = ("images_per_s", "mfu", "seconds", "data_wait")
 
 
 def parts_of(changes=(), devices=1, fsdp=1):
@@ -414,7 +414,7 @@ def test_recipes_resolve(name):
 
 def call(*words):
     flag_values = config_lib.define_flags(
-        extra=DISTRIBUTED, flag_values=flags.FlagValues(), schema=MAE_TRAINER
+        extra=OF_TRAINERS, flag_values=flags.FlagValues(), schema=MAE_TRAINER
     )
     mae.main(config_lib.parse(["pretrain_mae.py", *(str(w) for w in words)], flag_values))
 

@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from conftest import ROOT
 
-from configs.default import DISTRIBUTED
+from configs.default import OF_TRAINERS
 from utils import config as config_lib
 from utils.config import KEYS, MAE_KEYS
 
@@ -133,7 +133,7 @@ def test_commands_parse(command, monkeypatch):
 @every_page
 def test_settings_exist(page):
     """Every setting that a page names, such as --drift.n_pos, is one."""
-    known = {*KEYS, *MAE_KEYS, *(key.name for key in DISTRIBUTED)}
+    known = {*KEYS, *MAE_KEYS, *(key.name for key in OF_TRAINERS)}
     groups = {name.partition(".")[0] for name in known if "." in name}
     named = set(re.findall(rf"--((?:{'|'.join(groups)})\.\w+)", PAGES[page]))
     assert named <= known

@@ -9,7 +9,7 @@ from PIL import Image
 from test_train import TINY, records, same_bits, train
 
 import data
-from configs.default import DISTRIBUTED
+from configs.default import OF_TRAINERS
 from evaluation import sample_command
 from evaluation.fid_csv import read_rows
 from evaluation.flags import define_sampling_flags
@@ -143,7 +143,7 @@ def test_a_run_goes_on_with_its_own_settings(run, tmp_path):
 
     def command(given):
         words = [f"--{name}={value}" for name, value in given.items()]
-        values = config_lib.define_flags(extra=DISTRIBUTED, flag_values=FlagValues())
+        values = config_lib.define_flags(extra=OF_TRAINERS, flag_values=FlagValues())
         drift.main(config_lib.parse(["train_drift.py", *words], values))
 
     first = TINY | {"load_dir": run, "save_dir": folder, "mesh.devices": 1, "max_steps": 10}

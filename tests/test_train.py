@@ -24,6 +24,7 @@ from utils import config as config_lib
 from utils import sharding
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
+from utils.logging import read_metrics
 
 TINY = {
     "dataset_name": "digits",
@@ -52,7 +53,7 @@ STREAM = {
     "drift.n_unc": 4,
     "drift.alpha_max": 3.0,
 }
-TIMING = ("images_per_s", "seconds", "data_wait")
+TIMING = ("images_per_s", "mfu", "seconds", "data_wait")
 
 
 def parts_of(changes=(), devices=1, fsdp=1):
@@ -182,6 +183,7 @@ def test_devices_and_fsdp_do_not_change_the_losses(tmp_path):
 
 def test_bank_in_host_memory_gives_the_same_run(tmp_path):
     device = train(tmp_path / "device", STREAM)
+    assert all(record["mfu"] > 0 for record in read_metrics(tmp_path / "device" / "metrics.jsonl"))
     host = train(tmp_path / "host", STREAM | {"drift.bank_placement": "host"})
     for a, b in zip(device, host, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)

@@ -13,5 +13,5 @@ scripts, planning, benchmarks and tests imports it.
     flow_parts     the same for the baseline
     reals, fill_bank, host_bank       real samples on their way to the step
     drift_evaluation, collapse        what is looked at meanwhile
-    reports        what a dry run prints of either
+    reports        what a dry run prints of either      speed        MFU, and traces of steps
 """

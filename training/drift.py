@@ -30,7 +30,7 @@ from training.fill_bank import fill_bank
 from training.fill_memory import fill_memory
 from training.flow_parts import FlowParts
 from training.generator_parts import GeneratorParts
-from training.host_bank import HostBank
+from training.host_bank import HostStep
 from training.job import Job
 from training.reals import next_reals, put_bank, stream_reals
 from training.reports import drift_report
@@ -236,6 +236,9 @@ class DriftJob(Job):
             self.position += self.parts.reals_per_step
         return metrics
 
+    def trace_step(self, batch: tuple[Any, Any] | None) -> Any:
+        return self.take_step.trace(self.state, self.bank, batch, self.encoder_params)
+
     # ---- what is looked at on the way ----
 
     def after_first_step(self) -> None:
@@ -268,7 +271,7 @@ class DriftJob(Job):
 # ---- the step ----
 
 
-def make_step(parts: DriftParts | FlowParts, first_step: int = 0) -> Callable:
+def make_step(parts: DriftParts | FlowParts, first_step: int = 0) -> Any:
     """Returns the step: (state, bank, fresh, encoder_params) -> (state, bank, metrics).
 
     `fresh` are new real samples for the bank, (samples [S, ...], labels [S]), or None for a bank
@@ -279,15 +282,7 @@ def make_step(parts: DriftParts | FlowParts, first_step: int = 0) -> Callable:
     jitted = jit_step(parts)
     if isinstance(parts, FlowParts) or not parts.bank_on_host:
         return jitted
-    host = HostBank(parts, first_step)
-
-    def step(state, bank, fresh, encoder_params):
-        bank, batch = host.next_batch(bank, fresh)
-        batch = sharding.put(batch, parts.layout.groups_sharding)
-        state, metrics = jitted(state, batch, encoder_params)
-        return state, bank, metrics
-
-    return step
+    return HostStep(parts, jitted, first_step)
 
 
 def jit_step(parts: DriftParts | FlowParts) -> Callable:

@@ -9,6 +9,7 @@ import numpy as np
 from drifting import bank as banks
 from drifting.accumulate import in_groups
 from training.drift_parts import DriftParts
+from utils.sharding import put
 
 
 class HostBank:
@@ -56,6 +57,34 @@ class HostBank:
         # The loop forbids transfers that nobody asked for; these are what is wanted here.
         with jax.default_device(self.cpu), jax.transfer_guard("allow"):
             return jax.device_get(function(*args))
+
+
+class HostStep:
+    """The step of a run whose bank is in host memory; called as if the bank were on the device.
+
+    Args:
+        parts: of the run.
+        on_batch: the compiled program (state, batch, encoder_params) -> (state, metrics).
+        first_step: the number of steps taken before the first call.
+    """
+
+    def __init__(self, parts: DriftParts, on_batch: Any, first_step: int):
+        self.host = HostBank(parts, first_step)
+        self.on_batch = on_batch
+        self.sharding = parts.layout.groups_sharding
+        self.batch: Any = None  # the shapes of a batch
+
+    def __call__(self, state, bank, fresh, encoder_params):
+        """Returns (state, bank, metrics)."""
+        bank, batch = self.host.next_batch(bank, fresh)
+        batch = put(batch, self.sharding)
+        self.batch = self.batch or jax.tree.map(jax.typeof, batch)
+        state, metrics = self.on_batch(state, batch, encoder_params)
+        return state, bank, metrics
+
+    def trace(self, state, bank, fresh, encoder_params):
+        """Returns the traced program, after a first call; see `jax.jit(...).trace`."""
+        return self.on_batch.trace(state, self.batch, encoder_params)
 
 
 def cpu_device():

@@ -202,6 +202,10 @@ class Job:
         """Takes one step and returns its metrics: scalars, still on the device."""
         raise NotImplementedError
 
+    def trace_step(self, batch: Any) -> Any:
+        """Returns the step as `jax.jit(step).trace` does, once it was taken. It runs nothing."""
+        raise NotImplementedError
+
     def after_first_step(self) -> None:
         """Tries what would otherwise fail for the first time after hours."""
 

@@ -17,6 +17,7 @@ from models.post_hoc import SNAPSHOTS
 from training import environment
 from training.job import Job
 from training.run_folder import alone_in, has_run
+from training.speed import Profile, Utilisation, utilisation
 from training.state import snapshot_items
 from utils import config as config_lib
 from utils import distributed, processes
@@ -29,8 +30,11 @@ from utils.signals import StopSignal
 log = logging.getLogger("train")
 
 
-def train(job: Job) -> None:
-    """Resumes the run in the job's folder, or starts it, and trains to max_steps or a signal."""
+def train(job: Job, profiled: int = 0) -> None:
+    """Resumes the run in the job's folder, or starts it, and trains to max_steps or a signal.
+
+    profiled: steps of which a trace is written.
+    """
     config, folder = job.config, job.folder
     # Only the first process writes into the folder, so it holds it for all.
     lock = alone_in(folder) if processes.is_first() else contextlib.nullcontext()
@@ -43,7 +47,8 @@ def train(job: Job) -> None:
         start = resume_or_start(job, checkpoints)
         if start < config.max_steps:
             environment.note_start(folder, start)
-            take_steps(job, start, checkpoints, snapshots, stop)
+            profile = Profile(folder, start, config.max_steps, profiled)
+            take_steps(job, start, checkpoints, snapshots, stop, profile)
             environment.note_end(folder, config.max_steps)
             job.report_run()
         else:
@@ -97,7 +102,12 @@ def check_agreement(job: Job, checkpoints: Checkpoints) -> None:
 
 
 def take_steps(
-    job: Job, start: int, checkpoints: Checkpoints, snapshots: Checkpoints, stop: StopSignal
+    job: Job,
+    start: int,
+    checkpoints: Checkpoints,
+    snapshots: Checkpoints,
+    stop: StopSignal,
+    profile: Profile,
 ) -> None:
     """Takes the steps after `start`. Raises UserError for a run that left the numbers."""
     config, folder = job.config, job.folder
@@ -112,15 +122,18 @@ def take_steps(
     ):
         for step in range(start + 1, last + 1):
             # ---- one step: it is queued, nothing here waits for the device ----
+            profile.before(step)
             with jax.transfer_guard("disallow"):
                 with clock.waiting():
                     batch = job.fetch()
                 metrics = job.advance(batch)
 
-            # ---- what fails at an evaluation should fail now, not after hours ----
-            if step == start + 1:
-                with clock.paused():
+            with clock.paused():
+                profile.after(step, metrics)
+                # ---- what fails at an evaluation should fail now, not after hours ----
+                if step == start + 1:
                     job.after_first_step()
+                    clock.devices = utilisation(job.parts.mesh, job.trace_step(batch))
 
             # ---- log: this waits for the device ----
             if is_due(step, config.log_interval, last):
@@ -128,7 +141,7 @@ def take_steps(
                 check_finite(step, values)
                 timing = clock.read(step, config.batch_size)
                 run_log.log(step, values | {"lr": job.learning_rate(step)} | timing)
-                bar.show(step, values, timing["images_per_s"])
+                bar.show(step, values | timing, timing["images_per_s"])
                 job.after_log(step, values)
                 clock.restart(step)
 
@@ -182,6 +195,8 @@ class Clock:
     Evaluations, figures and checkpoints do not count; waiting for data does, and is told apart.
     """
 
+    devices: Utilisation  # known after the first step
+
     def __init__(self, step: int):
         self.restart(step)
 
@@ -207,11 +222,15 @@ class Clock:
         self.seconds_paused += time.perf_counter() - before
 
     def read(self, step: int, batch_size: int) -> dict[str, float]:
-        """Returns images per second, the share of time spent waiting for data, and the seconds."""
+        """Returns images per second, and the shares of the matrix arithmetic and of waiting.
+
+        Waiting is for data. The last are the seconds themselves.
+        """
         seconds = time.perf_counter() - self.began - self.seconds_paused
-        images = batch_size * (step - self.first_step)
+        steps = step - self.first_step
         return {
-            "images_per_s": images / seconds,
+            "images_per_s": batch_size * steps / seconds,
+            "mfu": self.devices.share(steps / seconds),
             "data_wait": self.seconds_waited / seconds,
             "seconds": seconds,
         }

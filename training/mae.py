@@ -100,6 +100,9 @@ class MAEJob(Job):
         self.position += self.config.batch_size
         return metrics
 
+    def trace_step(self, batch: tuple[jax.Array, jax.Array]) -> Any:
+        return self.take_step.trace(self.state, *batch)
+
     def evaluate(self, step: int, run_log: RunLog) -> None:
         values = evaluate(self.parts, self.average())
         run_log.log(step, values)
@@ -150,7 +153,7 @@ def state_shapes(parts: MAEParts) -> TrainState:
     return state.state_shapes(parts.mesh, functools.partial(first_state, parts))
 
 
-def make_step(parts: MAEParts):
+def make_step(parts: MAEParts) -> Any:
     """Returns the compiled step: (state, images, labels) -> (state, metrics).
 
     The state is donated: its memory is used for the new one.

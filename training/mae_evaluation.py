@@ -154,6 +154,7 @@ def draw_curves(folder: pathlib.Path) -> None:
             True,
         ),
         ("images per second", {"images": "images_per_s"}, False),
+        ("share of the devices' matrix arithmetic (MFU)", {"MFU": "mfu"}, False),
     ]
     drawn = []
     for title, keys, logarithmic in panels:

@@ -48,7 +48,9 @@ def run(job_type: type[Job], flag_values: flags.FlagValues) -> None:
 
     # ---- the training ----
     job_type.check_memory(parts)
-    loop.train(job_type(parts, job_type.open_run(parts.config)))
+    job = job_type(parts, job_type.open_run(parts.config))
+    of_call: Any = config_lib.all_flags(flag_values)
+    loop.train(job, of_call.profile)
 
 
 def configure(

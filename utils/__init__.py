@@ -22,4 +22,6 @@ Nothing here imports the method, the networks or the data. The files and folders
     signals        SIGTERM and Ctrl-C as a flag
     memory         freed memory of the host is kept
     compiler       settings of XLA
+    chips          rates and memory of devices, with their sources
+    flops          FLOPs of programs, and FLOP/s of this machine
 """

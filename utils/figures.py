@@ -239,6 +239,7 @@ def _measures(known: Iterable[str]) -> list[tuple[str, list[str], bool]]:
         ("perplexity: reals sharing the attraction", named("perplexity"), False),
         ("norms and learning rate", sizes, True),
         ("images per second", named("images_per_s"), False),
+        ("share of the devices' matrix arithmetic (MFU)", named("mfu"), False),
     ]
 
 

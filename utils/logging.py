@@ -278,6 +278,8 @@ def _facts(values: Mapping[str, float], images_per_s: float) -> str:
         facts = [f"{images_per_s:.3g} images/s"]
     else:
         facts = [f"{images_per_s:,.0f} images/s"]
+    if "mfu" in values:
+        facts.append(f"MFU {100 * values['mfu']:.2g}%")
     facts += [f"{name} {values[key]:.3g}" for name, key in shown.items() if key in values]
     return ", ".join(facts)
 

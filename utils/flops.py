@@ -1,12 +1,11 @@
-"""What a step costs as far as it is known before it is compiled: FLOPs and bytes.
-
-What the compiled program says is read by `planning/traffic.py`.
-"""
+"""FLOPs of matrix products: those of a program, and how many a device does in a second."""
 
 import math
+import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
 # ---------------------------------------------------------------- FLOPs, from the traced program
@@ -64,13 +63,23 @@ def _flops_of_convolution(equation: Any) -> float:
     return 2.0 * math.prod(result) * math.prod(kernel) / output_channels / zeros
 
 
-# ---------------------------------------------------------------- bytes, from shapes
+# ---------------------------------------------------------------- FLOP/s, measured
 
 
-def tree_bytes(tree: Any) -> int:
-    """Returns the bytes of arrays, or of their shapes, on one device by their shardings."""
-    total = 0
-    for array in jax.tree.leaves(tree):
-        shard = array.sharding.shard_shape(array.shape)
-        total += math.prod(shard) * array.dtype.itemsize
-    return total
+@jax.jit
+def _square(matrix: jax.Array) -> jax.Array:
+    return matrix @ matrix
+
+
+def matmul_rate(dtype: Any = jnp.float32) -> float:
+    """Returns the FLOP/s of a matrix product that fills the units of one device.
+
+    The cores of a machine are one device for it, however many devices JAX makes of them.
+    """
+    n = 1536 if jax.default_backend() == "cpu" else 8192
+    matrix = jnp.ones((n, n), dtype)
+    _square(matrix).block_until_ready()  # compiles it the first time
+    products = 5
+    begin = time.perf_counter()
+    jax.block_until_ready([_square(matrix) for _ in range(products)])
+    return products * 2 * n**3 / (time.perf_counter() - begin)

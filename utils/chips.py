@@ -4,9 +4,8 @@ import dataclasses
 import os
 from typing import Any
 
-from planning.gpus import GPUS_PER_HOST
-
 GIB = 2**30
+GPUS_PER_HOST = 8  # as in NVIDIA's DGX and HGX machines
 
 
 @dataclasses.dataclass(frozen=True)
