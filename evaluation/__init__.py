@@ -29,6 +29,7 @@ Several evaluations, and what is kept of them:
 
     alphas              --cfg_scale: a list of guidance scales, or the search for the best
     sweep               an evaluation for each of them
+    against             --against: two of them on the same noise, who is better, and how surely
     generators          the generator of a run or of an artifact, and its checkpoints
     fid_csv             the table of a run: one row per evaluation
     curves              drawn from the table

@@ -16,7 +16,14 @@ from jax.sharding import NamedSharding
 
 import data
 from data import pipeline
-from evaluation.fid_csv import SETTINGS, describe_parameters, read_rows, scores
+from evaluation.fid_csv import (
+    NEITHER,
+    SETTINGS,
+    describe_parameters,
+    is_better_larger,
+    read_rows,
+    scores,
+)
 from evaluation.generators import open_run
 from evaluation.reference import flatten_images
 from evaluation.sample_command import Sampler
@@ -37,10 +44,6 @@ LARGEST_GALLERY = 20_000  # training images among which neighbours are looked fo
 SHOWN_SIDE = 320  # points of the screen that a grid has on a side, at least
 SAMPLE_BATCH = 256
 GREY = 128  # of the lines between images
-
-# How names of scores start that are better when they are larger, and those that are best at none.
-HIGHER = ("is", "precision", "recall", "density", "coverage", "class_agreement")
-NEITHER = ("kid_std", "kd_std", "memorised", "nearer", "authenticity")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +124,7 @@ def score_table(runs: Sequence[Run]) -> str:
     of_runs = [(run, row) for run in runs for row in newest_rows(run)]
     if not of_runs:
         return page.note("no run has scores yet: eval_fid.py --load_dir RUN adds them")
-    all_names = dict.fromkeys(name for _, row in of_runs for name in scores(row))
-    names = [name for name in all_names if not name.endswith(ERROR)]
+    names = list(dict.fromkeys(name for _, row in of_runs for name in scores(row)))
     best = {name: best_value(name, [row for _, row in of_runs]) for name in names}
     body = []
     for run, row in of_runs:
@@ -150,7 +152,7 @@ def best_value(name: str, rows: list[dict]) -> float | None:
     values = [row[name] for row in rows if name in row]
     if len(settings) > 1 or len(values) < 2 or name.startswith(NEITHER):
         return None
-    return max(values) if name.startswith(HIGHER) else min(values)
+    return max(values) if is_better_larger(name) else min(values)
 
 
 def compared_settings(row: dict) -> tuple[str, ...]:
@@ -173,8 +175,6 @@ def curves_of(runs: Sequence[Run], x: str) -> list[str]:
     names = dict.fromkeys(name for run in runs for row in run.rows for name in scores(row))
     figures = []
     for name in names:
-        if name.endswith(ERROR):
-            continue
         series = {}
         for run in runs:
             series |= curves_of_run(run, name, x)

@@ -10,7 +10,8 @@ from jax.sharding import NamedSharding
 from evaluation.clock import Clock
 from evaluation.labels import choose_labels, label_kind
 from evaluation.reference import Reference
-from evaluation.scoring import check_count, score
+from evaluation.scoring import Scored, check_count, score
+from metrics.errors import GROUPS
 from metrics.networks import STANDARD_COUNT
 from models.latents import LatentSpace
 from models.sampling import generate
@@ -24,7 +25,12 @@ WHILE_TRAINING = 5_000  # samples that an evaluation while training generates at
 SANITY_SAMPLES = 32  # per process
 
 
-def evaluate(
+def evaluate(model, params, reference: Reference, **settings) -> dict:
+    """Returns the row of `measure`."""
+    return measure(model, params, reference, **settings).row
+
+
+def measure(
     model,
     params,
     reference: Reference,
@@ -37,7 +43,8 @@ def evaluate(
     labels: str = "",
     on_batch: Callable[[np.ndarray], None] | None = None,
     space: LatentSpace | None = None,
-) -> dict:
+    error_groups: int = GROUPS,
+) -> Scored:
     """Returns the scores of a generator with one set of parameters, and the settings of both.
 
     Sample i depends on (seed, i) and its label alone: the batch size, the devices and the number of
@@ -54,6 +61,7 @@ def evaluate(
         labels: which classes, as the flag --labels says.
         on_batch: is shown every batch of images [B,H,W,C], floats in about [-1, 1].
         space: the VAE that decodes samples which are latents; None = they are images.
+        error_groups: as of `evaluation.scoring.score`.
     Raises:
         UserError: the samples do not fit the reference, are too few, or are broken.
     """
@@ -78,9 +86,9 @@ def evaluate(
     )
     images = map(space.decode, samples) if space else samples
     clock = Clock(images, on_batch)
-    row = score(clock, reference, sample_labels, batch_size, sharding)
+    scored = score(clock, reference, sample_labels, batch_size, sharding, error_groups)
     log.info("%d samples: %s", n, clock.report(len(own)))
-    return row | {"labels": kind}
+    return scored._replace(row=scored.row | {"labels": kind})
 
 
 def usual_count(reference: Reference) -> int:
@@ -99,7 +107,7 @@ def sanity_check(model, params, reference: Reference, **settings) -> None:
     What cannot work then fails at the start of a training and not at its first evaluation.
 
     Args:
-        model, params, reference, settings: as for `evaluate`.
+        model, params, reference, settings: as for `measure`.
     """
     num_samples = SANITY_SAMPLES * jax.process_count()
     with without_warnings("metrics", "evaluation"):  # so few samples would give many

@@ -9,11 +9,13 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from evaluation import against
 from evaluation.flags import OF_GENERATORS, Flags
 from evaluation.judge import judge_is_encoder
 from evaluation.request import Request, make_folders, read_request
 from evaluation.score_generator import score_generator
 from evaluation.score_images import score_images
+from evaluation.scoring import Scored
 from utils import config as config_lib
 from utils import distributed, processes
 from utils.errors import UserError
@@ -34,23 +36,57 @@ def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
     """Scores what --load_dir names, a generator or images, and prints the last row as JSON."""
     request = read_request(all_flags, given)
     make_folders(request)
-    notes = {}
-    if request.run:
-        judges = [check_judge(network, request.run) for network in request.networks]
-        notes["judge_is_encoder"] = any(judges)
-    if request.is_generator:
-        row = score_generator(request)
-    else:
-        refuse_flags_of_generators(request)
-        row = score_images(request)
-    row |= {
+    other = against.request_of_other(request) if all_flags.against else None
+    notes = judge_notes(request)
+    scored = score(request)
+    row = scored.row | {
         "load_dir": request.flags.load_dir,
         "dataset_name": request.dataset_name,
         "processes": jax.process_count(),
         "devices": jax.device_count(),
-    } | notes
+    }
+    if other:
+        judge_notes(other)
+        notes["against"] = compare(scored, score(other), request)
+    row |= notes
     if processes.is_first():
         print(json.dumps(row))
+
+
+def score(request: Request) -> Scored:
+    """Returns the scores of what --load_dir names, a generator or images."""
+    if request.is_generator:
+        return score_generator(request)
+    refuse_flags_of_generators(request)
+    return score_images(request)
+
+
+def compare(scored: Scored, other: Scored, request: Request) -> dict[str, Any]:
+    """Returns the comparison with --against for JSON, and logs it."""
+    verdicts = against.judge(scored, other)
+    sources = {
+        "load_dir": source_of(request.flags.load_dir, scored),
+        "against": source_of(request.flags.against, other),
+    }
+    for name, verdict in verdicts.items():
+        log.info("%s", against.describe(name, verdict, sources))
+    facts = {"load_dir": request.flags.against}
+    if "step" in other.row:
+        facts["step"] = other.row["step"]
+    return facts | {"scores": {name: verdict._asdict() for name, verdict in verdicts.items()}}
+
+
+def source_of(path: str, scored: Scored) -> str:
+    """Returns what was scored, in words: a path and, of a run, the step."""
+    return f"{path} at step {scored.row['step']:,}" if scored.row.get("step") else path
+
+
+def judge_notes(request: Request) -> dict[str, Any]:
+    """Returns what a row says of the judge: of a run, whether it is the run's own encoder."""
+    if not request.run:
+        return {}
+    judges = [check_judge(network, request.run) for network in request.networks]
+    return {"judge_is_encoder": any(judges)}
 
 
 def check_judge(features: str, run: ConfigDict) -> bool:

@@ -6,6 +6,7 @@ A row is a dict of settings (SETTINGS), scores, and other facts such as the numb
 import csv
 import pathlib
 
+from metrics.networks import ERROR, RESIDUAL, SLOPE
 from utils.files import replacing
 
 # What tells two evaluations apart, in the order of the columns.
@@ -34,6 +35,10 @@ TEXTS = (
     "labels",
 )
 DISTANCES = ("fid", "fd_")  # how names of Frechet distances start
+# How names of scores start that are better when they are larger, and those that are best at none.
+HIGHER = ("is", "precision", "recall", "density", "coverage", "class_agreement")
+NEITHER = ("kid_std", "kd_std", "memorised", "nearer", "authenticity")
+NO_SCORES = (ERROR, SLOPE, RESIDUAL)  # how names of what stands beside a score end
 SCORES = (  # how names of scores start
     *DISTANCES,
     "fdr",
@@ -55,12 +60,17 @@ SCORES = (  # how names of scores start
 
 
 def is_score(name: str) -> bool:
-    """Returns whether a column of fid.csv is a score."""
-    return name not in SETTINGS and name.startswith(SCORES)
+    """Returns whether a column of fid.csv is a score, and no error of one."""
+    return name not in SETTINGS and name.startswith(SCORES) and not name.endswith(NO_SCORES)
+
+
+def is_better_larger(name: str) -> bool:
+    """Returns whether a score is better when it is larger."""
+    return name.startswith(HIGHER)
 
 
 def scores(row: dict) -> dict:
-    """Returns the scores of a row, without its settings and without gaps."""
+    """Returns the scores of a row, without its settings, without gaps and without errors."""
     return {
         name: value
         for name, value in row.items()
@@ -70,7 +80,8 @@ def scores(row: dict) -> dict:
 
 def distance_name(row: dict) -> str:
     """Returns the name of a row's Frechet distance, "" where it has none."""
-    return next((name for name in scores(row) if name.startswith(DISTANCES)), "")
+    names = (name for name in scores(row) if name.startswith(DISTANCES))
+    return next((name for name in names if "_inf" not in name), "")
 
 
 def same_settings(a: dict, b: dict, ignoring: tuple[str, ...] = ()) -> bool:
@@ -80,8 +91,14 @@ def same_settings(a: dict, b: dict, ignoring: tuple[str, ...] = ()) -> bool:
 
 
 def describe_scores(row: dict) -> str:
-    """Returns the scores of a row in a line of text."""
-    return ", ".join(f"{name} {value:.3f}" for name, value in scores(row).items())
+    """Returns the scores of a row in a line of text, with their errors: fid_5k 8.431 +- 0.05."""
+    words = []
+    for name, value in scores(row).items():
+        text = f"{name} {value:.3f}"
+        if name + ERROR in row:
+            text += f" +- {row[name + ERROR]:.2g}"
+        words.append(text)
+    return ", ".join(words)
 
 
 def describe_parameters(row: dict) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 
 from configs.default import DISTRIBUTED, PATH, Key
+from metrics.errors import GROUPS
 from metrics.resize import MODES
 from metrics.table import METRICS
 from utils import config as config_lib
@@ -47,6 +48,20 @@ EVALUATION = (
         "[0, inf)",
     ),
     Key("metrics", "", f"of {', '.join(METRICS)}, separated by commas; empty = the usual ones"),
+    Key(
+        "against",
+        "",
+        "a second run (its newest checkpoint), artifact, folder or .npz of images: scored by the "
+        "same reference, noise and labels, with the difference, its error and who is better",
+        PATH,
+    ),
+    Key(
+        "error_groups",
+        GROUPS,
+        "groups of samples that are left out in turn for the standard errors of recall and "
+        "coverage, the others need none; 0 = no errors at all",
+        "[0, inf)",
+    ),
     RESIZE,
     Key(
         "reference_split",

@@ -33,7 +33,7 @@ from evaluation.compare_runs import (
     picture,
     score_cell,
 )
-from evaluation.fid_csv import describe_parameters, distance_name, scores
+from evaluation.fid_csv import describe_parameters, describe_scores, distance_name, scores
 from evaluation.reference import flatten_images
 from evaluation.sample_command import Sampler
 from metrics.fid import frechet_distance, moments
@@ -112,17 +112,15 @@ def result_line(rows: Sequence[dict], floor: float | None) -> str:
     row = next((row for row in rows if row.get("cfg_scale", 1) == 1), rows[0])
     name = distance_name(row)
     if not name:
-        return ", ".join(f"{score} {value:.3f}" for score, value in scores(row).items())
+        return describe_scores(row)
     text = f"{name} {row[name]:.4g}"
     if f"{name}{ERROR}" in row:
         text += f" ± {row[name + ERROR]:.2g}"
     text += f" at step {row['step']:,}, of {row['num_samples']:,} samples"
     if floor is not None:
         text += f"; training images against held-out ones have {floor:.4g}"
-    others = {key: row[key] for key in scores(row) if key != name and not key.endswith(ERROR)}
-    if others:
-        text += "; " + ", ".join(f"{key} {value:.3f}" for key, value in others.items())
-    return text + "."
+    others = describe_scores({key: value for key, value in row.items() if key != name})
+    return f"{text}; {others}." if others else f"{text}."
 
 
 def floor_of(config: Any, rows: Sequence[dict]) -> float | None:
@@ -163,7 +161,7 @@ def score_rows(rows: Sequence[dict]) -> str:
     """Returns the table of all scores of the newest checkpoint that was scored."""
     if not rows:
         return page.note("none yet")
-    names = dict.fromkeys(name for row in rows for name in scores(row) if not name.endswith(ERROR))
+    names = dict.fromkeys(name for row in rows for name in scores(row))
     body = []
     for row in rows:
         facts = [f"{row.get('cfg_scale', 1):g}", row["features"], f"{row['num_samples']:,}"]
@@ -250,7 +248,7 @@ def curves(run: Run, records: Sequence[dict]) -> list[str]:
         if series:
             figures.append(page.curves(title, series, "step", title))
     for name in dict.fromkeys(name for row in run.rows for name in scores(row)):
-        series = {} if name.endswith(ERROR) else curves_of_run(run, name, "step")
+        series = curves_of_run(run, name, "step")
         if series:
             figures.append(page.curves(name, series, "step", name))
     return figures or [page.note("no lines in metrics.jsonl")]

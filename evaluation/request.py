@@ -35,6 +35,7 @@ class Request:
         data_options: the options of group `data` for it; None without a data set.
         batch_size: samples per call, a multiple of the number of devices.
         sharding: of a batch over this process's devices.
+        writes: whether rows and pictures are written.
     """
 
     flags: Flags
@@ -45,6 +46,7 @@ class Request:
     data_options: Mapping[str, Any] | None
     batch_size: int
     sharding: NamedSharding
+    writes: bool = True
 
     @property
     def is_generator(self) -> bool:
@@ -55,6 +57,8 @@ class Request:
     @property
     def out(self) -> pathlib.Path | None:
         """The folder of fid.csv and the pictures; None: none are written."""
+        if not self.writes:
+            return None
         if self.flags.out:
             return pathlib.Path(self.flags.out).expanduser()
         return self.folder if self.run else None
@@ -104,7 +108,7 @@ def read_request(flags: Flags, given: Mapping[str, Any]) -> Request:
     """
     check_paths(flags)
     folder = pathlib.Path(flags.load_dir).expanduser()
-    run = config_lib.from_json(folder / "config.json") if is_run(folder) else None
+    run = find_run(folder)
     dataset_name = given.get("dataset_name", run.dataset_name if run else "")
     sharding = local_sharding()
     return Request(
@@ -119,15 +123,23 @@ def read_request(flags: Flags, given: Mapping[str, Any]) -> Request:
     )
 
 
+def find_run(folder: pathlib.Path) -> ConfigDict | None:
+    """Returns the configuration of the run in a folder; None where it is no run."""
+    return config_lib.from_json(folder / "config.json") if is_run(folder) else None
+
+
 def check_paths(flags: Flags) -> None:
-    """Raises UserError when --load_dir is not there, or --samples_npz cannot be written."""
+    """Raises UserError when what is to be scored is not there, or a flag cannot be."""
     source = flags.load_dir
     if not source:
         raise UserError(
             "--load_dir is missing: give a run, a published artifact, a folder of images, "
             "or an .npz, for example --load_dir runs/digits"
         )
-    refuse_checkpoint("load_dir", source, step_flag=True)
+    for name in ("load_dir", "against"):
+        check_source(name, flags[name])
+    if flags.error_groups == 1:
+        raise UserError("--error_groups 1: a group is compared with others; give 0, or 2 and more")
     if flags.samples_npz and jax.process_count() > 1:
         raise UserError(
             f"--samples_npz: {jax.process_count()} processes hold the samples in parts; "
@@ -135,9 +147,16 @@ def check_paths(flags: Flags) -> None:
         )
     if flags.samples_npz and not flags.samples_npz.endswith(".npz"):
         raise UserError(f"--samples_npz {flags.samples_npz}: expected a name that ends in .npz")
+
+
+def check_source(name: str, source: str) -> None:
+    """Raises UserError when --load_dir or --against, if given, names nothing that is there."""
+    if not source:
+        return
+    refuse_checkpoint(name, source, step_flag=name == "load_dir")
     if not source.startswith("hf://") and not pathlib.Path(source).expanduser().exists():
         raise UserError(
-            f"--load_dir {source}: no such file or folder; give a run, a published artifact, "
+            f"--{name} {source}: no such file or folder; give a run, a published artifact, "
             "a folder of images, or an .npz"
         )
 

@@ -8,7 +8,7 @@ from baselines import flow
 from evaluation.alphas import Alphas, parse_alphas
 from evaluation.choose_metrics import parse_metrics
 from evaluation.curves import draw_curves
-from evaluation.evaluate import evaluate, usual_count
+from evaluation.evaluate import measure, usual_count
 from evaluation.fid_csv import describe_parameters
 from evaluation.generators import Generator, checkpoint_steps, open_artifact, open_run
 from evaluation.image_files import write_npz
@@ -16,6 +16,7 @@ from evaluation.labels import choose_labels, label_kind
 from evaluation.pictures import Preview, draw_samples
 from evaluation.reference import Reference
 from evaluation.request import Request
+from evaluation.scoring import Scored
 from evaluation.sweep import Sweep
 from metrics.table import METRICS
 from models.latents import LatentSpace, latent_space_of
@@ -25,11 +26,11 @@ from utils.errors import UserError
 log = logging.getLogger("eval")
 
 
-def score_generator(request: Request) -> dict:
+def score_generator(request: Request) -> Scored:
     """Adds a row to fid.csv for each checkpoint and alpha, and draws samples and curves.
 
     Returns:
-        The last row or, of a search, the row of the best alpha.
+        The scores of the last row or, of a search, of the best alpha.
     Raises:
         UserError: the flags do not fit together or the generator, or an evaluation fails.
     """
@@ -46,20 +47,21 @@ def score_generator(request: Request) -> dict:
     space = latent_space_of(model, generator.metadata, flags.vae, request.sharding)
     shape = space.image_shape(model.sample_shape) if space else model.sample_shape
     reference = request.load_reference(tuple(shape), request.networks[0])
-    row, preview, pictures = {}, None, []
+    scored, preview, pictures = Scored({}, {}), None, []
     for step in steps:
         if step != steps[0]:
             generator = open_generator(request, step)
-        row, preview = score_checkpoint(request, generator, reference, space, alphas)
+        scored, preview = score_checkpoint(request, generator, reference, space, alphas)
         if preview and request.out and processes.is_first():
-            pictures += draw_preview(request.out, row, preview, reference)
+            pictures += draw_preview(request.out, scored.row, preview, reference)
+    row = scored.row
     if flags.samples_npz and preview:
         labels = choose_labels(row["labels"], reference, row["num_samples"], model.num_classes)
         write_npz(flags.samples_npz, preview.images, labels)
     if request.out and processes.is_first():
         for path in [*pictures, *draw_curves(request.out, row)]:
             log.info("%s", path)
-    return row
+    return scored
 
 
 def check_flags(request: Request) -> Alphas:
@@ -100,7 +102,7 @@ def score_checkpoint(
     reference: Reference,
     space: LatentSpace | None,
     alphas: Alphas,
-) -> tuple[dict, Preview | None]:
+) -> tuple[Scored, Preview | None]:
     """Evaluates one set of parameters at all guidance scales.
 
     Args:
@@ -110,13 +112,13 @@ def score_checkpoint(
         space: the VAE that decodes samples which are latents, or None.
         alphas: the guidance scales.
     Returns:
-        (row, preview) of the last scale or of the best one, as `Sweep.run` returns them.
+        (scores, preview) of the last scale or of the best one, as `Sweep.run` returns them.
     """
     flags = request.flags
     num_samples = flags.num_samples or usual_count(reference)
 
-    def evaluate_at(alpha: float, preview: Preview) -> dict:
-        return evaluate(
+    def evaluate_at(alpha: float, preview: Preview) -> Scored:
+        return measure(
             generator.model,
             generator.params,
             reference,
@@ -128,6 +130,7 @@ def score_checkpoint(
             labels=flags.labels,
             on_batch=preview,
             space=space,
+            error_groups=flags.error_groups,
         )
 
     of_own_run = request.run and request.out == request.folder

@@ -8,7 +8,7 @@ from evaluation.fid_csv import append_row, describe_scores
 from evaluation.image_files import batches, read_images
 from evaluation.reference import Reference
 from evaluation.request import Request
-from evaluation.scoring import check_count, score, with_mean_ratio
+from evaluation.scoring import Scored, check_count, score, with_mean_ratio
 from metrics.table import METRICS
 from utils import processes
 from utils.errors import UserError
@@ -16,49 +16,61 @@ from utils.errors import UserError
 log = logging.getLogger("eval")
 
 
-def score_images(request: Request) -> dict:
-    """Returns the row of the images that --load_dir names, and adds it to fid.csv.
+def score_images(request: Request) -> Scored:
+    """Returns the scores of the images that --load_dir names, and adds their row to fid.csv.
 
     Raises:
         UserError: there are no images, too few, or they do not fit the reference.
     """
     source = request.flags.load_dir
     images = read_images(source)
-    rows = []
+    found = []
     for features in request.networks:
         reference = without_class_agreement(request.load_reference(images.shape, features))
         reference.check_shape(images.shape)
         check_count(len(images), reference.metrics)
         own_batches = batches(images, processes.own_range(len(images)), request.batch_size)
-        rows.append(score(own_batches, reference, None, request.batch_size, request.sharding))
-    row = {"samples": source} | join_rows(rows)
+        found.append(
+            score(
+                own_batches,
+                reference,
+                None,
+                request.batch_size,
+                request.sharding,
+                request.flags.error_groups,
+            )
+        )
+    joined = join(found)
+    row = {"samples": source} | joined.row
     log.info("%s: %s", source, describe_scores(row))
     if request.table and processes.is_first():
         append_row(request.table, row)
-    return row
+    return joined._replace(row=row)
 
 
-def join_rows(rows: list[dict]) -> dict:
-    """Returns one row of the scores of the same images in several networks.
+def join(found: list[Scored]) -> Scored:
+    """Returns the scores of the same images in several networks as one row.
 
     What the networks have of their own is joined by +. Scores that each network has under the same
     name, such as precision, are left out; the mean ratio is that over all networks.
     """
-    if len(rows) == 1:
-        return rows[0]
+    if len(found) == 1:
+        return found[0]
+    rows = [scored.row for scored in found]
     networks = Counter(row["features"] for row in rows)
     name, times = networks.most_common(1)[0]
     if times > 1:
         raise UserError(f"--features: {times} networks are called {name}; score them one by one")
-    counts = Counter(name for row in rows for name in row)
-    joined = {}
-    for row in rows:
-        joined |= {name: value for name, value in row.items() if counts[name] == 1}
-    for name in ("num_samples", "reference", "reference_count"):
-        joined[name] = rows[0][name]
+    counts = Counter(name for scored in found for name in scored.estimates)
+    estimates = {}
+    for scored in found:
+        own = {name: value for name, value in scored.estimates.items() if counts[name] == 1}
+        estimates |= own
+    shared = ("num_samples", "reference", "reference_count", "held_out_count")
+    settings = {name: rows[0][name] for name in shared if name in rows[0]}
     for name in ("features", "resize", "weights"):
-        joined[name] = "+".join(row[name] for row in rows)
-    return with_mean_ratio(joined)
+        settings[name] = "+".join(row[name] for row in rows)
+    return with_mean_ratio(settings, estimates)
 
 
 def without_class_agreement(reference: Reference) -> Reference:

@@ -1,6 +1,7 @@
 """A stream of images in, a row of scores out."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -8,11 +9,22 @@ from jax.sharding import NamedSharding
 
 from evaluation.reference import Reference
 from metrics.collect import collect
+from metrics.errors import GROUPS, Estimate
 from metrics.evidence import Comparison
-from metrics.networks import count_suffix
-from metrics.ratios import mean_ratio
+from metrics.networks import ERROR, count_suffix
+from metrics.ratios import mean_estimate, mean_name
 from metrics.table import METRICS
 from utils.errors import UserError
+
+
+class Scored(NamedTuple):
+    """The row of an evaluation, and its scores by name with what gives their errors.
+
+    The second is empty where the row was in a table already, or no errors are asked for.
+    """
+
+    row: dict
+    estimates: dict[str, Estimate]
 
 
 def score(
@@ -21,7 +33,8 @@ def score(
     labels: np.ndarray | None,
     batch_size: int,
     sharding: NamedSharding | None,
-) -> dict:
+    error_groups: int = GROUPS,
+) -> Scored:
     """Returns the scores of a stream of images, with the settings that they were made with.
 
     All processes must call it, and all get the same row.
@@ -32,39 +45,57 @@ def score(
         labels: [N] of the images of all processes, for class agreement alone; or None.
         batch_size: images per call of the network.
         sharding: of the leading axis of a batch over this process's devices; it divides batch_size.
+        error_groups: groups of samples that are left out in turn for errors; 0 = no errors.
     Raises:
         UserError: there are too few images, or `metrics.collect.collect` or a metric refuses them.
     """
     network = reference.network
     needs = {METRICS[metric].needs for metric in reference.metrics}
-    with_features = bool(needs & {"features", "classifier", "held_out_features"})
+    # Errors are of what each sample contributes, so they need the features too.
+    with_features = error_groups > 0 or bool(
+        needs & {"features", "classifier", "held_out_features"}
+    )
     fake = collect(network, images, batch_size, with_features, sharding)
     check_count(fake.count, reference.metrics)
     classifier, held_out = reference.classifier, reference.held_out
     comparison = Comparison(fake, reference.real, classifier, labels, held_out)
-    found = {}
+    found: dict[str, Estimate] = {}
     for name in reference.metrics:
         metric = METRICS[name]
-        values = metric.compute(comparison)
-        found |= zip(metric.scores, values, strict=True)
+        if error_groups:
+            found |= metric.estimate(comparison, min(error_groups, fake.count // 2))
+        else:
+            values = map(Estimate, map(float, metric.compute(comparison)))
+            found |= zip(metric.scores, values, strict=True)
     settings = {
         "num_samples": fake.count,
         **reference.settings,
         "reference_count": reference.real.count,
     }
-    scores = {network.score_name(name, fake.count): float(value) for name, value in found.items()}
+    estimates = {network.score_name(name, fake.count): found[name] for name in found}
     if held_out is not None:
         settings["held_out_count"] = held_out.count
-    return with_mean_ratio(settings | scores)
+    return with_mean_ratio(settings, estimates)
 
 
-def with_mean_ratio(row: dict) -> dict:
-    """Returns the row with the mean of its ratios, if it has any: fdr2_5k of two networks."""
-    ratios = {name: value for name, value in row.items() if name.startswith("fdr_")}
-    if not ratios:
-        return row
-    name, value = mean_ratio(ratios)
-    return row | {name + count_suffix(row["num_samples"]): value}
+def with_mean_ratio(settings: dict, estimates: dict[str, Estimate]) -> Scored:
+    """Returns scores as a row, with the mean of the ratios, if there are any: fdr2_5k of two."""
+    ratios = [estimate for name, estimate in estimates.items() if name.startswith("fdr_")]
+    if ratios:
+        name = mean_name(len(ratios)) + count_suffix(settings["num_samples"])
+        estimates = estimates | {name: mean_estimate(ratios)}
+    row = settings | as_columns(estimates)
+    return Scored(row, estimates)
+
+
+def as_columns(estimates: dict[str, Estimate]) -> dict[str, float]:
+    """Returns scores and their standard errors, each beside its score, by the names of columns."""
+    columns = {}
+    for name, estimate in estimates.items():
+        columns[name] = estimate.value
+        if estimate.error is not None:
+            columns[name + ERROR] = estimate.error
+    return columns
 
 
 def check_count(n: int, metrics: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from evaluation.alphas import Alphas, golden_section
 from evaluation.fid_csv import append_row, describe_scores, distance_name, find_row
 from evaluation.pictures import SHOWN, Preview
+from evaluation.scoring import Scored
 from utils import processes
 
 log = logging.getLogger(__name__)
@@ -28,23 +29,23 @@ class Sweep:
         all_samples: whether previews hold all samples, and not only the first.
     """
 
-    evaluate: Callable[[float, Preview], dict]
+    evaluate: Callable[[float, Preview], Scored]
     settings: dict
     table: pathlib.Path | None
     wanted_scores: list[str]
     all_samples: bool
 
     def __post_init__(self):
-        self._rows: dict[float, dict] = {}
+        self._found: dict[float, Scored] = {}
         self._previews: dict[float, Preview] = {}
 
-    def run(self, alphas: Alphas) -> tuple[dict, Preview | None]:
+    def run(self, alphas: Alphas) -> tuple[Scored, Preview | None]:
         """Evaluates at all scales, or searches for the one with the least Frechet distance.
 
         All processes must call it.
 
         Returns:
-            The row of the last scale, or of the best one of a search, and the preview of its
+            The scores of the last scale, or of the best one of a search, and the preview of its
             samples: None where the row was in the table already.
         """
         if alphas.interval:
@@ -59,7 +60,7 @@ class Sweep:
             values = alphas.values
         for alpha in values:
             self.row_at(alpha)
-        return self._rows[values[-1]], self._previews.get(values[-1])
+        return self._found[values[-1]], self._previews.get(values[-1])
 
     def distance_at(self, alpha: float) -> float:
         """Returns the Frechet distance at a scale."""
@@ -68,10 +69,10 @@ class Sweep:
 
     def row_at(self, alpha: float) -> dict:
         """Returns the row of a scale: known, out of the table, or by a new evaluation."""
-        if alpha not in self._rows:
+        if alpha not in self._found:
             done = self._find(alpha)
-            self._rows[alpha] = self._score(alpha) if done is None else done
-        return self._rows[alpha]
+            self._found[alpha] = self._score(alpha) if done is None else Scored(done, {})
+        return self._found[alpha].row
 
     def _find(self, alpha: float) -> dict | None:
         """Returns the row of the table; None when it has none, or one process does not see it."""
@@ -86,12 +87,13 @@ class Sweep:
         log.info("step %d, alpha %g: in fid.csv already", wanted["step"], alpha)
         return wanted | done
 
-    def _score(self, alpha: float) -> dict:
+    def _score(self, alpha: float) -> Scored:
         """Evaluates, and adds the row to the table."""
         preview = Preview(None if self.all_samples else SHOWN)
         self._previews[alpha] = preview
-        row = self.settings | {"cfg_scale": alpha} | self.evaluate(alpha, preview)
+        scored = self.evaluate(alpha, preview)
+        row = self.settings | {"cfg_scale": alpha} | scored.row
         if self.table and processes.is_first():
             append_row(self.table, row)
         log.info("step %d, alpha %g: %s", row["step"], alpha, describe_scores(row))
-        return row
+        return scored._replace(row=row)

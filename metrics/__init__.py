@@ -1,16 +1,20 @@
 """Scores of sets of images, one file each, usable alone: functions of NumPy arrays of features.
 
     fid                 Fréchet distance; mean and covariance of a stream
+    frechet_error       its error, and what it would be of infinitely many samples
     ratios              Fréchet distances over those of held-out reals, and their mean
     kid                 kernel distance
     inception_score     inception score
     precision_recall    precision and recall, density and coverage
+    precision_recall_error
+                        their errors
     sliced_wasserstein  sliced Wasserstein distance
     memorisation        do samples repeat the training images?
     class_agreement     accuracy of a classifier on the images
     neighbours          nearest images, to find copies
 
-What an image becomes before it is compared is a feature network: `networks`, with `inception` and
-`resize`. `collect` runs one over a stream of images, `statistics` keeps the result in a file, and
-`table` has the metrics by name. A new metric is one file and one line there.
+`errors` says what a standard error is here. What an image becomes before it is compared is a
+feature network: `networks`, with `inception` and `resize`. `collect` runs one over a stream of
+images, `statistics` keeps the result in a file, and `table` has the metrics by name. A new metric
+is one file and one line there.
 """

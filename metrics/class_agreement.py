@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int, Num
+from jaxtyping import Bool, Int, Num
 from numpy import ndarray
 
+from metrics.errors import Estimate
 from metrics.evidence import Comparison, needed
 
 if TYPE_CHECKING:
@@ -26,13 +27,28 @@ def class_agreement(
 
     On real test samples it is the classifier's accuracy.
     """
-    return float(np.mean(classifier.predict(_flatten(images)) == labels))
+    return float(np.mean(agrees(classifier, images, labels)))
+
+
+def agrees(
+    classifier: "SVC", images: Num[ndarray, "S ..."], labels: Int[ndarray, " S"]
+) -> Bool[ndarray, " S"]:
+    """Returns which images the classifier assigns to their labels."""
+    return classifier.predict(_flatten(images)) == labels
 
 
 def class_agreement_scores(comparison: Comparison) -> tuple[float]:
     """For `metrics.table`. The features are the images themselves, flattened."""
     images, labels = needed(comparison.fake.features), needed(comparison.labels)
     return (class_agreement(comparison.classifier, images, labels),)
+
+
+def class_agreement_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+    """For `metrics.table`."""
+    del groups
+    images, labels = needed(comparison.fake.features), needed(comparison.labels)
+    agreement = agrees(comparison.classifier, images, labels)
+    return {"class_agreement": Estimate(float(np.mean(agreement)), (agreement.astype(float),))}
 
 
 def _flatten(images: ndarray) -> ndarray:

@@ -51,13 +51,13 @@ def frechet_distance(
             f"statistics of {mu1.size} and of {mu2.size} features cannot be compared; "
             "both must come from the same network and layer"
         )
-    product = _factor("first", sigma1).T @ _factor("second", sigma2)  # AᵀB
+    product = factor("first", sigma1).T @ factor("second", sigma2)  # AᵀB
     root_trace = np.linalg.svd(product, compute_uv=False).sum()
     distance = np.sum((mu1 - mu2) ** 2) + np.trace(sigma1) + np.trace(sigma2) - 2 * root_trace
     return max(float(distance), 0.0)  # Equal inputs round to about -1e-13.
 
 
-def _factor(which: str, sigma: Float[ndarray, "D D"]) -> Float[ndarray, "D R"]:
+def factor(which: str, sigma: Float[ndarray, "D D"]) -> Float[ndarray, "D R"]:
     """Returns A with A Aᵀ = sigma, one column for each eigenvalue above rounding.
 
     An eigenvalue that should be 0 comes out near 1e-16 of the largest. Its root would be 1e-8, and

@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 from numpy import ndarray
 
+from metrics.errors import Estimate, without_second_order
 from metrics.evidence import Comparison, needed
 from utils.errors import UserError
 
@@ -47,6 +48,14 @@ def kid(
     Raises:
         UserError: A set has fewer than `subset_size` samples, or as in `mmd2`.
     """
+    values = subset_values(x, y, subsets, subset_size, seed)
+    return float(np.mean(values)), float(np.std(values))
+
+
+def subset_values(
+    x: Float[ndarray, "N D"], y: Float[ndarray, "M D"], subsets: int, subset_size: int, seed: int
+) -> list[float]:
+    """Returns `mmd2` of each of the random subsets; see `kid`."""
     x, y = _check(x, y)
     most = min(len(x), len(y))
     if not 2 <= subset_size <= most:
@@ -61,7 +70,7 @@ def kid(
         of_x = generator.choice(len(x), subset_size, replace=False)
         of_y = generator.choice(len(y), subset_size, replace=False)
         values.append(_mmd2(device_x[of_x], device_y[of_y]))
-    return float(np.mean(values)), float(np.std(values))
+    return values
 
 
 def kid_scores(comparison: Comparison) -> tuple[float, float]:
@@ -69,6 +78,47 @@ def kid_scores(comparison: Comparison) -> tuple[float, float]:
     fake, real = needed(comparison.fake.features), needed(comparison.real.features)
     subset_size = min(SUBSET_SIZE, len(fake), len(real))
     return kid(fake, real, SUBSETS, subset_size, seed=0)
+
+
+def kid_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+    """For `metrics.table`: `kd`, whose subsets are a source of noise beside the samples."""
+    del groups
+    fake, real = needed(comparison.fake.features), needed(comparison.real.features)
+    subset_size = min(SUBSET_SIZE, len(fake), len(real))
+    values = subset_values(fake, real, SUBSETS, subset_size, seed=0)
+    contributions = kernel_contributions(fake, real, subset_size)
+    return {
+        "kd": Estimate(float(np.mean(values)), (contributions, np.array(values))),
+        "kd_std": Estimate(float(np.std(values))),
+    }
+
+
+def kernel_contributions(
+    x: Float[ndarray, "N D"], y: Float[ndarray, "M D"], subset_size: int
+) -> Float[ndarray, " N"]:
+    """Returns what each of x contributes to `mmd2`: its mean kernel with x less that with y, twice.
+
+    The means are over `subset_size` of each, drawn at random.
+    """
+    x, y = _check(x, y)
+    generator = np.random.default_rng(0)
+    halves = np.array_split(generator.choice(len(x), subset_size, replace=False), 2)
+    with_y = _row_sums(x, y[generator.choice(len(y), subset_size, replace=False)]) / subset_size
+    sums = np.stack([_row_sums(x, x[half]) for half in halves])  # [2, N]
+    counts = np.stack([np.full(len(x), len(half)) for half in halves])
+    for which, half in enumerate(halves):  # A sample is no partner of itself.
+        sums[which, half] -= ((x[half].astype(np.float64) ** 2).mean(1) + 1) ** 3
+        counts[which, half] -= 1
+    contributions = 2 * (sums.sum(0) / counts.sum(0) - with_y)
+    of_half = 2 * (sums[0] / np.maximum(counts[0], 1) - with_y)
+    return without_second_order(contributions, of_half, surplus=1 - subset_size / (2 * len(x)))
+
+
+def _row_sums(a: Float[ndarray, "n D"], b: Float[ndarray, "m D"]) -> Float[ndarray, " n"]:
+    """Returns the sum of the kernel of each row of a with all rows of b."""
+    device_b = jnp.asarray(b)
+    parts = [np.asarray(_partial_sums(tile, device_b, False)) for tile in _tiles(jnp.asarray(a))]
+    return np.concatenate(parts).sum(1, dtype=np.float64)
 
 
 # ---------------------------------------------------------------- sums of the kernel

@@ -20,9 +20,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from metrics.errors import Estimate
 from metrics.evidence import Comparison, needed
 from metrics.neighbours import nearest
 from utils.errors import UserError
@@ -66,23 +67,63 @@ def memorisation(
     Raises:
         UserError: A set has fewer than two images, D differs, or values are not finite.
     """
-    _check(fake, training, held_out)
-    of_fake, to_training = _nearest_one(fake, training)
-    of_held_out, held_out_to_training = _nearest_one(held_out, training)
-    fake_to_held_out = _nearest_one(fake, held_out)
-    own = _nearest_other(training)  # [N]
+    return _scores(_find_neighbours(fake, training, held_out))
 
-    share, error = _share_of_training(
-        (of_fake, to_training), fake_to_held_out, len(training), len(held_out)
+
+class _Neighbours(NamedTuple):
+    """The nearest training and held-out images of samples, and how far they are.
+
+    Attributes:
+        training: (index, distance) of the training image nearest to each sample.
+        held_out: The same of the held-out images.
+        of_held_out: (index, distance) of the training image nearest to each held-out image.
+        own: How far each training image is from the nearest other one.
+    """
+
+    training: tuple[Int[ndarray, " F"], Float[ndarray, " F"]]
+    held_out: tuple[Int[ndarray, " F"], Float[ndarray, " F"]]
+    of_held_out: tuple[Int[ndarray, " M"], Float[ndarray, " M"]]
+    own: Float[ndarray, " N"]
+
+    @property
+    def is_authentic(self) -> Bool[ndarray, " F"]:
+        """Question 3, of each sample."""
+        index, distance = self.training
+        return distance > self.own[index]
+
+    @property
+    def is_authentic_held_out(self) -> Bool[ndarray, " M"]:
+        """Question 3, of each held-out image."""
+        index, distance = self.of_held_out
+        return distance > self.own[index]
+
+
+def _find_neighbours(
+    fake: Float[ndarray, "F D"], training: Float[ndarray, "N D"], held_out: Float[ndarray, "M D"]
+) -> _Neighbours:
+    """Returns all that is asked of neighbours. Raises UserError as `memorisation`."""
+    _check(fake, training, held_out)
+    return _Neighbours(
+        training=_nearest_one(fake, training),
+        held_out=_nearest_one(fake, held_out),
+        of_held_out=_nearest_one(held_out, training),
+        own=_nearest_other(training),
     )
-    nearer, nearer_error = probability_of_less(to_training, held_out_to_training)
+
+
+def _scores(found: _Neighbours) -> Memorisation:
+    """Returns the answers to the three questions."""
+    share, error = _share_of_training(
+        found.training, found.held_out, len(found.own), len(found.of_held_out[1])
+    )
+    nearer, nearer_error = probability_of_less(found.training[1], found.of_held_out[1])
     return Memorisation(
         memorised=share,
         memorised_error=error,
         nearer=nearer,
         nearer_error=nearer_error,
-        authenticity=float(np.mean(to_training > own[of_fake])),
-        authenticity_real=float(np.mean(held_out_to_training > own[of_held_out])),
+        authenticity=float(np.mean(found.is_authentic)),
+        authenticity_real=float(np.mean(found.is_authentic_held_out)),
     )
 
 
@@ -125,12 +166,22 @@ def probability_of_less(x: Float[ndarray, " F"], y: Float[ndarray, " M"]) -> tup
     It is the statistic U of Mann and Whitney over F M. The error is that of DeLong et al. 1988
     (https://doi.org/10.2307/2531595), which holds whether or not x and y are alike.
     """
-    sorted_x, sorted_y = np.sort(x), np.sort(y)
-    # Of each x, the share of y above it; of each y, the share of x below it. Ties count half.
-    y_above = 1 - (_below(sorted_y, x, "left") + _below(sorted_y, x, "right")) / 2
-    x_below = (_below(sorted_x, y, "left") + _below(sorted_x, y, "right")) / 2
+    y_above, x_below = _placements(x, y)
     variance = np.var(y_above, ddof=1) / len(x) + np.var(x_below, ddof=1) / len(y)
     return float(y_above.mean()), math.sqrt(float(variance))
+
+
+def _placements(
+    x: Float[ndarray, " F"], y: Float[ndarray, " M"]
+) -> tuple[Float[ndarray, " F"], Float[ndarray, " M"]]:
+    """Returns of each x the share of y above it, of each y the share of x below it.
+
+    Ties count half.
+    """
+    sorted_x, sorted_y = np.sort(x), np.sort(y)
+    y_above = 1 - (_below(sorted_y, x, "left") + _below(sorted_y, x, "right")) / 2
+    x_below = (_below(sorted_x, y, "left") + _below(sorted_x, y, "right")) / 2
+    return y_above, x_below
 
 
 def _below(values: Float[ndarray, " N"], limits: Float[ndarray, " M"], side) -> ndarray:
@@ -140,10 +191,29 @@ def _below(values: Float[ndarray, " N"], limits: Float[ndarray, " M"], side) -> 
 
 def memorisation_scores(comparison: Comparison) -> Memorisation:
     """For `metrics.table`. The reference must be what the generator has learned from."""
-    return memorisation(
+    return memorisation(*_sets(comparison))
+
+
+def memorisation_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+    """For `metrics.table`. The error of `memorised` is that of chance, which is no mean."""
+    del groups
+    found = _find_neighbours(*_sets(comparison))
+    estimates = {name: Estimate(value) for name, value in _scores(found)._asdict().items()}
+    parts = {
+        "nearer": _placements(found.training[1], found.of_held_out[1]),
+        "authenticity": (found.is_authentic.astype(float),),
+        "authenticity_real": (found.is_authentic_held_out.astype(float),),
+    }
+    return estimates | {name: Estimate(estimates[name].value, parts[name]) for name in parts}
+
+
+def _sets(comparison: Comparison) -> tuple[ndarray, ndarray, ndarray]:
+    """Returns the features of samples, training and held-out images."""
+    held_out = comparison.held_out
+    return (
         needed(comparison.fake.features),
         needed(comparison.real.features),
-        needed(comparison.held_out.features if comparison.held_out else None),
+        needed(held_out.features if held_out else None),
     )
 
 

@@ -24,6 +24,7 @@ from utils.errors import UserError
 STANDARD_WEIGHTS = WEIGHTS_SHA256[:16]  # as in the facts of Inception
 SMALLEST = 32  # side in pixels; smaller images are enlarged before Inception
 ERROR = "_error"  # how the name of a standard error ends; before it is the name of its score
+SLOPE, RESIDUAL = "_slope", "_residual"  # the same of the line through distances, before it `inf`
 STANDARD_COUNT = 50_000  # samples of published figures
 
 
@@ -58,8 +59,9 @@ class Network:
 
         No figure has the name of one that it does not compare with.
         """
-        if score.endswith(ERROR):
-            return self.score_name(score.removesuffix(ERROR), count) + ERROR
+        for ending in (ERROR, SLOPE, RESIDUAL):
+            if score.endswith(ending):
+                return self.score_name(score.removesuffix(ending), count) + ending
         name = self.names.get(score, score + self.suffix)
         if self.facts["resize"] not in ("", "tf"):
             name += f"_{self.facts['resize']}"
@@ -108,7 +110,13 @@ def inception(source: str, resize_mode: str) -> Network:
         features=features,
         params=params,
         facts={"network": "inception", "resize": mode, "weights": weights},
-        names={"fd": "fid", "kd": "kid", "kd_std": "kid_std", "fdr": "fdr_inception"},
+        names={
+            "fd": "fid",
+            "fd_inf": "fid_inf",
+            "kd": "kid",
+            "kd_std": "kid_std",
+            "fdr": "fdr_inception",
+        },
     )
 
 
@@ -133,6 +141,7 @@ def pixels(source: str, resize_mode: str) -> Network:
         facts={"network": "pixels", "resize": "", "weights": ""},
         names={
             "fd": "fd_pixels",
+            "fd_inf": "fd_pixels_inf",
             "kd": "kd_pixels",
             "kd_std": "kd_pixels_std",
             "fdr": "fdr_pixels",

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 from numpy import ndarray
 
 from metrics.evidence import Comparison, needed
@@ -50,16 +50,23 @@ def precision_recall(
     Raises:
         UserError: k is less than 1, or not less than N and M; D differs; or values are not finite.
     """
-    real_points, fake_points = _prepare(real, fake, k)
-    n, m = len(real), len(fake)
+    fake_is_inside, real_is_inside = inside_balls(real, fake, k)
+    return float(fake_is_inside.mean()), float(real_is_inside.mean())
+
+
+def inside_balls(
+    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int
+) -> tuple[Bool[ndarray, " M"], Bool[ndarray, " N"]]:
+    """Returns which fake samples are in some real ball, and which real ones in some fake ball."""
+    real_points, fake_points = prepare(real, fake, k)
     real_radii, fake_radii = _squared_radii(real_points, k), _squared_radii(fake_points, k)
-    fake_is_inside = np.zeros(m, bool)
-    n_real_inside = 0
-    for rows, tile in _row_tiles(real_points, m):
+    fake_is_inside = np.zeros(len(fake), bool)
+    real_is_inside = np.zeros(len(real), bool)
+    for rows, tile in row_tiles(real_points, len(fake)):
         in_real_ball, in_fake_ball = _are_inside(tile, fake_points, real_radii[rows], fake_radii)
         fake_is_inside |= np.asarray(in_real_ball)
-        n_real_inside += int(in_fake_ball.sum())
-    return float(fake_is_inside.mean()), n_real_inside / n
+        real_is_inside[rows] = np.asarray(in_fake_ball)
+    return fake_is_inside, real_is_inside
 
 
 def density_coverage(
@@ -74,17 +81,29 @@ def density_coverage(
     Raises:
         UserError: As in `precision_recall`.
     """
-    real_points, fake_points = _prepare(real, fake, k)
-    n, m = len(real), len(fake)
-    real_radii = _squared_radii(real_points, k)
-    n_hits = n_covered = 0
-    for rows, tile in _row_tiles(real_points, m):
-        per_ball = np.asarray(_count_inside(tile, fake_points, real_radii[rows]))
-        n_hits += int(per_ball.sum(dtype=np.int64))
-        n_covered += int((per_ball > 0).sum())
+    hits, per_ball = count_inside(real, fake, k, np.ones((len(fake), 1)))
     # In the authors' order of operations, so that it is equal to the last bit.
-    density = 1 / k * (n_hits / m)
-    return density, n_covered / n
+    density = 1 / k * (int(hits.sum()) / len(fake))
+    return density, int((per_ball[:, 0] > 0).sum()) / len(real)
+
+
+def count_inside(
+    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int, member: Num[ndarray, "M G"]
+) -> tuple[Int[ndarray, " M"], Int[ndarray, "N G"]]:
+    """Returns in how many open real balls each fake sample is, and how many are in each ball.
+
+    member: 1 where a fake sample is in a group, by which the second is counted.
+    """
+    real_points, fake_points = prepare(real, fake, k)
+    real_radii = _squared_radii(real_points, k)
+    groups = jnp.asarray(member, jnp.float32)
+    hits = np.zeros(len(fake), np.int64)
+    per_ball = []
+    for rows, tile in row_tiles(real_points, len(fake)):
+        of_fake, of_balls = _count_inside(tile, fake_points, real_radii[rows], groups)
+        hits += np.asarray(of_fake)
+        per_ball.append(np.asarray(of_balls).astype(np.int64))
+    return hits, np.concatenate(per_ball)
 
 
 def precision_recall_scores(comparison: Comparison) -> tuple[float, float]:
@@ -110,22 +129,28 @@ def _are_inside(
 
     Radii are squared, as the distances are.
     """
-    squared = _squared_distances(real, fake)  # [n, M]
+    squared = squared_distances(real, fake)  # [n, M]
     fake_is_inside = (squared <= real_radii[:, None]).any(0)
     real_is_inside = (squared <= fake_radii[None, :]).any(1)
     return fake_is_inside, real_is_inside
 
 
 @jax.jit
-def _count_inside(real: Points, fake: Points, real_radii: Float[Array, " n"]) -> Int[Array, " n"]:
-    """Returns how many fake samples are in each open real ball. Radii are squared."""
-    return (_squared_distances(real, fake) < real_radii[:, None]).sum(1)
+def _count_inside(
+    real: Points, fake: Points, real_radii: Float[Array, " n"], member: Float[Array, "M G"]
+) -> tuple[Int[Array, " M"], Float[Array, "n G"]]:
+    """Returns the balls around each fake sample, and the samples of each group in each ball.
+
+    Balls are open. Radii are squared.
+    """
+    is_inside = squared_distances(real, fake) < real_radii[:, None]  # [n, M]
+    return is_inside.sum(0), is_inside.astype(jnp.float32) @ member
 
 
 def _squared_radii(points: Points, k: int) -> Float[ndarray, " N"]:
     """Returns the squared distance of each sample to its k-th nearest other one."""
     radii = []
-    for rows, tile in _row_tiles(points, len(points.x)):
+    for rows, tile in row_tiles(points, len(points.x)):
         radii.append(np.asarray(_kth_nearest(tile, points, rows.start, k)))
     return np.concatenate(radii)
 
@@ -137,7 +162,7 @@ def _kth_nearest(rows: Points, points: Points, start: int, k: int) -> Float[Arra
     It takes k minima one after the other: on a CPU, `top_k` sorts the whole row, and takes 25
     times as long.
     """
-    squared = _squared_distances(rows, points)  # [n, N]
+    squared = squared_distances(rows, points)  # [n, N]
     column = jnp.arange(squared.shape[1])[None, :]
     nearest = start + jnp.arange(squared.shape[0])  # The nearest of all is the sample itself.
     for _ in range(k):
@@ -146,7 +171,7 @@ def _kth_nearest(rows: Points, points: Points, start: int, k: int) -> Float[Arra
     return jnp.min(squared, 1)
 
 
-def _squared_distances(a: Points, b: Points) -> Float[Array, "n m"]:
+def squared_distances(a: Points, b: Points) -> Float[Array, "n m"]:
     """Returns |x|² + |y|² - 2 x·y.
 
     What lies below its rounding error is called 0, so that copies are at distance 0.
@@ -157,7 +182,7 @@ def _squared_distances(a: Points, b: Points) -> Float[Array, "n m"]:
     return jnp.where(squared > rounding, squared, 0)
 
 
-def _row_tiles(points: Points, columns: int) -> Iterator[tuple[slice, Points]]:
+def row_tiles(points: Points, columns: int) -> Iterator[tuple[slice, Points]]:
     """Yields parts of the points, so large that TILE_ENTRIES distances to `columns` others fit."""
     size = max(TILE_ENTRIES // columns, 1)
     for start in range(0, len(points.x), size):
@@ -165,7 +190,7 @@ def _row_tiles(points: Points, columns: int) -> Iterator[tuple[slice, Points]]:
         yield rows, Points(points.x[rows], points.norms[rows])
 
 
-def _prepare(real: ndarray, fake: ndarray, k: int) -> tuple[Points, Points]:
+def prepare(real: ndarray, fake: ndarray, k: int) -> tuple[Points, Points]:
     """Returns both sets on the device. Raises UserError for what cannot be compared."""
     real, fake = np.asarray(real), np.asarray(fake)
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:

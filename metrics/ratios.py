@@ -6,12 +6,14 @@ so that 1 is as near to the reference as real images are, in any network. Their 
 networks is harder to please than one distance.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
+from metrics.errors import Estimate
 from metrics.evidence import Comparison
 from metrics.fid import frechet_distance
+from metrics.frechet_error import fid_estimates
 from utils.errors import UserError
 
 
@@ -29,18 +31,40 @@ def ratio(distance: float, of_reals: float) -> float:
     return distance / of_reals
 
 
-def mean_ratio(ratios: Mapping[str, float]) -> tuple[str, float]:
-    """Returns the mean over networks with its name, which says over how many: fdr1, fdr2, ...
+def mean_name(networks: int) -> str:
+    """Returns the name of a mean over networks, which says over how many: fdr1, fdr2, ..."""
+    return f"fdr{networks}"
 
-    ratios: by network; at least one.
+
+def mean_estimate(ratios: Sequence[Estimate]) -> Estimate:
+    """Returns the mean of the ratios of the same samples in several networks.
+
+    What a sample contributes is the mean as well, so that what networks agree on does not average
+    out.
     """
-    return f"fdr{len(ratios)}", float(np.mean(list(ratios.values())))
+    value = float(np.mean([ratio.value for ratio in ratios]))
+    parts = [ratio.parts[0] for ratio in ratios if ratio.parts]
+    return Estimate(value, (np.mean(parts, 0),) if len(parts) == len(ratios) else ())
 
 
 def ratio_scores(comparison: Comparison) -> tuple[float]:
     """For `metrics.table`."""
-    fake, real, held_out = comparison.fake, comparison.real, comparison.held_out
+    fake, real = comparison.fake, comparison.real
+    distance = frechet_distance(fake.mu, fake.sigma, real.mu, real.sigma)
+    return (ratio(distance, _distance_of_reals(comparison)),)
+
+
+def ratio_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+    """For `metrics.table`. The held-out reals are held fixed too."""
+    distance = fid_estimates(comparison, groups)["fd"]
+    of_reals = _distance_of_reals(comparison)
+    parts = tuple(part / of_reals for part in distance.parts)
+    return {"fdr": Estimate(ratio(distance.value, of_reals), parts)}
+
+
+def _distance_of_reals(comparison: Comparison) -> float:
+    """Returns the distance of the held-out reals from the reference."""
+    real, held_out = comparison.real, comparison.held_out
     if held_out is None:
         raise ValueError("held-out reals are missing; see `needs` in metrics/table.py")
-    distance = frechet_distance(fake.mu, fake.sigma, real.mu, real.sigma)
-    return (ratio(distance, frechet_distance(held_out.mu, held_out.sigma, real.mu, real.sigma)),)
+    return frechet_distance(held_out.mu, held_out.sigma, real.mu, real.sigma)

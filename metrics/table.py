@@ -1,26 +1,33 @@
 """The metrics by name. A new metric is one file and one line.
 
-1. Write a file with the mathematics, a function of arrays that can be used alone. Below it goes
-   one more function, from a `metrics.evidence.Comparison` to the values of the metric's scores.
+1. Write a file with the mathematics, a function of arrays that can be used alone. Below it go two
+   more, from a `metrics.evidence.Comparison` to the values of the metric's scores, and to the same
+   with what gives their standard errors (`metrics/errors.py`).
 2. Add one line to METRICS, with what it needs and the names of its scores.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from metrics.class_agreement import class_agreement_scores
+from metrics.class_agreement import class_agreement_estimates, class_agreement_scores
+from metrics.errors import Estimate
 from metrics.evidence import Comparison
 from metrics.fid import fid_scores
-from metrics.inception_score import SPLITS, inception_scores
-from metrics.kid import kid_scores
-from metrics.memorisation import Memorisation, memorisation_scores
+from metrics.frechet_error import fid_estimates
+from metrics.inception_score import SPLITS, inception_estimates, inception_scores
+from metrics.kid import kid_estimates, kid_scores
+from metrics.memorisation import Memorisation, memorisation_estimates, memorisation_scores
 from metrics.precision_recall import (
     K_DENSITY,
     K_PRECISION,
     density_coverage_scores,
     precision_recall_scores,
 )
-from metrics.ratios import ratio_scores
+from metrics.precision_recall_error import (
+    density_coverage_estimates,
+    precision_recall_estimates,
+)
+from metrics.ratios import ratio_estimates, ratio_scores
 
 Need = Literal["moments", "features", "logits", "classifier", "held_out", "held_out_features"]
 
@@ -35,26 +42,42 @@ class Metric(NamedTuple):
             "held_out_features" where the features of both are there too.
         scores: The names of its values. A feature network may change them: fd of Inception is fid.
         compute: Gives the values in the order of `scores`.
+        estimate: (comparison, groups) -> the same values by name, each with what gives its error,
+            and figures that only many samples have. `groups` are left out in turn where there is no
+            other way.
         fewest: The number of generated images that it needs at the least.
     """
 
     needs: Need
     scores: tuple[str, ...]
     compute: Callable[[Comparison], Sequence[float]]
+    estimate: Callable[[Comparison, int], Mapping[str, Estimate]]
     fewest: int = 2
 
 
 METRICS = {
-    "fid": Metric("moments", ("fd",), fid_scores),
-    "fdr": Metric("held_out", ("fdr",), ratio_scores),
-    "inception_score": Metric("logits", ("is",), inception_scores, SPLITS),
-    "kid": Metric("features", ("kd", "kd_std"), kid_scores),
+    "fid": Metric("moments", ("fd",), fid_scores, fid_estimates),
+    "fdr": Metric("held_out", ("fdr",), ratio_scores, ratio_estimates),
+    "inception_score": Metric("logits", ("is",), inception_scores, inception_estimates, SPLITS),
+    "kid": Metric("features", ("kd", "kd_std"), kid_scores, kid_estimates),
     "precision_recall": Metric(
-        "features", ("precision", "recall"), precision_recall_scores, K_PRECISION + 1
+        "features",
+        ("precision", "recall"),
+        precision_recall_scores,
+        precision_recall_estimates,
+        K_PRECISION + 1,
     ),
     "density_coverage": Metric(
-        "features", ("density", "coverage"), density_coverage_scores, K_DENSITY + 1
+        "features",
+        ("density", "coverage"),
+        density_coverage_scores,
+        density_coverage_estimates,
+        K_DENSITY + 1,
     ),
-    "memorisation": Metric("held_out_features", Memorisation._fields, memorisation_scores),
-    "class_agreement": Metric("classifier", ("class_agreement",), class_agreement_scores),
+    "memorisation": Metric(
+        "held_out_features", Memorisation._fields, memorisation_scores, memorisation_estimates
+    ),
+    "class_agreement": Metric(
+        "classifier", ("class_agreement",), class_agreement_scores, class_agreement_estimates
+    ),
 }

@@ -467,9 +467,46 @@ def test_all_checkpoints_and_alphas(run_folder, tmp_path, capsys, small_inceptio
     }
     assert all(Image.open(p).size[0] > 200 for p in pictures)
     before = (tmp_path / "fid.csv").read_bytes()
-    monkeypatch.setattr(score_generator, "evaluate", None)  # all are done
+    monkeypatch.setattr(score_generator, "measure", None)  # all are done
     assert call(capsys, **flags)["fid_64"] == last["fid_64"]
     assert (tmp_path / "fid.csv").read_bytes() == before
+
+
+def test_two_runs_on_the_same_noise(run_folder, tmp_path, capsys):
+    """A run is not told apart from itself, but an earlier checkpoint from it, by paired noise."""
+    flags = {"load_dir": run_folder, "against": run_folder, "out": tmp_path}
+    same = call(capsys, **flags)["against"]
+    assert same["step"] == 6 and same["load_dir"] == str(run_folder)
+    for found in same["scores"].values():
+        assert found["difference"] == found["error"] == 0 and found["better"] == "not told apart"
+    before = (tmp_path / "fid.csv").read_text()
+
+    row = call(capsys, step=2, **flags)
+    found = row["against"]["scores"]["fd_pixels"]
+    assert found["other"] + found["difference"] == pytest.approx(row["fd_pixels"])
+    assert 0 < found["error"] < row["fd_pixels_error"]
+    assert found["better"] == ("against" if found["difference"] > 0 else "load_dir")
+    # The other's row is not written.
+    assert len((tmp_path / "fid.csv").read_text().splitlines()) == len(before.splitlines()) + 1
+
+    row = call(capsys, load_dir=run_folder, error_groups=0, out=tmp_path / "none")
+    assert not any(name.endswith(("_error", "_inf")) for name in row)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"all": 1}, "one checkpoint at one alpha"),
+        ({"cfg_scale": "1,2"}, "one checkpoint at one alpha"),
+        ({"error_groups": 0}, "it needs errors"),
+        ({"error_groups": 1}, "a group is compared with others"),
+        ({"against": "/nowhere"}, "--against /nowhere: no such file"),
+        ({"against": GOLDEN / "metrics.npz"}, "give two of a kind"),
+    ],
+)
+def test_what_cannot_be_compared(flags, words, run_folder, tmp_path, capsys):
+    with pytest.raises(UserError, match=words):
+        call(capsys, **({"load_dir": run_folder, "against": run_folder, "out": tmp_path} | flags))
 
 
 def test_search_ends_at_the_least(run_folder, tmp_path, capsys, small_inception):

@@ -11,7 +11,7 @@ import numpy as np
 
 from baselines import flow
 from evaluation import evaluate
-from evaluation.fid_csv import append_row, read_rows, scores
+from evaluation.fid_csv import append_row, describe_scores, read_rows, scores
 from evaluation.load_reference import load_reference
 from evaluation.networks import check_features
 from evaluation.reference import Reference
@@ -96,8 +96,7 @@ def score(
     row = settings | flow.settings(parts.model) | found
     if processes.is_first():
         append_row(folder / "fid.csv", row)
-    words = [f"{name} {value:.3f}" for name, value in scores(row).items()]
-    log.info("step %d: %s", step, ", ".join(words))
+    log.info("step %d: %s", step, describe_scores(row))
 
 
 def sample_count(parts: GeneratorParts, reference: Reference) -> int:
