@@ -18,6 +18,7 @@ from evaluation.score_images import score_images
 from evaluation.scoring import Scored
 from utils import config as config_lib
 from utils import distributed, processes
+from utils.compiler import keep_programs
 from utils.errors import UserError
 from utils.logging import setup_logging
 
@@ -27,6 +28,7 @@ log = logging.getLogger("eval")
 def main(flag_values: flags.FlagValues) -> None:
     """Runs the command, in this process of the job."""
     setup_logging()
+    keep_programs()
     all_flags = config_lib.all_flags(flag_values)
     with distributed.job(all_flags.distributed):
         score_and_print(all_flags, config_lib.given_flags(flag_values))

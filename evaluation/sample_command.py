@@ -18,6 +18,7 @@ from models.runs import is_run, load_run
 from models.sampling import generate
 from models.weights import load_generator
 from utils import config as config_lib
+from utils.compiler import keep_programs
 from utils.errors import UserError
 from utils.figures import save_comparison, save_grid, to_uint8
 from utils.logging import setup_logging
@@ -83,6 +84,7 @@ class Sampler:
 def main(flag_values: flags.FlagValues) -> None:
     """Runs the command."""
     setup_logging()
+    keep_programs()
     log.info("%s", write_result(config_lib.all_flags(flag_values)))
 
 

@@ -6,7 +6,6 @@ same tensor names will do.
 
 import hashlib
 import http.client
-import os
 import shutil
 import tempfile
 import urllib.request
@@ -24,6 +23,7 @@ from numpy import ndarray
 from metrics.inception_network import IMAGE_SIZE, InceptionV3
 from utils.errors import UserError
 from utils.npz import read_npz
+from utils.paths import cache_folder
 from utils.weight_files.torch_file import read_torch_file
 
 WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
@@ -133,7 +133,7 @@ def standard_file() -> Path:
 
     Raises UserError if it cannot be fetched.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jax-drift"
+    cache = cache_folder()
     path = cache / WEIGHTS_NAME
     if path.exists():
         return path

@@ -20,7 +20,6 @@ from drifting.bank import Bank
 from drifting.fields import FIELDS
 from drifting.state import TrainState
 from drifting.step import drift_step, train_step
-from evaluation.report import write_report
 from models.build import describe
 from training import drift_evaluation, loop, own_data, program
 from training.collapse import CollapseWatch
@@ -260,6 +259,8 @@ class DriftJob(Job):
         """Writes report.html, where figures are wanted. A run does not fail for its report."""
         if not (self.config.sample_interval and processes.is_first()):
             return
+        from evaluation.report import write_report  # not needed before the end
+
         try:
             path = write_report(self.folder, self.config.seed, sharding.local_sharding())
         except Exception as error:  # what was learned is saved, and matters more

@@ -30,7 +30,7 @@ from training.resolve_sizes import StepSizes, check_reals, groups_and_parts, res
 from utils import sharding
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class DriftParts(GeneratorParts):
     """What the training of a generator by drifting is made of."""
 

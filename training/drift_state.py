@@ -1,6 +1,7 @@
 """The state of a generator's training: before the first step, and as shapes."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,12 +26,19 @@ def make_state(parts: GeneratorParts) -> TrainState:
     given = []
     if parts.config.init_from:
         given = [given_params(parts)]
-    return state.make_state(parts.mesh, functools.partial(first_state, parts), *given)
+    return state.make_state(parts.mesh, _first_state_of(parts), *given)
 
 
+@functools.lru_cache(maxsize=1)
 def state_shapes(parts: GeneratorParts) -> TrainState:
     """Returns the state as shapes, dtypes and shardings; nothing is computed."""
-    return state.state_shapes(parts.mesh, functools.partial(first_state, parts))
+    return state.state_shapes(parts.mesh, _first_state_of(parts))
+
+
+@functools.lru_cache(maxsize=1)
+def _first_state_of(parts: GeneratorParts) -> Callable[..., TrainState]:
+    """Returns `first_state` of the parts, as one function, which JAX then traces once."""
+    return functools.partial(first_state, parts)
 
 
 def first_state(parts: GeneratorParts, params: Any = None) -> TrainState:

@@ -17,7 +17,7 @@ from training.resolve_bank import image_row, is_on_host
 from training.resolve_sizes import counts_unknown
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FlowParts(GeneratorParts):
     """What the training of a flow is made of. It compares no features, so it has no encoder."""
 

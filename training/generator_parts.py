@@ -13,7 +13,7 @@ from utils import sharding
 from utils.sharding import round_up
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class GeneratorParts(Parts):
     """The parts that both objectives have: `DriftParts` and `FlowParts` add their own.
 

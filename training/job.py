@@ -30,9 +30,12 @@ from utils.memory import bytes_on_a_device, check_memory, device_memory
 from utils.sharding import round_up
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Parts:
-    """What every run is made of. A trainer's own parts are added by a subclass."""
+    """What every run is made of. A trainer's own parts are added by a subclass.
+
+    Two of them are equal if they are one object, so that what follows from one can be kept.
+    """
 
     config: Any  # an ml_collections.ConfigDict: what the tables of configs/default.py say
     dataset: data.Dataset  # what the network sees of it

@@ -14,7 +14,7 @@ from training.optimizer import build_optimizer
 from utils.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class MAEParts(Parts):
     """What the training of a masked autoencoder is made of."""
 

@@ -13,6 +13,7 @@ from training.run_folder import has_run, run_folder
 from utils import config as config_lib
 from utils import distributed, processes, sharding, trackers
 from utils.checkpoint import Checkpoints
+from utils.compiler import keep_programs
 from utils.logging import setup_logging
 from utils.memory import keep_freed_memory
 from utils.paths import refuse_checkpoint, to_path
@@ -32,6 +33,7 @@ def run(job_type: type[Job], flag_values: flags.FlagValues) -> None:
 
     # ---- the parts: devices, data, networks, optimiser ----
     keep_freed_memory()
+    keep_programs()
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
     parts = job_type.build(config, mesh)
     check_load_dir(config)

@@ -18,6 +18,12 @@ BUCKET = re.compile(r"(?:folder:|latents:|tfds:|hf:)?(gs|s3):/")
 HOME = re.compile(r"([,:])~(?=/|$)")
 
 
+def cache_folder() -> pathlib.Path:
+    """Returns the project's part of the user's cache: ~/.cache/jax-drift, or in XDG_CACHE_HOME."""
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache) / "jax-drift"
+
+
 def expand(text: str | os.PathLike) -> str:
     """Returns the value of a flag for a path with the home folder in the place of ~.
 
