@@ -47,13 +47,14 @@ def write_hub_folder(
     Raises:
         UserError: a file cannot be written, or the VAE is not at hand.
     """
-    metadata = without_paths(read_metadata(folder, "gen"))
+    with_paths = read_metadata(folder, "gen")
+    metadata = without_paths(with_paths)
     write_json_atomic(folder / METADATA_FILE, metadata)
     write_json_atomic(folder / "config.json", metadata["config"])
     model, params, _ = load_generator(folder)
     space = None
     if len(model.sample_shape) == 3:
-        space = latent_space_of(model, metadata, vae, local_sharding())
+        space = latent_space_of(model, with_paths, vae, local_sharding())
     sampler = Sampler(
         model,
         params,

@@ -409,6 +409,7 @@ def how_to_go_on(run: Run, events: Sequence[dict]) -> list[str]:
         f"python train_drift.py --save_dir {folder} --max_steps MORE",
         f"python sample.py --load_dir {folder}",
         f"python eval_fid.py --load_dir {folder}",
-        f"python scripts/export.py --load_dir {folder} --out exported",
+        f"python scripts/play.py --load_dir {folder}",
+        f"python scripts/export.py --load_dir {folder} --push OWNER/NAME",
     ]
     return [page.code("\n".join(commands)), "<h3>Cite</h3>", page.code(CITATION)]
