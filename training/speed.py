@@ -46,14 +46,15 @@ def utilisation(mesh: jax.sharding.Mesh, traced: Any) -> Utilisation:
 def peak_flops(mesh: jax.sharding.Mesh) -> float:
     """Returns the FLOP/s of the devices of a mesh: by their data sheet in bfloat16, or measured.
 
-    Measured is a CPU, in float32, and a device without a data sheet in `utils.chips`.
+    Measured is a CPU, in float32, and a device without a data sheet in `utils.chips`. The best of
+    three counts, since other programs may use the cores meanwhile.
     """
     device = mesh.devices.flat[0]
     if device.device_kind in CHIPS:
         return CHIPS[device.device_kind].flops * mesh.size
     if device.platform == "cpu":  # the CPU devices of a process share its cores
-        return matmul_rate() * jax.process_count()
-    return matmul_rate(jnp.bfloat16) * mesh.size
+        return max(matmul_rate() for _ in range(3)) * jax.process_count()
+    return max(matmul_rate(jnp.bfloat16) for _ in range(3)) * mesh.size
 
 
 # ---- traces ----

@@ -279,7 +279,7 @@ def _facts(values: Mapping[str, float], images_per_s: float) -> str:
     else:
         facts = [f"{images_per_s:,.0f} images/s"]
     if "mfu" in values:
-        facts.append(f"MFU {100 * values['mfu']:.2g}%")
+        facts.append(f"MFU {100 * values['mfu']:.3g}%")
     facts += [f"{name} {values[key]:.3g}" for name, key in shown.items() if key in values]
     return ", ".join(facts)
 
