@@ -22,6 +22,7 @@ What samples are compared with:
     load_reference      where a reference comes from: a data set, images in files, statistics
     dataset_images      the images of a data set, by index
     image_files         images in folders and in .npz files
+    feature_cache       features of real images on disk, for the next evaluation
     networks            --features: the networks that images are compared by
     choose_metrics      --metrics
 

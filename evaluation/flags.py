@@ -64,6 +64,13 @@ EVALUATION = (
     ),
     RESIZE,
     Key(
+        "feature_cache",
+        "",
+        "folder where features of real images are kept for the next evaluation; none = nowhere, "
+        "empty = ~/.cache/jax-drift/features",
+        PATH,
+    ),
+    Key(
         "reference_split",
         "",
         "split of the data set to score against; empty = train, in pixels and by efficientnet test",

@@ -14,6 +14,7 @@ import data
 from data import Dataset, pipeline
 from evaluation.choose_metrics import choose_metrics, need_features, parse_metrics
 from evaluation.dataset_images import DatasetImages
+from evaluation.feature_cache import NO_CACHE, FeatureCache, dataset_facts, image_facts
 from evaluation.image_files import Images, batches, read_images
 from evaluation.networks import load_network, load_usual_network
 from evaluation.reference import RealImages, Reference
@@ -38,12 +39,19 @@ class Measurement:
         wanted: names of metrics; () = the usual ones.
         batch_size: images per call of the network.
         sharding: of the leading axis of a batch over this process's devices; it divides batch_size.
+        cache: where features of real images are kept.
     """
 
     network: Network
     wanted: tuple[str, ...]
     batch_size: int
     sharding: NamedSharding | None
+    cache: FeatureCache
+
+    def collect(self, images: RealImages, with_features: bool) -> Evidence:
+        """Returns what the network makes of images. All processes must call it."""
+        own_batches = batches(images, processes.own_range(len(images)), self.batch_size)
+        return collect(self.network, own_batches, self.batch_size, with_features, self.sharding)
 
 
 def load_reference(
@@ -59,6 +67,7 @@ def load_reference(
     shape: tuple[int, ...] | None = None,
     batch_size: int = 256,
     sharding: NamedSharding | None = None,
+    cache: FeatureCache = NO_CACHE,
 ) -> Reference:
     """Returns the reference of `fid_stats` or else of a data set.
 
@@ -70,6 +79,7 @@ def load_reference(
         shape: (H, W, C) of the samples, where it is known before the data set is read.
         batch_size: images per call of the network.
         sharding: of the leading axis of a batch over this process's devices; it divides batch_size.
+        cache: where features of the reals are kept; by default they are not.
     Raises:
         UserError: there is nothing to compare with, or it cannot be read or compared.
     """
@@ -92,11 +102,15 @@ def load_reference(
         network = load_network(features or default_network(shape), resize, inception_weights)
     else:
         network = load_usual_network(default_network(shape), resize, inception_weights)
-    measurement = Measurement(network, parse_metrics(metrics), batch_size, sharding)
+    measurement = Measurement(network, parse_metrics(metrics), batch_size, sharding, cache)
+
+    def facts_of_split(dataset: Dataset) -> dict:
+        return dataset_facts(dataset, data_options)
+
     if statistics is not None:
         read_held_out = None
         if dataset_name and statistics.provenance.get("split") != "test":
-            read_held_out = held_out_reader(load_split, measurement)
+            read_held_out = held_out_reader(load_split, facts_of_split, measurement)
         reference = of_statistics(
             fid_stats, statistics, measurement, dataset_name, shape, read_held_out
         )
@@ -108,8 +122,9 @@ def load_reference(
 
         return dataclasses.replace(reference, open_gallery=open_gallery)
     if images is not None:
-        return of_images(fid_stats, images, measurement)
-    return of_dataset(dataset_name, split, load_split, measurement)
+        facts = functools.partial(image_facts, images)
+        return of_images(fid_stats, images, facts, measurement)
+    return of_dataset(dataset_name, split, load_split, facts_of_split, measurement)
 
 
 def read_fid_stats(source: str, features: str = "") -> tuple[Statistics | None, Images | None]:
@@ -131,7 +146,11 @@ def read_fid_stats(source: str, features: str = "") -> tuple[Statistics | None, 
 
 
 def of_dataset(
-    name: str, split: str, load_split: Callable[[str], Dataset], measurement: Measurement
+    name: str,
+    split: str,
+    load_split: Callable[[str], Dataset],
+    facts: Callable[[Dataset], dict],
+    measurement: Measurement,
 ) -> Reference:
     """Returns a split of a data set as the reference.
 
@@ -152,11 +171,12 @@ def of_dataset(
     return of_images(
         f"{name}:{dataset.split}",
         DatasetImages(dataset),
+        functools.partial(facts, dataset),
         measurement,
         read_training_split=read_training_split if is_small else None,
         several_classes=dataset.n_classes > 1,
         with_gallery=dataset.split == "train",
-        read_held_out=held_out_reader(load_split, measurement)
+        read_held_out=held_out_reader(load_split, facts, measurement)
         if dataset.split == "train"
         else None,
     )
@@ -165,6 +185,7 @@ def of_dataset(
 def of_images(
     name: str,
     images: RealImages,
+    facts: Callable[[], dict],
     measurement: Measurement,
     *,
     read_training_split: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
@@ -177,6 +198,7 @@ def of_images(
     Args:
         name: what rows of fid.csv call it.
         images: all of them, in every process; each process reads its own range.
+        facts: gives what tells them apart, for the cache.
         measurement: how they are measured.
         read_training_split: as `Reference` has it.
         several_classes: whether the training split has several, so that class agreement means
@@ -192,18 +214,19 @@ def of_images(
         held_out=read_held_out is not None,
     )
     with_features = need_features(metrics)
-    size, sharding = measurement.batch_size, measurement.sharding
 
-    def read():
-        own = processes.own_range(len(images))
-        own_batches = batches(images, own, size)
-        evidence = collect(measurement.network, own_batches, size, with_features, sharding)
+    def measure():
+        evidence = measurement.collect(images, with_features)
         if images.labels is None:
             return evidence, None
+        own = processes.own_range(len(images))
         # Labels are complete only now, as a data set notes them while its images are read.
         own_labels = np.asarray(images.labels)[own.start : own.stop]
         labels = np.concatenate(processes.concatenate_all(own_labels))
         return evidence, labels[labels >= 0].astype(np.int32)
+
+    def read():
+        return measurement.cache.find(measurement.network, facts, with_features, measure)
 
     def open_gallery():
         return images
@@ -274,16 +297,22 @@ def of_statistics(
 
 
 def held_out_reader(
-    load_split: Callable[[str], Dataset], measurement: Measurement
+    load_split: Callable[[str], Dataset],
+    facts: Callable[[Dataset], dict],
+    measurement: Measurement,
 ) -> Callable[[], Evidence]:
     """Returns a function that reads the held-out split, as `Reference` has it."""
 
     def read() -> Evidence:
-        images = DatasetImages(load_split("test"))
-        own_batches = batches(images, processes.own_range(len(images)), measurement.batch_size)
-        size, sharding = measurement.batch_size, measurement.sharding
+        dataset = load_split("test")
         with_features = need_features(measurement.wanted)
-        return collect(measurement.network, own_batches, size, with_features, sharding)
+
+        def measure():
+            return measurement.collect(DatasetImages(dataset), with_features), None
+
+        facts_of_test = functools.partial(facts, dataset)
+        found = measurement.cache.find(measurement.network, facts_of_test, with_features, measure)
+        return found[0]
 
     return read
 

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from evaluation.dataset_images import data_options
+from evaluation.feature_cache import open_cache
 from evaluation.flags import Flags
 from evaluation.load_reference import load_reference
 from evaluation.networks import NETWORKS
@@ -94,6 +95,7 @@ class Request:
             shape=shape,
             batch_size=self.batch_size,
             sharding=self.sharding,
+            cache=open_cache(self.flags.feature_cache),
         )
 
 

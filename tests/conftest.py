@@ -6,12 +6,15 @@ Compiled programs are kept between runs.
 import os
 import pathlib
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+CACHE = tempfile.TemporaryDirectory(prefix="jax-drift-")  # removed when the tests end
+os.environ["JAX_DRIFT_CACHE"] = CACHE.name
 XLA_DEFAULTS = {
     "xla_force_host_platform_device_count": 8,
     "xla_backend_optimization_level": 0,  # most of the tests' time is the compiler's

@@ -1,0 +1,157 @@
+"""Features of real images on disk, so that a second evaluation costs its samples alone.
+
+A file is named after everything that its features depend on: the data, as it lies on the disk, how
+it is decoded, the network with its weights and resize, and the kind of device. What it holds is
+made again wherever the file is missing, damaged or lacks something; any file may be deleted.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from data import Dataset
+from data.identity import identity
+from evaluation.image_files import Images
+from metrics.evidence import Evidence
+from metrics.networks import Network
+from utils import processes
+from utils.errors import UserError
+from utils.files import replacing
+from utils.npz import read_npz
+from utils.paths import to_path
+
+log = logging.getLogger("eval")
+
+VERSION = 1  # of the files; another one where the same network gives other features
+LARGEST = 4 << 30  # bytes of features that are kept
+
+Found = tuple[Evidence, np.ndarray | None]  # and labels [N], where the images have some
+
+
+def usual_folder() -> str:
+    """Returns where features are kept when nothing is said."""
+    return os.environ.get("JAX_DRIFT_CACHE", "~/.cache/jax-drift") + "/features"
+
+
+class FeatureCache(NamedTuple):
+    """The folder of the files; None: nothing is kept."""
+
+    folder: pathlib.Path | None = None
+
+    def find(
+        self,
+        network: Network,
+        facts: Callable[[], Mapping[str, Any]],
+        with_features: bool,
+        measure: Callable[[], Found],
+    ) -> Found:
+        """Returns what `measure` does, from disk where it is there. All processes must call it.
+
+        Pixels are not kept: they are the images themselves.
+
+        Args:
+            network: What images become.
+            facts: Gives what tells the images apart, for JSON.
+            with_features: Whether the features of each image are needed, beside their moments.
+            measure: Reads the images.
+        """
+        if self.folder is None or network.params is None:
+            return measure()
+        device = jax.devices()[0].device_kind
+        key = {"version": VERSION, "device": device, **facts(), **network.facts}
+        text = json.dumps(key, sort_keys=True, default=str)
+        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+        found = _read(path, text, with_features)
+        # All processes read the images or none: measuring is a work of all.
+        if np.all(processes.concatenate_all(np.array([found is not None]))) and found:
+            log.info("features of %d real images: %s", found[0].count, path)
+            return found
+        found = measure()
+        if processes.is_first():
+            _write(path, text, found, with_features)
+        return found
+
+
+NO_CACHE = FeatureCache()
+
+
+def open_cache(folder: str) -> FeatureCache:
+    """Returns the cache in the folder of --feature_cache; "none" is no folder, "" the usual one."""
+    if folder == "none":
+        return NO_CACHE
+    return FeatureCache(to_path(folder or usual_folder()))
+
+
+# ---------------------------------------------------------------- what tells images apart
+
+
+def dataset_facts(dataset: Dataset, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns what tells a split apart: its content and how it is decoded.
+
+    Of files these are the names, sizes and times of all; of other sets the number of samples and
+    the content of some.
+    """
+    facts = {"dataset_name": dataset.name, "split": dataset.split, "shape": dataset.shape}
+    facts["data"] = {} if options is None else dict(options)
+    files = getattr(getattr(dataset.samples, "read", None), "files", None)
+    return facts | identity(dataset) | ({} if files is None else {"files": _of_files(files)})
+
+
+def image_facts(images: Images) -> dict[str, Any]:
+    """Returns what tells images apart: names, sizes and times of files, or all of an array."""
+    if isinstance(images.items, np.ndarray):
+        checksum = zlib.crc32(np.ascontiguousarray(images.items).data)
+        return {"images": [list(images.items.shape), checksum]}
+    return {"images": _of_files(images.items), "channels": images.channels}
+
+
+def _of_files(files: Iterable[str]) -> str:
+    """Returns a checksum of the names, sizes and times of files."""
+    digest = hashlib.sha256()
+    for file in files:
+        found = os.stat(file)
+        digest.update(f"{file}\n{found.st_size} {found.st_mtime_ns}\n".encode(errors="replace"))
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- files
+
+
+def _read(path: pathlib.Path, key: str, with_features: bool) -> Found | None:
+    """Returns what a file holds; None where it is missing, damaged, or lacks the features."""
+    if not path.is_file():
+        return None
+    try:
+        arrays = read_npz(path)
+        if str(arrays["key"]) != key or (with_features and "features" not in arrays):
+            return None
+        count, mu, sigma = int(arrays["count"]), arrays["mu"], arrays["sigma"]
+    except (UserError, KeyError, ValueError) as error:
+        log.warning("%s: %s; it is made again", path, error)
+        return None
+    features = arrays["features"] if with_features else None
+    return Evidence(count, mu, sigma, features), arrays.get("labels")
+
+
+def _write(path: pathlib.Path, key: str, found: Found, with_features: bool) -> None:
+    """Writes a file. Where that cannot be done, a line says so: the scores do not depend on it."""
+    evidence, labels = found
+    arrays: dict[str, Any] = {"key": key, "count": evidence.count}
+    arrays |= {"mu": evidence.mu, "sigma": evidence.sigma}
+    if with_features and evidence.features is not None and evidence.features.nbytes <= LARGEST:
+        arrays["features"] = evidence.features
+    if labels is not None:
+        arrays["labels"] = labels
+    try:
+        with replacing(path) as temporary:
+            np.savez(temporary, **arrays)
+    except UserError as error:
+        log.warning("--feature_cache: %s", error)
