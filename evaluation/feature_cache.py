@@ -26,7 +26,7 @@ from utils import processes
 from utils.errors import UserError
 from utils.files import replacing
 from utils.npz import read_npz
-from utils.paths import to_path
+from utils.paths import cache_folder, to_path
 
 log = logging.getLogger("eval")
 
@@ -36,9 +36,9 @@ LARGEST = 4 << 30  # bytes of features that are kept
 Found = tuple[Evidence, np.ndarray | None]  # and labels [N], where the images have some
 
 
-def usual_folder() -> str:
+def usual_folder() -> pathlib.Path:
     """Returns where features are kept when nothing is said."""
-    return os.environ.get("JAX_DRIFT_CACHE", "~/.cache/jax-drift") + "/features"
+    return cache_folder() / "features"
 
 
 class FeatureCache(NamedTuple):
@@ -87,7 +87,7 @@ def open_cache(folder: str) -> FeatureCache:
     """Returns the cache in the folder of --feature_cache; "none" is no folder, "" the usual one."""
     if folder == "none":
         return NO_CACHE
-    return FeatureCache(to_path(folder or usual_folder()))
+    return FeatureCache(to_path(folder) if folder else usual_folder())
 
 
 # ---------------------------------------------------------------- what tells images apart

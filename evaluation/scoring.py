@@ -9,9 +9,10 @@ from jax.sharding import NamedSharding
 
 from evaluation.reference import Reference
 from metrics.collect import collect
+from metrics.compare import as_columns, estimate
 from metrics.errors import GROUPS, Estimate
 from metrics.evidence import Comparison
-from metrics.networks import ERROR, count_suffix
+from metrics.networks import count_suffix
 from metrics.ratios import mean_estimate, mean_name
 from metrics.table import METRICS
 from utils.errors import UserError
@@ -59,20 +60,12 @@ def score(
     check_count(fake.count, reference.metrics)
     classifier, held_out = reference.classifier, reference.held_out
     comparison = Comparison(fake, reference.real, classifier, labels, held_out)
-    found: dict[str, Estimate] = {}
-    for name in reference.metrics:
-        metric = METRICS[name]
-        if error_groups:
-            found |= metric.estimate(comparison, min(error_groups, fake.count // 2))
-        else:
-            values = map(Estimate, map(float, metric.compute(comparison)))
-            found |= zip(metric.scores, values, strict=True)
     settings = {
         "num_samples": fake.count,
         **reference.settings,
         "reference_count": reference.real.count,
     }
-    estimates = {network.score_name(name, fake.count): found[name] for name in found}
+    estimates = estimate(network, comparison, reference.metrics, error_groups)
     if held_out is not None:
         settings["held_out_count"] = held_out.count
     return with_mean_ratio(settings, estimates)
@@ -86,16 +79,6 @@ def with_mean_ratio(settings: dict, estimates: dict[str, Estimate]) -> Scored:
         estimates = estimates | {name: mean_estimate(ratios)}
     row = settings | as_columns(estimates)
     return Scored(row, estimates)
-
-
-def as_columns(estimates: dict[str, Estimate]) -> dict[str, float]:
-    """Returns scores and their standard errors, each beside its score, by the names of columns."""
-    columns = {}
-    for name, estimate in estimates.items():
-        columns[name] = estimate.value
-        if estimate.error is not None:
-            columns[name + ERROR] = estimate.error
-    return columns
 
 
 def check_count(n: int, metrics: tuple[str, ...]) -> None:

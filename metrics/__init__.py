@@ -1,5 +1,7 @@
 """Scores of sets of images, one file each, usable alone: functions of NumPy arrays of features.
 
+`compare` goes from arrays of images to all of them (docs/metrics.md).
+
     fid                 Fréchet distance; mean and covariance of a stream
     frechet_error       its error, and what it would be of infinitely many samples
     ratios              Fréchet distances over those of held-out reals, and their mean
@@ -18,3 +20,8 @@ feature network: `networks`, with `inception` and `resize`. `collect` runs one o
 images, `statistics` keeps the result in a file, and `table` has the metrics by name. A new metric
 is one file and one line there.
 """
+
+from metrics.compare import compare
+from metrics.networks import inception, pixels
+
+__all__ = ["compare", "inception", "pixels"]

@@ -88,7 +88,7 @@ def default_network(shape: tuple[int, ...] | None) -> str:
 # ---------------------------------------------------------------- the networks
 
 
-def inception(source: str, resize_mode: str) -> Network:
+def inception(source: str = "", resize_mode: str = "") -> Network:
     """Returns the FID network.
 
     Grey images become RGB. Sides under 32 are enlarged by a whole number, each pixel to a square.
@@ -120,7 +120,7 @@ def inception(source: str, resize_mode: str) -> Network:
     )
 
 
-def pixels(source: str, resize_mode: str) -> Network:
+def pixels(source: str = "", resize_mode: str = "") -> Network:
     """Returns the image itself as a network, for sets too small or too plain for another.
 
     It is flattened, in [-1, 1] and float64, on the host.

@@ -6,15 +6,12 @@ Compiled programs are kept between runs.
 import os
 import pathlib
 import sys
-import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-CACHE = tempfile.TemporaryDirectory(prefix="jax-drift-")  # removed when the tests end
-os.environ["JAX_DRIFT_CACHE"] = CACHE.name
 XLA_DEFAULTS = {
     "xla_force_host_platform_device_count": 8,
     "xla_backend_optimization_level": 0,  # most of the tests' time is the compiler's
@@ -36,3 +33,12 @@ def logging_as_before():
     yield
     root.handlers[:], root.level = handlers, level
     logging.disable(disabled)
+
+
+@pytest.fixture(autouse=True)
+def no_features_in_the_home(tmp_path_factory, monkeypatch):
+    """Keeps features of real images for one test, where the program of scores is imported."""
+    module = sys.modules.get("evaluation.feature_cache")
+    if module:
+        folder = tmp_path_factory.mktemp("features")
+        monkeypatch.setattr(module, "usual_folder", lambda: folder)

@@ -6,8 +6,9 @@ from test_metrics import naive_density_coverage, naive_precision_recall, normal
 
 from evaluation.against import TIE, describe, judge, verdict
 from evaluation.fid_csv import describe_scores
-from evaluation.scoring import Scored, as_columns
+from evaluation.scoring import Scored
 from metrics import kid, precision_recall, precision_recall_error
+from metrics.compare import as_columns
 from metrics.errors import Estimate, deal, difference, without_second_order
 from metrics.evidence import Comparison, Evidence
 from metrics.fid import frechet_distance, moments

@@ -45,8 +45,12 @@ def samples(tmp_path):
 def warnings():
     """The warnings of the programs, which have handlers of their own."""
     lines = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: lines.append(record.getMessage())
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            lines.append(record.getMessage())
+
+    handler = Handler(logging.WARNING)
     logging.getLogger("eval").addHandler(handler)
     yield lines
     logging.getLogger("eval").removeHandler(handler)

@@ -18,7 +18,10 @@ from utils.config import KEYS, MAE_KEYS
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES if page.exists()}
-SNIPPETS = re.findall(r"```python\n(.*?)```", PAGES["docs/library.md"], re.DOTALL)
+SNIPPETS = {
+    page: re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
+    for page in ("docs/library.md", "docs/metrics.md")
+}
 
 every_page = pytest.mark.parametrize("page", PAGES)
 
@@ -26,10 +29,10 @@ every_page = pytest.mark.parametrize("page", PAGES)
 # ---------------------------------------------------------------- snippets
 
 
-def run(i):
-    """Runs snippet i of docs/library.md and returns its variables."""
+def run(i, page="docs/library.md"):
+    """Runs snippet i of a page and returns its variables."""
     names = {}
-    exec(compile(SNIPPETS[i], f"snippet {i} of docs/library.md", "exec"), names)
+    exec(compile(SNIPPETS[page][i], f"snippet {i} of {page}", "exec"), names)
     return names
 
 
@@ -57,6 +60,17 @@ def test_a_loop_of_your_own_learns():
     np.testing.assert_allclose(params["b"], [3, 3], atol=0.3)
     spread = np.sqrt(np.sum(np.asarray(params["w"]) ** 2, 0))
     np.testing.assert_allclose(spread, [1, 0.2], atol=0.25)
+
+
+def test_scores_of_arrays(capsys):
+    """Half of the digits against the others, brighter ones, and one function by itself."""
+    scores = run(0, "docs/metrics.md")["scores"]
+    assert {"fd_pixels", "kd_pixels", "precision", "density", "class_agreement"} <= scores.keys()
+    assert {"fdr_pixels", "memorised", "fd_pixels_error", "recall_error"} <= scores.keys()
+    assert 0.5 < scores["fdr_pixels"] < 2 and scores["class_agreement"] > 0.9
+    assert "fd_pixels" in capsys.readouterr().out
+    names = run(1, "docs/metrics.md")
+    assert names["worse"] > 2 * names["distance"] > 0 and 0 < names["recall"] <= 1
 
 
 # ---------------------------------------------------------------- commands
