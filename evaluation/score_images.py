@@ -8,7 +8,7 @@ from evaluation.fid_csv import append_row, describe_scores
 from evaluation.image_files import batches, read_images
 from evaluation.reference import Reference
 from evaluation.request import Request
-from evaluation.scoring import Scored, check_count, score, with_mean_ratio
+from evaluation.scoring import Scored, check_count, score_in_networks, with_mean_ratio
 from metrics.table import METRICS
 from utils import processes
 from utils.errors import UserError
@@ -24,22 +24,21 @@ def score_images(request: Request) -> Scored:
     """
     source = request.flags.load_dir
     images = read_images(source)
-    found = []
+    references = []
     for features in request.networks:
         reference = without_class_agreement(request.load_reference(images.shape, features))
         reference.check_shape(images.shape)
         check_count(len(images), reference.metrics)
-        own_batches = batches(images, processes.own_range(len(images)), request.batch_size)
-        found.append(
-            score(
-                own_batches,
-                reference,
-                None,
-                request.batch_size,
-                request.sharding,
-                request.flags.error_groups,
-            )
-        )
+        references.append(reference)
+    check_names(references)
+    found = score_in_networks(
+        batches(images, processes.own_range(len(images)), request.batch_size),
+        references,
+        None,
+        request.batch_size,
+        request.sharding,
+        request.flags.error_groups,
+    )
     joined = join(found)
     row = {"samples": source} | joined.row
     log.info("%s: %s", source, describe_scores(row))
@@ -57,10 +56,6 @@ def join(found: list[Scored]) -> Scored:
     if len(found) == 1:
         return found[0]
     rows = [scored.row for scored in found]
-    networks = Counter(row["features"] for row in rows)
-    name, times = networks.most_common(1)[0]
-    if times > 1:
-        raise UserError(f"--features: {times} networks are called {name}; score them one by one")
     counts = Counter(name for scored in found for name in scored.estimates)
     estimates = {}
     for scored in found:
@@ -71,6 +66,14 @@ def join(found: list[Scored]) -> Scored:
     for name in ("features", "resize", "weights"):
         settings[name] = "+".join(row[name] for row in rows)
     return with_mean_ratio(settings, estimates)
+
+
+def check_names(references: list[Reference]) -> None:
+    """Raises UserError where two networks have one name, and their scores would too."""
+    networks = Counter(reference.network.name for reference in references)
+    name, times = networks.most_common(1)[0]
+    if times > 1:
+        raise UserError(f"--features: {times} networks are called {name}; score them one by one")
 
 
 def without_class_agreement(reference: Reference) -> Reference:

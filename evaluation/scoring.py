@@ -1,6 +1,6 @@
 """A stream of images in, a row of scores out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -8,10 +8,10 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from evaluation.reference import Reference
-from metrics.collect import collect
+from metrics.collect import Collector
 from metrics.compare import as_columns, estimate
 from metrics.errors import GROUPS, Estimate
-from metrics.evidence import Comparison
+from metrics.evidence import Comparison, Evidence
 from metrics.networks import count_suffix
 from metrics.ratios import mean_estimate, mean_name
 from metrics.table import METRICS
@@ -50,13 +50,44 @@ def score(
     Raises:
         UserError: there are too few images, or `metrics.collect.collect` or a metric refuses them.
     """
-    network = reference.network
-    needs = {METRICS[metric].needs for metric in reference.metrics}
-    # Errors are of what each sample contributes, so they need the features too.
-    with_features = error_groups > 0 or bool(
-        needs & {"features", "classifier", "held_out_features"}
-    )
-    fake = collect(network, images, batch_size, with_features, sharding)
+    found = score_in_networks(images, [reference], labels, batch_size, sharding, error_groups)
+    return found[0]
+
+
+def score_in_networks(
+    images: Iterable[np.ndarray],
+    references: Sequence[Reference],
+    labels: np.ndarray | None,
+    batch_size: int,
+    sharding: NamedSharding | None,
+    error_groups: int = GROUPS,
+) -> list[Scored]:
+    """Returns what `score` does for each of several references, in one pass over the images.
+
+    All their networks are on the devices at once.
+    """
+    collectors = []
+    for reference in references:
+        needs = {METRICS[metric].needs for metric in reference.metrics}
+        # Errors are of what each sample contributes, so they need the features too.
+        with_features = error_groups > 0 or bool(
+            needs & {"features", "classifier", "held_out_features"}
+        )
+        collectors.append(Collector(reference.network, batch_size, with_features, sharding))
+    for batch in images:
+        for collector in collectors:
+            collector.add(batch)
+    pairs = zip(collectors, references, strict=True)
+    return [
+        _score(collector.result(), reference, labels, error_groups)
+        for collector, reference in pairs
+    ]
+
+
+def _score(
+    fake: Evidence, reference: Reference, labels: np.ndarray | None, error_groups: int
+) -> Scored:
+    """Returns the scores of the evidence of some images."""
     check_count(fake.count, reference.metrics)
     classifier, held_out = reference.classifier, reference.held_out
     comparison = Comparison(fake, reference.real, classifier, labels, held_out)
@@ -65,7 +96,7 @@ def score(
         **reference.settings,
         "reference_count": reference.real.count,
     }
-    estimates = estimate(network, comparison, reference.metrics, error_groups)
+    estimates = estimate(reference.network, comparison, reference.metrics, error_groups)
     if held_out is not None:
         settings["held_out_count"] = held_out.count
     return with_mean_ratio(settings, estimates)

@@ -51,24 +51,54 @@ def collect(
     Raises:
         UserError: In all processes, for samples that are not finite or no images in [-1, 1].
     """
-    params = network.params
-    if sharding is not None and params is not None:
-        params = jax.device_put(params, replicated(sharding.mesh))
-    values = ValueRange()
-    moments = BlockedMoments()
-    features, logits = [], []
+    collector = Collector(network, batch_size, with_features, sharding)
     for batch in images:
-        if not values.accept(batch):
-            continue
-        found = _run(network, params, batch, batch_size, sharding)
-        moments.update(found["features"])
-        if with_features:
-            features.append(found["features"])
+        collector.add(batch)
+    return collector.result()
+
+
+class Collector:
+    """What `collect` does, a batch at a time; several of them share one stream of images.
+
+    Args:
+        network, batch_size, with_features, sharding: As of `collect`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        batch_size: int,
+        with_features: bool,
+        sharding: NamedSharding | None = None,
+    ):
+        self.network = network
+        self.batch_size = batch_size
+        self.with_features = with_features
+        self.sharding = sharding
+        self.params = network.params
+        if sharding is not None and self.params is not None:
+            self.params = jax.device_put(self.params, replicated(sharding.mesh))
+        self._values = ValueRange()
+        self._moments = BlockedMoments()
+        self._features: list[ndarray] = []
+        self._logits: list[ndarray] = []
+
+    def add(self, batch: ndarray) -> None:
+        """Runs the network over a batch [<= batch_size,H,W,C] of this process."""
+        if not self._values.accept(batch):
+            return
+        found = _run(self.network, self.params, batch, self.batch_size, self.sharding)
+        self._moments.update(found["features"])
+        if self.with_features:
+            self._features.append(found["features"])
         if "logits" in found:
-            logits.append(found["logits"])
-    n = values.check()
-    mu, sigma = join(moments.result()).result()
-    return Evidence(n, mu, sigma, _join_rows(features), _join_rows(logits))
+            self._logits.append(found["logits"])
+
+    def result(self) -> Evidence:
+        """Returns what all processes have found, which must all call it; errors as `collect`."""
+        n = self._values.check()
+        mu, sigma = join(self._moments.result()).result()
+        return Evidence(n, mu, sigma, _join_rows(self._features), _join_rows(self._logits))
 
 
 # ---------------------------------------------------------------- one batch

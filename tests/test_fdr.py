@@ -9,9 +9,9 @@ from absl.flags import FlagValues
 
 import data
 from data import pipeline
-from evaluation import evaluate_command
+from evaluation import evaluate_command, score_images
 from evaluation.flags import define_evaluation_flags
-from evaluation.image_files import write_npz
+from evaluation.image_files import batches, write_npz
 from evaluation.networks import NETWORKS
 from metrics import networks
 from utils import config as config_lib
@@ -65,12 +65,23 @@ def test_ratios_and_their_mean(tmp_path, monkeypatch, capsys):
     assert row["fdr_pixels"] == pytest.approx(distances[0] / distances[1], rel=1e-5)
     assert row["fdr1_540"] == row["fdr_pixels"] > 2 and row["held_out_count"] == 540
 
+    passes = []
+
+    def count_passes(images, *args):
+        passes.append(images)
+        return batches(images, *args)
+
+    monkeypatch.setattr(score_images, "batches", count_passes)
     both = "pixels+coarse"
     row = call(capsys, load_dir=tmp_path / "darker.npz", features=both, out=tmp_path, **flags)
     assert row["features"] == both and row["fdr_pixels"] != row["fdr_coarse"]
     mean = (row["fdr_pixels"] + row["fdr_coarse"]) / 2
     assert row["fdr2_540"] == pytest.approx(mean) and "fdr1_540" not in row
     assert "fdr2_540" in (tmp_path / "fid.csv").read_text()
+    assert len(passes) == 1  # over the samples, for both networks
+    errors = [row[f"{name}_error"] for name in ("fdr_pixels", "fdr_coarse", "fdr2_540")]
+    # The networks see the same samples, so their errors hardly average out.
+    assert np.hypot(*errors[:2]) / 2 < errors[2] <= sum(errors[:2]) / 2
 
     row = call(capsys, load_dir=tmp_path / "real.npz", features="pixels", **flags)
     assert row["fdr_pixels"] == pytest.approx(1, rel=1e-9)
