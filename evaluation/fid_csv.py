@@ -42,6 +42,7 @@ NO_SCORES = (ERROR, SLOPE, RESIDUAL)  # how names of what stands beside a score 
 SCORES = (  # how names of scores start
     *DISTANCES,
     "fdr",
+    "swr",
     "kid",
     "kd_",
     "is",

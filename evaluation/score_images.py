@@ -62,6 +62,7 @@ def join(found: list[Scored]) -> Scored:
         own = {name: value for name, value in scored.estimates.items() if counts[name] == 1}
         estimates |= own
     shared = ("num_samples", "reference", "reference_count", "held_out_count")
+    shared += ("directions", "directions_seed")
     settings = {name: rows[0][name] for name in shared if name in rows[0]}
     for name in ("features", "resize", "weights"):
         settings[name] = "+".join(row[name] for row in rows)

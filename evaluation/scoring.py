@@ -14,6 +14,7 @@ from metrics.errors import GROUPS, Estimate
 from metrics.evidence import Comparison, Evidence
 from metrics.networks import count_suffix
 from metrics.ratios import mean_estimate, mean_name
+from metrics.sliced_wasserstein import DIRECTIONS, SEED
 from metrics.table import METRICS
 from utils.errors import UserError
 
@@ -99,15 +100,18 @@ def _score(
     estimates = estimate(reference.network, comparison, reference.metrics, error_groups)
     if held_out is not None:
         settings["held_out_count"] = held_out.count
+    if "swr" in reference.metrics:
+        settings |= {"directions": DIRECTIONS, "directions_seed": SEED}
     return with_mean_ratio(settings, estimates)
 
 
 def with_mean_ratio(settings: dict, estimates: dict[str, Estimate]) -> Scored:
-    """Returns scores as a row, with the mean of the ratios, if there are any: fdr2_5k of two."""
-    ratios = [estimate for name, estimate in estimates.items() if name.startswith("fdr_")]
-    if ratios:
-        name = mean_name(len(ratios)) + count_suffix(settings["num_samples"])
-        estimates = estimates | {name: mean_estimate(ratios)}
+    """Returns scores as a row, with the means of the ratios, if there are any: fdr2_5k of two."""
+    for score in ("fdr", "swr"):
+        ratios = [estimates[name] for name in estimates if name.startswith(f"{score}_")]
+        if ratios:
+            name = mean_name(score, len(ratios)) + count_suffix(settings["num_samples"])
+            estimates = estimates | {name: mean_estimate(ratios)}
     row = settings | as_columns(estimates)
     return Scored(row, estimates)
 

@@ -10,7 +10,7 @@
     precision_recall    precision and recall, density and coverage
     precision_recall_error
                         their errors
-    sliced_wasserstein  sliced Wasserstein distance
+    sliced_wasserstein  sliced Wasserstein distance, and its ratio to that of held-out reals
     memorisation        do samples repeat the training images?
     class_agreement     accuracy of a classifier on the images
     neighbours          nearest images, to find copies

@@ -38,7 +38,7 @@ def compare(
         real: What they are compared with, in the same form.
         network: What images become before they are compared, of `metrics.networks`; None = pixels.
         metrics: Names of `metrics.table.METRICS`; () = all that can be had of what is given.
-        held_out: Real images that are not among `real`: for `fdr`, and for `memorisation`, where
+        held_out: Real images that are not among `real`: for `fdr`, `swr` and `memorisation`, where
             `real` must be what the generator has learned from.
         labels: The classes that were asked for.
         real_labels: Those of the reals. With both, `class_agreement` is computed of pixels.

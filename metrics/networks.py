@@ -116,6 +116,7 @@ def inception(source: str = "", resize_mode: str = "") -> Network:
             "kd": "kid",
             "kd_std": "kid_std",
             "fdr": "fdr_inception",
+            "swr": "swr_inception",
         },
     )
 
@@ -145,6 +146,7 @@ def pixels(source: str = "", resize_mode: str = "") -> Network:
             "kd": "kd_pixels",
             "kd_std": "kd_pixels_std",
             "fdr": "fdr_pixels",
+            "swr": "swr_pixels",
         },
         counted=False,
     )

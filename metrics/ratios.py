@@ -31,9 +31,9 @@ def ratio(distance: float, of_reals: float) -> float:
     return distance / of_reals
 
 
-def mean_name(networks: int) -> str:
+def mean_name(score: str, networks: int) -> str:
     """Returns the name of a mean over networks, which says over how many: fdr1, fdr2, ..."""
-    return f"fdr{networks}"
+    return f"{score}{networks}"
 
 
 def mean_estimate(ratios: Sequence[Estimate]) -> Estimate:
@@ -43,8 +43,10 @@ def mean_estimate(ratios: Sequence[Estimate]) -> Estimate:
     out.
     """
     value = float(np.mean([ratio.value for ratio in ratios]))
-    parts = [ratio.parts[0] for ratio in ratios if ratio.parts]
-    return Estimate(value, (np.mean(parts, 0),) if len(parts) == len(ratios) else ())
+    if not all(ratio.parts for ratio in ratios):
+        return Estimate(value)
+    parts = zip(*(ratio.parts for ratio in ratios), strict=True)
+    return Estimate(value, tuple(np.mean(part, 0) for part in parts))
 
 
 def ratio_scores(comparison: Comparison) -> tuple[float]:

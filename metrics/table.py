@@ -28,6 +28,7 @@ from metrics.precision_recall_error import (
     precision_recall_estimates,
 )
 from metrics.ratios import ratio_estimates, ratio_scores
+from metrics.sliced_wasserstein import swr_estimates, swr_scores
 
 Need = Literal["moments", "features", "logits", "classifier", "held_out", "held_out_features"]
 
@@ -58,6 +59,7 @@ class Metric(NamedTuple):
 METRICS = {
     "fid": Metric("moments", ("fd",), fid_scores, fid_estimates),
     "fdr": Metric("held_out", ("fdr",), ratio_scores, ratio_estimates),
+    "swr": Metric("held_out_features", ("swr",), swr_scores, swr_estimates),
     "inception_score": Metric("logits", ("is",), inception_scores, inception_estimates, SPLITS),
     "kid": Metric("features", ("kd", "kd_std"), kid_scores, kid_estimates),
     "precision_recall": Metric(

@@ -1,4 +1,4 @@
-"""Ratios of Frechet distances, against a general eigenvalue solver."""
+"""Ratios of Frechet and sliced Wasserstein distances, against a general solver and SciPy."""
 
 import dataclasses
 import json
@@ -6,14 +6,15 @@ import json
 import numpy as np
 import pytest
 from absl.flags import FlagValues
+from scipy.stats import wasserstein_distance
 
 import data
 from data import pipeline
-from evaluation import evaluate_command, score_images
+from evaluation import evaluate_command, score_images, scoring
 from evaluation.flags import define_evaluation_flags
 from evaluation.image_files import batches, write_npz
 from evaluation.networks import NETWORKS
-from metrics import networks
+from metrics import networks, sliced_wasserstein
 from utils import config as config_lib
 from utils.errors import UserError
 
@@ -52,12 +53,14 @@ def naive_distance(x, y):
 def test_ratios_and_their_mean(tmp_path, monkeypatch, capsys):
     """In pixels and in a second network; held-out images themselves have the ratio 1."""
     monkeypatch.setitem(NETWORKS, "coarse", coarse)
+    for module in (sliced_wasserstein, scoring):
+        monkeypatch.setattr(module, "DIRECTIONS", 100)
     training, _ = pipeline.everything(data.load("digits", "train"))
     held_out, _ = pipeline.everything(data.load("digits", "test"))
     darker = (held_out * 0.8).astype(np.uint8)
     write_npz(tmp_path / "darker.npz", darker, np.zeros(540, int))
     write_npz(tmp_path / "real.npz", held_out, np.zeros(540, int))
-    flags = {"dataset_name": "digits", "reference_split": "train", "metrics": "fid,fdr"}
+    flags = {"dataset_name": "digits", "reference_split": "train", "metrics": "fid,fdr,swr"}
 
     row = call(capsys, load_dir=tmp_path / "darker.npz", features="pixels", **flags)
     distances = naive_distance(darker, training), naive_distance(held_out, training)
@@ -83,8 +86,39 @@ def test_ratios_and_their_mean(tmp_path, monkeypatch, capsys):
     # The networks see the same samples, so their errors hardly average out.
     assert np.hypot(*errors[:2]) / 2 < errors[2] <= sum(errors[:2]) / 2
 
+    assert row["swr2_540"] == pytest.approx((row["swr_pixels"] + row["swr_coarse"]) / 2)
+    assert row["swr_pixels"] > 2 and row["swr2_540_error"] > 0
+    assert (row["directions"], row["directions_seed"]) == (100, 0)
+
     row = call(capsys, load_dir=tmp_path / "real.npz", features="pixels", **flags)
     assert row["fdr_pixels"] == pytest.approx(1, rel=1e-9)
+    assert row["swr_pixels"] == pytest.approx(1, rel=1e-9)
+
+
+def test_sliced_wasserstein_is_scipys():
+    """In each direction; contributions are derivatives by the weight of a sample."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 3)), random.normal(size=(55, 3)) + 0.3
+    found = sliced_wasserstein.slices(x, y, 70, seed=1)
+    directions = sliced_wasserstein._directions(3, 70, 1)
+
+    def distances(weights):
+        columns = zip((x @ directions).T, (y @ directions).T, strict=True)
+        return [wasserstein_distance(of_x, of_y, weights) for of_x, of_y in columns]
+
+    equal = np.full(40, 1 / 40)
+    assert found.distances == pytest.approx(distances(equal), rel=1e-12)
+    expected = found.distances.mean()
+    assert sliced_wasserstein.sliced_wasserstein(x, y, 70, seed=1) == pytest.approx(expected)
+    same_size = sliced_wasserstein.slices(x, y[:40], 70, seed=1).distances.mean()
+    found_same = sliced_wasserstein.sliced_wasserstein(x, y[:40], 70, seed=1)
+    assert found_same == pytest.approx(same_size, rel=1e-12)
+
+    contributions = found.contributions - found.contributions.mean()
+    for sample in (0, 7, 39):
+        step = 1e-5 * (np.arange(40) == sample)
+        more, less = (np.mean(distances((equal + s) / (equal + s).sum())) for s in (step, -step))
+        assert contributions[sample] == pytest.approx((more - less) / 2e-5, rel=1e-4)
 
 
 @pytest.mark.parametrize(
