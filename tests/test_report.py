@@ -63,7 +63,7 @@ def test_a_report_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog
     def fail(*_):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("training.drift.write_report", fail)
+    monkeypatch.setattr("evaluation.report.write_report", fail)
     config = types.SimpleNamespace(sample_interval=1, seed=0)
     DriftJob.report_run(types.SimpleNamespace(config=config, folder=tmp_path))
     assert "no report (no memory); scripts/report.py tries again" in caplog.text
