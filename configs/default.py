@@ -6,7 +6,8 @@ A new flag is one new row here. A row has:
     default    its type is the type of the flag; a tuple is given as a list with commas
     help       the meaning
     accepts    an interval such as "[0, 1)", one that also takes a word ("[1, inf) or all"),
-               a tuple of choices, or PATH for a flag that names files or folders
+               a tuple of choices, PATH for a flag that names files or folders of this machine, or
+               BUCKET where they may also be in a bucket, gs://bucket/x or s3://bucket/x
 
 Where the paper gives a value, the default is that of its ablation on ImageNet-256 (arXiv
 2602.04770, A.8 and A.9). Which values fit together is checked in `utils/config/checks.py`.
@@ -15,6 +16,7 @@ Where the paper gives a value, the default is that of its ablation on ImageNet-2
 from typing import NamedTuple
 
 PATH = "a path"  # what flags accept whose ~ is the home folder
+BUCKET = "a path, or one in a bucket"
 
 
 class Key(NamedTuple):
@@ -34,14 +36,14 @@ TABLE = (
         "",
         "file in configs/ to start from; empty = the one of the data set, if any; none = none",
     ),
-    Key("dataset_name", "digits", "what to learn: a source in data/", PATH),
-    Key("save_dir", "", "run folder; empty = runs/<dataset_name>; a run in it is resumed", PATH),
-    Key("load_dir", "", "run folder to continue or to read", PATH),
+    Key("dataset_name", "digits", "what to learn: a source in data/", BUCKET),
+    Key("save_dir", "", "run folder; empty = runs/<dataset_name>; a run in it is resumed", BUCKET),
+    Key("load_dir", "", "run folder to continue or to read", BUCKET),
     Key(
         "init_from",
         "",
         "start from these generator weights: a run, a published artifact, or hf://name",
-        PATH,
+        BUCKET,
     ),
     Key(
         "batch_size",
@@ -85,7 +87,7 @@ TABLE = (
         "",
         "the reals to measure against: statistics or images (.npz), "
         "or a folder; empty = the data set",
-        PATH,
+        BUCKET,
     ),
     Key(
         "vae",

@@ -33,7 +33,7 @@ from data.layout import (
 )
 from data.splits import warn_nothing_held_out
 from utils.errors import UserError
-from utils.paths import to_path
+from utils.paths import to_local
 from utils.words import did_you_mean
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class ReadFile:
 def load(name: str, split: str, options: Options) -> Dataset:
     """Returns a split, with its shape found by looking at some of its images."""
     source = name.partition(":")[2]
-    root = to_path(source)
+    root = to_local(source)
     if not root.is_dir():
         raise UserError(
             f"--dataset_name {name}: {root} is not a folder; give folder:/path, which holds a "

@@ -26,7 +26,9 @@ from data.hub_cards import CARDS, Card
 from data.images import make_images
 from data.layout import SUFFIXES
 from data.splits import choose_split
+from utils import storage
 from utils.errors import UserError
+from utils.paths import to_local
 from utils.weight_files import hub
 
 CAN_STREAM = True
@@ -253,6 +255,8 @@ def _find_parquet(
     import datasets
     from datasets.packaged_modules.parquet.parquet import Parquet
 
+    if storage.is_bucket(source) and source.endswith(".parquet"):
+        return {"train": [source]}, None  # of which only the row groups are read that are needed
     path, is_local = _path(name, source)
     if path.is_file():
         if path.suffix == ".parquet":
@@ -280,6 +284,8 @@ def _find_parquet(
 
 def _path(name: str, source: str) -> tuple[pathlib.Path, bool]:
     """Returns the path that a source may be, and whether it is one or rather a name of the hub."""
+    if storage.is_bucket(source):
+        return to_local(source), True
     path = pathlib.Path(source).expanduser()
     is_local = path.exists() or source.startswith(("/", ".", "~"))
     if is_local and not path.exists():

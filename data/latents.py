@@ -20,6 +20,7 @@ import numpy as np
 
 from data.dataset import Dataset, Options
 from utils.errors import UserError
+from utils.paths import to_local
 
 # All of it was decided when the images were encoded.
 UNUSED_OPTIONS = ("dir", "config", "image_size", "channels", "image_column", "label_column")
@@ -103,7 +104,7 @@ def load(name: str, split: str, options: Options) -> Dataset:
 
 
 def _folder(name: str) -> pathlib.Path:
-    return pathlib.Path(name.partition(":")[2]).expanduser()
+    return to_local(name.partition(":")[2])
 
 
 def _read(name: str) -> tuple[dict[str, Any], int, int]:

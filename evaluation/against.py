@@ -6,11 +6,10 @@ other, and what the noise does to both drops out of the difference (`metrics/err
 
 import dataclasses
 import logging
-import pathlib
 from typing import NamedTuple
 
 from evaluation.fid_csv import NEITHER, is_better_larger, is_score
-from evaluation.request import Request, find_run
+from evaluation.request import Request, find_run, folder_of
 from evaluation.scoring import Scored
 from metrics.errors import CONFIDENT, Estimate, difference
 from utils.errors import UserError
@@ -57,7 +56,7 @@ def request_of_other(request: Request) -> Request:
     shared = ("features", "inception_weights", "fid_stats")
     given = {name: value for name, value in request.given.items() if name != "step"}
     given |= {name: request.setting(name) for name in shared}
-    folder = pathlib.Path(flags.against).expanduser()
+    folder = folder_of(flags.against)
     other = dataclasses.replace(
         request,
         flags=flags.copy_and_resolve_references(),

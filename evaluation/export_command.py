@@ -11,6 +11,7 @@ from evaluation.sample_command import Sampler, load
 from evaluation.web_page import write_page
 from models.export import export_run
 from models.latents import latent_space_of
+from utils import storage
 from utils.errors import UserError
 from utils.files import cannot_write
 from utils.paths import to_path
@@ -42,6 +43,9 @@ def export(flags: Flags) -> str:
 
 def export_web(flags: Flags) -> str:
     """Writes the page for browsers."""
+    out = to_path(flags.out)
+    if storage.is_bucket(out):
+        raise UserError(f"--out {out}: a page is written on this machine; give a folder of it")
     model, params, metadata = load(flags.load_dir, flags.step, flags.ema)
     sampler = Sampler(
         model=model,
@@ -51,7 +55,6 @@ def export_web(flags: Flags) -> str:
         seed=flags.seed,
         batch_size=1,
     )
-    out = to_path(flags.out)
     off = write_page(out, sampler, flags.weights == "float16", flags.onnxruntime_web)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
     return (

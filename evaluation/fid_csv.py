@@ -7,6 +7,7 @@ import csv
 import pathlib
 
 from metrics.networks import ERROR, RESIDUAL, SLOPE
+from utils import storage
 from utils.files import replacing
 
 # What tells two evaluations apart, in the order of the columns.
@@ -143,7 +144,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     """Returns the rows of fid.csv, numbers as numbers; a gap is left out, a missing file is []."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with storage.open_text(path, newline="") as file:
         return [_typed(row) for row in csv.DictReader(file)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from configs.default import DISTRIBUTED, PATH, Key
+from configs.default import BUCKET, DISTRIBUTED, Key
 from metrics.errors import GROUPS
 from metrics.resize import MODES
 from metrics.table import METRICS
@@ -53,7 +53,7 @@ EVALUATION = (
         "",
         "a second run (its newest checkpoint), artifact, folder or .npz of images: scored by the "
         "same reference, noise and labels, with the difference, its error and who is better",
-        PATH,
+        BUCKET,
     ),
     Key(
         "error_groups",
@@ -80,7 +80,7 @@ EVALUATION = (
         "",
         "labels of the samples: uniform, reference, or a file (.npz, .npy, .txt); "
         "empty = reference where it has labels",
-        PATH,
+        BUCKET,
     ),
     Key(
         "sample_batch_size",
@@ -92,14 +92,14 @@ EVALUATION = (
         "out",
         "",
         "folder of fid.csv and the pictures; empty = the run folder, otherwise none are written",
-        PATH,
+        BUCKET,
     ),
     Key(
         "samples_npz",
         "",
         "also write the (last) samples here, as ADM's evaluation reads them: "
         "arr_0 images, arr_1 labels",
-        PATH,
+        BUCKET,
     ),
     *DISTRIBUTED,
     config_lib.KEYS["vae"],
@@ -158,7 +158,7 @@ SAMPLING = (
         "",
         "a .png for a grid, an .npz or a folder with --num_samples; "
         "empty = samples/grid.png in the run folder, or samples.npz",
-        PATH,
+        BUCKET,
     ),
     Key(
         "sample_batch_size",

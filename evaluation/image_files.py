@@ -19,6 +19,7 @@ from data.layout import SUFFIXES, images_under
 from utils.errors import UserError
 from utils.files import replacing
 from utils.npz import read_npz
+from utils.paths import to_local
 
 PROBED = 32  # images of a folder that are looked at to tell whether all are grey
 
@@ -63,7 +64,7 @@ def read_images(source: str | os.PathLike) -> Images:
         UserError: there are no images, or they are not uint8 [N,H,W,C] with 1 or 3 channels; or an
             .npz has several arrays of images.
     """
-    source = pathlib.Path(source).expanduser()
+    source = to_local(source)
     if source.is_dir():
         files = images_under(source)
         if not files:

@@ -1,13 +1,13 @@
 """Which classes the samples of an evaluation are of."""
 
 import logging
-import pathlib
 
 import numpy as np
 
 from evaluation.reference import Reference
 from utils.errors import UserError
 from utils.npz import read_npy, read_npz
+from utils.paths import to_path
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def read_labels(path: str) -> np.ndarray:
         elif path.endswith(".npy"):
             labels = read_npy(path)
         else:
-            labels = np.array(pathlib.Path(path).read_text().split(), np.int64)
+            labels = np.array(to_path(path).read_text().split(), np.int64)
     except UserError:
         raise
     except (OSError, EOFError, ValueError) as error:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import pathlib
 from collections.abc import Callable, Mapping
 
 import jax
@@ -24,6 +23,7 @@ from metrics.networks import Network, default_network
 from metrics.statistics import Statistics, check_provenance, read_statistics
 from utils import processes
 from utils.errors import UserError
+from utils.paths import to_path
 
 # Up to so many training samples, a classifier on raw pixels and a gallery beside the held-out split
 # are worth their time.
@@ -134,7 +134,7 @@ def read_fid_stats(source: str, features: str = "") -> tuple[Statistics | None, 
     """
     if not source:
         return None, None
-    if not pathlib.Path(source).expanduser().is_dir():
+    if not to_path(source).is_dir():
         network = features.partition(":")[0] or "inception"
         statistics = read_statistics(source, network)
         if statistics is not None:

@@ -18,8 +18,9 @@ from evaluation.networks import NETWORKS
 from evaluation.reference import Reference
 from models.runs import is_run
 from utils import config as config_lib
+from utils import storage
 from utils.errors import UserError
-from utils.paths import refuse_checkpoint
+from utils.paths import refuse_checkpoint, to_path
 from utils.sharding import local_sharding, round_up
 
 
@@ -61,7 +62,7 @@ class Request:
         if not self.writes:
             return None
         if self.flags.out:
-            return pathlib.Path(self.flags.out).expanduser()
+            return to_path(self.flags.out)
         return self.folder if self.run else None
 
     @property
@@ -109,7 +110,7 @@ def read_request(flags: Flags, given: Mapping[str, Any]) -> Request:
         UserError: something is missing or cannot be done, or config.json of the run is not ours.
     """
     check_paths(flags)
-    folder = pathlib.Path(flags.load_dir).expanduser()
+    folder = folder_of(flags.load_dir)
     run = find_run(folder)
     dataset_name = given.get("dataset_name", run.dataset_name if run else "")
     sharding = local_sharding()
@@ -123,6 +124,11 @@ def read_request(flags: Flags, given: Mapping[str, Any]) -> Request:
         batch_size=round_up(flags.sample_batch_size, sharding.mesh.size),
         sharding=sharding,
     )
+
+
+def folder_of(source: str) -> pathlib.Path:
+    """Returns the path that --load_dir or --against names; the working folder for hf://name."""
+    return pathlib.Path() if source.startswith("hf://") else to_path(source)
 
 
 def find_run(folder: pathlib.Path) -> ConfigDict | None:
@@ -156,7 +162,7 @@ def check_source(name: str, source: str) -> None:
     if not source:
         return
     refuse_checkpoint(name, source, step_flag=name == "load_dir")
-    if not source.startswith("hf://") and not pathlib.Path(source).expanduser().exists():
+    if not source.startswith("hf://") and not to_path(source).exists():
         raise UserError(
             f"--{name} {source}: no such file or folder; give a run, a published artifact, "
             "a folder of images, or an .npz"
@@ -171,8 +177,8 @@ def make_folders(request: Request) -> None:
     """
     folders = [request.out] if request.out else []
     if request.flags.samples_npz:
-        folders.append(pathlib.Path(request.flags.samples_npz).expanduser().parent)
-    for folder in folders:
+        folders.append(to_path(request.flags.samples_npz).parent)
+    for folder in [folder for folder in folders if not storage.is_bucket(folder)]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

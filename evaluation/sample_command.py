@@ -18,9 +18,11 @@ from models.runs import is_run, load_run
 from models.sampling import generate
 from models.weights import load_generator
 from utils import config as config_lib
+from utils import storage
 from utils.compiler import keep_programs
 from utils.errors import UserError
 from utils.figures import save_comparison, save_grid, to_uint8
+from utils.files import replacing
 from utils.logging import setup_logging
 from utils.memory import check_memory, host_memory
 from utils.paths import refuse_checkpoint, to_path
@@ -239,10 +241,12 @@ def write_arrays(path: pathlib.Path, samples: np.ndarray, labels: np.ndarray) ->
 
 def write_pngs(folder: pathlib.Path, samples: np.ndarray, labels: np.ndarray) -> None:
     """Writes a PNG per sample, named by its number and its label."""
-    folder.mkdir(parents=True, exist_ok=True)
+    if not storage.is_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for i, (image, label) in enumerate(zip(to_uint8(samples), labels, strict=True)):
         pixels = image.squeeze(-1) if image.shape[-1] == 1 else image
-        Image.fromarray(pixels).save(folder / f"{i:06d}_{label}.png")
+        with replacing(folder / f"{i:06d}_{label}.png") as temporary:
+            Image.fromarray(pixels).save(temporary)
 
 
 # ---------------------------------------------------------------- a grid
@@ -252,9 +256,9 @@ def draw_grid(sampler: Sampler, classes: list[int], all_flags: Flags) -> pathlib
     """Draws a row of samples for each class and alpha; returns the path of the PNG."""
     out = pathlib.Path("grid.png")
     if all_flags.out:
-        out = pathlib.Path(all_flags.out)
+        out = to_path(all_flags.out)
     elif "dataset" in sampler.metadata:
-        out = pathlib.Path(all_flags.load_dir) / "samples" / "grid.png"
+        out = to_path(all_flags.load_dir) / "samples" / "grid.png"
     if out.suffix != ".png":
         raise UserError(f"--out {out}: a grid is a .png; for other files give --num_samples")
     check_pictures(sampler)

@@ -26,6 +26,7 @@ from metrics.fid import check_moments, check_spread
 from utils.errors import UserError
 from utils.files import replacing
 from utils.npz import read_npz
+from utils.paths import to_local
 from utils.pickled_arrays import array_of, read_pickled_arrays
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def read_statistics(path: str | os.PathLike, network: str = "inception") -> Stat
     Raises:
         UserError: It holds neither, or what is no covariance.
     """
-    path = pathlib.Path(path).expanduser()
+    path = to_local(path)
     if path.suffix == ".pkl":
         return read_edm2_statistics(path, network)
     arrays = read_npz(path)

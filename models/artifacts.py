@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from flax import serialization, traverse_util
 
+from utils import storage
 from utils.errors import UserError
+from utils.paths import to_path
 from utils.weight_files import hub
 
 HUB_REPO = "Goodeat/drifting"
@@ -38,13 +40,13 @@ def find_artifact(source: str | pathlib.Path, kind: str) -> pathlib.Path:
         UserError: no such folder, or no answer from the hub.
     """
     if not str(source).startswith("hf://"):
-        folder = pathlib.Path(source).expanduser()
+        folder = to_path(source)
         if not folder.is_dir():
             raise UserError(
                 f"{source} is not a folder: give a folder with {METADATA_FILE} and {PARAMS_FILE}, "
                 "or hf://<name>"
             )
-        return folder
+        return storage.local(folder)
     name = str(source).removeprefix("hf://")
     if "/" in name:
         return _find_repository(name)
@@ -140,8 +142,9 @@ def write_artifact(
         model_config: the fields of the model.
         metadata: anything else for metadata.json.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = to_path(folder)
+    if not storage.is_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     tree = traverse_util.unflatten_dict(dict(sorted(tensors.items())), sep="/")
     (folder / PARAMS_FILE).write_bytes(serialization.msgpack_serialize(tree))
     facts = {

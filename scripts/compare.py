@@ -14,19 +14,20 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from configs.default import Key
+from configs.default import BUCKET, Key
 from evaluation.compare_runs import comparison_page, open_runs
 from evaluation.flags import Flags
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.files import replacing
 from utils.logging import setup_logging
+from utils.paths import to_path
 from utils.sharding import local_sharding
 
 log = logging.getLogger("compare")
 
 FLAGS = (
-    Key("out", "compare.html", "the page to write"),
+    Key("out", "compare.html", "the page to write", BUCKET),
     Key("alpha", 1.0, "guidance scale of the samples", "[1, inf)"),
     Key("per_class", 8, "samples of each class", "[1, 64]"),
 )
@@ -44,7 +45,7 @@ def main(runs: list[str], flag_values):
     """Writes the page."""
     setup_logging()
     flags: Flags = config_lib.all_flags(flag_values)
-    out = pathlib.Path(flags.out).expanduser()
+    out = to_path(flags.out)
     if out.suffix != ".html":
         raise UserError(f"--out {out}: expected a name that ends in .html")
     text = comparison_page(

@@ -21,7 +21,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import data
-from configs.default import DISTRIBUTED, PATH, Key
+from configs.default import BUCKET, DISTRIBUTED, Key
 from evaluation.dataset_images import DatasetImages, data_options
 from evaluation.flags import RESIZE, Flags
 from evaluation.image_files import batches, read_images
@@ -34,19 +34,20 @@ from utils import config as config_lib
 from utils import distributed, processes
 from utils.errors import UserError
 from utils.logging import setup_logging
+from utils.paths import to_path
 from utils.sharding import local_sharding, round_up
 
 log = logging.getLogger("stats")
 
 FLAGS = (
-    Key("images", "", "a folder or an .npz of images, in the place of a data set", PATH),
+    Key("images", "", "a folder or an .npz of images, in the place of a data set", BUCKET),
     Key("reference_split", "train", "split of the data set"),
     RESIZE,
     Key(
         "out",
         "",
         "the .npz to write; empty = fid_stats/<dataset_name>_<split>_<network>.npz",
-        PATH,
+        BUCKET,
     ),
     Key("keep_features", False, "also keep the features: 8 kB for each image with Inception"),
     Key(
@@ -71,7 +72,7 @@ def compute(flags: Flags, given: dict) -> None:
     """Writes the statistics that the flags ask for; the first process prints their provenance."""
     images, facts = open_images(flags, given)
     network = load_network(flags.features or "inception", flags.resize, flags.inception_weights)
-    out = pathlib.Path(flags.out or f"fid_stats/{default_name(facts, flags.images, network)}.npz")
+    out = to_path(flags.out or f"fid_stats/{default_name(facts, flags.images, network)}.npz")
     if out.suffix != ".npz":
         raise UserError(f"--out {out}: expected a name that ends in .npz")
     sharding = local_sharding()

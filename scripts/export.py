@@ -24,7 +24,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from configs.default import PATH, Key
+from configs.default import BUCKET, PATH, Key
 from evaluation.export_command import export
 from evaluation.flags import EMA
 from utils import config as config_lib
@@ -33,7 +33,7 @@ from utils.logging import setup_logging
 FLAGS = (
     Key("step", 0, "checkpoint of the run; 0 = the newest", "[0, inf)"),
     EMA,
-    Key("out", "", "folder to write", PATH),
+    Key("out", "", "folder to write", BUCKET),
     Key("format", "published", "what to write", ("published", "web")),
     Key("weights", "float16", "of --format web, as they are stored", ("float16", "float32")),
     Key("onnxruntime_web", "", "the package of npm, a folder or .tgz; empty = npm gets it", PATH),

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from utils import processes
+from utils import processes, storage
 
 FILE = "environment.jsonl"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -48,5 +48,4 @@ def _append(folder: pathlib.Path, record: dict[str, Any]) -> None:
     if not processes.is_first():
         return
     line = json.dumps({"time": round(time.time(), 3)} | record)
-    with open(folder / FILE, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    storage.append(folder / FILE, line + "\n")

@@ -16,13 +16,14 @@ import numpy as np
 from models.post_hoc import SNAPSHOTS
 from training import environment
 from training.job import Job
-from training.run_folder import alone_in, has_run
+from training.run_folder import has_run
 from training.speed import Profile, Utilisation, utilisation
 from training.state import snapshot_items
 from utils import config as config_lib
 from utils import distributed, processes
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
+from utils.folder_lock import Hold, hold
 from utils.logging import RunLog
 from utils.paths import to_path
 from utils.signals import StopSignal
@@ -37,10 +38,10 @@ def train(job: Job, profiled: int = 0) -> None:
     """
     config, folder = job.config, job.folder
     # Only the first process writes into the folder, so it holds it for all.
-    lock = alone_in(folder) if processes.is_first() else contextlib.nullcontext()
+    lock = hold(folder) if processes.is_first() else contextlib.nullcontext(Hold())
     own = Checkpoints(folder / "checkpoints", config.keep_checkpoints, config.keep_interval)
     snapshots = Checkpoints(folder / SNAPSHOTS, max(config.optim.ema_snapshots, 1))
-    with lock, StopSignal() as stop, own as checkpoints, snapshots:
+    with lock as held, StopSignal() as stop, own as checkpoints, snapshots:
         if not has_run(folder):
             # Stopped at any moment from now on, the same folder goes on with these settings.
             save_config(job)
@@ -48,7 +49,7 @@ def train(job: Job, profiled: int = 0) -> None:
         if start < config.max_steps:
             environment.note_start(folder, start)
             profile = Profile(folder, start, config.max_steps, profiled)
-            take_steps(job, start, checkpoints, snapshots, stop, profile)
+            take_steps(job, start, checkpoints, snapshots, stop, held, profile)
             environment.note_end(folder, config.max_steps)
             job.report_run()
         else:
@@ -107,6 +108,7 @@ def take_steps(
     checkpoints: Checkpoints,
     snapshots: Checkpoints,
     stop: StopSignal,
+    held: Hold,
     profile: Profile,
 ) -> None:
     """Takes the steps after `start`. Raises UserError for a run that left the numbers."""
@@ -162,6 +164,8 @@ def take_steps(
                 # ---- save: nothing that is not finite, so that the run can go on from it ----
                 if is_due(step, config.save_interval, last) or stopping:
                     check_finite(step, to_floats(metrics))
+                    held.confirm()
+                    run_log.flush()  # what is resumed from here has the lines before it
                     checkpoints.save(step, *job.checkpoint())
 
                 # ---- stop, as a signal asked to ----

@@ -1,4 +1,4 @@
-"""The folder of a run: where it is, whether its run can go on, and that one program writes to it.
+"""The folder of a run: where it is, and whether its run can go on.
 
 A run folder holds everything that evaluation and sampling need:
 
@@ -11,17 +11,16 @@ A run folder holds everything that evaluation and sampling need:
     samples/*.png     figures, beside curves.png, and fid.csv where a generator is scored
 """
 
-import contextlib
-import fcntl
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from data.identity import difference, moved, renamed_classes
 from utils import config as config_lib
+from utils import storage
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 from utils.paths import refuse_checkpoint, to_path
@@ -58,8 +57,9 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
     # Each process tries for itself: on a cluster, the others may see another file system.
     mark = folder / f".writable_{jax.process_index()}"
     try:
-        (folder / "samples").mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        if not storage.is_bucket(folder):
+            (folder / "samples").mkdir(parents=True, exist_ok=True)
+        storage.write(mark, b"")
         mark.unlink()
     except OSError as error:
         raise UserError(
@@ -67,32 +67,6 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
             "give a folder that can be written"
         ) from None
     return folder
-
-
-@contextlib.contextmanager
-def alone_in(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the run folder: the metrics and checkpoints of two programs would mix.
-
-    The system lets go of the lock with the process, however that ends. Raises UserError when
-    another program holds it. Where the file system has no locks, that is said and no more.
-    """
-    with open(folder / ".lock", "w") as file:
-        try:
-            # Unlike flock, lockf is not passed on to the worker processes that read data.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"{folder}: another program is training there; wait until it ends, "
-                "or give another --save_dir"
-            ) from None
-        except OSError as error:
-            log.warning(
-                "%s: the file system has no locks (%s): "
-                "see that one program at a time trains there",
-                folder,
-                error.strerror,
-            )
-        yield
 
 
 # ---- what a run may change when it goes on ----

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from utils import processes
+from utils import processes, storage
 from utils.chips import CHIPS
+from utils.errors import UserError
 from utils.flops import matmul_flops, matmul_rate
 
 log = logging.getLogger("train")
@@ -70,6 +71,8 @@ class Profile:
     WARM_UP = 2
 
     def __init__(self, folder: pathlib.Path, start: int, last: int, count: int):
+        if count and storage.is_bucket(folder):
+            raise UserError(f"--profile {count}: a trace is written to a disk; give a --save_dir here")
         self.folder = folder / "profile"
         steps = min(count, last - start) if processes.is_first() else 0
         self.first = min(start + 1 + self.WARM_UP, last - steps + 1)

@@ -7,25 +7,28 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from utils import storage
 from utils.errors import UserError
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives a temporary path to write to, and renames it to `path` when the block ends well.
+    """Gives a temporary path to write to, and puts it at `path` when the block ends well.
 
     Readers see the old file or the new one, never a part of it. The temporary file is in the same
-    folder, which is made if needed, and has the same suffix. It is removed when the block fails.
+    folder, which is made if needed (for one in a bucket, it is on this machine), and has the same
+    suffix. It is removed when the block fails.
 
     Raises:
         UserError: the file cannot be written.
     """
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    path = storage.as_path(path)
+    temporary = storage.temporary_for(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not storage.is_bucket(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        storage.publish(temporary, path)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from utils.files import cannot_write, replacing
+from utils import storage
+from utils.lines_file import LinesFile
 from utils.trackers import RunFacts, Trackers
 
 log = logging.getLogger(__name__)
@@ -78,14 +79,14 @@ class _StderrHandler(logging.Handler):
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the records of a `metrics.jsonl`, without a line that a kill has cut short."""
-    return [record for _, record in _lines(pathlib.Path(path))]
+    return [record for _, record in _lines(storage.as_path(path))]
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Gives (line, record) for each whole line of a `metrics.jsonl`, if there is one."""
     if not path.exists():
         return
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with storage.open_text(path, errors="replace") as file:
         for line in file:
             try:
                 record = json.loads(line)
@@ -146,17 +147,13 @@ class RunLog:
     ):
         import jax
 
-        self.folder = pathlib.Path(folder)
+        self.folder = storage.as_path(folder)
         self.path = self.folder / "metrics.jsonl"
         self.writes = jax.process_index() == 0
         if not self.writes:
             return
-        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            for line, record in _lines(self.path):
-                if record["step"] <= resume_step:
-                    file.write(line)
-        # Without a buffer each line is there for other readers at once.
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  closed by `close`
+        kept = (line for line, record in _lines(self.path) if record["step"] <= resume_step)
+        self._file = LinesFile(self.path, kept)
         facts = RunFacts(self.folder, resume_step, wandb_config, config or {})
         self._trackers = Trackers(trackers, facts)
 
@@ -184,14 +181,13 @@ class RunLog:
         if not self.writes:
             return
         record = _record(step, values)
-        rest = (json.dumps(record, allow_nan=False) + "\n").encode()
-        try:
-            while rest:  # a nearly full disk takes a part first
-                written = self._file.write(rest)
-                rest = rest[written:]
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._trackers.log(record)
+
+    def flush(self) -> None:
+        """Returns when all lines can be read by others: what was logged is not lost by a kill."""
+        if self.writes:
+            self._file.flush()
 
     def image(self, step: int, name: str, path: str | os.PathLike) -> None:
         """Shows a picture file in the trackers."""

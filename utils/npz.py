@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 
 from utils.errors import UserError
+from utils.paths import to_local
 
 # Deflate packs zeros a thousand to one. Images and features stay far below this, so that more than
 # so many bytes, packed more tightly, are no arrays but an attempt to fill the memory.
@@ -60,7 +61,7 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
 
 def find_arrays(path: str | os.PathLike) -> pathlib.Path:
     """Returns the path of a file. Raises UserError if there is none."""
-    path = pathlib.Path(path).expanduser()
+    path = to_local(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; give an .npz file, or a folder of images")
     return path

@@ -1,7 +1,8 @@
 """The paths that flags name: one function expands and checks every one of them.
 
-A path is a file or folder of this machine. One in a bucket (gs://bucket/folder, s3://...) is
-refused in a line, since it would mean a folder "gs:" here.
+A path is a file or folder of this machine or, for the flags whose row in the table of settings says
+so, in a bucket (gs://bucket/folder, s3://...). For others that is refused in a line, since it would
+mean a folder "gs:" here.
 """
 
 import os
@@ -9,11 +10,12 @@ import pathlib
 import re
 from typing import Any
 
+from utils import storage
 from utils.errors import UserError
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # A folder of an object store, also where a program took it for a path and left one slash.
-BUCKET = re.compile(r"(?:folder:|latents:|tfds:|hf:)?(gs|s3):/")
+BUCKET = re.compile(r"(?:folder:|latents:|tfds:|hf:)?(gs|s3):/(/?)")
 # A home folder after the first of several paths, or after a scheme: "folder:~/pictures".
 HOME = re.compile(r"([,:])~(?=/|$)")
 
@@ -24,11 +26,13 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(cache) / "jax-drift"
 
 
-def expand(text: str | os.PathLike) -> str:
+def expand(text: str | os.PathLike, buckets: bool = True) -> str:
     """Returns the value of a flag for a path with the home folder in the place of ~.
 
     It may be several paths with commas, or the path of a data set after its kind, "folder:~/x".
     Names that are no path, such as hf://name or a name of the hub, stay as they are.
+
+    buckets: whether it may be in a bucket.
 
     Raises:
         ValueError: it cannot be a path; the message says what was expected.
@@ -36,10 +40,13 @@ def expand(text: str | os.PathLike) -> str:
     text = os.fspath(text)
     if "\0" in text or "\n" in text:
         raise ValueError("expected a path in one line")
-    if BUCKET.match(text):
+    bucket = BUCKET.match(text)
+    if bucket and not bucket[2]:
+        raise ValueError(f"expected two slashes for a bucket, {bucket[1]}://bucket/folder")
+    if bucket and not buckets:
         raise ValueError(
-            "expected a path of this machine: buckets are not read or written directly yet; mount "
-            "it (gcsfuse, s3fs) and give the folder where it is mounted"
+            "expected a path of this machine: this flag takes no bucket; copy the files here, or "
+            "mount it (gcsfuse, s3fs) and give the folder where it is mounted"
         )
     if text.startswith("~"):
         text = os.path.expanduser(text)
@@ -49,16 +56,21 @@ def expand(text: str | os.PathLike) -> str:
 def to_path(text: Any) -> pathlib.Path:
     """Returns the path that a flag names, with the methods of `pathlib.Path`.
 
-    Raises UserError for an address that is no path of this machine.
+    Raises UserError for an address that is no path, and for a bucket that cannot be reached.
     """
     try:
         text = expand(text)
     except ValueError as error:
         raise UserError(f"{os.fspath(text)!r}: {error}") from None
     scheme = SCHEME.match(text)
-    if scheme:
+    if scheme and not storage.is_bucket(text):
         raise UserError(f"{text}: {scheme[1]}:// is no place for files; give a path")
-    return pathlib.Path(text)
+    return storage.as_path(text)
+
+
+def to_local(text: Any) -> pathlib.Path:
+    """Returns the path of what is read as files of this machine: a copy of what is in a bucket."""
+    return storage.local(to_path(text))
 
 
 # ---- a checkpoint in the place of its run ----

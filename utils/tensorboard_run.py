@@ -14,6 +14,8 @@ from typing import Any
 
 from PIL import Image
 
+from utils import storage
+from utils.errors import UserError
 from utils.packages import need
 from utils.trackers import REQUIREMENTS, RunFacts
 
@@ -34,6 +36,8 @@ class TensorBoardRun:
                 "compat.proto.summary_pb2",
             )
         )
+        if storage.is_bucket(facts.folder):
+            raise UserError("its files grow, which those of a bucket cannot: see docs/scale.md")
         folder = facts.folder / "tensorboard"
         self._writer = writer.EventFileWriter(str(folder), flush_secs=FLUSH_SECONDS)
         # From here on steps count anew: TensorBoard drops what earlier files say of them.

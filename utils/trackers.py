@@ -16,6 +16,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from utils import storage
 from utils.errors import UserError
 from utils.packages import need
 from utils.words import did_you_mean
@@ -113,6 +114,7 @@ class Trackers:
 
     def image(self, step: int, name: str, path: str | os.PathLike) -> None:
         """Shows a picture file."""
+        path = storage.local(path)
         for tracker_name, tracker in list(self._running.items()):
             with self._tolerating(tracker_name, "does not take images"):
                 tracker.image(step, name, path)

@@ -3,9 +3,11 @@
 import logging
 import os
 import secrets
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from utils import storage
 from utils.trackers import RunFacts
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ class WandbRun:
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4))
         self._run = wandb.init(
-            dir=str(folder),
+            dir=tempfile.mkdtemp() if storage.is_bucket(folder) else str(folder),
             id=id_file.read_text().strip(),
             mode=options.mode,
             project=options.project,

@@ -5,7 +5,9 @@
     <step>/crc32.json          size and CRC-32 of every file above; Orbax sees no flipped bits
 
 A step's folder appears by one rename after all of it is written, so a folder with a number as its
-name is complete. Reading never writes, so that a run can be evaluated while it trains.
+name is complete. A bucket has no renames: there a step is complete once it has its crc32.json,
+which is written last. Reading never writes, so that a run can be evaluated while it trains. The
+files are the same in both places, so that a run moves between them by copying.
 
 What a checkpoint of a trainer contains is decided in `training/`. The files of this folder:
 
@@ -14,6 +16,7 @@ What a checkpoint of a trainer contains is decided in `training/`. The files of 
     checksums     crc32.json: what is damaged
     trees         a tree of arrays as {"path/of/leaf": array}, the form in which it is stored
     lazy_orbax    the import of Orbax, when it is needed
+    in_buckets    what Orbax has to be told where checkpoints are in a bucket
 """
 
 from utils.checkpoint.checkpoints import Checkpoints

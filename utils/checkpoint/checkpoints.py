@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pathlib
 import re
 import shutil
 from collections.abc import Callable
@@ -13,14 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from utils import processes
-from utils.checkpoint.checksums import METADATA, find_damage, item_names, write_checksums
+from utils import processes, storage
+from utils.checkpoint import in_buckets
+from utils.checkpoint.checksums import (
+    CHECKSUMS,
+    METADATA,
+    find_damage,
+    item_names,
+    write_checksums,
+)
 from utils.checkpoint.lazy_orbax import load_orbax
 from utils.checkpoint.reading import read_item
 from utils.checkpoint.trees import flatten_tree, nest, to_save
 from utils.errors import UserError
 
 if TYPE_CHECKING:
+    import pathlib
+
     from orbax.checkpoint import CheckpointManager
 
 log = logging.getLogger(__name__)
@@ -32,13 +40,16 @@ class Checkpoints:
     Use it in a `with` block, or call `close`: Python does not wait for a running save at its exit.
 
     Args:
-        folder: created at the first save.
+        folder: on this machine or in a bucket; created at the first save.
         keep: how many of the newest checkpoints stay.
         keep_interval: every checkpoint whose step is a multiple of it stays for good; 0: none.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 3, keep_interval: int = 0):
-        self.folder = pathlib.Path(folder).absolute()
+        self.folder = storage.as_path(folder)
+        self.in_bucket = storage.is_bucket(self.folder)
+        if not self.in_bucket:
+            self.folder = self.folder.absolute()
         self.keep, self.keep_interval = keep, keep_interval
         self._manager: CheckpointManager | None = None  # Orbax's; opened by the first save
         self._pending: int | None = None  # the step that is being written in the background
@@ -63,8 +74,10 @@ class Checkpoints:
         """Returns the steps of the complete checkpoints, ascending, damaged ones too."""
         if not self.folder.is_dir():
             return []
-        entries = self.folder.iterdir()
-        return sorted(int(e.name) for e in entries if e.name.isdecimal() and e.is_dir())
+        folders = [e for e in self.folder.iterdir() if e.name.isdecimal() and e.is_dir()]
+        if self.in_bucket:
+            folders = [folder for folder in folders if (folder / CHECKSUMS).exists()]
+        return sorted(int(folder.name) for folder in folders)
 
     def latest(self) -> int | None:
         """Returns the newest step, or None."""
@@ -135,13 +148,16 @@ class Checkpoints:
         self._pending = None
 
     def _open_manager(self, ocp) -> CheckpointManager:
+        if self.in_bucket:
+            in_buckets.prepare(self.folder, self.steps())
         policies = [ocp.checkpoint_managers.LatestN(self.keep)]
         if self.keep_interval:
             policies.append(ocp.checkpoint_managers.EveryNSteps(self.keep_interval))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
-            # Remove what a killed run left behind.
-            cleanup_tmp_directories=True,
+            # Remove what a killed run left behind; in a bucket that is done already.
+            cleanup_tmp_directories=not self.in_bucket,
+            temporary_path_class=in_buckets.temporary_path_class(self.folder),
             # Do not parse the metadata of old checkpoints: they may be damaged.
             lightweight_initialize=True,
             async_options=ocp.AsyncOptions(
@@ -155,18 +171,20 @@ class Checkpoints:
     def _write_checksums(self) -> None:
         """Orbax calls this in the background, after all items are written and before the rename."""
         if processes.is_first():
-            (folder,) = self.folder.glob(f"{self._pending}.orbax-checkpoint-tmp*")
+            folder = self.folder / str(self._pending)
+            if not self.in_bucket:
+                (folder,) = self.folder.glob(f"{self._pending}.orbax-checkpoint-tmp*")
             write_checksums(folder)
 
     def _put_later_steps_aside(self, step: int) -> None:
         """Renames the checkpoints that the run has gone back before. See `save`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.in_bucket:
+            self.folder.mkdir(parents=True, exist_ok=True)
         if processes.is_first():
             last_to_stay = step - 1 if self._last is None else self._last
             for later in [s for s in self.steps() if s > last_to_stay]:
                 target = self.folder / f"{later}.replaced"
-                shutil.rmtree(target, ignore_errors=True)
-                self._step_folder(later).rename(target)
+                storage.move_folder(self._step_folder(later), target, mark=CHECKSUMS)
                 log.warning(
                     "%s: the run goes on from before step %d: moved to %s",
                     self.folder,
@@ -177,6 +195,8 @@ class Checkpoints:
 
     def _check_space(self, step: int, tree: dict) -> None:
         """Finds a disk that cannot hold the checkpoint before anything is written to it."""
+        if self.in_bucket:
+            return
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         needed = size // jax.process_count()
         existing = next(f for f in (self.folder, *self.folder.parents) if f.exists())
@@ -190,8 +210,9 @@ class Checkpoints:
         """Gives the space of a failed save back, and returns the error to raise."""
         step = self._pending if step is None else step
         self._pending = self._manager = self._last = None
-        for unfinished in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        if not self.in_bucket:  # there the next start removes it
+            for unfinished in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
         return UserError(
             f"could not write checkpoint {step} in {self.folder}: {_reason(error)}; earlier "
             "checkpoints are untouched: make the folder writable or free some space, then run the "

@@ -8,6 +8,8 @@ import pathlib
 import zlib
 from collections.abc import Sequence
 
+from utils import storage
+
 CHECKSUMS = "crc32.json"
 METADATA = "metadata"  # the item that every checkpoint has, and the file in it
 WRITTEN_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by Orbax; we do not read them
@@ -18,9 +20,8 @@ Checksums = dict[str, list[int]]  # {name of a file: [size in bytes, CRC-32]}
 
 def write_checksums(folder: pathlib.Path) -> None:
     """Writes crc32.json for all files that are in the folder of a step now."""
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    names = sorted(file.relative_to(folder).as_posix() for file in files)
-    sums = {name: _checksum(folder / name) for name in names if name not in WRITTEN_LATER}
+    names = [name for name in storage.files_below(folder) if name not in WRITTEN_LATER]
+    sums = {name: _checksum(folder / name) for name in names}
     content = {"crc32": _checksum_of_all(sums), "files": sums}
     (folder / CHECKSUMS).write_text(json.dumps(content))
 
@@ -48,17 +49,21 @@ def find_damage(folder: pathlib.Path, items: Sequence[str]) -> str | None:
     """
     must_be_whole = {*items, METADATA}
     try:
-        for name, (size, crc) in read_checksums(folder).items():
+        written = read_checksums(folder)
+        sizes = storage.files_below(folder)
+        for name, (size, crc) in written.items():
             file = folder / name
             is_read = _item(name) in must_be_whole
-            if (is_read or not items) and file.stat().st_size != size:
+            if (is_read or not items) and name not in sizes:
+                return f"{name} is missing"
+            if (is_read or not items) and sizes[name] != size:
                 return f"{name} was truncated"
             if is_read and _checksum(file) != [size, crc]:
                 return f"{name} was changed"
-    except FileNotFoundError as error:
-        return f"{pathlib.Path(error.filename).relative_to(folder)} is missing"
+    except FileNotFoundError:
+        return f"{CHECKSUMS} is missing"
     except OSError as error:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {error.strerror or storage.reason(error)}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # a damaged crc32.json
         return f"{CHECKSUMS}: {error}"
     return None
@@ -72,7 +77,7 @@ def _item(name: str) -> str:
 def _checksum(file: pathlib.Path) -> list[int]:
     """Returns [size in bytes, CRC-32] of a file."""
     size = crc = 0
-    with open(file, "rb") as stream:
+    with file.open("rb") as stream:
         while block := stream.read(BLOCK):
             size += len(block)
             crc = zlib.crc32(block, crc)

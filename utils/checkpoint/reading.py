@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from utils.checkpoint import trees
+from utils.checkpoint import in_buckets, trees
 from utils.checkpoint.checksums import item_names
 from utils.checkpoint.lazy_orbax import load_orbax
 from utils.errors import UserError
@@ -31,7 +31,7 @@ def read_item(folder: pathlib.Path, name: str, like: Any) -> Any:
     if wanted and name not in present:
         raise UserError(f"{folder} has no {name!r}: it has {', '.join(present)}")
 
-    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    reader = in_buckets.reader(ocp, folder)
     saved = {}
     if name in present:
         on_disk = reader.metadata(folder / name).item_metadata

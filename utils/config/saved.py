@@ -3,12 +3,12 @@
 import json
 import logging
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from utils import storage
 from utils.config.levels import build
 from utils.config.nesting import flatten
 from utils.config.schema import MAE_TRAINER, TRAINER, Schema
@@ -56,7 +56,7 @@ def _refuse_other_trainer(dotted: Mapping[str, Any], source: str, schema: Schema
 def from_json(path: str | os.PathLike, schema: Schema = TRAINER) -> ConfigDict:
     """Returns the config.json of a run. Raises UserError if it is absent, not JSON, or not ours."""
     try:
-        values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        values = json.loads(storage.as_path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror}; expected a run's config.json"
@@ -73,11 +73,9 @@ def from_json(path: str | os.PathLike, schema: Schema = TRAINER) -> ConfigDict:
 
 def save_json(config: ConfigDict, path: str | os.PathLike) -> None:
     """Writes nested JSON, whole or not at all. Raises UserError where that is not possible."""
-    path = pathlib.Path(path)
-    part = path.with_name(path.name + ".part")
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
     try:
-        part.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        storage.write(storage.as_path(path), text.encode())
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}; choose another --save_dir"

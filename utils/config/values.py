@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from configs.default import PATH, Key
+from configs.default import BUCKET, PATH, Key
 from utils.errors import UserError
 from utils.paths import expand
 from utils.words import did_you_mean
@@ -31,7 +31,7 @@ NOUNS = {
 
 def expected(key: Key) -> str:
     """Returns what a key accepts in words, such as "an integer in [1, inf) or all"."""
-    if key.accepts == PATH:
+    if key.accepts in (PATH, BUCKET):
         return "a path"
     if isinstance(key.accepts, tuple):
         return "one of " + ", ".join(key.accepts)
@@ -74,8 +74,8 @@ def convert(key: Key, value: Any) -> Any:
     Raises:
         ValueError: the key does not accept the value; the message is "expected ...".
     """
-    if key.accepts == PATH and isinstance(value, str):
-        return expand(value)  # its error tells more
+    if key.accepts in (PATH, BUCKET) and isinstance(value, str):
+        return expand(value, buckets=key.accepts == BUCKET)  # its error tells more
     try:
         return _converted(key, value)
     except _TooLarge:
