@@ -29,6 +29,7 @@ log = logging.getLogger("train")
 
 BEAT = 15.0  # seconds between two signs of life
 EXPIRY = 60.0  # seconds without one after which the folder is free
+PATIENCE = 20.0  # seconds for which a lock that looks expired is watched; clocks may differ
 
 
 class Hold:
@@ -132,7 +133,7 @@ class BucketLock(Hold):
                 continue  # it was released just now
             holder = _parse(content)
             watched = time.monotonic() - began
-            silent = time.time() - holder["beat"] > EXPIRY and watched > BEAT + 5
+            silent = time.time() - holder["beat"] > EXPIRY and watched > PATIENCE
             if silent or _is_gone(holder) or watched > 2 * EXPIRY:
                 if self._write(seen):
                     log.info("%s: took the lock of %s, which is gone", self.folder, _who(holder))
@@ -151,7 +152,7 @@ class BucketLock(Hold):
                     f"{self.folder}: another program is training there, {_who(holder)}; wait until "
                     "it ends, or give another --save_dir"
                 )
-            time.sleep(1)
+            time.sleep(min(1.0, BEAT))
 
     def _write(self, version: str | None) -> bool:
         """Writes the object over one version of it. Returns whether it is ours then."""

@@ -35,8 +35,8 @@ def setup_logging(quiet: bool = False) -> None:
     handler.setFormatter(_Format())
     level = logging.ERROR if quiet else logging.INFO
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("absl").setLevel(logging.WARNING)
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    for package in ("absl", "jax", "gcsfs", "s3fs", "fsspec", "aiobotocore", "google"):
+        logging.getLogger(package).setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
