@@ -196,7 +196,7 @@ def test_what_a_bucket_cannot_do_is_one_line(store, monkeypatch):
     scheme = store.partition(":")[0]
     for flag, value, words in (
         ("save_dir", f"{scheme}:/bucket/run", "expected two slashes"),
-        ("vae", f"{store}/vae", "this flag takes no bucket"),
+        ("vae", f"{store}/vae", "a bucket is not read here"),
     ):
         with pytest.raises(UserError, match=words):
             config_lib.resolve({flag: value})

@@ -75,7 +75,7 @@ def test_killed_and_resumed_has_the_lines_of_an_uninterrupted_run(tmp_path):
 
     run(tmp_path / "whole", 1, 12, 0).close()
     killed = run(tmp_path / "killed", 1, 10, 0)  # the checkpoint was at step 8
-    killed._file.write(b'{"step": 11, "lo')  # the kill came in the middle of a line
+    killed._file.write('{"step": 11, "lo')  # the kill came in the middle of a line
     killed.close()
     run(tmp_path / "killed", 9, 12, 8).close()
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
@@ -97,8 +97,8 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="could not write .*metrics.jsonl: "):
         RunLog(tmp_path / "file", options(), 0)
     run = RunLog(tmp_path / "run", options(), 0)
-    run._file.close()
-    run._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115  closed by `run.close`
+    run._file._file.close()
+    run._file._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
     with pytest.raises(UserError, match="could not write .*metrics.jsonl: No space left on device"):
         run.log(1, {"loss": 1.0})
     run.close()

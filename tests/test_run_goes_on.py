@@ -103,10 +103,13 @@ def test_a_home_folder_is_the_home_folder_for_every_program(tmp_path, monkeypatc
     assert config.save_dir == f"{tmp_path}/run"
     assert config.dataset_name == f"folder:{tmp_path}/x"
     assert config.encoder.path == f"a,{tmp_path}/b"
-    for flag in ("dataset_name", "save_dir", "init_from"):
-        for bad in ("gs://bucket/run", "s3:/bucket/run", "folder:gs://x"):
-            with pytest.raises(UserError, match=f"--{flag}={bad}: .*; mount it"):
-                config_lib.resolve({flag: bad})
+    for flag, bad, words in (
+        ("save_dir", "s3:/bucket/run", "expected two slashes"),
+        ("vae", "gs://bucket/vae", "a bucket is not read here"),
+        ("dataset_name", "tfds:gs://x", "a bucket is not read here"),
+    ):
+        with pytest.raises(UserError, match=f"--{flag}={bad}: .*{words}"):
+            config_lib.resolve({flag: bad})
 
 
 @pytest.mark.parametrize("place, step", [("checkpoints/2", " --step 2"), ("checkpoints", "")])

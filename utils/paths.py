@@ -43,9 +43,9 @@ def expand(text: str | os.PathLike, buckets: bool = True) -> str:
     bucket = BUCKET.match(text)
     if bucket and not bucket[2]:
         raise ValueError(f"expected two slashes for a bucket, {bucket[1]}://bucket/folder")
-    if bucket and not buckets:
+    if bucket and (not buckets or text.startswith("tfds:")):
         raise ValueError(
-            "expected a path of this machine: this flag takes no bucket; copy the files here, or "
+            "expected a path of this machine: a bucket is not read here; copy the files here, or "
             "mount it (gcsfuse, s3fs) and give the folder where it is mounted"
         )
     if text.startswith("~"):
