@@ -72,7 +72,7 @@ class Profile:
 
     def __init__(self, folder: pathlib.Path, start: int, last: int, count: int):
         if count and storage.is_bucket(folder):
-            raise UserError(f"--profile {count}: a trace is written to a disk; give a --save_dir here")
+            raise UserError(f"--profile {count}: traces go to a disk; give a --save_dir here")
         self.folder = folder / "profile"
         steps = min(count, last - start) if processes.is_first() else 0
         self.first = min(start + 1 + self.WARM_UP, last - steps + 1)
