@@ -110,6 +110,21 @@ TABLE = (
         "stop, not only warn, when the generated samples of a class are alike",
     ),
     Key(
+        "on_nonfinite",
+        "stop",
+        "what a run does whose loss is not finite: stop, or go back to the last checkpoint and on "
+        "with other samples",
+        ("stop", "rollback"),
+    ),
+    Key("max_rollbacks", 3, "how often a run goes back at most", "[1, inf)"),
+    Key(
+        "watchdog",
+        0.0,
+        "seconds after which a step that does not end ends the program with exit code 1, with the "
+        "stacks of its threads; 0 = never",
+        "[0, 1000000]",
+    ),
+    Key(
         "collapse_ratio",
         0.1,
         "generated / real pairwise distance that counts as collapse",

@@ -57,7 +57,7 @@ TINY = {
     "optim.ema": (0.9,),
     "mesh.devices": 1,
 }
-TIMING = ("images_per_s", "mfu", "seconds", "data_wait")
+TIMING = ("images_per_s", "mfu", "goodput", "seconds", "data_wait")
 
 
 def parts_of(changes=(), devices=1, fsdp=1):

@@ -53,7 +53,7 @@ STREAM = {
     "drift.n_unc": 4,
     "drift.alpha_max": 3.0,
 }
-TIMING = ("images_per_s", "mfu", "seconds", "data_wait")
+TIMING = ("images_per_s", "mfu", "goodput", "seconds", "data_wait")
 
 
 def parts_of(changes=(), devices=1, fsdp=1):

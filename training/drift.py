@@ -220,7 +220,7 @@ class DriftJob(Job):
         self.reference = None
         if config.eval_interval:
             self.reference = drift_evaluation.reference_of(parts)
-        self.take_step = make_step(parts, step)
+        self.take_step = make_step(parts, step, int(self.state.seed))
         self.collapse = CollapseWatch(config.collapse_ratio, config.stop_on_collapse)
 
     def fetch(self) -> tuple[Any, Any] | None:
@@ -272,18 +272,19 @@ class DriftJob(Job):
 # ---- the step ----
 
 
-def make_step(parts: DriftParts | FlowParts, first_step: int = 0) -> Any:
+def make_step(parts: DriftParts | FlowParts, first_step: int = 0, seed: int | None = None) -> Any:
     """Returns the step: (state, bank, fresh, encoder_params) -> (state, bank, metrics).
 
     `fresh` are new real samples for the bank, (samples [S, ...], labels [S]), or None for a bank
     that holds all data. State and bank are donated: their memory is used for the new ones.
 
     first_step: the number of steps taken before the first call.
+    seed: of the state, where a bank in host memory draws by it; None: that of the configuration.
     """
     jitted = jit_step(parts)
     if isinstance(parts, FlowParts) or not parts.bank_on_host:
         return jitted
-    return HostStep(parts, jitted, first_step)
+    return HostStep(parts, jitted, first_step, seed)
 
 
 def jit_step(parts: DriftParts | FlowParts) -> Callable:

@@ -43,6 +43,11 @@ def note_end(folder: pathlib.Path, step: int) -> None:
     _append(folder, {"event": "end", "step": step})
 
 
+def note_rollback(folder: pathlib.Path, step: int, back_to: int) -> None:
+    """Writes that step was not finite, and from where the run goes on."""
+    _append(folder, {"event": "rollback", "step": step, "back_to": back_to})
+
+
 def _append(folder: pathlib.Path, record: dict[str, Any]) -> None:
     """Adds a line with the time, in seconds since 1970; only the first process writes."""
     if not processes.is_first():

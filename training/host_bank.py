@@ -19,10 +19,10 @@ class HostBank:
     same to the bit. The samples are moved by NumPy.
     """
 
-    def __init__(self, parts: DriftParts, first_step: int = 0):
-        """first_step: the number of steps taken before the first call of `next_batch`."""
+    def __init__(self, parts: DriftParts, first_step: int = 0, seed: int | None = None):
+        """See HostStep for the numbers."""
         self.step = first_step
-        self.seed = np.uint32(parts.config.seed)
+        self.seed = np.uint32(parts.config.seed if seed is None else seed)
         self.groups = parts.drift.groups
         self.sample_shape = parts.dataset.shape
         self.cpu = cpu_device()
@@ -66,10 +66,11 @@ class HostStep:
         parts: of the run.
         on_batch: the compiled program (state, batch, encoder_params) -> (state, metrics).
         first_step: the number of steps taken before the first call.
+        seed: that of the state; None: that of the configuration.
     """
 
-    def __init__(self, parts: DriftParts, on_batch: Any, first_step: int):
-        self.host = HostBank(parts, first_step)
+    def __init__(self, parts: DriftParts, on_batch: Any, first_step: int, seed: int | None):
+        self.host = HostBank(parts, first_step, seed)
         self.on_batch = on_batch
         self.sharding = parts.layout.groups_sharding
         self.batch: Any = None  # the shapes of a batch

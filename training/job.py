@@ -142,6 +142,7 @@ class Job:
 
     state: TrainState
     position: int  # samples of the data stream that are used up
+    rollbacks: int = 0  # how often the run has gone back, training/recovery.py
 
     def __init__(self, parts: Any, folder: pathlib.Path):
         self.parts = parts
@@ -174,6 +175,7 @@ class Job:
             self.check_metadata(metadata, source)
         self.take(items)
         self.position = metadata["position"]
+        self.rollbacks = metadata.get("rollbacks", 0)
 
     def checkpoint_shapes(self) -> dict[str, Any]:
         """Returns `items` as shapes, dtypes and shardings."""
@@ -247,6 +249,8 @@ class Job:
             "position": self.position,
             "config": self.config.to_dict(),
         }
+        if self.rollbacks:
+            metadata["rollbacks"] = self.rollbacks
         return self.items(), metadata
 
     def items(self) -> dict[str, Any]:

@@ -9,24 +9,26 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from models.post_hoc import SNAPSHOTS
 from training import environment
+from training.goodput import Goodput
 from training.job import Job
+from training.recovery import NotFinite, check_finite, roll_back
 from training.run_folder import has_run
 from training.speed import Profile, Utilisation, utilisation
 from training.state import snapshot_items
 from utils import config as config_lib
 from utils import distributed, processes
 from utils.checkpoint import Checkpoints
-from utils.errors import UserError
 from utils.folder_lock import Hold, hold
 from utils.logging import RunLog
 from utils.paths import to_path
 from utils.signals import StopSignal
+from utils.watchdog import Watchdog
 
 log = logging.getLogger("train")
 
@@ -48,8 +50,17 @@ def train(job: Job, profiled: int = 0) -> None:
         start = resume_or_start(job, checkpoints)
         if start < config.max_steps:
             environment.note_start(folder, start)
+            goodput = Goodput(folder)
             profile = Profile(folder, start, config.max_steps, profiled)
-            take_steps(job, start, checkpoints, snapshots, stop, held, profile)
+            saving = Saving(checkpoints, snapshots, held)
+            while start < config.max_steps:
+                try:
+                    take_steps(job, start, saving, stop, profile, goodput)
+                    break
+                except NotFinite as error:
+                    start = roll_back(job, checkpoints, error)
+            goodput.save(finished=True)
+            log.info("%s: %s", folder, goodput.in_words())
             environment.note_end(folder, config.max_steps)
             job.report_run()
         else:
@@ -102,16 +113,19 @@ def check_agreement(job: Job, checkpoints: Checkpoints) -> None:
 # ---- the loop ----
 
 
+class Saving(NamedTuple):
+    """Where a run saves: its checkpoints, the snapshots of averages, and its hold of the folder."""
+
+    checkpoints: Checkpoints
+    snapshots: Checkpoints
+    held: Hold
+
+
 def take_steps(
-    job: Job,
-    start: int,
-    checkpoints: Checkpoints,
-    snapshots: Checkpoints,
-    stop: StopSignal,
-    held: Hold,
-    profile: Profile,
+    job: Job, start: int, saving: Saving, stop: StopSignal, profile: Profile, goodput: Goodput
 ) -> None:
-    """Takes the steps after `start`. Raises UserError for a run that left the numbers."""
+    """Takes the steps after `start`. Raises NotFinite for a run that left the numbers."""
+    checkpoints, snapshots, held = saving
     config, folder = job.config, job.folder
     last = config.max_steps
     job.prepare(start)
@@ -119,14 +133,17 @@ def take_steps(
     clock = Clock(start)
     log.info("%s: training to step %d; the first step is compiled now", folder, last)
     with (
+        Watchdog(config.watchdog) as watchdog,
         RunLog(folder, config.wandb, start, config.to_dict(), config.log) as run_log,
         run_log.progress(start, last) as bar,
     ):
         for step in range(start + 1, last + 1):
             # ---- one step: it is queued, nothing here waits for the device ----
+            if step > start + 1:  # the first one compiles
+                watchdog.restart()
             profile.before(step)
             with jax.transfer_guard("disallow"):
-                with clock.waiting():
+                with clock.waiting(), goodput.during("waiting"):
                     batch = job.fetch()
                 metrics = job.advance(batch)
 
@@ -136,25 +153,29 @@ def take_steps(
                 if step == start + 1:
                     job.after_first_step()
                     clock.devices = utilisation(job.parts.mesh, job.trace_step(batch))
+                    goodput.started()
 
             # ---- log: this waits for the device ----
             if is_due(step, config.log_interval, last):
                 values = to_floats(metrics)
                 check_finite(step, values)
                 timing = clock.read(step, config.batch_size)
+                timing["goodput"] = goodput.share()
                 run_log.log(step, values | {"lr": job.learning_rate(step)} | timing)
                 bar.show(step, values | timing, timing["images_per_s"])
                 job.after_log(step, values)
                 clock.restart(step)
 
+            watchdog.rest()
             with clock.paused():
                 stopping = distributed.stop_after(step, stop.requested)
 
                 # ---- evaluate, draw ----
-                if is_due(step, config.eval_interval, last):
-                    job.evaluate(step, run_log)
-                if is_due(step, config.sample_interval, last):
-                    run_log.image(step, "samples", job.draw(step))
+                with goodput.during("evaluating"):
+                    if is_due(step, config.eval_interval, last):
+                        job.evaluate(step, run_log)
+                    if is_due(step, config.sample_interval, last):
+                        run_log.image(step, "samples", job.draw(step))
 
                 # ---- keep the averages of which others can be made ----
                 if is_snapshot(step, config.optim.ema_snapshots, last):
@@ -164,9 +185,11 @@ def take_steps(
                 # ---- save: nothing that is not finite, so that the run can go on from it ----
                 if is_due(step, config.save_interval, last) or stopping:
                     check_finite(step, to_floats(metrics))
-                    held.confirm()
-                    run_log.flush()  # what is resumed from here has the lines before it
-                    checkpoints.save(step, *job.checkpoint())
+                    with goodput.during("saving"):
+                        held.confirm()
+                        run_log.flush()  # what is resumed from here has the lines before it
+                        checkpoints.save(step, *job.checkpoint())
+                        goodput.save()
 
                 # ---- stop, as a signal asked to ----
                 if stopping:
@@ -175,7 +198,8 @@ def take_steps(
                     name = stop.name or "SIGTERM"  # another process got it
                     log.warning("%s: saved at step %d; the same command resumes it", name, step)
                     raise SystemExit(128 + signal.Signals[name])
-    checkpoints.wait()
+    with goodput.during("saving"):
+        checkpoints.wait()
     figures = "samples/, curves.png, " if config.sample_interval else ""
     log.info("%s: done; %smetrics.jsonl and checkpoints/ are there", folder, figures)
 
@@ -243,13 +267,3 @@ class Clock:
 def to_floats(metrics: dict[str, jax.Array]) -> dict[str, float]:
     """Returns the metrics of a step as numbers. This waits for the device."""
     return {name: float(value) for name, value in jax.device_get(metrics).items()}
-
-
-def check_finite(step: int, values: dict[str, float]) -> None:
-    """Raises UserError when the training has left the numbers."""
-    bad = [name for name, value in values.items() if not np.isfinite(value)]
-    if bad:
-        raise UserError(
-            f"step {step}: {', '.join(bad)} not finite; the last checkpoint is from before. "
-            "Lower --optim.learning_rate, or raise --optim.warmup_steps"
-        )

@@ -1,0 +1,142 @@
+"""What a run does about a step that is no number, or that does not end, and where its time went."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from test_train import ROOT, STREAM, everything_saved, records, same_bits, train
+
+from training.drift import DriftJob
+from training.goodput import Goodput
+from utils.checkpoint import Checkpoints
+from utils.errors import UserError
+
+CHANGES = STREAM | {"max_steps": 12}
+
+
+@pytest.fixture
+def breaks(monkeypatch):
+    """Lets the steps of these numbers give NaN, each once, as a bad sample or a bad chip would."""
+    steps = []
+    advance = DriftJob.advance
+
+    def broken(job, batch):
+        step = int(job.state.step) + 1
+        if steps and steps[0] == step:
+            del steps[0]
+            params = jax.tree.map(spoiled, job.state.params)
+            job.state = job.state.replace(params=params)
+        return advance(job, batch)
+
+    monkeypatch.setattr(DriftJob, "advance", broken)
+    return steps
+
+
+def spoiled(array):
+    return jax.device_put(np.full(array.shape, np.nan, array.dtype), array.sharding)
+
+
+def test_it_stops_or_goes_back_and_on_with_other_samples(tmp_path, breaks, caplog):
+    breaks += [7]
+    with pytest.raises(UserError, match="step 7: .*loss.* not finite.*--on_nonfinite rollback"):
+        train(tmp_path / "stops", CHANGES)
+    breaks += [7, 6]
+    rolls = CHANGES | {"on_nonfinite": "rollback"}
+    lines = train(tmp_path / "rolls", rolls)
+    assert "step 7: " in caplog.text and "back to step 4, without the 24 samples" in caplog.text
+    assert "back to step 4, without the 40 samples used since (2 of at most 3 times)" in caplog.text
+    assert [line["step"] for line in lines] == [*range(1, 13)]
+
+    before = records(tmp_path / "stops")
+    assert [line["loss"] for line in before[:4]] == [line["loss"] for line in lines[:4]]
+    assert before[4]["loss"] != lines[4]["loss"]  # what was used since is not used again
+    _, metadata, _ = everything_saved(tmp_path / "rolls", rolls)
+    assert metadata["rollbacks"] == 2 and metadata["position"] == 12 * 8 + 40 + fill_of(tmp_path)
+    lines = (tmp_path / "rolls/environment.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    backs = [(e["step"], e["back_to"]) for e in events if e["event"] == "rollback"]
+    assert backs == [(7, 4), (6, 4)]
+
+    # ---- a run that was stopped after going back ends in the same bits ----
+    breaks += [7, 6]
+    train(tmp_path / "twice", rolls | {"max_steps": 8})
+    train(tmp_path / "twice", rolls)
+    ours, theirs = (everything_saved(tmp_path / name, rolls)[0] for name in ("rolls", "twice"))
+    same_bits(ours, theirs)
+
+
+def fill_of(folder):
+    """Returns how many samples of the stream filled the bank before the first step."""
+    checkpoint = Checkpoints(folder / "stops" / "checkpoints")
+    metadata, step = checkpoint.look()
+    return metadata["position"] - 8 * step
+
+
+def test_it_goes_back_so_often_and_not_before_the_first_checkpoint(tmp_path, breaks):
+    rolls = CHANGES | {"on_nonfinite": "rollback", "max_rollbacks": 1}
+    breaks += [2]
+    with pytest.raises(UserError, match="step 2: .* there is no checkpoint to go back to"):
+        train(tmp_path / "first", rolls)
+    breaks += [6, 6]
+    with pytest.raises(UserError, match=r"step 6: .* after going back 1 times \(--max_rollbacks\)"):
+        train(tmp_path / "often", rolls)
+    assert len(records(tmp_path / "often")) == 5  # all of them finite
+
+
+def test_a_program_that_hangs_is_ended_with_its_stacks():
+    code = (
+        "import time\nfrom utils.watchdog import Watchdog\n"
+        "def step(): time.sleep(60)\n"
+        "with Watchdog(0.5) as dog:\n"
+        "    dog.restart(); time.sleep(0.3); dog.restart(); time.sleep(0.3)\n"
+        "    dog.rest(); time.sleep(0.7); print('alive', flush=True)\n"
+        "    dog.restart(); step()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT
+    )
+    assert done.returncode == 1 and done.stdout == "alive\n"
+    assert "Timeout" in done.stderr and "in step" in done.stderr
+
+
+def test_time_is_accounted_for_over_all_starts(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("training.goodput.time.time", lambda: now[0])
+    monkeypatch.setattr("training.goodput.time.perf_counter", lambda: now[0])
+
+    def passes(seconds):
+        now[0] += seconds
+
+    account = Goodput(tmp_path)
+    passes(10)
+    account.started()
+    passes(60)
+    with account.during("waiting"):
+        passes(5)
+    with account.during("saving"):
+        passes(5)
+    account.save()
+    passes(15)  # of steps, and then it is killed; 5 s later it starts again
+
+    passes(5)
+    account = Goodput(tmp_path)
+    passes(10)
+    account.started()
+    passes(80)
+    with account.during("evaluating"):
+        passes(10)
+    expected = {"steps": 140, "starting": 20, "waiting": 5, "evaluating": 10, "saving": 5}
+    assert account.seconds() == expected | {"lost to restarts": 20}
+    assert account.share() == 0.7
+    words = "goodput 70% of 200 s: steps 70%, starting 10%, waiting 2%, evaluating 5%, saving 2%, "
+    assert account.in_words() == words + "lost to restarts 10%"
+
+    # ---- after the end, nothing is lost until the run is taken up again ----
+    account.save(finished=True)
+    passes(1000)
+    assert Goodput(tmp_path).seconds() == account.seconds() | {"steps": 140}
+    (tmp_path / "goodput.json").write_text("{")
+    assert sum(Goodput(tmp_path).seconds().values()) == 0
