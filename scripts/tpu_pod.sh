@@ -1,27 +1,32 @@
 #!/usr/bin/env bash
-# A TPU slice of Google Cloud, from nothing to a finished run. Needs gcloud, logged in, and a bucket
-# for the run folder (all workers mount it at /mnt/runs with gcsfuse).
+# A TPU slice of Google Cloud, from nothing to a finished run. Needs gcloud, logged in. The run is in
+# a bucket, which the workers reach by themselves: nothing is mounted.
 #
-#   # also: PROJECT, VERSION (the runtime), SPOT=1
-#   export TPU_NAME=drift ZONE=us-east5-b TYPE=v6e-64 BUCKET=my-bucket
-#   # ask for the slice and wait until it is there
+#   # also: PROJECT, VERSION (the runtime), RESERVATION (its name), HOURS (of flex-start, 24),
+#   # TIER: on-demand, spot, reserved, or flex-start
+#   export TPU_NAME=drift ZONE=us-east5-b TYPE=v6e-64 TIER=spot
+#   # queue for the slice, and wait until it is there
 #   scripts/tpu_pod.sh create
 #   # this working tree and its requirements, on all workers
 #   scripts/tpu_pod.sh install
 #   scripts/tpu_pod.sh run --recipe imagenet256_latent \
-#     --dataset_name latents:/mnt/runs/latents --save_dir /mnt/runs/b2
-#   # the same for a spot slice: create, install and run again after every preemption, until the run
-#   # is done
+#     --dataset_name latents:gs://my-bucket/latents --save_dir gs://my-bucket/b2
+#   # all three, and again after a preemption or a lost worker, until the run is done
 #   scripts/tpu_pod.sh train --recipe ...
 #   scripts/tpu_pod.sh status | stop | delete
+#   # what any of these would do
+#   DRY_RUN=1 scripts/tpu_pod.sh train --recipe ...
 #
 # A preempted run is not lost: the workers get SIGTERM, save together, and the same command resumes
-# it. Not run on a real slice yet.
+# it. A mistake of the user's (exit code 2) ends it. Not run on a real slice yet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 : "${TPU_NAME:?name of the slice}" "${ZONE:?zone, such as us-east5-b}"
 type=${TYPE:-v6e-64}
+tier=${TIER:-on-demand}
+pause=${PAUSE:-60}         # seconds between two looks at the queue
+restarts=${RESTARTS:-10}   # on a slice that is still there
 case $type in
   v6e-*) version=${VERSION:-v2-alpha-tpuv6e} ;;
   v5litepod-*) version=${VERSION:-v2-alpha-tpuv5-lite} ;;
@@ -30,18 +35,58 @@ case $type in
 esac
 place=(--zone "$ZONE")
 [ -z "${PROJECT:-}" ] || place+=(--project "$PROJECT")
-tpu() { gcloud compute tpus tpu-vm "$1" "$TPU_NAME" "${place[@]}" "${@:2}"; }
+
+call() { # gcloud, or in a dry run its command line
+  if [ -z "${DRY_RUN:-}" ]; then
+    gcloud "$@"
+  else
+    printf '%q ' gcloud "$@"
+    echo
+  fi
+}
+tpu() { call compute tpus tpu-vm "$1" "$TPU_NAME" "${place[@]}" "${@:2}"; }
+# Flex-start is known to the alpha commands only.
+queue() { call alpha compute tpus queued-resources "$1" "$TPU_NAME" "${place[@]}" "${@:2}"; }
 everywhere() { tpu ssh --worker=all --command "$1"; }
-state() { tpu describe --format='value(state)' 2>/dev/null || echo ABSENT; }
+
+state() { # of the request: WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, SUSPENDED, FAILED, ...
+  if [ -n "${DRY_RUN:-}" ]; then
+    echo ABSENT
+  else
+    queue describe --format='value(state.state)' 2>/dev/null || echo ABSENT
+  fi
+}
 
 create() {
-  if [ "$(state)" = READY ]; then return; fi
-  if [ "$(state)" != ABSENT ]; then tpu delete --quiet; fi # what a preemption left
-  local options=(--accelerator-type "$type" --version "$version")
-  if [ -n "${SPOT:-}" ]; then options+=(--spot); fi
-  until tpu create "${options[@]}"; do
-    echo "no $type in $ZONE yet; trying again in a minute" >&2
-    sleep 60
+  local options=(--node-id "$TPU_NAME" --accelerator-type "$type" --runtime-version "$version")
+  case $tier in
+    on-demand) ;;
+    spot) options+=(--spot) ;;
+    reserved) options+=(--reserved ${RESERVATION:+--reservation "$RESERVATION"}) ;;
+    flex-start) options+=(--provisioning-model=flex-start --max-run-duration="${HOURS:-24}h") ;;
+    *)
+      echo "error: TIER=$tier: expected on-demand, spot, reserved or flex-start" >&2
+      return 2
+      ;;
+  esac
+  case $(state) in
+    ABSENT) queue create "${options[@]}" ;;
+    SUSPEND* | FAILED | DELETING) # what a preemption left
+      queue delete --force --quiet
+      queue create "${options[@]}"
+      ;;
+  esac
+  if [ -n "${DRY_RUN:-}" ]; then return; fi
+  while true; do
+    case $(state) in
+      ACTIVE) return ;;
+      SUSPEND* | FAILED | ABSENT)
+        echo "error: the request for $type in $ZONE is $(state); see scripts/tpu_pod.sh status" >&2
+        return 1
+        ;;
+    esac
+    echo "no $type in $ZONE yet: $(state)" >&2
+    sleep "$pause"
   done
 }
 
@@ -56,42 +101,41 @@ install() {
     command -v uv >/dev/null || python3 -m pip install --quiet --user uv
     export PATH=\$HOME/.local/bin:\$PATH
     [ -x .venv/bin/python ] || uv venv --quiet --python 3.11 .venv
-    uv pip install --quiet --python .venv/bin/python -r requirements-tpu.txt -c requirements.lock"
-  if [ -n "${BUCKET:-}" ]; then
-    everywhere "set -e
-      if ! command -v gcsfuse >/dev/null; then
-        packages=https://packages.cloud.google.com/apt
-        key=/usr/share/keyrings/cloud.google.asc
-        list=/etc/apt/sources.list.d/gcsfuse.list
-        curl -fsS \$packages/doc/apt-key.gpg | sudo tee \$key >/dev/null
-        echo \"deb [signed-by=\$key] \$packages gcsfuse-\$(lsb_release -cs) main\" |
-          sudo tee \$list >/dev/null
-        sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse
-      fi
-      sudo mkdir -p /mnt/runs && sudo chown \$USER /mnt/runs
-      mountpoint -q /mnt/runs || gcsfuse --implicit-dirs '$BUCKET' /mnt/runs"
-  fi
+    uv pip install --quiet --python .venv/bin/python -c requirements.lock \\
+      -r requirements-tpu.txt -r requirements-buckets.txt"
 }
 
 run() {
   local words
   words=$(printf '%q ' "$@")
-  everywhere "cd ~/jax-drift && exec .venv/bin/python train_drift.py $words"
+  # Each worker keeps its exit code, because gcloud has only one for all.
+  everywhere "cd ~/jax-drift && rm -f exit_code
+    .venv/bin/python train_drift.py $words
+    code=\$? && echo \$code >exit_code && exit \$code"
 }
 
+exit_codes() { everywhere "cat ~/jax-drift/exit_code 2>/dev/null || true" 2>/dev/null || true; }
+
 train() {
+  local restarted=0
   while true; do
-    # Each in a shell of its own, which stops at the first error. The workers' exit code is 0 when
-    # the run is complete.
+    # Each in a shell of its own, which stops at the first error.
     if scripts/tpu_pod.sh create && scripts/tpu_pod.sh install && scripts/tpu_pod.sh run "$@"; then
       return
     fi
-    sleep 60 # a slice that was taken away says so a while after its workers are gone
-    if [ "$(state)" = READY ]; then
-      echo "error: the run ended with an error, and not by a preemption; see above" >&2
+    sleep "$pause" # a slice that was taken away says so a while after its workers are gone
+    if [ "$(state)" != ACTIVE ]; then
+      echo "preempted; asking for another slice" >&2
+    elif exit_codes | grep -qx 2; then
+      echo "error: the run ended by a mistake of its settings or data; see above" >&2
+      return 2
+    elif [ "$restarted" -ge "$restarts" ]; then
+      echo "error: the run ended $((restarted + 1)) times without a preemption; see above" >&2
       return 1
+    else
+      restarted=$((restarted + 1))
+      echo "a worker was lost or failed; starting again ($restarted of $restarts)" >&2
     fi
-    echo "preempted; asking for another slice" >&2
   done
 }
 
@@ -99,7 +143,7 @@ case ${1:-} in
   create | install | run | train) "$@" ;;
   status) state ;;
   stop) everywhere "pkill -TERM -f '[t]rain_drift.py' || true" ;; # they save together and end
-  delete) tpu delete --quiet ;;
+  delete) queue delete --force --quiet ;;
   *)
     sed -n '2,/^set /{/^#/p}' "$0" >&2
     exit 2
