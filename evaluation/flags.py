@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from configs.default import BUCKET, DISTRIBUTED, Key
+from configs.default import BUCKET, DISTRIBUTED, PATH, Key
 from metrics.errors import GROUPS
 from metrics.resize import MODES
 from metrics.table import METRICS
