@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A TPU slice of Google Cloud, from nothing to a finished run. Needs gcloud, logged in. The run is in
-# a bucket, which the workers reach by themselves: nothing is mounted.
+# A TPU slice of Google Cloud, from nothing to a finished run. Needs gcloud, logged in. The run is
+# in a bucket, which the workers reach by themselves: nothing is mounted.
 #
 #   # also: PROJECT, VERSION (the runtime), RESERVATION (its name), HOURS (of flex-start, 24),
 #   # TIER: on-demand, spot, reserved, or flex-start

@@ -40,6 +40,9 @@ def store(request):
         yield address
     os.environ.clear()
     os.environ |= before
+    # The next emulator has another address, which what is kept of this one does not know.
+    storage.reach.cache_clear()
+    storage.file_system(address).clear_instance_cache()
 
 
 @pytest.fixture
