@@ -1,7 +1,6 @@
 """The command of scripts/export.py: the network of a run in a format for others."""
 
 import pathlib
-import re
 
 from evaluation.fid_csv import read_rows
 from evaluation.flags import Flags
@@ -16,9 +15,7 @@ from utils.errors import UserError
 from utils.files import cannot_write
 from utils.paths import to_path
 from utils.sharding import local_sharding
-from utils.weight_files.hub import upload_command, upload_folders
-
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+from utils.weight_files.hub import REPOSITORY, upload_command, upload_folders
 
 
 def export(flags: Flags) -> str:

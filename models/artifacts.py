@@ -71,6 +71,8 @@ def find_artifact(source: str | pathlib.Path, kind: str) -> pathlib.Path:
 
 def _find_repository(name: str) -> pathlib.Path:
     """Returns a local copy of the artifact at the top of a repository, OWNER/REPOSITORY."""
+    if not hub.REPOSITORY.fullmatch(name):
+        raise UserError(f"hf://{name}: expected hf://NAME, or hf://OWNER/REPOSITORY")
     address = f"https://huggingface.co/{name}"
     try:
         return hub.download_snapshot(name, [METADATA_FILE, PARAMS_FILE])

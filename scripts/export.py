@@ -28,6 +28,7 @@ from configs.default import BUCKET, PATH, Key
 from evaluation.export_command import export
 from evaluation.flags import EMA
 from utils import config as config_lib
+from utils.compiler import keep_programs
 from utils.logging import setup_logging
 
 FLAGS = (
@@ -46,6 +47,7 @@ FLAGS = (
 
 def main(flag_values):
     setup_logging()
+    keep_programs()
     logging.getLogger("export").info("%s", export(config_lib.all_flags(flag_values)))
 
 

@@ -19,6 +19,7 @@ from evaluation.flags import EMA, EULER_STEPS, Flags
 from evaluation.play_page import open_page, serve
 from evaluation.sample_command import open_sampler
 from utils import config as config_lib
+from utils.compiler import keep_programs
 from utils.logging import setup_logging
 
 FLAGS = (
@@ -34,6 +35,7 @@ FLAGS = (
 def main(flag_values):
     """Serves the page."""
     setup_logging()
+    keep_programs()
     flags: Flags = config_lib.all_flags(flag_values)
     sampler = open_sampler(flags)
     blocks = open_page(sampler)

@@ -147,6 +147,8 @@ def test_what_cannot_be_pushed_is_one_line_and_written_all_the_same(run, hub, mo
 def test_a_repository_that_is_not_there(hub):
     with pytest.raises(UserError, match="there is no .*nobody/nothing, or it is private"):
         load("hf://nobody/nothing", 0, "")
+    with pytest.raises(UserError, match="expected hf://NAME, or hf://OWNER/REPOSITORY"):
+        load("hf://me/digits/hub", 0, "")
 
 
 def test_paths_of_this_machine_are_not_published():

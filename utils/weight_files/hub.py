@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import re
 import shlex
 import socket
 import urllib.parse
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from utils.errors import UserError
 
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)  # OWNER/NAME
 WEIGHTS = "model.safetensors"  # the file of a repository that holds its weights
 
 
