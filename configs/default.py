@@ -120,8 +120,8 @@ TABLE = (
     Key(
         "watchdog",
         0.0,
-        "seconds after which a step that does not end ends the program with exit code 1, with the "
-        "stacks of its threads; 0 = never",
+        "seconds without a step or a log line after which the program ends with exit code 1 and "
+        "the stacks of its threads; 0 = never; more than log_interval steps take",
         "[0, 1000000]",
     ),
     Key(

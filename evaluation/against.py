@@ -8,7 +8,7 @@ import dataclasses
 import logging
 from typing import NamedTuple
 
-from evaluation.fid_csv import NEITHER, is_better_larger, is_score
+from evaluation.fid_csv import NEITHER, decimals_for, is_better_larger, is_score
 from evaluation.request import Request, find_run, folder_of
 from evaluation.scoring import Scored
 from metrics.errors import CONFIDENT, Estimate, difference
@@ -107,8 +107,9 @@ def describe(name: str, found: Verdict, sources: dict[str, str]) -> str:
 
     sources: {"load_dir": the one, "against": the other}.
     """
-    text = f"{name}: {found.difference + found.other:.3f} against {found.other:.3f}"
-    text += f", difference {found.difference:+.3f}"
+    decimals = decimals_for(found.error)
+    text = f"{name}: {found.difference + found.other:.{decimals}f} against "
+    text += f"{found.other:.{decimals}f}, difference {found.difference:+.{decimals}f}"
     if found.error is not None:
         text += f" +- {found.error:.2g}"
     if found.better == TIE:

@@ -73,6 +73,8 @@ def export_hub(flags: Flags) -> str:
         raise UserError("--format web: --push has the page too; give --space 1 in its place")
     run = to_path(flags.load_dir)
     folder = to_path(flags.out) if flags.out else run / "hub"
+    if storage.is_bucket(folder):
+        raise UserError(f"--push goes by a folder of this machine, not {folder}; give one as --out")
     if (folder / "checkpoints").exists():  # its config.json would be written over
         raise UserError(f"--out {folder} holds a run: give another folder")
     if export_run(run, folder, flags.step or None, flags.ema) != "generator":

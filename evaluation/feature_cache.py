@@ -22,7 +22,7 @@ from data.identity import identity
 from evaluation.image_files import Images
 from metrics.evidence import Evidence
 from metrics.networks import Network
-from utils import processes
+from utils import processes, storage
 from utils.errors import UserError
 from utils.files import replacing
 from utils.npz import read_npz
@@ -59,14 +59,17 @@ class FeatureCache(NamedTuple):
 
         Args:
             network: What images become.
-            facts: Gives what tells the images apart, for JSON.
+            facts: Gives what tells the images apart, for JSON; a value of None: nothing does.
             with_features: Whether the features of each image are needed, beside their moments.
             measure: Reads the images.
         """
         if self.folder is None or network.params is None:
             return measure()
         device = jax.devices()[0].device_kind
-        key = {"version": VERSION, "device": device, **facts(), **network.facts}
+        of_images = facts()
+        if None in of_images.values():
+            return measure()
+        key = {"version": VERSION, "device": device, **of_images, **network.facts}
         text = json.dumps(key, sort_keys=True, default=str)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
         found = _read(path, text, with_features)
@@ -113,10 +116,15 @@ def image_facts(images: Images) -> dict[str, Any]:
     return {"images": _of_files(images.items), "channels": images.channels}
 
 
-def _of_files(files: Iterable[str]) -> str:
-    """Returns a checksum of the names, sizes and times of files."""
+def _of_files(files: Iterable[str]) -> str | None:
+    """Returns a checksum of the names, sizes and times of files; None for copies from a bucket.
+
+    A copy has the time when it was made, so that it could never be recognised.
+    """
     digest = hashlib.sha256()
     for file in files:
+        if storage.is_copy(file):
+            return None
         found = os.stat(file)
         digest.update(f"{file}\n{found.st_size} {found.st_mtime_ns}\n".encode(errors="replace"))
     return digest.hexdigest()

@@ -4,6 +4,7 @@ A row is a dict of settings (SETTINGS), scores, and other facts such as the numb
 """
 
 import csv
+import math
 import pathlib
 
 from metrics.networks import ERROR, RESIDUAL, SLOPE
@@ -92,11 +93,18 @@ def same_settings(a: dict, b: dict, ignoring: tuple[str, ...] = ()) -> bool:
     return all(str(a.get(name, "")) == str(b.get(name, "")) for name in compared)
 
 
+def decimals_for(error: float | None) -> int:
+    """Returns how many decimals show a score: three, or what two digits of its error ask for."""
+    if not error or error >= 0.01:
+        return 3
+    return min(1 - math.floor(math.log10(error)), 9)
+
+
 def describe_scores(row: dict) -> str:
     """Returns the scores of a row in a line of text, with their errors: fid_5k 8.431 +- 0.05."""
     words = []
     for name, value in scores(row).items():
-        text = f"{name} {value:.3f}"
+        text = f"{name} {value:.{decimals_for(row.get(name + ERROR))}f}"
         if name + ERROR in row:
             text += f" +- {row[name + ERROR]:.2g}"
         words.append(text)

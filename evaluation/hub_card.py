@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.hub_cards import CARDS
+from drifting.averages import POWER, width_of
 from evaluation.fid_csv import scores
 from evaluation.report import CITATION, changed
 from evaluation.sample_command import Sampler
@@ -123,7 +124,8 @@ def score_section(rows: Sequence[dict], metadata: dict) -> str:
     if not rows:
         return (
             "## Scores\n\nNone yet at this step and of these parameters: `eval_fid.py --load_dir "
-            f"RUN --step {metadata['step']}` measures them, and the next push shows them.\n"
+            f"RUN --step {metadata['step']} --ema {metadata['ema'].removeprefix(POWER)}` measures "
+            "them, and the next push shows them.\n"
         )
     lines = ["| score | value | alpha | samples | network | against |", "|---|---|---|---|---|---|"]
     for row in rows:
@@ -166,7 +168,11 @@ def training(metadata: dict) -> str:
     """Returns the recipe and what differs from it."""
     config = config_lib.from_dict(metadata["config"], "config.json")
     average = metadata["ema"]
-    of = "the raw parameters" if average == "raw" else f"the average of decay {average}"
+    of = f"the average of decay {average}"
+    if average == "raw":
+        of = "the raw parameters"
+    elif average.startswith(POWER):
+        of = f"the power-function average of width {width_of(average)}"
     text = (
         f"## Training\n\nRecipe `{config.recipe or 'none'}`, step {metadata['step']:,}, {of}. All "
         "settings are in `config.json`"

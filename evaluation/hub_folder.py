@@ -71,7 +71,7 @@ def write_hub_folder(
         file = folder / "model.safetensors"
         safetensors.numpy.save_file(tensors, file, metadata={"format": "flax"})
         (folder / "README.md").write_text(card, encoding="utf-8")
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise cannot_write(folder, error) from error
     return sampler
 

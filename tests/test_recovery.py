@@ -11,6 +11,7 @@ from test_train import ROOT, STREAM, everything_saved, records, same_bits, train
 
 from training.drift import DriftJob
 from training.goodput import Goodput
+from training.recovery import another_seed
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 
@@ -68,6 +69,22 @@ def test_it_stops_or_goes_back_and_on_with_other_samples(tmp_path, breaks, caplo
     same_bits(ours, theirs)
 
 
+def test_a_bank_that_holds_all_goes_on_with_other_random_numbers(tmp_path, breaks, monkeypatch):
+    """It has no stream to go on in. Each time is another one, and snapshots go back with it."""
+    seeds = []
+    monkeypatch.setattr(
+        "training.recovery.another_seed",
+        lambda seed, times: seeds.append(another_seed(seed, times)) or another_seed(seed, times),
+    )
+    breaks += [7, 7]
+    changes = {"max_steps": 8, "on_nonfinite": "rollback", "optim.ema_snapshots": 4}
+    train(tmp_path, changes)
+    assert len({0, *map(int, seeds)}) == 3
+    snapshots = Checkpoints(tmp_path / "averages")
+    assert snapshots.steps() == [2, 4, 6]
+    assert (tmp_path / "averages" / "6.replaced").exists()
+
+
 def fill_of(folder):
     """Returns how many samples of the stream filled the bank before the first step."""
     checkpoint = Checkpoints(folder / "stops" / "checkpoints")
@@ -90,9 +107,10 @@ def test_a_program_that_hangs_is_ended_with_its_stacks():
     code = (
         "import time\nfrom utils.watchdog import Watchdog\n"
         "def step(): time.sleep(60)\n"
-        "with Watchdog(0.5) as dog:\n"
-        "    dog.restart(); time.sleep(0.3); dog.restart(); time.sleep(0.3)\n"
-        "    dog.rest(); time.sleep(0.7); print('alive', flush=True)\n"
+        "with Watchdog(5) as dog:\n"
+        "    dog.restart(); time.sleep(0.1); dog.restart(); dog.rest()\n"
+        "    dog.seconds = 0.1; dog.restart(); dog.rest(); time.sleep(0.3)\n"
+        "    print('alive', flush=True)\n"
         "    dog.restart(); step()\n"
     )
     done = subprocess.run(
@@ -129,10 +147,20 @@ def test_time_is_accounted_for_over_all_starts(tmp_path, monkeypatch):
     with account.during("evaluating"):
         passes(10)
     expected = {"steps": 140, "starting": 20, "waiting": 5, "evaluating": 10, "saving": 5}
-    assert account.seconds() == expected | {"lost to restarts": 20}
+    assert account.seconds() == expected | {"lost": 20}
     assert account.share() == 0.7
     words = "goodput 70% of 200 s: steps 70%, starting 10%, waiting 2%, evaluating 5%, saving 2%, "
-    assert account.in_words() == words + "lost to restarts 10%"
+    assert account.in_words() == words + "lost 10%"
+
+    # ---- steps that the run goes back from are lost, and starting again is starting ----
+    account.save()
+    passes(20)
+    account.lose()
+    account.to_start()
+    passes(5)
+    account.started()
+    now_spent = account.seconds()
+    assert (now_spent["steps"], now_spent["starting"], now_spent["lost"]) == (140, 25, 40)
 
     # ---- after the end, nothing is lost until the run is taken up again ----
     account.save(finished=True)

@@ -1,8 +1,8 @@
 """Where the time of a run goes, over all its starts: `goodput.json` of its folder.
 
 Goodput is the share of the time in which steps were taken that count. The rest is starting (until
-the first step is compiled), waiting for data, evaluating, saving, and what restarts have lost: from
-the last save before a stop to the next start, the steps that are taken again among it.
+the first step is compiled), waiting for data, evaluating, saving, and what was lost: the time from
+the last save before a stop to the next start, and the steps from which the run went back.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from utils import processes, storage
 from utils.files import write_json_atomic
 
 FILE = "goodput.json"
-LOST = "lost to restarts"
+LOST = "lost"
 
 
 class Goodput:
@@ -36,6 +36,8 @@ class Goodput:
             if not before["finished"]:
                 self.spent[LOST] += max(0.0, self.began - before["time"])
         self.before = sum(self.spent.values())
+        self.to_start()
+        self.steps_saved = self.stepping_before
 
     @contextlib.contextmanager
     def during(self, kind: str) -> Iterator[None]:
@@ -44,10 +46,17 @@ class Goodput:
         yield
         self.spent[kind] += time.perf_counter() - start
 
+    def to_start(self) -> None:
+        """Says that the run prepares its next step from now on."""
+        self.start = self.seconds()["steps"]
+
     def started(self) -> None:
-        """Counts the time until now as starting, but for what is counted already."""
-        own = sum(self.spent.values()) - self.before
-        self.spent["starting"] += max(0.0, time.time() - self.began - own)
+        """Counts the time since `to_start` as starting, but for what is counted already."""
+        self.spent["starting"] += self.seconds()["steps"] - self.start
+
+    def lose(self) -> None:
+        """Counts the steps since the last save as lost, because the run went back to it."""
+        self.spent[LOST] += max(0.0, self.seconds()["steps"] - self.steps_saved)
 
     def seconds(self) -> dict[str, float]:
         """Returns {kind: seconds}, of which "steps" is the first."""
@@ -61,6 +70,7 @@ class Goodput:
 
     def save(self, finished: bool = False) -> None:
         """Writes the account; after `finished`, the time until the next start is not lost."""
+        self.steps_saved = self.seconds()["steps"]
         if processes.is_first():
             seconds = {kind: round(value, 3) for kind, value in self.seconds().items()}
             facts = {"time": time.time(), "finished": finished, "seconds": seconds}

@@ -59,6 +59,8 @@ def train(job: Job, profiled: int = 0) -> None:
                     break
                 except NotFinite as error:
                     start = roll_back(job, checkpoints, error)
+                    snapshots.go_back(start)
+                    goodput.lose()
             goodput.save(finished=True)
             log.info("%s: %s", folder, goodput.in_words())
             environment.note_end(folder, config.max_steps)
@@ -128,6 +130,7 @@ def take_steps(
     checkpoints, snapshots, held = saving
     config, folder = job.config, job.folder
     last = config.max_steps
+    goodput.to_start()
     job.prepare(start)
     save_config(job)  # what the user has changed, once it is known to work
     clock = Clock(start)
@@ -180,7 +183,8 @@ def take_steps(
                 # ---- keep the averages of which others can be made ----
                 if is_snapshot(step, config.optim.ema_snapshots, last):
                     check_finite(step, to_floats(metrics))
-                    snapshots.save(step, snapshot_items(job.state), {}, wait=True)
+                    with goodput.during("saving"):
+                        snapshots.save(step, snapshot_items(job.state), {}, wait=True)
 
                 # ---- save: nothing that is not finite, so that the run can go on from it ----
                 if is_due(step, config.save_interval, last) or stopping:

@@ -69,14 +69,16 @@ def roll_back(job: Job, checkpoints: Checkpoints, error: NotFinite) -> int:
         )
     used = job.position
     job.restore(checkpoints)
-    skipped, job.position, job.rollbacks = used - job.position, used, times
-    job.state = job.state.replace(seed=another_seed(job.state.seed))
+    skipped = used - job.position
+    # The checkpoint's seed knows the times before it was saved; each since then is another one.
+    seed = another_seed(job.state.seed, times - job.rollbacks)
+    job.state, job.position, job.rollbacks = job.state.replace(seed=seed), used, times
     step = int(job.state.step)
     log.warning(
-        "%s: back to step %d, without the %d samples used since (%d of at most %d times)",
+        "%s: back to step %d, and on %s (%d of at most %d times)",
         error.what,
         step,
-        skipped,
+        f"without the {skipped:,} samples used since" if skipped else "with other random numbers",
         times,
         most,
     )
@@ -84,7 +86,7 @@ def roll_back(job: Job, checkpoints: Checkpoints, error: NotFinite) -> int:
     return step
 
 
-def another_seed(seed: jax.Array) -> jax.Array:
-    """Returns a root of randomness that is another one, where the first one is."""
-    other = (int(seed) + SEED_STEP) % 2**32
+def another_seed(seed: jax.Array, times: int) -> jax.Array:
+    """Returns a root of randomness for the so many-th time, on the devices of the first one."""
+    other = (int(seed) + SEED_STEP * times) % 2**32
     return jax.device_put(np.uint32(other), seed.sharding)

@@ -29,6 +29,7 @@ log = logging.getLogger("train")
 
 BEAT = 15.0  # seconds between two signs of life
 EXPIRY = 60.0  # seconds without one after which the folder is free
+TRIES = 5  # to make a lock where none is seen
 PATIENCE = 20.0  # seconds for which a lock that looks expired is watched; clocks may differ
 
 
@@ -98,6 +99,7 @@ class BucketLock(Hold):
     def __init__(self, folder: pathlib.Path):
         self.folder, self.path = folder, folder / ".lock"
         self._version: str | None = None  # of the object, as this program wrote it last
+        self._seen_alive = time.monotonic()
         self._writing = threading.Lock()  # the thread and `confirm` write the same object
         self._take()
         self._released = threading.Event()
@@ -105,11 +107,29 @@ class BucketLock(Hold):
         self._thread.start()
 
     def confirm(self) -> None:
-        """Gives a sign of life. Raises UserError where another program took the folder over."""
+        """Gives a sign of life. Where the store does not answer, the last one counts for a while.
+
+        Raises:
+            UserError: another program took the folder over.
+        """
+        try:
+            self._give_sign()
+        except UserError:
+            raise
+        except Exception as error:  # of the network
+            if time.monotonic() - self._seen_alive > EXPIRY:
+                raise
+            log.warning("%s: no sign of life sent (%s)", self.path, storage.reason(error))
+
+    def _give_sign(self) -> None:
+        """Writes the object again. Raises UserError, and what the libraries raise."""
         with self._writing:
             if self._write(self._version):
                 return
-            content, _ = storage.read_version(self.path)
+            content, version = storage.read_version(self.path)
+            if _is_own(_parse(content)):  # an answer of the store was lost
+                self._version = version
+                return
         raise UserError(
             f"{self.folder}: {_who(_parse(content))} has taken the folder over, because this "
             "program gave no sign of life for a while; what it saved until then stays"
@@ -127,10 +147,18 @@ class BucketLock(Hold):
         """Makes the object. Raises UserError where another program is alive that holds it."""
         began = time.monotonic()
         first_seen: str | None = None
+        missing = 0
         while not self._write(None):
             content, seen = storage.read_version(self.path)
-            if seen is None:
-                continue  # it was released just now
+            if seen is None:  # it was released just now, or cannot be made
+                missing += 1
+                if missing == TRIES:
+                    raise UserError(
+                        f"{self.path} cannot be made: the store takes no object on the condition "
+                        "that there is none; give a store that has conditional writes"
+                    )
+                time.sleep(min(1.0, BEAT))
+                continue
             holder = _parse(content)
             watched = time.monotonic() - began
             silent = time.time() - holder["beat"] > EXPIRY and watched > PATIENCE
@@ -164,14 +192,14 @@ class BucketLock(Hold):
             if there != content:
                 return False
             written = seen
-        self._version = written
+        self._version, self._seen_alive = written, time.monotonic()
         return True
 
     def _keep(self) -> None:
         """Gives signs of life until the lock is released. A lost lock ends the program."""
         while not self._released.wait(BEAT):
             try:
-                self.confirm()
+                self._give_sign()
             except UserError as error:
                 log.error("%s", error)
                 os._exit(2)  # before anything else is written into what is another's now

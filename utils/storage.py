@@ -12,7 +12,6 @@ The credentials are the platform's own, found by the libraries; they are not rea
 """
 
 import atexit
-import errno
 import functools
 import importlib.util
 import io
@@ -25,6 +24,7 @@ from typing import Any, cast
 from utils.errors import UserError
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # what reads and writes the objects of each store
+CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")  # of S3
 PREFIXES = tuple(f"{scheme}://" for scheme in PACKAGES)
 
 
@@ -184,10 +184,25 @@ def write_if(path: pathlib.Path, content: bytes, version: str | None) -> str | N
         return written["ETag"]
     except FileNotFoundError:  # it was removed
         return None
-    except OSError as error:
-        if isinstance(error, FileExistsError) or error.errno in (errno.EINVAL, errno.EBUSY):
+    except Exception as error:
+        if _is_conflict(error):
             return None
         raise
+
+
+def _is_conflict(error: BaseException | None) -> bool:
+    """Returns whether a store says that an object has another version.
+
+    A store that is busy is another error, though the libraries may have one word for both.
+    """
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):  # of S3
+            return response.get("Error", {}).get("Code") in CONFLICTS
+        if isinstance(error, FileExistsError):  # of Google Cloud Storage
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 # ---- folders ----
@@ -247,6 +262,11 @@ def local(path: str | os.PathLike) -> pathlib.Path:
     if not is_bucket(path):
         return path
     return _copy_here(str(path))
+
+
+def is_copy(path: str | os.PathLike) -> bool:
+    """Returns whether a file is a copy that `local` has made."""
+    return pathlib.Path(path).is_relative_to(_scratch() / "copies")
 
 
 @functools.cache

@@ -114,10 +114,9 @@ class Trackers:
 
     def image(self, step: int, name: str, path: str | os.PathLike) -> None:
         """Shows a picture file."""
-        path = storage.local(path)
         for tracker_name, tracker in list(self._running.items()):
             with self._tolerating(tracker_name, "does not take images"):
-                tracker.image(step, name, path)
+                tracker.image(step, name, storage.local(path))
 
     def finish(self) -> None:
         """Ends the run everywhere."""

@@ -147,6 +147,11 @@ class Checkpoints:
             raise self._failed(error) from error
         self._pending = None
 
+    def go_back(self, step: int) -> None:
+        """Lets the run go on behind a step: the next save puts aside what is later."""
+        self.close()
+        self._last = step
+
     def _open_manager(self, ocp) -> CheckpointManager:
         if self.in_bucket:
             in_buckets.prepare(self.folder, self.steps())
