@@ -13,6 +13,7 @@
 #     --dataset_name latents:gs://my-bucket/latents --save_dir gs://my-bucket/b2
 #   # all three, and again after a preemption or a lost worker, until the run is done
 #   scripts/tpu_pod.sh train --recipe ...
+#   # end `train` first, which would start again or ask for another slice
 #   scripts/tpu_pod.sh status | stop | delete
 #   # what any of these would do
 #   DRY_RUN=1 scripts/tpu_pod.sh train --recipe ...
@@ -117,25 +118,31 @@ run() {
 exit_codes() { everywhere "cat ~/jax-drift/exit_code 2>/dev/null || true" 2>/dev/null || true; }
 
 train() {
-  local restarted=0
+  local failed=0 code
   while true; do
     # Each in a shell of its own, which stops at the first error.
-    if scripts/tpu_pod.sh create && scripts/tpu_pod.sh install && scripts/tpu_pod.sh run "$@"; then
-      return
+    code=0
+    scripts/tpu_pod.sh create || code=$?
+    if [ "$code" -eq 2 ]; then return 2; fi
+    if [ "$code" -eq 0 ]; then
+      if scripts/tpu_pod.sh install && scripts/tpu_pod.sh run "$@"; then return; fi
+      sleep "$pause" # a slice that was taken away says so a while after its workers are gone
+      if [ "$(state)" != ACTIVE ]; then
+        echo "preempted; asking for another slice" >&2
+        continue
+      fi
+      if exit_codes | grep -qx 2; then
+        echo "error: the run ended by a mistake of its settings or data; see above" >&2
+        return 2
+      fi
     fi
-    sleep "$pause" # a slice that was taken away says so a while after its workers are gone
-    if [ "$(state)" != ACTIVE ]; then
-      echo "preempted; asking for another slice" >&2
-    elif exit_codes | grep -qx 2; then
-      echo "error: the run ended by a mistake of its settings or data; see above" >&2
-      return 2
-    elif [ "$restarted" -ge "$restarts" ]; then
-      echo "error: the run ended $((restarted + 1)) times without a preemption; see above" >&2
+    if [ "$failed" -ge "$restarts" ]; then
+      echo "error: it failed $((failed + 1)) times without a preemption; see above" >&2
       return 1
-    else
-      restarted=$((restarted + 1))
-      echo "a worker was lost or failed; starting again ($restarted of $restarts)" >&2
     fi
+    failed=$((failed + 1))
+    echo "a worker was lost, or there is no slice; starting again ($failed of $restarts)" >&2
+    sleep "$pause"
   done
 }
 

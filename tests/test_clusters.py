@@ -73,7 +73,7 @@ FLAGS = ("train", "--recipe", "imagenet256_B", "--save_dir", "gs://b/a run")
     [
         ("preempted 1 0", 0, "starting again (1 of 2)", 2, 3),
         ("2 0", 2, "a mistake of its settings", 1, 1),
-        ("1 1 143 0", 1, "ended 3 times without a preemption", 1, 3),
+        ("1 1 143 0", 1, "failed 3 times without a preemption", 1, 3),
     ],
 )
 def test_a_slice_is_queued_for_until_the_run_is_done(
@@ -98,8 +98,15 @@ def test_a_dry_run_calls_nothing(cluster):
     assert done.returncode == 0 and not calls, done.stderr
     assert "--provisioning-model=flex-start --max-run-duration=8h" in done.stdout
     assert [line.split()[0] for line in done.stdout.splitlines() if "gcloud" in line]
-    wrong, _ = cluster("tpu_pod.sh", "create", programs=programs, **TPU | {"TIER": "cheap"})
+    wrong, _ = cluster("tpu_pod.sh", *FLAGS, programs=programs, **TPU | {"TIER": "cheap"})
     assert wrong.returncode == 2 and "TIER=cheap: expected on-demand, spot" in wrong.stderr
+
+
+def test_a_slice_that_cannot_be_had_ends_it(cluster):
+    programs = {"gcloud": "#!/bin/sh\necho no such zone >&2\nexit 1\n"}
+    done, _ = cluster("tpu_pod.sh", *FLAGS, programs=programs, **TPU)
+    assert done.returncode == 1 and done.stderr.count("no such zone") == 3, done.stderr
+    assert "failed 3 times without a preemption" in done.stderr
 
 
 @pytest.mark.parametrize(
