@@ -20,6 +20,9 @@ SHARED = (
     "save_interval",
     "keep_checkpoints",
     "keep_interval",
+    "on_nonfinite",
+    "max_rollbacks",
+    "watchdog",
     "log",
     "dry_run",
 )
