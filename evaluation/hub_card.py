@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.hub_cards import CARDS
-from drifting.averages import POWER, width_of
 from evaluation.fid_csv import scores
 from evaluation.report import CITATION, changed
 from evaluation.sample_command import Sampler
 from metrics.networks import ERROR
 from models.generator import count_parameters
+from models.post_hoc import width_in
 from utils import config as config_lib
 
 TASK = "unconditional-image-generation"  # the hub's name for pictures without a text
@@ -122,10 +122,11 @@ def values_of(row: dict) -> dict[str, float]:
 def score_section(rows: Sequence[dict], metadata: dict) -> str:
     """Returns the scores as a table."""
     if not rows:
+        average = width_in(metadata["ema"]) or metadata["ema"]
         return (
             "## Scores\n\nNone yet at this step and of these parameters: `eval_fid.py --load_dir "
-            f"RUN --step {metadata['step']} --ema {metadata['ema'].removeprefix(POWER)}` measures "
-            "them, and the next push shows them.\n"
+            f"RUN --step {metadata['step']} --ema {average}` measures them, and the next push shows "
+            "them.\n"
         )
     lines = ["| score | value | alpha | samples | network | against |", "|---|---|---|---|---|---|"]
     for row in rows:
@@ -171,8 +172,8 @@ def training(metadata: dict) -> str:
     of = f"the average of decay {average}"
     if average == "raw":
         of = "the raw parameters"
-    elif average.startswith(POWER):
-        of = f"the power-function average of width {width_of(average)}"
+    elif width_in(average):
+        of = f"the power-function average of width {width_in(average)}"
     text = (
         f"## Training\n\nRecipe `{config.recipe or 'none'}`, step {metadata['step']:,}, {of}. All "
         "settings are in `config.json`"

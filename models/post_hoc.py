@@ -101,5 +101,10 @@ def _is_whole(snapshots: Checkpoints, step: int, items: Sequence[str]) -> bool:
     return True
 
 
+def width_in(name: str) -> float | None:
+    """Returns the relative width in the name of an average, "power_0.12"; None of other names."""
+    return width_of(name) if name.startswith(POWER) else None
+
+
 def _width_of_item(item: str) -> float:
     return width_of(item[item.index(POWER) :])

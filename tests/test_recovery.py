@@ -47,8 +47,8 @@ def test_it_stops_or_goes_back_and_on_with_other_samples(tmp_path, breaks, caplo
     breaks += [7, 6]
     rolls = CHANGES | {"on_nonfinite": "rollback"}
     lines = train(tmp_path / "rolls", rolls)
-    assert "step 7: " in caplog.text and "back to step 4, without the 24 samples" in caplog.text
-    assert "back to step 4, without the 40 samples used since (2 of at most 3 times)" in caplog.text
+    for words in ("24 samples used since (1 of", "40 samples used since (2 of at most 3 times)"):
+        assert f"back to step 4, and on without the {words}" in caplog.text
     assert [line["step"] for line in lines] == [*range(1, 13)]
 
     before = records(tmp_path / "stops")

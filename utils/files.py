@@ -48,9 +48,10 @@ def write_json_atomic(path: str | os.PathLike, obj: Any) -> None:
         temporary.write_text(text + "\n")
 
 
-def cannot_write(path: pathlib.Path, error: OSError) -> UserError:
+def cannot_write(path: pathlib.Path, error: Exception) -> UserError:
     """Returns the error to raise when the system refuses to write `path`."""
+    reason = getattr(error, "strerror", None) or error
     return UserError(
-        f"could not write {path}: {error.strerror or error}; make the folder writable or free "
-        "some space, then run the command again"
+        f"could not write {path}: {reason}; make the folder writable or free some space, then run "
+        "the command again"
     )
