@@ -125,8 +125,8 @@ def score_section(rows: Sequence[dict], metadata: dict) -> str:
         average = width_in(metadata["ema"]) or metadata["ema"]
         return (
             "## Scores\n\nNone yet at this step and of these parameters: `eval_fid.py --load_dir "
-            f"RUN --step {metadata['step']} --ema {average}` measures them, and the next push shows "
-            "them.\n"
+            f"RUN --step {metadata['step']} --ema {average}` measures them, and the next push "
+            "shows them.\n"
         )
     lines = ["| score | value | alpha | samples | network | against |", "|---|---|---|---|---|---|"]
     for row in rows:
