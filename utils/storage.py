@@ -122,8 +122,11 @@ def temporary_for(path: pathlib.Path) -> pathlib.Path:
 def write(path: pathlib.Path, content: bytes) -> None:
     """Writes a file whole or not at all. Raises OSError."""
     temporary = temporary_for(path)
-    temporary.write_bytes(content)
-    publish(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def append(path: pathlib.Path, text: str) -> None:

@@ -363,4 +363,4 @@ def _reason(error: Exception | str) -> str:
     system = re.search(r"OS error[^\]]*", str(error))  # the end of a long line of TensorStore's
     if system:
         return system[0]
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return storage.reason(error)

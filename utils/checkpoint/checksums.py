@@ -12,7 +12,8 @@ from utils import storage
 
 CHECKSUMS = "crc32.json"
 METADATA = "metadata"  # the item that every checkpoint has, and the file in it
-WRITTEN_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by Orbax; we do not read them
+MARK = "commit_success.txt"  # Orbax's, of an item or a step in a bucket
+WRITTEN_LATER = ("_CHECKPOINT_METADATA", MARK)  # by Orbax; we do not read them
 BLOCK = 2**20  # bytes that are read at a time
 
 Checksums = dict[str, list[int]]  # {name of a file: [size in bytes, CRC-32]}

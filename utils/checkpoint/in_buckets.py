@@ -14,10 +14,8 @@ import pathlib
 from typing import Any
 
 from utils import processes, storage
-from utils.checkpoint.checksums import CHECKSUMS
+from utils.checkpoint.checksums import CHECKSUMS, MARK
 from utils.errors import UserError
-
-MARK = "commit_success.txt"  # Orbax's
 
 
 def prepare(folder: pathlib.Path, complete: list[int]) -> None:

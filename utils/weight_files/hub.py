@@ -10,6 +10,7 @@ import socket
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 
+from utils import storage
 from utils.errors import UserError
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)  # OWNER/NAME
@@ -95,7 +96,7 @@ def _reason(error: Exception) -> str:
     """Returns an error of the hub's client in one line."""
     if type(error).__name__ == "OfflineModeIsEnabled":
         return "the hub is out of reach"
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return storage.reason(error)
 
 
 def upload_command(folder: pathlib.Path, repository: str, kind: str) -> str:
