@@ -178,8 +178,8 @@ TABLE = (
     Key(
         "model.attention",
         "xla",
-        "attention kernel; cudnn needs a GPU, use_bf16, and attn_fp32 off",
-        ("xla", "cudnn"),
+        "attention kernel; cudnn needs a GPU, use_bf16, and attn_fp32 off; pallas is for TPUs",
+        ("xla", "cudnn", "pallas"),
     ),
     Key(
         "model.unroll",

@@ -19,7 +19,7 @@ Latents 32x32x4 are cut with patch_size 2, pixels 256x256x3 with patch_size 16. 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -29,6 +29,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from models.conditioning import Conditioning
+from models.fused_attention import fits, fused_attention
 from models.generator import check_inputs, check_positive
 from models.layers import (
     Dense,
@@ -41,6 +42,8 @@ from models.layers import (
 )
 from models.positions import Rotation, rope_rotation, rotate, sincos_positions
 from utils.errors import UserError
+
+AttentionKernel = Literal["xla", "cudnn", "pallas"]
 
 
 class DiT(nn.Module):
@@ -72,7 +75,8 @@ class DiT(nn.Module):
         zero_init_output: start from a zero output layer. All samples then coincide, which is an
             equilibrium of the drifting loss: training may never leave it.
         null_class: one more class embedding, index num_classes: the unconditional class.
-        attention: "xla", or "cudnn" (on a GPU, with bfloat16 attention only).
+        attention: "xla"; "cudnn" (on a GPU, with bfloat16 attention only); or "pallas" (on a TPU,
+            see `models.fused_attention`; a CPU interprets it, slowly).
         unroll: blocks in one turn of the loop over the depth. More run a little faster on a CPU
             and compile slower.
     """
@@ -99,7 +103,7 @@ class DiT(nn.Module):
     remat: bool = False
     zero_init_output: bool = False
     null_class: bool = False
-    attention: Literal["xla", "cudnn"] = "xla"
+    attention: AttentionKernel = "xla"
     unroll: int = 1
 
     def __post_init__(self):
@@ -249,7 +253,7 @@ class Block(nn.Module):
     use_swiglu: bool
     use_rmsnorm: bool
     attn_fp32: bool
-    attention: Literal["xla", "cudnn"]
+    attention: AttentionKernel
     dtype: DTypeLike
 
     @nn.compact
@@ -286,7 +290,7 @@ class Attention(nn.Module):
     num_heads: int
     use_qknorm: bool
     attn_fp32: bool
-    attention: Literal["xla", "cudnn"]
+    attention: AttentionKernel
     dtype: DTypeLike
 
     @nn.compact
@@ -295,6 +299,23 @@ class Attention(nn.Module):
     ) -> Float[Array, "B T D"]:
         width = x.shape[-1]
         qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        dtype = jnp.float32 if self.attn_fp32 else self.dtype
+        if self.attention == "pallas":
+            with jax.named_scope("core"):
+                scales = self._scales(width // self.num_heads)
+                out = fused_attention(qkv, self.num_heads, scales, rotation, dtype)
+        else:
+            out = self._in_steps(qkv, rotation, dtype, self.attention)
+        return Dense(width, dtype=self.dtype, name="out")(out)
+
+    def _in_steps(
+        self,
+        qkv: Float[Array, "B T three_D"],
+        rotation: Rotation | None,
+        dtype: DTypeLike,
+        kernel: Literal["xla", "cudnn"],
+    ) -> Float[Array, "B T D"]:
+        """Norm, rotation, and the attention of JAX."""
         qkv = rearrange(
             qkv, "b t (three heads d) -> b t three heads d", three=3, heads=self.num_heads
         )
@@ -304,12 +325,26 @@ class Attention(nn.Module):
             k = normalisation(True, "k_norm")(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        dtype = jnp.float32 if self.attn_fp32 else self.dtype
         q, k, v = q.astype(dtype), k.astype(dtype), v.astype(dtype)
         with jax.named_scope("core"):
-            out = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
-        out = rearrange(out, "b t heads d -> b t (heads d)")
-        return Dense(width, dtype=self.dtype, name="out")(out)
+            out = jax.nn.dot_product_attention(q, k, v, implementation=kernel)
+        return rearrange(out, "b t heads d -> b t (heads d)")
+
+    def _scales(self, head_width: int) -> tuple[Array, Array] | None:
+        """The learned scales of the norms of queries and keys, for a kernel that has the norms."""
+        if not self.use_qknorm:
+            return None
+        return Scale(head_width, name="q_norm")(), Scale(head_width, name="k_norm")()
+
+
+class Scale(nn.Module):
+    """The parameter of an RMSNorm, without the norm."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self) -> Float[Array, " D"]:
+        return self.param("scale", nn.initializers.ones, (self.width,))
 
 
 class SwiGLU(nn.Module):
@@ -346,12 +381,21 @@ def check_dit(model: DiT) -> None:
     check_positive(model, "patch_size hidden_size depth num_heads")
     _check_patches(model)
     _check_heads(model)
-    if model.attention not in ("xla", "cudnn"):
-        raise UserError(f'attention {model.attention!r} is unknown: use "xla" or "cudnn"')
+    kernels = get_args(AttentionKernel)
+    if model.attention not in kernels:
+        raise UserError(
+            f"attention {model.attention!r} is unknown: use one of {', '.join(kernels)}"
+        )
     if model.attention == "cudnn" and (not model.use_bf16 or model.attn_fp32):
         raise UserError(
             'attention "cudnn" works in bfloat16 only: set use_bf16=True and attn_fp32=False, '
             'or use "xla"'
+        )
+    if model.attention == "pallas" and not fits(model.hidden_size, model.num_heads):
+        raise UserError(
+            'attention "pallas" takes heads whose width divides 128 or is a multiple of it, and a '
+            f"hidden_size that is a multiple of 128, not {model.num_heads} heads in "
+            f'{model.hidden_size}: use "xla"'
         )
 
 

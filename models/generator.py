@@ -138,8 +138,10 @@ def check_inputs(
             raise UserError(
                 f"{name} is {array.dtype}, but {kind.__name__} numbers are expected: convert it"
             )
-    backend = jax.default_backend()
-    if getattr(model, "attention", None) == "cudnn" and backend != "gpu":
+    backend, attention = jax.default_backend(), getattr(model, "attention", None)
+    if attention == "cudnn" and backend != "gpu":
         raise UserError(
             f'attention "cudnn" needs a GPU, but JAX runs on {backend}: use attention "xla"'
         )
+    if attention == "pallas" and backend == "gpu":
+        raise UserError('attention "pallas" is for TPUs: use "cudnn" or "xla" on a GPU')

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from models.generator import draw_style_indices
+from utils.sharding import samples_divided
 
 
 def generate(
@@ -59,7 +60,8 @@ def _generate(model, sharding, params, seed, index, labels, cfg_scale):
     noise, style_indices = _draw_noise(model, seed, index)
     if sharding is not None:
         noise, style_indices = jax.lax.with_sharding_constraint((noise, style_indices), sharding)
-    return model.apply({"params": params}, noise, labels, cfg_scale, style_indices)
+    with samples_divided(sharding):
+        return model.apply({"params": params}, noise, labels, cfg_scale, style_indices)
 
 
 def _draw_noise(model, seed, index):

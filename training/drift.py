@@ -299,7 +299,8 @@ def jit_step(parts: DriftParts | FlowParts) -> Callable:
     def generate(params, noise, labels, alpha, style):
         # Where parameters are divided over devices, they travel and samples stay.
         params = sharding.all_gather(parts.mesh, params)
-        return parts.model.apply({"params": params}, noise, labels, alpha, style)
+        with sharding.samples_divided(parts.layout.rows_sharding):
+            return parts.model.apply({"params": params}, noise, labels, alpha, style)
 
     arguments = {
         "generate": generate,
@@ -326,7 +327,9 @@ def jit_flow_step(parts: FlowParts) -> Callable:
     """Returns the same for --objective flow, whose step has no encoder."""
 
     def velocity(params, *inputs):
-        return parts.model.velocity(sharding.all_gather(parts.mesh, params), *inputs)
+        params = sharding.all_gather(parts.mesh, params)
+        with sharding.samples_divided(sharding.batch_sharding(parts.mesh)):
+            return parts.model.velocity(params, *inputs)
 
     def spread(tree):
         return jax.lax.with_sharding_constraint(tree, sharding.batch_sharding(parts.mesh))

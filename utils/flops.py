@@ -42,8 +42,16 @@ def _flops_of(equation: Any) -> float:
 
     programs = [p for p in params.values() if hasattr(p, "eqns") or hasattr(p, "jaxpr")]
     inner = sum(_flops(program) for program in programs)
-    turns = params["length"] if name == "scan" else 1
-    return inner * turns
+    return inner * _turns(name, params)
+
+
+def _turns(name: str, params: Any) -> int:
+    """How often the programs within an equation run."""
+    if name == "scan":
+        return params["length"]
+    if name == "pallas_call":
+        return math.prod(params["grid_mapping"].grid)
+    return 1
 
 
 def _flops_of_product(equation: Any) -> float:

@@ -26,9 +26,11 @@ it, and the numbers stay those of one device but for rounding.
 """
 
 import collections
+import contextlib
+import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -253,6 +255,11 @@ class MeshLayout:
         """The sharding of arrays [K, C, ...]: the classes of each group over devices."""
         return NamedSharding(self.mesh, P(None, self.class_axes))
 
+    @property
+    def rows_sharding(self) -> NamedSharding:
+        """The sharding of arrays [C N, ...] in the order of `merge`."""
+        return NamedSharding(self.mesh, P(self.class_axes + self.row_axes))
+
     def groups(self, tree: Any) -> Any:
         return jax.lax.with_sharding_constraint(tree, self.groups_sharding)
 
@@ -287,6 +294,29 @@ class MeshLayout:
     def _constrain(self, tree: Any, *axes: tuple[str, ...]) -> Any:
         """Divides the leading axes of arrays over axes of the mesh, inside a jitted program."""
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, P(*axes)))
+
+
+_OF_SAMPLES: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextVar(
+    "of_samples", default=None
+)
+
+
+@contextlib.contextmanager
+def samples_divided(sharding: NamedSharding | None) -> Iterator[None]:
+    """Says to what is traced within how samples are divided, by their leading axis.
+
+    A kernel that is written by hand needs it, since XLA cannot divide what it did not write.
+    """
+    before = _OF_SAMPLES.set(sharding)
+    try:
+        yield
+    finally:
+        _OF_SAMPLES.reset(before)
+
+
+def sharding_of_samples() -> NamedSharding | None:
+    """Returns what `samples_divided` says here, if it says anything."""
+    return _OF_SAMPLES.get()
 
 
 def choose_layout(mesh: Mesh, classes: int, rows: int) -> MeshLayout | None:

@@ -1,0 +1,103 @@
+"""The attention kernel for TPUs, interpreted on the CPU, against the attention of JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.dit import Attention, DiT
+from models.positions import rope_rotation
+from tests.test_dit import SMALL
+from utils import sharding
+from utils.errors import UserError
+from utils.flops import matmul_flops
+
+TOKENS = 9  # no multiple of what a TPU likes
+
+
+def attention(kernel, heads, dtype, qk_norm=True):
+    return Attention(heads, qk_norm, dtype == jnp.float32, kernel, dtype)
+
+
+def inputs(width, heads, dtype, samples=2):
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (samples, TOKENS, width)).astype(dtype)
+    return x, jax.random.normal(keys[1], x.shape)
+
+
+def parameters(heads, x, rotation, qk_norm=True):
+    """Returns parameters of attention, with scales of the norms that are not one."""
+    params = attention("xla", heads, jnp.float32, qk_norm).init(jax.random.key(1), x, rotation)
+    noise = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
+    return jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(noise), p.shape), params)
+
+
+def assert_close(ours, theirs, tolerance):
+    """Compares trees of arrays, each in units of its largest number."""
+    for our, their in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        our, their = np.asarray(our, np.float32), np.asarray(their, np.float32)
+        np.testing.assert_allclose(our, their, rtol=0, atol=tolerance * np.abs(their).max())
+
+
+@pytest.mark.parametrize(
+    ("width", "heads", "dtype", "rope_and_norm", "tolerance"),
+    [
+        (256, 4, jnp.float32, True, 1e-5),  # two groups of two heads
+        (128, 1, jnp.float32, False, 1e-5),  # a head as wide as a group
+        (256, 4, jnp.bfloat16, True, 1e-2),
+    ],
+)
+def test_values_and_gradients_are_those_of_jax(width, heads, dtype, rope_and_norm, tolerance):
+    x, gradient = inputs(width, heads, dtype)
+    rotation = rope_rotation(TOKENS, width // heads) if rope_and_norm else None
+    params = parameters(heads, x, rotation, rope_and_norm)
+
+    def of_kernel(kernel):
+        module = attention(kernel, heads, dtype, rope_and_norm)
+
+        def inner_product(params, x):
+            return jnp.sum(module.apply(params, x, rotation).astype(jnp.float32) * gradient)
+
+        return jax.jit(jax.value_and_grad(inner_product, (0, 1)))(params, x)
+
+    assert_close(of_kernel("pallas"), of_kernel("xla"), tolerance)
+
+
+def test_each_device_does_its_own_samples():
+    """The samples stay on their devices, and the gradient of the scales is that of all of them."""
+    mesh = sharding.make_mesh(4, fsdp=2)
+    spread = sharding.MeshLayout(mesh, ("data",), ("fsdp",)).rows_sharding
+    x, _ = inputs(128, 2, jnp.float32, samples=4)
+    params = parameters(2, x, None)
+    module = attention("pallas", 2, jnp.float32)
+
+    def plain_loss(params, x):
+        return jnp.sum(jnp.square(module.apply(params, x, None)))
+
+    def loss(params, x):
+        with sharding.samples_divided(spread):
+            return plain_loss(params, x)
+
+    divided = jax.jit(jax.grad(loss), in_shardings=(sharding.replicated(mesh), spread))
+    compiled = divided.lower(params, x).compile()
+    assert "all-gather" not in compiled.as_text()
+    assert_close(
+        compiled(params, jax.device_put(x, spread)), jax.jit(jax.grad(plain_loss))(params, x), 1e-5
+    )
+
+
+def test_the_products_in_a_kernel_count():
+    """Two products over all tokens for each head, whose lanes are those of its group."""
+    x, _ = inputs(128, 2, jnp.float32, samples=3)
+    params = parameters(2, x, None)
+
+    def flops(kernel):
+        module = attention(kernel, 2, jnp.float32)
+        return matmul_flops(jax.make_jaxpr(module.apply)(params, x, None))
+
+    assert flops("pallas") - flops("xla") == 3 * 2 * TOKENS**2 * 128 * 2
+
+
+def test_a_width_that_does_not_fit_is_said():
+    with pytest.raises(UserError, match='"pallas" takes heads whose width'):
+        DiT(**SMALL | dict(attention="pallas", hidden_size=192, num_heads=2))
