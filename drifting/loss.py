@@ -138,7 +138,7 @@ def problem_losses(
         mean_distance = pooled.distance
     s = jnp.maximum(mean_distance / jnp.sqrt(d), 1e-3)[p.set_of]  # S_j of each problem, [B]
 
-    # V at every temperature (Alg. 2), measured as the features are, then in units of phi~.
+    # V at every temperature (Alg. 2), measured as the features are.
     tau, unit = jnp.asarray(temperatures), s * jnp.sqrt(d)
 
     def v_of(arrays, unit, each, each_tau):
@@ -148,16 +148,16 @@ def problem_losses(
     arrays = {name: getattr(p, name) for name in ARRAYS}
     told = (arrays, unit, p.recalled.each, p.recalled.each_tau)
     v, perplexity = in_turn(v_of, told, together)  # [B, tau, N, D], [B, tau, N]
-    v = v / s[:, None, None, None]
 
     # V~ = sum_tau V_tau / lambda_tau, lambda_tau = sqrt(mean V_tau^2), clipped as in the release.
-    sq_norm = mean(jnp.mean(v**2, axis=(2, 3)).T)  # [tau, sets]
+    # Both are in units of phi~: V / S_j is never written down, which would move it once more.
+    sq_norm = mean((jnp.mean(v**2, axis=(2, 3)) / s[:, None] ** 2).T)  # [tau, sets]
     if pooled is not None and pooled.drift_sq_norm is not None:
         sq_norm = pooled.drift_sq_norm
     v_sum = 0.0
-    for v_tau, square in zip(jnp.moveaxis(v, 1, 0), sq_norm, strict=True):
-        lambda_tau = jnp.sqrt(jnp.maximum(square, 1e-8))[p.set_of, None, None]
-        v_sum = v_sum + v_tau / lambda_tau
+    for index, square in enumerate(sq_norm):
+        lambda_tau = jnp.sqrt(jnp.maximum(square, 1e-8))[p.set_of]
+        v_sum = v_sum + v[:, index] / (s * lambda_tau)[:, None, None]
 
     # Eq. 6. The target is a constant, whatever parameters the field may have.
     s = s[:, None, None]
