@@ -308,6 +308,7 @@ class Attention(nn.Module):
             out = self._in_steps(qkv, rotation, dtype, self.attention)
         return Dense(width, dtype=self.dtype, name="out")(out)
 
+    @nn.nowrap  # its operations keep the name of the module alone
     def _in_steps(
         self,
         qkv: Float[Array, "B T three_D"],
@@ -330,6 +331,7 @@ class Attention(nn.Module):
             out = jax.nn.dot_product_attention(q, k, v, implementation=kernel)
         return rearrange(out, "b t heads d -> b t (heads d)")
 
+    @nn.nowrap
     def _scales(self, head_width: int) -> tuple[Array, Array] | None:
         """The learned scales of the norms of queries and keys, for a kernel that has the norms."""
         if not self.use_qknorm:
