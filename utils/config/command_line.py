@@ -1,5 +1,6 @@
 """The command line: one absl flag for each key, their help, and how a program begins and ends."""
 
+import errno
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,6 +16,9 @@ from utils.config.schema import MAE_TRAINER, TRAINER, Schema, recipes
 from utils.config.values import BOOLEANS, as_text, convert, expected
 from utils.errors import UserError
 from utils.words import did_you_mean
+
+# What a write says that finds no room; it does not name the file.
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 # ---------------------------------------------------------------- definition
 
@@ -203,9 +207,10 @@ def run_main(
     except UserError as error:
         message = str(error)
     except OSError as error:  # a file that the user named, or the disk
-        if error.filename is None:
+        if error.filename is None and error.errno not in NO_ROOM:
             raise
-        message = f"{error.filename}: {error.strerror}; give another place, or make room there"
+        place = error.filename or "a file could not be written"
+        message = f"{place}: {error.strerror}; give another place, or make room there"
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
