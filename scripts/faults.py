@@ -30,8 +30,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import jax
 import numpy as np
@@ -47,6 +46,8 @@ from utils.errors import UserError
 from utils.logging import read_metrics, setup_logging
 
 log = logging.getLogger("faults")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 FLAGS = (
     Key("out", "", "the folder to write, which must not be there yet"),
