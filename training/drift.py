@@ -25,6 +25,7 @@ from training import drift_evaluation, loop, own_data, program
 from training.collapse import CollapseWatch
 from training.drift_parts import DriftParts, build
 from training.drift_state import given_params, make_state, state_shapes
+from training.field_watch import FieldWatch
 from training.fill_bank import fill_bank
 from training.fill_memory import fill_memory
 from training.flow_parts import FlowParts
@@ -222,6 +223,8 @@ class DriftJob(Job):
             self.reference = drift_evaluation.reference_of(parts)
         self.take_step = make_step(parts, step, int(self.state.seed))
         self.collapse = CollapseWatch(config.collapse_ratio, config.stop_on_collapse)
+        if isinstance(parts, DriftParts):
+            self.field_watch = FieldWatch(parts.drift, config.max_steps)
 
     def fetch(self) -> tuple[Any, Any] | None:
         """Returns new reals for the bank: (samples [S, ...], labels [S]), or None if it has all."""
@@ -247,6 +250,7 @@ class DriftJob(Job):
     def after_log(self, step: int, values: dict[str, float]) -> None:
         if isinstance(self.parts, DriftParts):
             self.collapse.check(step, values["diversity"])
+            self.field_watch.check(step, values["perplexity"])
 
     def evaluate(self, step: int, run_log: RunLog) -> None:
         drift_evaluation.score(self.parts, self.average(), self.reference, step, self.folder)

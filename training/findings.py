@@ -1,0 +1,442 @@
+"""What is wrong with a drifting field, in words: the findings of scripts/doctor.py.
+
+A finding is a function of what `training.doctor` looked at in a run: the feature sets of one step
+as arrays, the numbers of the step, the counters of the bank. It judges them by a threshold that
+stands above it, and says which flag to change.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drifting.config import DriftConfig
+from drifting.distances import log_kernel, log_weight, perplexity
+from drifting.fields import make_field
+from drifting.fields.sinkhorn import log_plan
+from drifting.loss import guided_field
+from drifting.problems import one_set_of_problems
+
+SOFTMAX = ("kernel", "uncoupled")  # fields whose attraction is a softmax over the positives
+
+
+class Finding(NamedTuple):
+    """One line of the doctor."""
+
+    topic: str
+    text: str  # what was found, with its number
+    advice: str = ""  # the flag to change; empty where nothing is wrong
+
+    @property
+    def is_fault(self) -> bool:
+        return bool(self.advice)
+
+    def __str__(self) -> str:
+        if not self.is_fault:
+            return f"ok     {self.topic}: {self.text}"
+        return f"fault  {self.topic}: {self.text}; {self.advice}"
+
+
+class FeatureSet(NamedTuple):
+    """One feature set of a step, as B problems: a class and a location each. See `Problems`."""
+
+    name: str
+    encoder: str
+    gen: jax.Array  # [B, N, D], features of generated samples
+    nudged: jax.Array  # [B, N, D], of the same samples with a little noise added
+    pos: jax.Array  # [B, P, D], of the positives
+    unc: jax.Array  # [B, M, D], of unconditional reals
+    second: jax.Array | None  # [B, N, D], of a second generated batch, where it repels
+    weight_pos: jax.Array  # [B, P], 0 where a positive is absent
+    weight_unc: jax.Array  # [B, M]
+    unit: float  # S sqrt(D), the mean distance between samples
+    loss: float  # its part of the loss of the step
+
+    @property
+    def arrays(self) -> dict[str, jax.Array | None]:
+        """The arguments of `drifting.problems.one_set_of_problems`."""
+        samples = {"gen": self.gen, "pos": self.pos, "neg": self.unc, "second": self.second}
+        return samples | {"weight_pos": self.weight_pos, "weight_neg": self.weight_unc}
+
+
+class BankFacts(NamedTuple):
+    """How the bank is used over a run."""
+
+    filled: np.ndarray  # [C], reals in each class queue
+    per_class: int  # the length of the queues
+    pushed: int  # new reals per step; 0 where the bank holds all data
+    in_data: int  # reals in the data set
+    max_steps: int
+
+
+# ---------------------------------------------------------------- the kernel
+
+
+# A sample that follows one real alone, on average over 1.5 of them, has no mean to move towards:
+# samples jump from real to real. A median of 1 is reached in the limit.
+SATURATED = 1.5
+# Attraction over 95% of the reals tells near from far by a third of the kernel's width (weights of
+# e^0.32 at one standard deviation): all samples of a class are drawn to one point, its mean.
+FLAT = 0.98
+# Under so few positives there is no "few" and "all".
+FEWEST = 8
+
+
+def kernel_width(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
+    """Compares the perplexity of the attraction with the number of positives.
+
+    One finding for each temperature. Too narrow a kernel is a fault where every temperature is:
+    beside a wider one it adds detail, and the plan of Sinkhorn's algorithm covers all reals at any.
+    """
+    if drift.field not in (*SOFTMAX, "sinkhorn"):
+        return []
+    if drift.n_pos < FEWEST or _is_unnormalised(drift):
+        return []
+    n = _median(sets, lambda one: float(jnp.mean(jnp.sum(one.weight_pos > 0, 1))))
+    widths = {tau: _width(sets, drift, tau) for tau in drift.temperatures}
+    all_narrow = drift.field in SOFTMAX and all(w.is_narrow(n) for w in widths.values())
+    findings = []
+    for tau, width in widths.items():
+        text = f"attraction is spread over {width.spread:.1f} of {n:.0f} reals"
+        advice = ""
+        if width.spread > FLAT * n:
+            advice = f"flat: give --drift.temperatures below {tau:g}"
+        elif all_narrow:
+            fault = "saturated"
+            if width.at_floor(n):
+                fault = "at its floor, where no real is near"
+            advice = f"{fault}: give --drift.temperatures above {tau:g}, or --drift.field sinkhorn"
+        findings.append(Finding(f"kernel at {tau:g}", text, advice))
+    return findings
+
+
+class Width(NamedTuple):
+    """Over how many reals the attraction spreads at one temperature."""
+
+    spread: float
+    in_field: float  # the same in the field, whose A^2 is clipped at 1e-6 from below
+
+    def at_floor(self, n: float) -> bool:
+        """Returns whether all of n reals count alike only because all are clipped."""
+        return self.spread <= FLAT * n < self.in_field
+
+    def is_narrow(self, n: float) -> bool:
+        return self.spread < SATURATED or self.at_floor(n)
+
+
+def _width(sets: Sequence[FeatureSet], drift: DriftConfig, tau: float) -> Width:
+    kernel = _kernel_of(drift)
+
+    def spread(one):
+        weights = attraction(one.gen, one.pos, one.weight_pos, tau, one.unit, kernel)
+        return float(jnp.median(jax.vmap(perplexity)(weights)))
+
+    without_floor = _median(sets, spread)
+    if drift.field != "kernel":
+        return Width(without_floor, without_floor)
+    return Width(without_floor, _median(sets, lambda s: _perplexity_in_field(s, drift, tau)))
+
+
+def _perplexity_in_field(one: FeatureSet, drift: DriftConfig, tau: float) -> float:
+    options = tuple(sorted(drift.field_options.items()))
+    numbers = jnp.array([tau]), jnp.full(len(one.gen), one.unit)
+    found = _compiled_perplexity(one.arrays, *numbers, drift.field, drift.guidance, options)
+    return float(jnp.median(found))
+
+
+@functools.partial(jax.jit, static_argnames=("field", "guidance", "options"))
+def _compiled_perplexity(arrays, tau, unit, field: str, guidance: str, options: tuple):
+    chosen = make_field(field, dict(options))
+    return guided_field(one_set_of_problems(**arrays), tau, unit, chosen, guidance)[1]
+
+
+class Kernel(NamedTuple):
+    """What the attraction of a field follows from; its parts are options of the fields."""
+
+    kernel: str
+    normalize: str
+    iterations: float | None  # of Sinkhorn's algorithm; None for a softmax
+
+
+def _kernel_of(drift: DriftConfig) -> Kernel:
+    options = drift.field_options
+    return Kernel(options["kernel"], options.get("normalize", ""), options.get("iterations"))
+
+
+@functools.partial(jax.jit, static_argnames="kernel")
+def attraction(x, pos, weight_pos, tau, unit, kernel: Kernel) -> jax.Array:
+    """Returns how samples x [B, N, D] spread their attraction: rows [B, N, P] of sum 1.
+
+    It is W+ of the field without its floor of 1e-6, by which a far sample looks like a flat kernel.
+    """
+
+    def of_problem(x, pos, weight):
+        logit = log_kernel(x, pos, kernel.kernel, tau, unit, 0)
+        if kernel.iterations is not None:
+            log_a = jnp.full(len(x), -jnp.log(len(x)))
+            logit = log_plan(logit, log_a, log_weight(weight), kernel.iterations)
+        elif kernel.normalize == "both":
+            logit -= jax.nn.logsumexp(logit, axis=0, keepdims=True) / 2
+        return jax.nn.softmax(logit + log_weight(weight), axis=1)
+
+    return jax.vmap(of_problem)(x, pos, weight_pos)
+
+
+def _is_unnormalised(drift: DriftConfig) -> bool:
+    """Returns whether the field is a plain sum over the kernel, which no softmax measures."""
+    options = drift.field_options
+    return options.get("normalize") == "none" or options.get("iterations") == 0
+
+
+def _median(sets: Sequence[FeatureSet], measure) -> float:
+    return float(np.median([measure(one) for one in sets]))
+
+
+# ---------------------------------------------------------------- the bias of few samples
+
+# A fourth: the attraction is a mean of fewer than four reals, at its widest.
+BIAS = 0.25
+
+
+def bias(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
+    """Tells how much of the attraction is the bias of few reals, at the widest temperature.
+
+    A centroid c of weights w that follow a softmax misses that of all data by sum w^2 (y - c), to
+    first order (arXiv 2604.27239). sum w^2, one over the number of reals that count, is the share:
+    1 where a sample follows one real alone. The correction leaves its square.
+    """
+    if drift.field not in SOFTMAX or _is_unnormalised(drift):
+        return []
+    shares = [
+        _median(sets, lambda s, tau=tau: _bias_share(s, drift, tau)) for tau in drift.temperatures
+    ]
+    share, is_corrected = min(shares), drift.field_options["bias_correction"]
+    if is_corrected:
+        share = share**2
+    advice = ""
+    if share > BIAS:
+        advice = "give more --drift.n_pos or larger --drift.temperatures"
+        if not is_corrected:
+            advice = f"give --drift.bias_correction 1, {advice.removeprefix('give ')}"
+    text = f"{share:.0%} of the attraction, at the widest temperature"
+    return [Finding("bias of few reals", text, advice)]
+
+
+def _bias_share(one: FeatureSet, drift: DriftConfig, tau: float) -> float:
+    weights = attraction(one.gen, one.pos, one.weight_pos, tau, one.unit, _kernel_of(drift))
+    return float(jnp.median(jnp.sum(weights**2, -1)))
+
+
+# ---------------------------------------------------------------- coverage
+
+
+# A real counts as covered with a tenth of its due. As many reals in the place of the samples tell
+# how many can be; with half of theirs, a half of the class is left out.
+DUE = 0.1
+COVERED = 0.5
+
+
+def coverage(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
+    """Compares the reals that generated samples are drawn to with those that other reals are.
+
+    It is done at the smallest temperature, at which a sample follows the nearest reals alone. The
+    plan of Sinkhorn's algorithm covers all reals by itself.
+    """
+    if drift.field not in SOFTMAX or drift.n_pos < 2 * FEWEST:
+        return []
+    tau = min(drift.temperatures)
+    by_gen = _median(sets, lambda s: covered(s, s.gen, drift, tau))
+    by_reals = _median(sets, lambda s: covered(s, s.pos[:, ::2], drift, tau))
+    advice = ""
+    if by_gen < COVERED * by_reals:
+        advice = "give --drift.field sinkhorn, more --drift.n_neg, or a lower --optim.learning_rate"
+    text = (
+        f"samples are drawn to {by_gen:.0%} of the reals, where other reals are to {by_reals:.0%}"
+    )
+    return [Finding("coverage", text, advice)]
+
+
+def covered(one: FeatureSet, x: jax.Array, drift: DriftConfig, tau: float) -> float:
+    """Returns the share of every second positive that is covered by the samples x [B, ., D].
+
+    As many of x are taken as there are generated samples, and positives left.
+    """
+    pos, weight = one.pos[:, 1::2], one.weight_pos[:, 1::2]
+    x = x[:, : min(one.gen.shape[1], pos.shape[1])]
+    weights = attraction(x, pos, weight, tau, one.unit, _kernel_of(drift))
+    mass = jnp.mean(weights, 1)  # [B, P / 2]
+    present = weight > 0
+    due = 1 / jnp.sum(present, 1, keepdims=True)
+    return float(jnp.sum((mass >= DUE * due) & present) / jnp.sum(present))
+
+
+# ---------------------------------------------------------------- the bank
+
+# A real that is compared a hundred times before it leaves is learned by heart: the paper's recipes
+# have 4 (docs/step.md), its release for one host 64.
+OFTEN = 100
+# Less than half of the data in the bank over the whole run.
+SEEN = 0.5
+# A fourth of the positives absent.
+ABSENT = 0.25
+
+
+def bank(sets: Sequence[FeatureSet], drift: DriftConfig, facts: BankFacts) -> list[Finding]:
+    """Compares how long a real stays in its queue with how often it is drawn there."""
+    findings = [_absent(drift, facts)]
+    if not facts.pushed:
+        text = "it holds all data, so nothing ages"
+        return [*findings, Finding("age of the bank", text)]
+    n_classes = len(facts.filled)
+    age = facts.per_class * n_classes / facts.pushed
+    uses = drift.n_c * drift.n_pos / facts.pushed
+    seen = n_classes * facts.per_class + facts.pushed * facts.max_steps
+    share = min(seen / facts.in_data, 1.0)
+    holds_most = n_classes * facts.per_class >= SEEN * facts.in_data
+    advice = ""
+    if uses < 1:
+        advice = "most leave without use: give a smaller --drift.bank_push, or more --drift.n_pos"
+    elif uses > OFTEN and not holds_most:
+        advice = "it follows few reals: give a larger --drift.bank_push"
+    elif share < SEEN:
+        advice = "the rest is never seen: give a larger --drift.bank_push or --max_steps"
+    text = (
+        f"a real stays {age:.0f} steps and is drawn {uses:.2g} times; "
+        f"{share:.0%} of the data comes by in {facts.max_steps} steps"
+    )
+    return [*findings, Finding("age of the bank", text, advice)]
+
+
+def _absent(drift: DriftConfig, facts: BankFacts) -> Finding:
+    asked = min(drift.n_pos, facts.per_class)
+    absent = 1 - float(np.mean(np.minimum(facts.filled, asked))) / asked
+    advice = ""
+    if absent > ABSENT:
+        advice = f"give --drift.n_pos {int(np.median(facts.filled))}, or classes with more images"
+    text = f"{absent:.0%} of {asked} positives per class are missing in the bank"
+    return Finding("positives", text, advice)
+
+
+# ---------------------------------------------------------------- feature sets
+
+# Reals of a class that differ by less than this share of their size differ by rounding: float32
+# has 6e-8, which sums over a map of a network make a hundred times larger.
+CONSTANT = 1e-5
+# A set for which noise of 1% is half of the way to another image tells nothing of the image.
+NOISE = 0.5
+# A set that noise of 1% does not move at all has no gradient.
+STILL = 1e-6
+
+
+def feature_sets(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
+    """Looks for sets that are alike for all reals of a class, and that do not depend on the image.
+
+    It does not depend on the field, nor on how far the training is.
+    """
+    findings = []
+    for one in sets:
+        weight = one.weight_pos[:, :, None] > 0
+        mean = jnp.mean(one.pos, 1, keepdims=True, where=weight)
+        size = jnp.sqrt(jnp.mean(jnp.square(one.pos), where=weight))
+        spread = jnp.sqrt(jnp.mean(jnp.square(one.pos - mean), where=weight))
+        spread = float(spread / jnp.maximum(size, 1e-30))
+        step = jnp.mean(jnp.linalg.norm(one.nudged - one.gen, axis=-1))
+        step = float(step) / max(one.unit, 1e-30)
+        if spread < CONSTANT:
+            text = f"it is the same for all reals, to {spread:.1g} of its size"
+        elif step > NOISE:
+            text = f"noise of 1% moves it by {step:.2g} of the distance between samples"
+        elif step < STILL:
+            text = "it does not move with the image, so no gradient comes of it"
+        else:
+            continue
+        findings.append(
+            Finding(f"feature set {one.name}", text, f'give --encoder.layers "!{one.name}"')
+        )
+    if findings:
+        return findings
+    return [Finding("feature sets", f"all {len(sets)} tell images apart")]
+
+
+# ---------------------------------------------------------------- encoders
+
+# The largest part of the loss over the smallest, beyond which an encoder is not heard.
+BALANCE = 20.0
+
+
+def balance(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
+    """Compares the parts of the loss of several encoders.
+
+    The raw sample has one set by design, beside those of an encoder: it counts where it is large.
+    """
+    parts = {}
+    for one in sets:
+        parts[one.encoder] = parts.get(one.encoder, 0.0) + one.loss
+    if len(parts) < 2:
+        return []
+    total = sum(parts.values())
+    networks = {name: part for name, part in parts.items() if name != "none"}
+    advice = ""
+    if max(parts.values()) > BALANCE * min(networks.values()):
+        weights = " ".join(
+            f"{name} x{total / len(parts) / part:.2g}" for name, part in parts.items()
+        )
+        advice = f"give --encoder.weights: those of now times {weights} make them equal"
+    text = (
+        ", ".join(f"{name} has {part / total:.0%}" for name, part in parts.items()) + " of the loss"
+    )
+    return [Finding("encoders", text, advice)]
+
+
+# ---------------------------------------------------------------- guidance
+
+# The top tenth of the range is drawn so often for each class, at least, over the whole run.
+DRAWS = 1.0
+
+
+def guidance(sets: Sequence[FeatureSet], drift: DriftConfig, max_steps: int) -> list[Finding]:
+    """Tells how often the top tenth of the range of guidance scales is drawn (Sec. 3.5, A.7)."""
+    low, high, power = drift.alpha_min, drift.alpha_max, drift.alpha_power
+    if high == 1:
+        return []
+    from_here = low + 0.9 * (high - low)
+    share = (1 - drift.no_cfg_frac) * share_above(from_here, low, high, power)
+    draws = share * max_steps * drift.n_c / drift.n_classes
+    advice = ""
+    if draws < DRAWS:
+        advice = "give a smaller --drift.alpha_max or --drift.alpha_power"
+        if drift.no_cfg_frac == 1:
+            advice = "give --drift.no_cfg_frac below 1, or --drift.alpha_max 1"
+    text = (
+        f"alpha of {from_here:.3g} to {high:.3g} is drawn {draws:.2g} times for each class "
+        f"in {max_steps} steps"
+    )
+    return [Finding("guidance", text, advice)]
+
+
+def share_above(alpha: float, low: float, high: float, power: float) -> float:
+    """Returns the probability of a scale above alpha, with p(a) ~ a^-power on [low, high]."""
+    if low == high:
+        return float(alpha <= high)
+    if power == 1:
+        return float(np.log(high / alpha) / np.log(high / low))
+    exponent = 1 - power
+    # Measured from low, so that a large power does not overflow.
+    top, here = (high / low) ** exponent, (alpha / low) ** exponent
+    return float((top - here) / (top - 1))
+
+
+def all_findings(sets: Sequence[FeatureSet], drift: DriftConfig, facts: BankFacts) -> list[Finding]:
+    """Returns every finding that has a meaning for the field of the run."""
+    return [
+        *kernel_width(sets, drift),
+        *bias(sets, drift),
+        *coverage(sets, drift),
+        *bank(sets, drift, facts),
+        *feature_sets(sets, drift),
+        *balance(sets, drift),
+        *guidance(sets, drift, facts.max_steps),
+    ]
