@@ -11,7 +11,6 @@ from evaluation.clock import Clock
 from evaluation.labels import choose_labels, label_kind
 from evaluation.reference import Reference
 from evaluation.scoring import Scored, check_count, score
-from metrics.errors import GROUPS
 from metrics.networks import STANDARD_COUNT
 from models.latents import LatentSpace
 from models.sampling import generate
@@ -43,7 +42,7 @@ def measure(
     labels: str = "",
     on_batch: Callable[[np.ndarray], None] | None = None,
     space: LatentSpace | None = None,
-    error_groups: int = GROUPS,
+    with_errors: bool = True,
 ) -> Scored:
     """Returns the scores of a generator with one set of parameters, and the settings of both.
 
@@ -61,7 +60,7 @@ def measure(
         labels: which classes, as the flag --labels says.
         on_batch: is shown every batch of images [B,H,W,C], floats in about [-1, 1].
         space: the VAE that decodes samples which are latents; None = they are images.
-        error_groups: as of `evaluation.scoring.score`.
+        with_errors: as of `evaluation.scoring.score`.
     Raises:
         UserError: the samples do not fit the reference, are too few, or are broken.
     """
@@ -86,7 +85,7 @@ def measure(
     )
     images = map(space.decode, samples) if space else samples
     clock = Clock(images, on_batch)
-    scored = score(clock, reference, sample_labels, batch_size, sharding, error_groups)
+    scored = score(clock, reference, sample_labels, batch_size, sharding, with_errors)
     log.info("%d samples: %s", n, clock.report(len(own)))
     return scored._replace(row=scored.row | {"labels": kind})
 

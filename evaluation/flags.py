@@ -9,7 +9,6 @@ from typing import Any
 from absl import flags
 
 from configs.default import BUCKET, DISTRIBUTED, PATH, Key
-from metrics.errors import GROUPS
 from metrics.resize import MODES
 from metrics.table import METRICS
 from utils import config as config_lib
@@ -57,9 +56,8 @@ EVALUATION = (
     ),
     Key(
         "error_groups",
-        GROUPS,
-        "groups of samples that are left out in turn for the standard errors of recall and "
-        "coverage, the others need none; 0 = no errors at all",
+        1,
+        "0 = scores without their standard errors; any other number: with them",
         "[0, inf)",
     ),
     RESIZE,

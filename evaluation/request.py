@@ -146,8 +146,6 @@ def check_paths(flags: Flags) -> None:
         )
     for name in ("load_dir", "against"):
         check_source(name, flags[name])
-    if flags.error_groups == 1:
-        raise UserError("--error_groups 1: a group is compared with others; give 0, or 2 and more")
     if flags.samples_npz and jax.process_count() > 1:
         raise UserError(
             f"--samples_npz: {jax.process_count()} processes hold the samples in parts; "

@@ -130,7 +130,7 @@ def score_checkpoint(
             labels=flags.labels,
             on_batch=preview,
             space=space,
-            error_groups=flags.error_groups,
+            with_errors=flags.error_groups > 0,
         )
 
     of_own_run = request.run and request.out == request.folder

@@ -37,7 +37,7 @@ def score_images(request: Request) -> Scored:
         None,
         request.batch_size,
         request.sharding,
-        request.flags.error_groups,
+        request.flags.error_groups > 0,
     )
     joined = join(found)
     row = {"samples": source} | joined.row

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from evaluation.reference import Reference
 from metrics.collect import Collector
 from metrics.compare import as_columns, estimate
-from metrics.errors import GROUPS, Estimate
+from metrics.errors import Estimate
 from metrics.evidence import Comparison, Evidence
 from metrics.networks import count_suffix
 from metrics.ratios import mean_estimate, mean_name
@@ -35,7 +35,7 @@ def score(
     labels: np.ndarray | None,
     batch_size: int,
     sharding: NamedSharding | None,
-    error_groups: int = GROUPS,
+    with_errors: bool = True,
 ) -> Scored:
     """Returns the scores of a stream of images, with the settings that they were made with.
 
@@ -47,11 +47,11 @@ def score(
         labels: [N] of the images of all processes, for class agreement alone; or None.
         batch_size: images per call of the network.
         sharding: of the leading axis of a batch over this process's devices; it divides batch_size.
-        error_groups: groups of samples that are left out in turn for errors; 0 = no errors.
+        with_errors: whether the standard errors are wanted.
     Raises:
         UserError: there are too few images, or `metrics.collect.collect` or a metric refuses them.
     """
-    found = score_in_networks(images, [reference], labels, batch_size, sharding, error_groups)
+    found = score_in_networks(images, [reference], labels, batch_size, sharding, with_errors)
     return found[0]
 
 
@@ -61,7 +61,7 @@ def score_in_networks(
     labels: np.ndarray | None,
     batch_size: int,
     sharding: NamedSharding | None,
-    error_groups: int = GROUPS,
+    with_errors: bool = True,
 ) -> list[Scored]:
     """Returns what `score` does for each of several references, in one pass over the images.
 
@@ -71,22 +71,19 @@ def score_in_networks(
     for reference in references:
         needs = {METRICS[metric].needs for metric in reference.metrics}
         # Errors are of what each sample contributes, so they need the features too.
-        with_features = error_groups > 0 or bool(
-            needs & {"features", "classifier", "held_out_features"}
-        )
+        with_features = with_errors or bool(needs & {"features", "classifier", "held_out_features"})
         collectors.append(Collector(reference.network, batch_size, with_features, sharding))
     for batch in images:
         for collector in collectors:
             collector.add(batch)
     pairs = zip(collectors, references, strict=True)
     return [
-        _score(collector.result(), reference, labels, error_groups)
-        for collector, reference in pairs
+        _score(collector.result(), reference, labels, with_errors) for collector, reference in pairs
     ]
 
 
 def _score(
-    fake: Evidence, reference: Reference, labels: np.ndarray | None, error_groups: int
+    fake: Evidence, reference: Reference, labels: np.ndarray | None, with_errors: bool
 ) -> Scored:
     """Returns the scores of the evidence of some images."""
     check_count(fake.count, reference.metrics)
@@ -97,7 +94,7 @@ def _score(
         **reference.settings,
         "reference_count": reference.real.count,
     }
-    estimates = estimate(reference.network, comparison, reference.metrics, error_groups)
+    estimates = estimate(reference.network, comparison, reference.metrics, with_errors)
     if held_out is not None:
         settings["held_out_count"] = held_out.count
     if "swr" in reference.metrics:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Num
 from numpy import ndarray
 
-from metrics.errors import Estimate
+from metrics.errors import Estimate, share
 from metrics.evidence import Comparison, needed
 
 if TYPE_CHECKING:
@@ -43,12 +43,10 @@ def class_agreement_scores(comparison: Comparison) -> tuple[float]:
     return (class_agreement(comparison.classifier, images, labels),)
 
 
-def class_agreement_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+def class_agreement_estimates(comparison: Comparison) -> dict[str, Estimate]:
     """For `metrics.table`."""
-    del groups
     images, labels = needed(comparison.fake.features), needed(comparison.labels)
-    agreement = agrees(comparison.classifier, images, labels)
-    return {"class_agreement": Estimate(float(np.mean(agreement)), (agreement.astype(float),))}
+    return {"class_agreement": share(agrees(comparison.classifier, images, labels))}
 
 
 def _flatten(images: ndarray) -> ndarray:

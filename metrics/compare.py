@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from metrics.class_agreement import fit_classifier
 from metrics.collect import collect, to_float
-from metrics.errors import GROUPS, Estimate
+from metrics.errors import Estimate
 from metrics.evidence import Comparison, Evidence
 from metrics.networks import ERROR, Network, pixels
 from metrics.table import METRICS
@@ -25,7 +25,7 @@ def compare(
     held_out: Num[ndarray, "L H W C"] | None = None,
     labels: Int[ndarray, " N"] | None = None,
     real_labels: Int[ndarray, " M"] | None = None,
-    error_groups: int = GROUPS,
+    with_errors: bool = True,
     batch_size: int = 256,
 ) -> dict[str, float]:
     """Returns scores of images by name, each with its standard error as NAME_error.
@@ -42,7 +42,7 @@ def compare(
             `real` must be what the generator has learned from.
         labels: The classes that were asked for.
         real_labels: Those of the reals. With both, `class_agreement` is computed of pixels.
-        error_groups: Groups that are left out in turn for errors; 0 = no errors.
+        with_errors: Whether the standard errors are wanted.
         batch_size: Images per call of the network.
 
     Raises:
@@ -76,22 +76,19 @@ def compare(
             f"metrics {', '.join(impossible)}: not known, or they need what is not given; possible "
             f"here: {', '.join(possible)}"
         )
-    return as_columns(estimate(network, comparison, metrics or possible, error_groups))
+    return as_columns(estimate(network, comparison, metrics or possible, with_errors))
 
 
 def estimate(
-    network: Network, comparison: Comparison, metrics: Collection[str], error_groups: int
+    network: Network, comparison: Comparison, metrics: Collection[str], with_errors: bool
 ) -> dict[str, Estimate]:
-    """Returns the scores of some metrics by the names that they have with a network.
-
-    error_groups: 0 = without what gives errors.
-    """
+    """Returns the scores of some metrics by the names that they have with a network."""
     count = comparison.fake.count
     found: dict[str, Estimate] = {}
     for name in metrics:
         metric = METRICS[name]
-        if error_groups:
-            found |= metric.estimate(comparison, min(error_groups, count // 2))
+        if with_errors:
+            found |= metric.estimate(comparison)
         else:
             values = map(Estimate, map(float, metric.compute(comparison)))
             found |= zip(metric.scores, values, strict=True)

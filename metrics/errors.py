@@ -6,9 +6,6 @@ infinitesimal jackknife (Jaeckel 1972; Efron 1981, https://doi.org/10.1093/biome
 is drawn anew: a bootstrap draws samples twice, and a Fréchet distance of fewer different samples is
 another figure.
 
-Where a contribution is not to be had by a formula, a group of samples is left out in turn, and the
-pseudo-values of Tukey (1958) are the contributions.
-
 The real images are held fixed. The error is that of other samples of the same generator against
 the same reference; other training runs differ by more.
 """
@@ -17,10 +14,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-GROUPS = 20  # that are left out in turn, when nothing is said
 CONFIDENT = 1.96  # errors by which two scores must differ: 5% of equal ones do by chance
 
 
@@ -30,7 +26,7 @@ class Estimate(NamedTuple):
     Attributes:
         value: The score.
         parts: For each independent source of noise, the contributions of its members, up to a
-            constant: of each sample in their order, or of each group. None: no error is known.
+            constant, in their order. None: no error is known.
     """
 
     value: float
@@ -61,25 +57,41 @@ def _error(parts: tuple[Float[ndarray, " n"], ...]) -> float:
     return math.sqrt(sum(float(np.var(part, ddof=1)) / len(part) for part in parts))
 
 
-# ---------------------------------------------------------------- groups
-
-
-def deal(count: int, groups: int) -> list[Int[ndarray, " n"]]:
-    """Returns the indices of `count` samples in groups that differ by one at the most.
+def deal(count: int, parts: int) -> list[Int[ndarray, " n"]]:
+    """Returns the indices of `count` samples in parts that differ by one at the most.
 
     They are dealt at random, always the same, because labels often come in turn.
     """
-    return np.array_split(np.random.default_rng(0).permutation(count), groups)
+    return np.array_split(np.random.default_rng(0).permutation(count), parts)
 
 
-def pseudo_values(score: float, without: Float[ndarray, " G"]) -> Float[ndarray, " G"]:
-    """Returns the contributions of groups, from the scores without each of them.
+# ---------------------------------------------------------------- shares
 
-    Their variance is an upper bound where what groups do together counts (Efron & Stein 1981,
-    https://doi.org/10.1214/aos/1176345462).
-    """
-    groups = len(without)
-    return groups * score - (groups - 1) * np.asarray(without, np.float64)
+# A share of 1 does not say how rare the others are, and its contributions are all alike. Two
+# members of which something holds and two of which it does not are added to them, so that the error
+# is not 0 (Agresti & Coull 1998, https://doi.org/10.1080/00031305.1998.10480550). The share itself
+# stays as it is.
+ADDED = (0.0, 0.0, 1.0, 1.0)
+
+
+def share(holds: Bool[ndarray, " n"]) -> Estimate:
+    """Returns the share of samples of which something holds."""
+    return Estimate(float(np.mean(holds)), (np.concatenate([holds, ADDED]),))
+
+
+def least_variance(share: float, count: int) -> float:
+    """Returns the variance that a share of `count` independent members has at the least."""
+    total = count + len(ADDED)
+    added = (share * count + sum(ADDED)) / total
+    return added * (1 - added) / total
+
+
+def with_variance(contributions: Float[ndarray, " n"], variance: float) -> Float[ndarray, " n"]:
+    """Returns contributions scaled to the variance of their score; 0 where all are alike."""
+    spread = float(np.var(contributions, ddof=1)) / len(contributions)
+    if spread == 0:
+        return np.zeros(len(contributions))
+    return math.sqrt(variance / spread) * (contributions - contributions.mean())
 
 
 # ---------------------------------------------------------------- second order

@@ -120,9 +120,8 @@ def fit_line(points: dict[int, float], count: int) -> Line:
     return Line(float(at_zero), float(slope), residual)
 
 
-def fid_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+def fid_estimates(comparison: Comparison) -> dict[str, Estimate]:
     """For `metrics.table`: the distance `fd` and, of enough samples, `fd_inf` with its line."""
-    del groups
     features = needed(comparison.fake.features)
     if len(features) < FEWEST:
         return {"fd": Estimate(*fid_scores(comparison))}

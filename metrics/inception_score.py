@@ -74,9 +74,8 @@ def inception_scores(comparison: Comparison) -> tuple[float]:
     return (mean,)
 
 
-def inception_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+def inception_estimates(comparison: Comparison) -> dict[str, Estimate]:
     """For `metrics.table`. A sample contributes its divergence, times the score of its part."""
-    del groups
     logits = needed(comparison.fake.logits)
     contributions = np.empty(len(logits))
     scores = []

@@ -80,9 +80,8 @@ def kid_scores(comparison: Comparison) -> tuple[float, float]:
     return kid(fake, real, SUBSETS, subset_size, seed=0)
 
 
-def kid_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+def kid_estimates(comparison: Comparison) -> dict[str, Estimate]:
     """For `metrics.table`: `kd`, whose subsets are a source of noise beside the samples."""
-    del groups
     fake, real = needed(comparison.fake.features), needed(comparison.real.features)
     subset_size = min(SUBSET_SIZE, len(fake), len(real))
     values = subset_values(fake, real, SUBSETS, subset_size, seed=0)

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from metrics.errors import Estimate
+from metrics.errors import Estimate, share
 from metrics.evidence import Comparison, needed
 from metrics.neighbours import nearest
 from utils.errors import UserError
@@ -194,15 +194,14 @@ def memorisation_scores(comparison: Comparison) -> Memorisation:
     return memorisation(*_sets(comparison))
 
 
-def memorisation_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+def memorisation_estimates(comparison: Comparison) -> dict[str, Estimate]:
     """For `metrics.table`. The error of `memorised` is that of chance, which is no mean."""
-    del groups
     found = _find_neighbours(*_sets(comparison))
     estimates = {name: Estimate(value) for name, value in _scores(found)._asdict().items()}
     parts = {
         "nearer": _placements(found.training[1], found.of_held_out[1]),
-        "authenticity": (found.is_authentic.astype(float),),
-        "authenticity_real": (found.is_authentic_held_out.astype(float),),
+        "authenticity": share(found.is_authentic).parts,
+        "authenticity_real": share(found.is_authentic_held_out).parts,
     }
     return estimates | {name: Estimate(estimates[name].value, parts[name]) for name in parts}
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
 from metrics.evidence import Comparison, needed
@@ -59,7 +59,7 @@ def inside_balls(
 ) -> tuple[Bool[ndarray, " M"], Bool[ndarray, " N"]]:
     """Returns which fake samples are in some real ball, and which real ones in some fake ball."""
     real_points, fake_points = prepare(real, fake, k)
-    real_radii, fake_radii = _squared_radii(real_points, k), _squared_radii(fake_points, k)
+    real_radii, fake_radii = squared_radii(real_points, k), squared_radii(fake_points, k)
     fake_is_inside = np.zeros(len(fake), bool)
     real_is_inside = np.zeros(len(real), bool)
     for rows, tile in row_tiles(real_points, len(fake)):
@@ -81,28 +81,24 @@ def density_coverage(
     Raises:
         UserError: As in `precision_recall`.
     """
-    hits, per_ball = count_inside(real, fake, k, np.ones((len(fake), 1)))
+    hits, per_ball = count_inside(real, fake, k)
     # In the authors' order of operations, so that it is equal to the last bit.
     density = 1 / k * (int(hits.sum()) / len(fake))
-    return density, int((per_ball[:, 0] > 0).sum()) / len(real)
+    return density, int((per_ball > 0).sum()) / len(real)
 
 
 def count_inside(
-    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int, member: Num[ndarray, "M G"]
-) -> tuple[Int[ndarray, " M"], Int[ndarray, "N G"]]:
-    """Returns in how many open real balls each fake sample is, and how many are in each ball.
-
-    member: 1 where a fake sample is in a group, by which the second is counted.
-    """
+    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int
+) -> tuple[Int[ndarray, " M"], Int[ndarray, " N"]]:
+    """Returns in how many open real balls each fake sample is, and how many are in each ball."""
     real_points, fake_points = prepare(real, fake, k)
-    real_radii = _squared_radii(real_points, k)
-    groups = jnp.asarray(member, jnp.float32)
+    real_radii = squared_radii(real_points, k)
     hits = np.zeros(len(fake), np.int64)
     per_ball = []
     for rows, tile in row_tiles(real_points, len(fake)):
-        of_fake, of_balls = _count_inside(tile, fake_points, real_radii[rows], groups)
+        of_fake, of_balls = _count_inside(tile, fake_points, real_radii[rows])
         hits += np.asarray(of_fake)
-        per_ball.append(np.asarray(of_balls).astype(np.int64))
+        per_ball.append(np.asarray(of_balls))
     return hits, np.concatenate(per_ball)
 
 
@@ -137,17 +133,17 @@ def _are_inside(
 
 @jax.jit
 def _count_inside(
-    real: Points, fake: Points, real_radii: Float[Array, " n"], member: Float[Array, "M G"]
-) -> tuple[Int[Array, " M"], Float[Array, "n G"]]:
-    """Returns the balls around each fake sample, and the samples of each group in each ball.
+    real: Points, fake: Points, real_radii: Float[Array, " n"]
+) -> tuple[Int[Array, " M"], Int[Array, " n"]]:
+    """Returns the number of balls around each fake sample, and of samples in each ball.
 
     Balls are open. Radii are squared.
     """
     is_inside = squared_distances(real, fake) < real_radii[:, None]  # [n, M]
-    return is_inside.sum(0), is_inside.astype(jnp.float32) @ member
+    return is_inside.sum(0), is_inside.sum(1)
 
 
-def _squared_radii(points: Points, k: int) -> Float[ndarray, " N"]:
+def squared_radii(points: Points, k: int) -> Float[ndarray, " N"]:
     """Returns the squared distance of each sample to its k-th nearest other one."""
     radii = []
     for rows, tile in row_tiles(points, len(points.x)):

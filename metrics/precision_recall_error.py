@@ -1,21 +1,30 @@
 """How sure precision and recall, density and coverage are.
 
-Precision and density are means over the samples already. Recall and coverage are not: a sample's
-ball grows when others are missing, and a real ball may have lost the one sample in it. So groups of
-samples are left out in turn, and all groups are looked at in one pass over the distances. Their
-errors are upper bounds, 1.0 to 1.7 times the deviation in simulations (docs/benchmarks.md).
+Precision and density are means over the samples. Recall and coverage are shares of the reals: of
+those that some sample covers, because they lie in its ball, or it lies in theirs. With other
+samples, other reals are covered.
+
+Let the balls be as they are and the samples come by chance, and let `s` samples cover a real i or j
+and `c` both, on average. Then both are missed with probability exp(-s), and
+
+    covariance of "i is missed" and "j is missed" = exp(-s) (1 - exp(-c))
+                                                  = exp(-s) (c - c² / 2! + c³ / 3! - ...)
+
+And exp(-s) cᵏ / k! is how often i and j are covered by the very same k samples. So the variance of
+the number of covered reals is the alternating sum over k = 1, 2, ... of T_k, the number of pairs
+(i, j), i = j among them, that the same k samples cover. All of that is counted. Leaving samples out
+in turn would give T_1 alone, which is up to twice the deviation.
 """
 
-from functools import partial
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 from numpy import ndarray
 
-from metrics.errors import Estimate, deal, pseudo_values
+from metrics.errors import Estimate, least_variance, share, with_variance
 from metrics.evidence import Comparison, needed
 from metrics.precision_recall import (
     K_DENSITY,
@@ -26,111 +35,90 @@ from metrics.precision_recall import (
     prepare,
     row_tiles,
     squared_distances,
+    squared_radii,
 )
+
+# Of T_1, T_2, ...: the alternating signs times P(k or more heads of four coins), which is Euler's
+# transformation of the sum. Later terms are noise (Efron & Thisted 1976,
+# https://doi.org/10.1093/biomet/63.3.435, of the words that Shakespeare knew).
+WEIGHTS = (15 / 16, -11 / 16, 5 / 16, -1 / 16)
 
 # ---------------------------------------------------------------- the metrics
 
 
-def precision_recall_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+def precision_recall_estimates(comparison: Comparison) -> dict[str, Estimate]:
     """For `metrics.table`."""
     real, fake = needed(comparison.real.features), needed(comparison.fake.features)
-    fake_is_inside, real_is_inside = inside_balls(real, fake, K_PRECISION)
-    recall = float(real_is_inside.mean())
-    without = recall_without(real, fake, deal(len(fake), groups), K_PRECISION)
-    return {
-        "precision": Estimate(float(fake_is_inside.mean()), (fake_is_inside.astype(float),)),
-        "recall": Estimate(recall, (pseudo_values(recall, without),)),
-    }
+    fake_is_inside, _ = inside_balls(real, fake, K_PRECISION)
+    recall = covered_share(_inside_fake_balls(real, fake, K_PRECISION))
+    return {"precision": share(fake_is_inside), "recall": recall}
 
 
-def density_coverage_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+def density_coverage_estimates(comparison: Comparison) -> dict[str, Estimate]:
     """For `metrics.table`."""
     real, fake = needed(comparison.real.features), needed(comparison.fake.features)
-    member = np.zeros((len(fake), groups))
-    for group, samples in enumerate(deal(len(fake), groups)):
-        member[samples, group] = 1
-    hits, per_ball = count_inside(real, fake, K_DENSITY, member)  # [M], [N, G]
-    total = per_ball.sum(1, keepdims=True)
-    coverage = int((total > 0).sum()) / len(real)
-    without = (total > per_ball).mean(0)
-    return {
-        "density": Estimate(1 / K_DENSITY * (int(hits.sum()) / len(fake)), (hits / K_DENSITY,)),
-        "coverage": Estimate(coverage, (pseudo_values(coverage, without),)),
-    }
+    hits, _ = count_inside(real, fake, K_DENSITY)
+    density = 1 / K_DENSITY * (int(hits.sum()) / len(fake))
+    coverage = covered_share(_inside_real_balls(real, fake, K_DENSITY))
+    return {"density": Estimate(density, (hits / K_DENSITY,)), "coverage": coverage}
 
 
-# ---------------------------------------------------------------- recall without a group
+# ---------------------------------------------------------------- shares of the reals
 
 
-def recall_without(
-    real: Float[ndarray, "N D"],
-    fake: Float[ndarray, "M D"],
-    dealt: list[Int[ndarray, " m"]],
-    k: int,
-) -> Float[ndarray, " G"]:
-    """Returns the recall without each group of fake samples.
+def covered_share(tiles: Iterable[Bool[ndarray, "n M"]]) -> Estimate:
+    """Returns the share of reals that some sample covers.
 
-    dealt: The indices of the samples of each group.
+    A sample contributes the reals that it alone covers. Where the count of pairs gives less, the
+    variance is that of a share of as many independent reals.
+
+    tiles: Of a part of the reals each, whether a sample covers a real.
     """
+    n_reals = n_covered = n_samples = 0
+    by: Counter[tuple[int, ...]] = Counter()  # samples: how many reals just these cover
+    for covers in tiles:
+        n_samples = covers.shape[1]
+        times = covers.sum(1)
+        n_reals += len(times)
+        n_covered += int((times > 0).sum())
+        for row in np.flatnonzero((times > 0) & (times <= len(WEIGHTS))):
+            by[tuple(np.flatnonzero(covers[row]).tolist())] += 1
+
+    variance = 0.0
+    alone = np.zeros(n_samples)
+    for samples, count in by.items():
+        variance += WEIGHTS[len(samples) - 1] * (count / n_reals) ** 2
+        if len(samples) == 1:
+            alone[samples[0]] = count
+    part = with_variance(alone, max(variance, 0))
+    value = n_covered / n_reals
+    lacking = least_variance(value, n_reals) - float(np.var(part, ddof=1)) / n_samples
+    return Estimate(value, (part, np.sqrt(max(lacking, 0)) * np.array([1.0, -1.0])))
+
+
+def _inside_fake_balls(
+    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int
+) -> Iterator[Bool[ndarray, "n M"]]:
+    """Yields, for parts of the reals, in which balls of fake samples they are."""
     real_points, fake_points = prepare(real, fake, k)
-    radii = _radii_without(fake_points, dealt, k)  # [G, M]
-    n_inside = np.zeros(len(dealt), np.int64)
+    radii = squared_radii(fake_points, k)[None, :]
     for _, tile in row_tiles(real_points, len(fake)):
-        n_inside += np.asarray(_are_inside(tile, fake_points, radii)).sum(1)
-    return n_inside / len(real)
+        yield np.asarray(_is_within(tile, fake_points, radii))
 
 
-def _radii_without(fake: Points, groups: list[Int[ndarray, " m"]], k: int) -> Float[ndarray, "G M"]:
-    """Returns the squared radii of the balls without each group; -1 of those of the group itself.
-
-    The k nearest of all groups but one are among the k nearest of each group.
-    """
-    columns = np.full((len(groups), max(map(len, groups))), -1)  # -1: none
-    for group, samples in enumerate(groups):
-        columns[group, : len(samples)] = samples
-    parts = [
-        np.asarray(_kth_nearest_without(tile, fake, rows.start, columns, k))
-        for rows, tile in row_tiles(fake, len(fake.x))
-    ]
-    radii = np.concatenate(parts).T  # [G, M]
-    for group, samples in enumerate(groups):
-        radii[group, samples] = -1
-    return radii
-
-
-@partial(jax.jit, static_argnames="k")
-def _kth_nearest_without(
-    rows: Points, points: Points, start: int, columns: Int[Array, "G m"], k: int
-) -> Float[Array, "n G"]:
-    """Returns the squared distance of rows start, ... to the k-th nearest other, without a group.
-
-    columns: The points of each group, filled up with -1.
-    """
-    squared = squared_distances(rows, points)
-    itself = start + jnp.arange(squared.shape[0])[:, None] == jnp.arange(squared.shape[1])
-    squared = jnp.where(itself, jnp.inf, squared)
-    grouped = jnp.where(columns >= 0, squared[:, columns], jnp.inf)  # [n, G, m]
-    nearest = _smallest(grouped, k)  # [n, G, k]
-    is_left_out = jnp.eye(len(columns), dtype=bool)[:, :, None]
-    others = jnp.where(is_left_out, jnp.inf, nearest[:, None])  # [n, G left out, G, k]
-    return _smallest(rearrange(others, "n out g k -> n out (g k)"), k)[..., -1]
-
-
-def _smallest(values: Float[Array, "... m"], k: int) -> Float[Array, "... k"]:
-    """Returns the k smallest of the last axis in ascending order, inf where there are fewer.
-
-    As in `metrics.precision_recall`, minima one after the other are faster than a sort.
-    """
-    index = jnp.arange(values.shape[-1])
-    found = []
-    for _ in range(k):
-        found.append(values.min(-1))
-        values = jnp.where(index == values.argmin(-1)[..., None], jnp.inf, values)
-    return jnp.stack(found, -1)
+def _inside_real_balls(
+    real: Float[ndarray, "N D"], fake: Float[ndarray, "M D"], k: int
+) -> Iterator[Bool[ndarray, "n M"]]:
+    """Yields, for parts of the reals, which fake samples are in their open balls."""
+    real_points, fake_points = prepare(real, fake, k)
+    radii = squared_radii(real_points, k)[:, None]
+    # The largest number below: what is within that is nearer than the radius.
+    below = np.nextafter(radii, -np.inf, dtype=radii.dtype)
+    for rows, tile in row_tiles(real_points, len(fake)):
+        yield np.asarray(_is_within(tile, fake_points, below[rows]))
 
 
 @jax.jit
-def _are_inside(real: Points, fake: Points, radii: Float[Array, "G M"]) -> Bool[Array, "G n"]:
-    """Returns which real samples are in a fake ball, for each set of squared radii."""
-    squared = squared_distances(real, fake)  # [n, M]
-    return jax.lax.map(lambda some: (squared <= some).any(1), radii)
+def _is_within(real: Points, fake: Points, radii: Float[Array, "#n #M"]) -> Bool[Array, "n M"]:
+    """Returns whether the squared distances are at most the squared radii."""
+    return squared_distances(real, fake) <= radii

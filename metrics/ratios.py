@@ -56,9 +56,9 @@ def ratio_scores(comparison: Comparison) -> tuple[float]:
     return (ratio(distance, _distance_of_reals(comparison)),)
 
 
-def ratio_estimates(comparison: Comparison, groups: int) -> dict[str, Estimate]:
+def ratio_estimates(comparison: Comparison) -> dict[str, Estimate]:
     """For `metrics.table`. The held-out reals are held fixed too."""
-    distance = fid_estimates(comparison, groups)["fd"]
+    distance = fid_estimates(comparison)["fd"]
     of_reals = _distance_of_reals(comparison)
     parts = tuple(part / of_reals for part in distance.parts)
     return {"fdr": Estimate(ratio(distance.value, of_reals), parts)}

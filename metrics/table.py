@@ -43,16 +43,15 @@ class Metric(NamedTuple):
             "held_out_features" where the features of both are there too.
         scores: The names of its values. A feature network may change them: fd of Inception is fid.
         compute: Gives the values in the order of `scores`.
-        estimate: (comparison, groups) -> the same values by name, each with what gives its error,
-            and figures that only many samples have. `groups` are left out in turn where there is no
-            other way.
+        estimate: Gives the same values by name, each with what gives its error, and figures that
+            only many samples have.
         fewest: The number of generated images that it needs at the least.
     """
 
     needs: Need
     scores: tuple[str, ...]
     compute: Callable[[Comparison], Sequence[float]]
-    estimate: Callable[[Comparison, int], Mapping[str, Estimate]]
+    estimate: Callable[[Comparison], Mapping[str, Estimate]]
     fewest: int = 2
 
 

@@ -499,7 +499,6 @@ def test_two_runs_on_the_same_noise(run_folder, tmp_path, capsys):
         ({"all": 1}, "one checkpoint at one alpha"),
         ({"cfg_scale": "1,2"}, "one checkpoint at one alpha"),
         ({"error_groups": 0}, "it needs errors"),
-        ({"error_groups": 1}, "a group is compared with others"),
         ({"against": "/nowhere"}, "--against /nowhere: no such file"),
         ({"against": GOLDEN / "metrics.npz"}, "give two of a kind"),
     ],
