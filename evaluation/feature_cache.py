@@ -3,13 +3,18 @@
 A file is named after everything that its features depend on: the data, as it lies on the disk, how
 it is decoded, the network with its weights and resize, and the kind of device. What it holds is
 made again wherever the file is missing, damaged or lacks something; any file may be deleted.
+
+The folder has a limit. A file that was written may push out those that were used longest ago, which
+several programs may do at once: a file is there whole or not at all.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -31,7 +36,10 @@ from utils.paths import cache_folder, to_path
 log = logging.getLogger("eval")
 
 VERSION = 1  # of the files; another one where the same network gives other features
-LARGEST = 4 << 30  # bytes of features that are kept
+LARGEST = 4 << 30  # bytes of features that are kept of one set
+
+# Files of the cache, and those that a program is writing or was killed at. Others are not touched.
+OWN_FILE = re.compile(r"[0-9a-f]{32}\.npz|\.[0-9a-f]{32}\.\d+\.npz")
 
 Found = tuple[Evidence, np.ndarray | None]  # and labels [N], where the images have some
 
@@ -42,9 +50,10 @@ def usual_folder() -> pathlib.Path:
 
 
 class FeatureCache(NamedTuple):
-    """The folder of the files; None: nothing is kept."""
+    """The folder of the files, None: nothing is kept; and the bytes that they may take."""
 
     folder: pathlib.Path | None = None
+    limit: int = 0
 
     def find(
         self,
@@ -79,18 +88,29 @@ class FeatureCache(NamedTuple):
             return found
         found = measure()
         if processes.is_first():
-            _write(path, text, found, with_features)
+            _write(path, text, found, with_features and self._may_keep(found))
+            _remove_oldest(self.folder, self.limit, path)
         return found
+
+    def _may_keep(self, found: Found) -> bool:
+        """Returns whether features are not too many to be kept."""
+        features = found[0].features
+        return features is not None and features.nbytes <= min(LARGEST, self.limit)
 
 
 NO_CACHE = FeatureCache()
 
 
-def open_cache(folder: str) -> FeatureCache:
-    """Returns the cache in the folder of --feature_cache; "none" is no folder, "" the usual one."""
+def open_cache(folder: str, limit_gib: float) -> FeatureCache:
+    """Returns the cache of --feature_cache and --feature_cache_gib.
+
+    Args:
+        folder: "none" is no folder, "" the usual one.
+        limit_gib: what its files may take, in GiB.
+    """
     if folder == "none":
         return NO_CACHE
-    return FeatureCache(to_path(folder) if folder else usual_folder())
+    return FeatureCache(to_path(folder) if folder else usual_folder(), round(limit_gib * 2**30))
 
 
 # ---------------------------------------------------------------- what tells images apart
@@ -145,6 +165,8 @@ def _read(path: pathlib.Path, key: str, with_features: bool) -> Found | None:
     except (UserError, KeyError, ValueError) as error:
         log.warning("%s: %s; it is made again", path, error)
         return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # It was used now; see `_remove_oldest`.
     features = arrays["features"] if with_features else None
     return Evidence(count, mu, sigma, features), arrays.get("labels")
 
@@ -154,7 +176,7 @@ def _write(path: pathlib.Path, key: str, found: Found, with_features: bool) -> N
     evidence, labels = found
     arrays: dict[str, Any] = {"key": key, "count": evidence.count}
     arrays |= {"mu": evidence.mu, "sigma": evidence.sigma}
-    if with_features and evidence.features is not None and evidence.features.nbytes <= LARGEST:
+    if with_features:
         arrays["features"] = evidence.features
     if labels is not None:
         arrays["labels"] = labels
@@ -163,3 +185,24 @@ def _write(path: pathlib.Path, key: str, found: Found, with_features: bool) -> N
             np.savez(temporary, **arrays)
     except UserError as error:
         log.warning("--feature_cache: %s", error)
+
+
+def _remove_oldest(folder: pathlib.Path, limit: int, newest: pathlib.Path) -> None:
+    """Removes the files that were used longest ago until the others take at most `limit` bytes.
+
+    newest: Is not removed, however large. What other programs remove meanwhile is gone as well.
+    """
+    files = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if OWN_FILE.fullmatch(entry.name) and entry.name != newest.name:
+                with contextlib.suppress(FileNotFoundError):
+                    found = entry.stat()
+                    files.append((found.st_mtime_ns, found.st_size, entry.path))
+        total = newest.stat().st_size + sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= limit:
+                return
+            pathlib.Path(path).unlink(missing_ok=True)
+            total -= size
+            log.info("--feature_cache: %s removed, to keep within the limit", path)

@@ -69,6 +69,12 @@ EVALUATION = (
         PATH,
     ),
     Key(
+        "feature_cache_gib",
+        20.0,
+        "what that folder may take; the files used longest ago are removed beyond it",
+        "[0, inf)",
+    ),
+    Key(
         "reference_split",
         "",
         "split of the data set to score against; empty = train, in pixels and by efficientnet test",

@@ -96,7 +96,7 @@ class Request:
             shape=shape,
             batch_size=self.batch_size,
             sharding=self.sharding,
-            cache=open_cache(self.flags.feature_cache),
+            cache=open_cache(self.flags.feature_cache, self.flags.feature_cache_gib),
         )
 
 

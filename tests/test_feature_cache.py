@@ -3,14 +3,16 @@
 import dataclasses
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_eval import call, convolution
 
-from evaluation import networks
+from evaluation import feature_cache, networks
 from evaluation.image_files import write_npz
+from metrics.evidence import Evidence
 
 HELD_OUT = 560  # 540 digits, and 20 to fill up the last batch
 
@@ -123,6 +125,51 @@ def test_images_in_files_may_change(network, samples, tmp_path, capsys):
         os.utime(folder / "7.png", (2, 2))
         if "fid_stats" in source:
             assert changed["fid_40"] != row["fid_40"]
+
+
+def test_a_full_cache_loses_what_was_used_longest_ago(network, samples, capsys):
+    folder = samples.parent / "cache"
+    flags = {"dataset_name": "digits", "reference_split": "test", "metrics": "fid"}
+
+    def seen(weights, **more):
+        network.changes = {"weights": weights}
+        return evaluate(capsys, network, samples, **flags, **more)[1]
+
+    for weights in "abc":
+        assert seen(weights) == HELD_OUT + 40
+    of_age = sorted(folder.iterdir(), key=os.path.getmtime)
+    foreign = [folder / name for name in ("mine.npz", "0.txt")]
+    killed = folder / f".{'0' * 32}.12345.npz"
+    for path in [*foreign, killed]:
+        path.write_bytes(bytes(100))
+        os.utime(path, (1, 1))
+    for age, path in enumerate(of_age):
+        os.utime(path, (2 + age, 2 + age))
+    assert seen("a") == 40  # so b is the oldest
+    size = of_age[0].stat().st_size
+    assert seen("d", feature_cache_gib=3.5 * size / 2**30) == HELD_OUT + 40
+    assert not killed.exists() and not of_age[1].exists()
+    assert all(path.exists() for path in [*foreign, of_age[0], of_age[2]])
+    assert [seen(weights) for weights in "acd"] == [40] * 3
+    assert seen("e", feature_cache_gib=0) == HELD_OUT + 40  # the newest stays
+    assert len(list(folder.iterdir())) == 3 and seen("e") == 40
+
+
+def test_programs_share_a_cache(tmp_path):
+    """Two clear it at once while a third writes: the newest of each is there, and none fails."""
+    names = [f"{n:032x}.npz" for n in range(300)]
+
+    def fill(offset):
+        for name in names[offset::3]:
+            path = tmp_path / name
+            feature_cache._write(path, name, (Evidence(1, np.zeros(1), np.eye(1)), None), False)
+            feature_cache._remove_oldest(tmp_path, 4000, path)
+            assert feature_cache._read(path, name, False) or not path.exists()
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(fill, range(3)))
+    left = list(tmp_path.iterdir())
+    assert 1 <= len(left) <= 8 and all(path.name in names for path in left)
 
 
 def test_a_cache_that_cannot_be_written(network, samples, tmp_path, capsys, warnings):
