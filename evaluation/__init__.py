@@ -14,6 +14,7 @@ One evaluation:
     evaluate            the scores of one set of parameters; the trainer calls it too
     scoring             a stream of images in, a row of scores out
     clock               how long its parts take
+    progress            a bar with the time left
     labels              which classes the samples are of
 
 What samples are compared with:

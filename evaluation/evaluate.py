@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 
 from evaluation.clock import Clock
 from evaluation.labels import choose_labels, label_kind
+from evaluation.progress import with_bar
 from evaluation.reference import Reference
 from evaluation.scoring import Scored, check_count, score
 from metrics.networks import STANDARD_COUNT
@@ -84,7 +85,7 @@ def measure(
         sharding=sharding,
     )
     images = map(space.decode, samples) if space else samples
-    clock = Clock(images, on_batch)
+    clock = Clock(with_bar(images, len(own), "samples"), on_batch)
     scored = score(clock, reference, sample_labels, batch_size, sharding, with_errors)
     log.info("%d samples: %s", n, clock.report(len(own)))
     return scored._replace(row=scored.row | {"labels": kind})

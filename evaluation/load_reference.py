@@ -16,6 +16,7 @@ from evaluation.dataset_images import DatasetImages
 from evaluation.feature_cache import NO_CACHE, FeatureCache, dataset_facts, image_facts
 from evaluation.image_files import Images, batches, read_images
 from evaluation.networks import load_network, load_usual_network
+from evaluation.progress import with_bar
 from evaluation.reference import RealImages, Reference
 from metrics.collect import collect
 from metrics.evidence import Evidence
@@ -50,7 +51,8 @@ class Measurement:
 
     def collect(self, images: RealImages, with_features: bool) -> Evidence:
         """Returns what the network makes of images. All processes must call it."""
-        own_batches = batches(images, processes.own_range(len(images)), self.batch_size)
+        own = processes.own_range(len(images))
+        own_batches = with_bar(batches(images, own, self.batch_size), len(own), "reals")
         return collect(self.network, own_batches, self.batch_size, with_features, self.sharding)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 from evaluation.fid_csv import append_row, describe_scores
 from evaluation.image_files import batches, read_images
+from evaluation.progress import with_bar
 from evaluation.reference import Reference
 from evaluation.request import Request
 from evaluation.scoring import Scored, check_count, score_in_networks, with_mean_ratio
@@ -31,8 +32,9 @@ def score_images(request: Request) -> Scored:
         check_count(len(images), reference.metrics)
         references.append(reference)
     check_names(references)
+    own = processes.own_range(len(images))
     found = score_in_networks(
-        batches(images, processes.own_range(len(images)), request.batch_size),
+        with_bar(batches(images, own, request.batch_size), len(own), "samples"),
         references,
         None,
         request.batch_size,

@@ -74,16 +74,18 @@ def covered_share(tiles: Iterable[Bool[ndarray, "n M"]]) -> Estimate:
 
     tiles: Of a part of the reals each, whether a sample covers a real.
     """
-    n_reals = n_covered = n_samples = 0
+    n_samples = 0
+    is_covered = []
     by: Counter[tuple[int, ...]] = Counter()  # samples: how many reals just these cover
     for covers in tiles:
         n_samples = covers.shape[1]
         times = covers.sum(1)
-        n_reals += len(times)
-        n_covered += int((times > 0).sum())
+        is_covered.append(times > 0)
         for row in np.flatnonzero((times > 0) & (times <= len(WEIGHTS))):
             by[tuple(np.flatnonzero(covers[row]).tolist())] += 1
 
+    covered = share(np.concatenate(is_covered))
+    n_reals = sum(map(len, is_covered))
     variance = 0.0
     alone = np.zeros(n_samples)
     for samples, count in by.items():
@@ -91,9 +93,8 @@ def covered_share(tiles: Iterable[Bool[ndarray, "n M"]]) -> Estimate:
         if len(samples) == 1:
             alone[samples[0]] = count
     part = with_variance(alone, max(variance, 0))
-    value = n_covered / n_reals
-    lacking = least_variance(value, n_reals) - float(np.var(part, ddof=1)) / n_samples
-    return Estimate(value, (part, np.sqrt(max(lacking, 0)) * np.array([1.0, -1.0])))
+    lacking = least_variance(covered.value, n_reals) - float(np.var(part, ddof=1)) / n_samples
+    return Estimate(covered.value, (part, with_variance(covered.parts[0], max(lacking, 0))))
 
 
 def _inside_fake_balls(

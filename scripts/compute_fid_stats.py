@@ -26,6 +26,7 @@ from evaluation.dataset_images import DatasetImages, data_options
 from evaluation.flags import RESIZE, Flags
 from evaluation.image_files import batches, read_images
 from evaluation.networks import load_network
+from evaluation.progress import with_bar
 from evaluation.reference import RealImages
 from metrics.collect import collect
 from metrics.networks import Network
@@ -77,7 +78,8 @@ def compute(flags: Flags, given: dict) -> None:
         raise UserError(f"--out {out}: expected a name that ends in .npz")
     sharding = local_sharding()
     batch_size = round_up(min(flags.sample_batch_size, len(images)), sharding.mesh.size)
-    own_batches = batches(images, processes.own_range(len(images)), batch_size)
+    own = processes.own_range(len(images))
+    own_batches = with_bar(batches(images, own, batch_size), len(own), "images")
     real = collect(network, own_batches, batch_size, flags.keep_features, sharding)
     provenance = facts | network.facts | {"image_shape": list(images.shape), "count": real.count}
     if processes.is_first():

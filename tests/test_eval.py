@@ -5,6 +5,7 @@ Batches, devices and processes do not change them.
 
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import logging
@@ -13,6 +14,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,7 @@ from evaluation.flags import define_evaluation_flags
 from evaluation.image_files import read_images, write_npz
 from evaluation.labels import choose_labels, label_kind
 from evaluation.load_reference import feature_count, load_reference
+from evaluation.progress import with_bar
 from metrics import collect as collect_lib
 from metrics.collect import collect
 from metrics.fid import frechet_distance, moments
@@ -46,7 +49,7 @@ from models.sampling import generate
 from models.weights import load_generator
 from training import drift
 from utils import config as config_lib
-from utils import sharding
+from utils import processes, sharding
 from utils.errors import UserError
 from utils.figures import to_uint8
 from utils.logging import without_warnings
@@ -491,6 +494,27 @@ def test_two_runs_on_the_same_noise(run_folder, tmp_path, capsys):
 
     row = call(capsys, load_dir=run_folder, error_groups=0, out=tmp_path / "none")
     assert not any(name.endswith(("_error", "_inf")) for name in row)
+
+
+def test_a_bar_on_a_terminal_alone(monkeypatch):
+    """It says how many images are done and the time left, and lets every batch through."""
+    batches = [np.zeros((3, 2, 2, 1)), np.ones((2, 2, 2, 1))]
+
+    def through(is_terminal, is_first=True):
+        shown = io.StringIO()
+        shown.isatty = lambda: is_terminal
+        monkeypatch.setattr(sys, "stderr", shown)
+        monkeypatch.setattr(processes, "is_first", lambda: is_first)
+        passed = []
+        for batch in with_bar(iter(batches), 5, "reals"):
+            passed.append(batch)
+            time.sleep(0.12)  # the bar is drawn ten times a second
+        assert all(found is given for found, given in zip(passed, batches, strict=True))
+        return shown.getvalue()
+
+    bar = through(True)
+    assert "reals:  60%" in bar and "3/5 [00:00<00:00" in bar and bar.endswith("\r")
+    assert through(False) == through(True, is_first=False) == ""
 
 
 @pytest.mark.parametrize(
