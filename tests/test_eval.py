@@ -502,7 +502,7 @@ def test_a_bar_on_a_terminal_alone(monkeypatch):
 
     def through(is_terminal, is_first=True):
         shown = io.StringIO()
-        shown.isatty = lambda: is_terminal
+        monkeypatch.setattr(shown, "isatty", lambda: is_terminal)
         monkeypatch.setattr(sys, "stderr", shown)
         monkeypatch.setattr(processes, "is_first", lambda: is_first)
         passed = []
