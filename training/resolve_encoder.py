@@ -1,12 +1,16 @@
 """Which frozen encoder makes the features in which samples are compared."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import data
+from data.pipeline import Readable
+from drifting.images import to_float
 from models.encoders import (
     join_sources,
     options_from_flags,
@@ -18,6 +22,8 @@ from models.latents import LatentSpace, load_latent_space
 from models.narrow import narrow
 from utils import sharding
 from utils.errors import UserError
+
+FITTED_ON = 10_000  # training samples, at most
 
 
 class Encoder(NamedTuple):
@@ -46,7 +52,13 @@ def resolve_encoder(
     decode = None
     if decoder:
         decode = (decode_latents(decoder), jax.device_get(decoder.params))
-    encoder = read_encoder(config.encoder, load_encoder, decode, names_only=config.dry_run)
+    encoder = read_encoder(
+        config.encoder,
+        load_encoder,
+        decode,
+        names_only=config.dry_run,
+        samples=functools.partial(some_samples, dataset),
+    )
     if encoder.encode is None:
         return encoder
     sample = jax.ShapeDtypeStruct((1, *dataset.shape), np.float32)
@@ -54,7 +66,11 @@ def resolve_encoder(
 
 
 def read_encoder(
-    config: Any, load_encoder: Callable, decode: tuple | None = None, names_only: bool = False
+    config: Any,
+    load_encoder: Callable,
+    decode: tuple | None = None,
+    names_only: bool = False,
+    samples: Callable[[], np.ndarray] | None = None,
 ) -> Encoder:
     """Returns the encoder that the group `encoder` names; "none" compares raw samples.
 
@@ -63,13 +79,22 @@ def read_encoder(
         load_encoder: as `models.encoders.load_encoder`.
         decode: (function, its parameters), through which an encoder of pixels sees latents.
         names_only: check the flags, and read or fetch nothing.
+        samples: reads training samples, for encoders that are fitted on them.
     """
     source, options = join_sources(config.name, config.path), options_from_flags(config)
     if names_only and config.name != "none":
         split_sources(source)
         return Encoder(None, {})
-    encode, params, _ = load_encoder(source, decode=decode, **options)
+    encode, params, _ = load_encoder(source, decode=decode, samples=samples, **options)
     return Encoder(encode, used_params(params))
+
+
+def some_samples(dataset: data.Dataset) -> np.ndarray:
+    """Returns samples all over the data set [S, H, W, C], as the generator sees them, float32."""
+    readable = Readable(dataset)
+    places = np.linspace(0, len(readable) - 1, min(len(readable), FITTED_ON)).astype(int)
+    images = np.stack([readable[place]["image"] for place in places])
+    return np.asarray(to_float(jnp.asarray(images)))
 
 
 def resolve_monitor(name: str, encoder: Encoder, shape: tuple[int, ...]) -> str:

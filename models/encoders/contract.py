@@ -32,6 +32,8 @@ class FrozenEncoder:
         metadata: what its files say of it.
         interpolation: how images become of that size, "bilinear" or "cubic" (as Pillow's bicubic);
             both look at all pixels where they shrink.
+        fit: training samples [S, H, W, C], float -> the weights, of an encoder that has none of its
+            own.
     """
 
     maps: Maps
@@ -43,6 +45,7 @@ class FrozenEncoder:
     patch_sizes: tuple[int, ...]
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
     interpolation: str = "bilinear"
+    fit: Callable[[Any], Any] | None = None
 
 
 class EncoderModule(Protocol):

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from models.encoders.contract import Decoder, Encode, FrozenEncoder
@@ -17,12 +18,17 @@ from utils.errors import UserError
 
 OPTIONS = ("names", "statistics", "patch_sizes", "image_size", "bf16", "sha256")
 
+# () -> training samples [S, H, W, C] as the generator sees them, float32
+Samples = Callable[[], np.ndarray]
 # (name, source, bf16, sha256) -> the encoder, as `EncoderModule.load`
 LoadOne = Callable[[str, str, bool | None, str], FrozenEncoder]
 
 
 def load_encoder(
-    source: str | Path, decode: Decoder | None = None, **options: Any
+    source: str | Path,
+    decode: Decoder | None = None,
+    samples: Samples | None = None,
+    **options: Any,
 ) -> tuple[Encode, Any, dict[str, Any]]:
     """Loads a frozen encoder: (encode, params, metadata).
 
@@ -32,6 +38,7 @@ def load_encoder(
             function(parameters, latents), images in [-1, 1]. The parameters are then in
             params["decode"], and gradients reach the latents. An encoder with as many channels as
             the latents gets them directly.
+        samples: reads training samples, for encoders that are fitted on them.
         options: each is for all encoders, or a dict {encoder: value}; None is the encoder's own.
 
             names        shell patterns of the feature maps to use; "!PATTERN" drops sets
@@ -53,11 +60,15 @@ def load_encoder(
         UserError: unknown names, weights that are missing, damaged or of another architecture, and
             images of the wrong kind.
     """
-    return load_encoder_with(_read_weights, source, decode, **options)
+    return load_encoder_with(_read_weights, source, decode, samples, **options)
 
 
 def load_encoder_with(
-    load_one: LoadOne, source: str | Path, decode: Decoder | None = None, **options: Any
+    load_one: LoadOne,
+    source: str | Path,
+    decode: Decoder | None = None,
+    samples: Samples | None = None,
+    **options: Any,
 ) -> tuple[Encode, Any, dict[str, Any]]:
     """As `load_encoder`, with another function for reading the weights of one encoder."""
     for unknown in set(options) - set(OPTIONS):
@@ -69,6 +80,8 @@ def load_encoder_with(
             chosen[option] = value.get(name) if isinstance(value, dict) else value
         bf16, sha256 = chosen.pop("bf16", None), chosen.pop("sha256", None)
         encoder = load_one(name, path, bf16, sha256 or "")
+        if encoder.fit:
+            encoder = dataclasses.replace(encoder, params=_fitted(name, encoder.fit, samples))
         if name != "none":  # the raw sample has nothing to choose
             changes = {option: value for option, value in chosen.items() if value is not None}
             encoder = dataclasses.replace(encoder, **changes)
@@ -81,6 +94,12 @@ def load_encoder_with(
 
 def _read_weights(name: str, source: str, bf16: bool | None, sha256: str) -> FrozenEncoder:
     return find_encoder(name).load(name, source, bf16, sha256)
+
+
+def _fitted(name: str, fit: Callable[[Any], Any], samples: Samples | None) -> Any:
+    if samples is None:
+        raise UserError(f"the encoder {name} is fitted on training data, and none are given here")
+    return fit(samples())
 
 
 def _join(encoders: dict[str, FrozenEncoder], decode: Decoder | None) -> tuple[Encode, Any]:

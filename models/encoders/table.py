@@ -15,10 +15,11 @@ ENCODERS = {
     "resnet50": "models.encoders.resnet",
     "efficientnet": "models.encoders.efficientnet",
     "vit": "models.encoders.vit",
+    "whiten": "models.encoders.whiten",
 }
 
 # These take any samples, an MAE those that it was trained on. All others take images alone.
-OF_ANY_SAMPLES = ("none", "mae")
+OF_ANY_SAMPLES = ("none", "mae", "whiten")
 
 
 def find_encoder(name: str) -> EncoderModule:
