@@ -30,6 +30,7 @@ filled from the data as in a run, so that the first losses can be compared.
 
 import dataclasses
 import json
+import logging
 import pathlib
 import re
 import statistics
@@ -63,6 +64,8 @@ from utils.errors import UserError
 from utils.flops import matmul_flops
 from utils.logging import setup_logging
 from utils.memory import keep_freed_memory
+
+log = logging.getLogger("benchmark")
 
 # ---------------------------------------------------------------- settings and flags
 
@@ -208,12 +211,15 @@ class Step:
     def _compile(self) -> None:
         arguments = (self.state, self.bank, self.next_reals(), self.encoder_params)
         step: Any = drift.jit_step(self.parts)
+        log.info("tracing the step")
         begin = time.perf_counter()
         lowered = step.lower(*arguments)
         traced = time.perf_counter()
+        log.info("compiling it")
         self.compiled = lowered.compile()
         self.compile_s = time.perf_counter() - traced
         self.trace_s = traced - begin
+        log.info("traced in %.1f s, compiled in %.1f s", self.trace_s, self.compile_s)
 
         self.matmul_flops = matmul_flops(step.trace(*arguments).jaxpr)
         model = self.parts.model
