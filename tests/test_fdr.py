@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import numpy as np
+import ot
 import pytest
 from absl.flags import FlagValues
 from scipy.stats import wasserstein_distance
@@ -14,7 +15,7 @@ from evaluation import evaluate_command, score_images, scoring
 from evaluation.flags import define_evaluation_flags
 from evaluation.image_files import batches, write_npz
 from evaluation.networks import NETWORKS
-from metrics import networks, sliced_wasserstein
+from metrics import fid, networks, sliced_wasserstein
 from utils import config as config_lib
 from utils.errors import UserError
 
@@ -93,6 +94,19 @@ def test_ratios_and_their_mean(tmp_path, monkeypatch, capsys):
     row = call(capsys, load_dir=tmp_path / "real.npz", features="pixels", **flags)
     assert row["fdr_pixels"] == pytest.approx(1, rel=1e-9)
     assert row["swr_pixels"] == pytest.approx(1, rel=1e-9)
+
+
+def test_distances_are_those_of_pot():
+    """The Fréchet distance is the squared Bures-Wasserstein one; sets may differ in size."""
+    random = np.random.default_rng(3)
+    x, y = random.normal(size=(60, 4)), random.normal(size=(90, 4)) @ np.diag([1, 2, 0.5, 3]) + 1
+    of_x, of_y = fid.moments(x), fid.moments(y)
+    bures = ot.gaussian.bures_wasserstein_distance(of_x[0], of_y[0], of_x[1], of_y[1])
+    assert fid.frechet_distance(*of_x, *of_y) == pytest.approx(bures**2, rel=1e-9)
+
+    directions = sliced_wasserstein._directions(4, 128, 0)
+    sliced = ot.sliced_wasserstein_distance(x, y, projections=directions, p=1)
+    assert sliced_wasserstein.sliced_wasserstein(x, y) == pytest.approx(sliced, rel=1e-12)
 
 
 def test_sliced_wasserstein_is_scipys():
