@@ -1,14 +1,14 @@
 """The raw sample, in which fine detail counts as much as large shapes: whitened.
 
 The differences between two pictures lie mostly in a few directions, such as how bold or slanted a
-digit is. Distances in pixels see these, and hardly see whether a stroke is sharp. Here every
-principal component of the training data is divided by its standard deviation, softened so that what
-is noise in the data is not blown up:
+digit is. Distances in pixels see these, and hardly see whether a stroke is sharp. Here the
+principal components that hold most of the variance of the training data are divided by their
+standard deviations, softened so that the last of them do not count most:
 
-    phi(x) = V diag(1 / (s + c)) V^T (x - mean),   c = SOFTENING sqrt(mean s^2)
+    phi(x) = diag(1 / (s + c)) V^T (x - mean),   c = SOFTENING sqrt(mean of all s^2)
 
-with the eigenvectors V and the deviations s of the covariance. It is fitted on the training data at
-the start of a run and takes no weights. Beside the raw sample: `--encoder.name none+whiten`.
+with the first eigenvectors V of the covariance and their deviations s. It is fitted on the training
+data at the start of a run and takes no weights. Beside the raw sample: `--encoder.name none+whiten`.
 """
 
 from typing import Any
@@ -20,9 +20,9 @@ from jaxtyping import Array, Float
 from models.encoders.contract import FrozenEncoder
 from utils.errors import UserError
 
+VARIANCE = 0.95  # what the components hold; the others are noise for the most part
 SOFTENING = 0.5
-# The matrix has as many rows and columns as a sample has numbers: 64 MB.
-MOST_NUMBERS = 4096
+MOST_NUMBERS = 4096  # of a sample: the covariance then takes seconds
 
 
 def load(name: str, source: str, bf16: bool | None, sha256: str) -> FrozenEncoder:
@@ -41,12 +41,12 @@ def load(name: str, source: str, bf16: bool | None, sha256: str) -> FrozenEncode
 def load_shapes(name: str, source: str, bf16: bool | None) -> FrozenEncoder:
     raise UserError(
         f"--encoder.name {name} is fitted on the training data, which are not read here: plan with "
-        "--encoder.name none, which has as many features"
+        "--encoder.name none"
     )
 
 
 def fit(samples: Float[np.ndarray, "S H W C"]) -> dict[str, np.ndarray]:
-    """Returns the mean [D] and the matrix [D, D] of training samples, D = H W C.
+    """Returns the mean [D] of training samples, D = H W C, and the matrix [D, K] of K components.
 
     Raises:
         UserError: the samples are too large.
@@ -59,12 +59,15 @@ def fit(samples: Float[np.ndarray, "S H W C"]) -> dict[str, np.ndarray]:
         )
     mean = x.mean(0)
     variances, vectors = np.linalg.eigh(np.cov(x, rowvar=False))
-    deviations = np.sqrt(np.maximum(variances, 0))
-    floor = SOFTENING * np.sqrt(np.mean(deviations**2))
-    matrix = vectors / (deviations + max(floor, 1e-6)) @ vectors.T
+    variances, vectors = np.maximum(variances[::-1], 0), vectors[:, ::-1]  # the largest first
+    held = np.cumsum(variances) / max(variances.sum(), 1e-12)
+    components = 1 + int(np.searchsorted(held, VARIANCE))
+    softening = SOFTENING * np.sqrt(variances.mean())
+    scale = np.sqrt(variances[:components]) + max(softening, 1e-6)
+    matrix = vectors[:, :components] / scale
     return {"mean": mean.astype(np.float32), "matrix": matrix.astype(np.float32)}
 
 
-def whiten(params: Any, images: Float[Array, "B H W C"]) -> dict[str, Float[Array, "B 1 D"]]:
+def whiten(params: Any, images: Float[Array, "B H W C"]) -> dict[str, Float[Array, "B 1 K"]]:
     x = rearrange(images, "b ... -> b 1 (...)")
     return {"white": (x - params["mean"]) @ params["matrix"]}
