@@ -7,8 +7,9 @@ standard deviations, softened so that the last of them do not count most:
 
     phi(x) = diag(1 / (s + c)) V^T (x - mean),   c = SOFTENING sqrt(mean of all s^2)
 
-with the first eigenvectors V of the covariance and their deviations s. It is fitted on the training
-data at the start of a run and takes no weights. Beside the raw sample: `--encoder.name none+whiten`.
+with the first eigenvectors V of the covariance and their deviations s. It is fitted on the
+training data at the start of a run and takes no weights. Beside the raw sample it is
+`--encoder.name none+whiten`.
 """
 
 from typing import Any
