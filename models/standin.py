@@ -14,12 +14,13 @@ from models.encoders.table import find_encoder
 def load_shapes(source: str | Path, **options: Any) -> tuple[Encode, Any, dict[str, Any]]:
     """As `models.encoders.load_encoder`, with shapes in the place of parameters.
 
-    Nothing is read, fetched or computed.
+    Nothing is read, fetched or computed, but for what an encoder is fitted on.
 
     Raises:
         UserError: the size is not known without reading the weights.
     """
-    return load_encoder_with(_load_shapes, source, **options)
+    encode, params, metadata = load_encoder_with(_load_shapes, source, **options)
+    return encode, jax.eval_shape(lambda: params), metadata
 
 
 def _load_shapes(name: str, source: str, bf16: bool | None, sha256: str) -> FrozenEncoder:

@@ -8,7 +8,8 @@ of the same settings: a new one that is killed or stopped at a random moment, or
 half of its way left and a damaged file. The same command goes on with it. A fault is
 
     held      the run ends with the same bits in every array and the same lines in metrics.jsonl
-    refused   the program ends with one line that says why, and has overwritten nothing whole
+    refused   after damage or a full disk: the program ends with one line that says why, and every
+              checkpoint that was whole is whole
     LOST      anything else: other bits, a traceback, a hang
 
 A line of JSON for each fault is in OUT/faults.jsonl, its folder is kept where it was lost, and a
@@ -42,6 +43,7 @@ from training.drift_parts import build
 from utils import config as config_lib
 from utils import sharding
 from utils.checkpoint import Checkpoints
+from utils.checkpoint.checksums import find_damage, item_names
 from utils.errors import UserError
 from utils.logging import read_metrics, setup_logging
 
@@ -207,8 +209,8 @@ def full_disk(truth: Truth, folder: pathlib.Path, draw: random.Random) -> str:
     truth.half(folder)
     most = int(10 ** draw.uniform(2, 5))
 
-    # Python ignores the signal that comes with it.
     process = start(folder)
+    # Python ignores the signal that comes with it.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
     _, messages = finish(process)
     return f"traceback at {most} bytes" if "Traceback" in messages else ""
@@ -243,9 +245,28 @@ KINDS: dict[str, Callable] = {
     "full disk": full_disk,
     "second program": second_program,
 }
+# These leave no file damaged, so that the run must go on.
+UNHARMED = ("killed", "terminated", "interrupted", "stopped for a while", "second program")
 
 
 # ---------------------------------------------------------------- the campaign
+
+
+def whole_checkpoints(folder: pathlib.Path) -> set[int]:
+    """Returns the steps whose checkpoint has every byte that was written."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    places = {step: folder / "checkpoints" / str(step) for step in checkpoints.steps()}
+    return {
+        step for step, place in places.items() if find_damage(place, readable_items(place)) is None
+    }
+
+
+def readable_items(place: pathlib.Path) -> list[str]:
+    """Returns the items of a checkpoint; none where its list of checksums is damaged."""
+    try:
+        return item_names(place)
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def one_fault(kind: str, truth: Truth, folder: pathlib.Path, draw: random.Random) -> str:
@@ -253,13 +274,13 @@ def one_fault(kind: str, truth: Truth, folder: pathlib.Path, draw: random.Random
     wrong = KINDS[kind](truth, folder, draw)
     if wrong:
         return wrong
-    whole = {path.name for path in (folder / "checkpoints").glob("[0-9]*")}
+    whole = whole_checkpoints(folder)
     code, messages = finish(start(folder))
     if "Traceback" in messages:
         return "traceback: " + messages.strip().splitlines()[-1][:200]
-    if code == 2 and messages.count("error:") == 1:
-        left = {path.name for path in (folder / "checkpoints").glob("[0-9]*")}
-        return "refused" if whole <= left else f"refused, and {sorted(whole - left)} are gone"
+    if code == 2 and messages.count("error:") == 1 and kind not in UNHARMED:
+        lost = whole - whole_checkpoints(folder)
+        return f"refused, and checkpoints {sorted(lost)} are lost" if lost else "refused"
     if code:
         return f"exit code {code}: {messages.strip()[-200:]}"
     return truth.difference(folder, kind) or "held"
@@ -271,7 +292,7 @@ def main(flag_values):
     out = pathlib.Path(flags.out).expanduser()
     kinds = list(KINDS) if flags.kinds == "all" else flags.kinds.split(",")
     if unknown := set(kinds) - set(KINDS):
-        raise UserError(f"--kinds {flags.kinds}: {unknown.pop()} is none of {', '.join(KINDS)}")
+        raise UserError(f"--kinds {flags.kinds}: {unknown.pop()!r} is none of {', '.join(KINDS)}")
     if not flags.out or out.exists():
         raise UserError(f"--out {flags.out!r}: give the name of a new folder")
     out.mkdir(parents=True)
@@ -279,7 +300,10 @@ def main(flag_values):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(out / "compiled")
     draw = random.Random(flags.seed)
     truth = Truth(out / "undisturbed")
-    truth.seconds = min(truth.seconds, Truth(out / "undisturbed_again").seconds)  # compiled now
+    again = Truth(out / "undisturbed_again")
+    if other := truth.difference(again.folder, ""):
+        raise UserError(f"two runs without a fault differ ({other}): nothing can be told of faults")
+    truth.seconds = min(truth.seconds, again.seconds)  # the second was compiled already
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for number in range(flags.count):
         kind = kinds[number % len(kinds)]

@@ -4,7 +4,7 @@ import logging
 
 from drifting.config import DriftConfig
 from training.collapse import PATIENCE
-from training.findings import FEWEST, FLAT, SOFTMAX
+from training.findings import FEWEST, FLAT, SOFTMAX, is_unnormalised
 
 log = logging.getLogger("train")
 
@@ -24,7 +24,8 @@ class FieldWatch:
         self.first_step = EARLY * max_steps
         self.tau = min(drift.temperatures)
         self.most = drift.n_pos
-        self.watches = drift.field in SOFTMAX and drift.n_pos >= FEWEST
+        softmax = drift.field in SOFTMAX and not is_unnormalised(drift)
+        self.watches = softmax and drift.n_pos >= FEWEST
         self.lines_flat = 0  # log lines in a row
 
     def check(self, step: int, perplexity: float) -> None:

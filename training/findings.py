@@ -93,7 +93,7 @@ def kernel_width(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding
     """
     if drift.field not in (*SOFTMAX, "sinkhorn"):
         return []
-    if drift.n_pos < FEWEST or _is_unnormalised(drift):
+    if drift.n_pos < FEWEST or is_unnormalised(drift):
         return []
     n = _median(sets, lambda one: float(jnp.mean(jnp.sum(one.weight_pos > 0, 1))))
     widths = {tau: _width(sets, drift, tau) for tau in drift.temperatures}
@@ -185,7 +185,7 @@ def attraction(x, pos, weight_pos, tau, unit, kernel: Kernel) -> jax.Array:
     return jax.vmap(of_problem)(x, pos, weight_pos)
 
 
-def _is_unnormalised(drift: DriftConfig) -> bool:
+def is_unnormalised(drift: DriftConfig) -> bool:
     """Returns whether the field is a plain sum over the kernel, which no softmax measures."""
     options = drift.field_options
     return options.get("normalize") == "none" or options.get("iterations") == 0
@@ -208,7 +208,7 @@ def bias(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
     first order (arXiv 2604.27239). sum w^2, one over the number of reals that count, is the share:
     1 where a sample follows one real alone. The correction leaves its square.
     """
-    if drift.field not in SOFTMAX or _is_unnormalised(drift):
+    if drift.field not in SOFTMAX or is_unnormalised(drift):
         return []
     shares = [
         _median(sets, lambda s, tau=tau: _bias_share(s, drift, tau)) for tau in drift.temperatures
@@ -310,12 +310,19 @@ def bank(sets: Sequence[FeatureSet], drift: DriftConfig, facts: BankFacts) -> li
     return [*findings, Finding("age of the bank", text, advice)]
 
 
+# This share of the classes may have fewer reals than the positives that are advised.
+FEW = 0.1
+
+
 def _absent(drift: DriftConfig, facts: BankFacts) -> Finding:
     asked = min(drift.n_pos, facts.per_class)
     absent = 1 - float(np.mean(np.minimum(facts.filled, asked))) / asked
     advice = ""
     if absent > ABSENT:
-        advice = f"give --drift.n_pos {int(np.median(facts.filled))}, or classes with more images"
+        advice = "give classes with more images"
+        most_have = int(np.quantile(facts.filled, FEW))
+        if 1 <= most_have < asked:
+            advice = f"give --drift.n_pos {most_have}, or classes with more images"
     text = f"{absent:.0%} of {asked} positives per class are missing in the bank"
     return Finding("positives", text, advice)
 
@@ -380,14 +387,16 @@ def balance(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
     total = sum(parts.values())
     networks = {name: part for name, part in parts.items() if name != "none"}
     advice = ""
-    if max(parts.values()) > BALANCE * min(networks.values()):
+    silent = [name for name, part in parts.items() if not part > 0]
+    if silent:
+        advice = f"{', '.join(silent)} adds nothing: leave it out of --encoder.name"
+    elif max(parts.values()) > BALANCE * min(networks.values()):
         weights = " ".join(
             f"{name} x{total / len(parts) / part:.2g}" for name, part in parts.items()
         )
         advice = f"give --encoder.weights: those of now times {weights} make them equal"
-    text = (
-        ", ".join(f"{name} has {part / total:.0%}" for name, part in parts.items()) + " of the loss"
-    )
+    shares = {name: part / max(total, 1e-30) for name, part in parts.items()}
+    text = ", ".join(f"{name} has {share:.0%}" for name, share in shares.items()) + " of the loss"
     return [Finding("encoders", text, advice)]
 
 

@@ -17,6 +17,7 @@ from models.encoders import (
     split_sources,
     takes_pixels,
     used_params,
+    whiten,
 )
 from models.latents import LatentSpace, load_latent_space
 from models.narrow import narrow
@@ -52,6 +53,8 @@ def resolve_encoder(
     decode = None
     if decoder:
         decode = (decode_latents(decoder), jax.device_get(decoder.params))
+    if "whiten" in config.encoder.name.split("+"):
+        whiten.check_size(dataset.shape)
     encoder = read_encoder(
         config.encoder,
         load_encoder,

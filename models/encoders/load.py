@@ -80,6 +80,11 @@ def load_encoder_with(
             chosen[option] = value.get(name) if isinstance(value, dict) else value
         bf16, sha256 = chosen.pop("bf16", None), chosen.pop("sha256", None)
         encoder = load_one(name, path, bf16, sha256 or "")
+        if encoder.fit and chosen.get("image_size"):
+            raise UserError(
+                f"--encoder.image_size {chosen['image_size']}: {name} is fitted on samples of the "
+                "size that they have; leave its place empty"
+            )
         if encoder.fit:
             encoder = dataclasses.replace(encoder, params=_fitted(name, encoder.fit, samples))
         if name != "none":  # the raw sample has nothing to choose

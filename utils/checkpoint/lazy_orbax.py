@@ -16,7 +16,8 @@ def load_orbax():
 
     logging.getLogger("absl").addFilter(_is_not_of_orbax)
     logging.getLogger("asyncio").addFilter(_is_no_failed_write)
-    sys.unraisablehook = _without_closed_loops
+    if not isinstance(sys.unraisablehook, _WithoutClosedLoops):
+        sys.unraisablehook = _WithoutClosedLoops(sys.unraisablehook)
     return ocp
 
 
@@ -25,10 +26,16 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _is_no_failed_write(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.getMessage()
+    message = record.getMessage()
+    return not ("exception was never retrieved" in message and "orbax" in message)
 
 
-def _without_closed_loops(found: Any) -> None:
-    """Reports an exception that nobody can catch, as Python does, but for those of closed loops."""
-    if not (found.exc_type is RuntimeError and str(found.exc_value) == "Event loop is closed"):
-        sys.__unraisablehook__(found)
+class _WithoutClosedLoops:
+    """Reports exceptions that nobody can catch as the hook before it, but for closed loops."""
+
+    def __init__(self, before: Any):
+        self.before = before
+
+    def __call__(self, found: Any) -> None:
+        if not (found.exc_type is RuntimeError and str(found.exc_value) == "Event loop is closed"):
+            self.before(found)

@@ -211,6 +211,8 @@ def run_main(
             raise
         place = error.filename or "a file could not be written"
         message = f"{place}: {error.strerror}; give another place, or make room there"
+        if error.errno == errno.EFBIG:
+            message = f"{place}: {error.strerror}; raise the limit of this shell (ulimit -f)"
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
