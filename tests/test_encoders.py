@@ -272,7 +272,7 @@ def test_whitened_samples_vary_alike_in_all_directions():
 
     with pytest.raises(UserError, match="fitted on training data"):
         load_encoder("whiten")
-    with pytest.raises(UserError, match="12,288 numbers, but it takes at most 4,096"):
+    with pytest.raises(UserError, match="12,288 numbers, and it takes at most 4,096"):
         load_encoder("whiten", samples=lambda: np.zeros((2, 64, 64, 3), np.float32))
 
 
