@@ -175,7 +175,8 @@ def interrupted(number: signal.Signals) -> Callable:
             time.sleep(2)
             process.send_signal(signal.SIGCONT)
         code, messages = finish(process)
-        if "Traceback" in messages:
+        # Python's own words for an interrupt during the imports are no loss.
+        if "Traceback" in messages and "KeyboardInterrupt" not in messages:
             return f"traceback after {moment:.1f} s"
         return "" if code != -1 else messages
 
