@@ -10,8 +10,9 @@ Compiles the real train step for devices that need not be there.
 TPU targets take libtpu (pip install -r requirements-plan-tpu.txt), but no TPU: tpu:VERSION:TOPOLOGY
 with v4, v5e, v5p or v6e, as Google Cloud names them. GPU targets take the CUDA compiler
 (requirements-plan-gpu.txt), but no GPU: gpu:NAME:COUNT with a100, h100, h200, b200, l40s or
-rtx4090; more than 8 are in hosts of 8. Nothing is read, fetched or run: data sets and encoders are
-known by their shapes. All flags of train_drift.py hold.
+rtx4090; more than 8 are in hosts of 8. Nothing is fetched or run: data sets and encoders are
+known by their shapes, and only what --encoder.name whiten is fitted on is read. All flags of
+train_drift.py hold.
 
 Exit code 0: it fits every target; 1: it does not fit one, or its memory is not known; 2: a mistake.
 
