@@ -3,6 +3,7 @@
 Compiled programs are kept between runs.
 """
 
+import gc
 import os
 import pathlib
 import sys
@@ -14,11 +15,18 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 XLA_DEFAULTS = {
     "xla_force_host_platform_device_count": 8,
-    "xla_backend_optimization_level": 0,  # most of the tests' time is the compiler's
+    # Most of the tests' time is the compiler's, and two tests run at once.
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_parallel_codegen_split_count": 1,
 }
+# Of programs that tests start: one device.
+CHILD_XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 for name, value in XLA_DEFAULTS.items():
     if name not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{name}={value}"
+
+# Tracing makes many objects that live long: looking through them takes a sixth of its time.
+gc.set_threshold(200_000, 20, 20)
 
 import logging  # noqa: E402  the environment comes first
 

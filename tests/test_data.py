@@ -16,7 +16,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import CHILD_XLA_FLAGS, ROOT
 from einops import reduce
 from PIL import Image
 
@@ -220,7 +220,11 @@ def test_trains_from_the_command_line(kind, workers, tmp_path, caches):
         "data.workers": workers,
         "data.streaming": kind == "streaming",
     }
-    env = os.environ | {"XLA_FLAGS": "", "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    env = os.environ | {
+        "XLA_FLAGS": CHILD_XLA_FLAGS,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "1",
+    }
     command = [
         sys.executable,
         str(ROOT / "train_drift.py"),

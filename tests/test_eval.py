@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.flags import FlagValues
-from conftest import ROOT
+from conftest import CHILD_XLA_FLAGS, ROOT
 from PIL import Image
 from safetensors.numpy import save_file
 from weight_rule import draw
@@ -754,7 +754,7 @@ def test_a_mistake_is_one_line():
         capture_output=True,
         text=True,
         timeout=120,
-        env=os.environ | {"XLA_FLAGS": "", "PYTHONWARNINGS": "default"},
+        env=os.environ | {"XLA_FLAGS": CHILD_XLA_FLAGS, "PYTHONWARNINGS": "default"},
         cwd=ROOT,
     )
     assert done.returncode == 2, done.stderr

@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import CHILD_XLA_FLAGS, ROOT
 from PIL import Image
 from test_encoders import tiny  # noqa: F401, a fixture
 from test_train import STREAM, TINY, records, same_bits
@@ -49,7 +49,7 @@ def place(tmp_path_factory):
     return root
 
 
-ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}
+ENVIRONMENT = os.environ | {"XLA_FLAGS": CHILD_XLA_FLAGS}
 
 
 def command(place, out, **flags):

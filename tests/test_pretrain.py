@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from conftest import ROOT
+from conftest import CHILD_XLA_FLAGS, ROOT
 from PIL import Image
 
 from configs.default import OF_TRAINERS
@@ -260,7 +260,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):
     def command(folder):
         return [sys.executable, ROOT / "pretrain_mae.py", f"--save_dir={folder}", *as_flags(given)]
 
-    env = os.environ | {"XLA_FLAGS": ""}
+    env = os.environ | {"XLA_FLAGS": CHILD_XLA_FLAGS}
     assert subprocess.run(command(straight), env=env, timeout=300).returncode == 0
     for goal in sorted(random.Random(time.time_ns()).sample(range(2, 58), 3)):
         process = subprocess.Popen(command(killed), stderr=subprocess.DEVNULL, env=env)

@@ -16,9 +16,11 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from absl import flags
+from conftest import CHILD_XLA_FLAGS, ROOT
 
 import data
+from configs.default import OF_TRAINERS
 from training import drift
 from utils import config as config_lib
 from utils import sharding
@@ -93,16 +95,24 @@ def command(*flags, script="train_drift.py"):
     ]
 
 
-def run(flags, script="train_drift.py", **kw):
-    env = os.environ | {"XLA_FLAGS": "", "PYTHONWARNINGS": "default"}
+def run(given, script="train_drift.py", **kw):
+    env = os.environ | {"XLA_FLAGS": CHILD_XLA_FLAGS, "PYTHONWARNINGS": "default"}
     return subprocess.run(
-        command(*flags, script=script),
+        command(*given, script=script),
         capture_output=True,
         text=True,
         timeout=300,
         cwd=kw.pop("cwd", ROOT),
         env=env | kw.pop("env", {}),
     )
+
+
+def refusal(given):
+    """Returns the message with which the program refuses flags, in this process."""
+    flag_values = config_lib.define_flags(extra=OF_TRAINERS, flag_values=flags.FlagValues())
+    with pytest.raises(UserError) as error:
+        drift.main(config_lib.parse(command(*given)[1:], flag_values))
+    return str(error.value)
 
 
 # ---------------------------------------------------------------- exactness
@@ -116,16 +126,16 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes):
 
     That is said of parameters, averages, optimiser, bank and metrics.
     """
-    flags = (TINY | changes | {"max_steps": 60}).items()
+    given = (TINY | changes | {"max_steps": 60}).items()
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    assert (done := run([*flags, ("save_dir", straight)])).returncode == 0, done.stderr
+    assert (done := run([*given, ("save_dir", straight)])).returncode == 0, done.stderr
     goals = sorted(random.Random(time.time_ns()).sample(range(2, 58), 3))
     for goal in goals:
         process = subprocess.Popen(
-            command(*flags, ("save_dir", killed)),
+            command(*given, ("save_dir", killed)),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=os.environ | {"XLA_FLAGS": ""},
+            env=os.environ | {"XLA_FLAGS": CHILD_XLA_FLAGS},
         )
         deadline = time.time() + 120
         while process.poll() is None and time.time() < deadline:
@@ -135,7 +145,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert (done := run([*flags, ("save_dir", killed)])).returncode == 0, done.stderr
+    assert (done := run([*given, ("save_dir", killed)])).returncode == 0, done.stderr
     tree, metadata, step = everything_saved(straight, changes)
     tree2, metadata2, step2 = everything_saved(killed, changes)
     assert step == step2 == 60, f"killed near {goals}"
@@ -145,40 +155,29 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes):
 
 
 def test_devices_and_fsdp_do_not_change_the_losses(tmp_path):
-    """20 steps on 1, 2 and 8 devices, with fsdp 1 and 4, have the same losses.
+    """A run that moves between 8 devices with fsdp 4, one, two and 8 has the losses of one device.
 
-    A checkpoint moves between them.
+    It moves by its checkpoints.
     """
-    wide = {"model.hidden_size": 64}  # wide enough for parameters to be sharded
-    curves = {}
-    for devices, fsdp in ((1, 1), (2, 1), (8, 1), (8, 4)):
-        curves[devices, fsdp] = train(
-            tmp_path / f"{devices}-{fsdp}",
-            wide | {"drift.n_unc": 4, "drift.alpha_max": 3.0},
-            devices=devices,
-            fsdp=fsdp,
-        )
-    for which, curve in curves.items():
-        assert len(curve) == 20
-        for key in ("loss", "drift_rms_0.02", "energy_distance", "grad_norm"):
-            np.testing.assert_allclose(
-                [r[key] for r in curve],
-                [r[key] for r in curves[1, 1]],
-                rtol=1e-4,
-                atol=1e-6,
-                err_msg=f"{which} {key}",
-            )
-    moving = tmp_path / "moving"
+    changes = {
+        "model.hidden_size": 64,  # wide enough for parameters to be sharded
+        "drift.n_unc": 4,
+        "drift.alpha_max": 3.0,
+    }
+    alone = train(tmp_path / "alone", changes, devices=1)
     for until, (devices, fsdp) in ((5, (8, 4)), (10, (1, 1)), (15, (2, 1)), (20, (8, 1))):
-        curve = train(
-            moving,
-            wide | {"drift.n_unc": 4, "drift.alpha_max": 3.0, "max_steps": until},
-            devices=devices,
-            fsdp=fsdp,
+        moved = train(
+            tmp_path / "moving", changes | {"max_steps": until}, devices=devices, fsdp=fsdp
         )
-    np.testing.assert_allclose(
-        [r["loss"] for r in curve], [r["loss"] for r in curves[1, 1]], rtol=1e-4
-    )
+    assert len(moved) == len(alone) == 20
+    for key in ("loss", "drift_rms_0.02", "energy_distance", "grad_norm"):
+        np.testing.assert_allclose(
+            [record[key] for record in moved],
+            [record[key] for record in alone],
+            rtol=1e-4,
+            atol=1e-6,
+            err_msg=key,
+        )
 
 
 def test_bank_in_host_memory_gives_the_same_run(tmp_path):
@@ -316,9 +315,12 @@ def test_damaged_checkpoint_falls_back(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_saves_and_exits(tmp_path, name):
-    flags = (TINY | {"max_steps": 100000, "save_interval": 100000, "save_dir": tmp_path}).items()
+    given = (TINY | {"max_steps": 100000, "save_interval": 100000, "save_dir": tmp_path}).items()
     process = subprocess.Popen(
-        command(*flags), stderr=subprocess.PIPE, text=True, env=os.environ | {"XLA_FLAGS": ""}
+        command(*given),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": CHILD_XLA_FLAGS},
     )
     while process.poll() is None and not (
         (tmp_path / "metrics.jsonl").exists() and records(tmp_path)
@@ -418,13 +420,15 @@ ONE_LINE = [
 
 
 @pytest.mark.parametrize("changes, word", ONE_LINE, ids=[next(iter(c)) for c, _ in ONE_LINE])
-def test_a_mistake_is_one_line(tmp_path, changes, word):
-    done = run((TINY | {"save_dir": tmp_path / "run"} | changes).items())
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert (
-        done.returncode == 2
-        and len(lines) == 1
-        and word in lines[0]
-        and "Traceback" not in done.stderr
-    ), done.stderr
+def test_a_mistake_is_refused(tmp_path, changes, word):
+    message = refusal((TINY | {"save_dir": tmp_path / "run"} | changes).items())
+    assert word in message
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_mistake_is_one_line(tmp_path):
+    """What the program makes of a message: nothing else, and exit code 2."""
+    done = run((TINY | {"save_dir": tmp_path / "run", "mesh.devices": 64}).items())
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "devices" in line

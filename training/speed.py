@@ -1,6 +1,7 @@
 """How fast a run is against what its devices can do, and traces of single steps."""
 
 import dataclasses
+import functools
 import logging
 import pathlib
 from typing import Any
@@ -47,15 +48,23 @@ def utilisation(mesh: jax.sharding.Mesh, traced: Any) -> Utilisation:
 def peak_flops(mesh: jax.sharding.Mesh) -> float:
     """Returns the FLOP/s of the devices of a mesh: by their data sheet in bfloat16, or measured.
 
-    Measured is a CPU, in float32, and a device without a data sheet in `utils.chips`. The best of
-    three counts, since other programs may use the cores meanwhile.
+    Measured is a CPU, in float32, and a device without a data sheet in `utils.chips`.
     """
     device = mesh.devices.flat[0]
     if device.device_kind in CHIPS:
         return CHIPS[device.device_kind].flops * mesh.size
     if device.platform == "cpu":  # the CPU devices of a process share its cores
-        return max(matmul_rate() for _ in range(3)) * jax.process_count()
-    return max(matmul_rate(jnp.bfloat16) for _ in range(3)) * mesh.size
+        return best_matmul_rate(jnp.float32) * jax.process_count()
+    return best_matmul_rate(jnp.bfloat16) * mesh.size
+
+
+@functools.cache
+def best_matmul_rate(dtype: Any) -> float:
+    """Returns the FLOP/s of matrix products on one device, measured once in a process.
+
+    The best of three counts, since other programs may use the cores meanwhile.
+    """
+    return max(matmul_rate(dtype) for _ in range(3))
 
 
 # ---- traces ----

@@ -84,10 +84,10 @@ def matmul_rate(dtype: Any = jnp.float32) -> float:
 
     The cores of a machine are one device for it, however many devices JAX makes of them.
     """
-    n = 1536 if jax.default_backend() == "cpu" else 8192
+    n = 1024 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((n, n), dtype)
     _square(matrix).block_until_ready()  # compiles it the first time
-    products = 5
+    products = 3
     begin = time.perf_counter()
     jax.block_until_ready([_square(matrix) for _ in range(products)])
     return products * 2 * n**3 / (time.perf_counter() - begin)
