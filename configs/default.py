@@ -42,7 +42,8 @@ TABLE = (
     Key(
         "init_from",
         "",
-        "start from these generator weights: a run, a published artifact, or hf://name",
+        "start from these generator weights: a run, of a flow too, a published artifact, or "
+        "hf://name",
         BUCKET,
     ),
     Key(
@@ -186,6 +187,11 @@ TABLE = (
         1,
         "blocks in one turn of the loop over depth; more run faster on a CPU and compile slower",
         "[1, inf)",
+    ),
+    Key(
+        "model.from_flow",
+        False,
+        "the network is that of a flow, of which a sample takes one step; --init_from decides it",
     ),
     Key("model.use_stable_vae", False, "learn latents: images are encoded by --vae as they come"),
     # ---- the drifting loss and its bank of reals ----

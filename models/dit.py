@@ -79,6 +79,9 @@ class DiT(nn.Module):
             see `models.fused_attention`; a CPU interprets it, slowly).
         unroll: blocks in one turn of the loop over the depth. More run a little faster on a CPU
             and compile slower.
+        from_flow: the network is that of a rectified flow (baselines/flow.py), which takes one
+            step: its velocity is added to the noise. The flow has its time in the place of
+            alpha, so alpha - 1 enters: without guidance it is the time 0 of pure noise.
     """
 
     cond_dim: int
@@ -105,6 +108,7 @@ class DiT(nn.Module):
     null_class: bool = False
     attention: AttentionKernel = "xla"
     unroll: int = 1
+    from_flow: bool = False
 
     def __post_init__(self):
         if not isinstance(self.input_size, int):
@@ -161,6 +165,8 @@ class DiT(nn.Module):
                 out; it makes its sample NaN.
         """
         check_inputs(self, noise, labels, cfg_scale, style_indices)
+        if self.from_flow:
+            cfg_scale = cfg_scale - 1
         # Conditioning.
         cond = Conditioning(
             self.cond_dim,
@@ -184,7 +190,8 @@ class DiT(nn.Module):
 
         # Output.
         x = x[:, self.n_cls_tokens :]
-        return self._tokens_to_patches(x, cond)
+        x = self._tokens_to_patches(x, cond)
+        return noise + x if self.from_flow else x
 
     def _patches_to_tokens(self, noise: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         """Embeds the patches and adds the learned positions."""

@@ -23,7 +23,7 @@ class MLPGenerator(nn.Module):
         depth: number of blocks.
         mlp_ratio: width inside a block / hidden_size.
         use_bf16: matrix products in bfloat16; parameters, norms and the output stay float32.
-        remat, zero_init_output, null_class, unroll: as in `models.dit.DiT`.
+        remat, zero_init_output, null_class, unroll, from_flow: as in `models.dit.DiT`.
     """
 
     cond_dim: int
@@ -39,6 +39,7 @@ class MLPGenerator(nn.Module):
     zero_init_output: bool = False
     null_class: bool = False
     unroll: int = 1
+    from_flow: bool = False
 
     def __post_init__(self):
         self.sample_shape = tuple(self.sample_shape)  # a list, read from JSON, cannot be hashed
@@ -65,6 +66,8 @@ class MLPGenerator(nn.Module):
     ) -> Float[Array, " B *shape"]:
         """Returns samples, float32. Arguments and errors are those of `models.dit.DiT`."""
         check_inputs(self, noise, labels, cfg_scale, style_indices)
+        if self.from_flow:
+            cfg_scale = cfg_scale - 1
         dtype = jnp.bfloat16 if self.use_bf16 else jnp.float32
         cond = Conditioning(
             self.cond_dim,
@@ -83,7 +86,8 @@ class MLPGenerator(nn.Module):
         mlp_width = int(self.hidden_size * self.mlp_ratio)
         x, _ = blocks(mlp_width, dtype, name="blocks")(x, cond)
         x = OutputLayer(n_features, True, self.zero_init_output, dtype, name="output")(x, cond)
-        return x.reshape(noise.shape)
+        x = x.reshape(noise.shape)
+        return noise + x if self.from_flow else x
 
 
 class MLPBlock(nn.Module):

@@ -24,7 +24,7 @@ from models.artifacts import (
 from models.dit import DiT
 from models.generator import GeneratorModel, init_params
 from models.published_names import from_published, generator_names, to_published
-from models.runs import is_run, load_run
+from models.runs import describe_run, is_run, load_run
 from utils.errors import UserError
 
 # Fields that say how to start or to run a model, not what it is: artifacts do not hold them.
@@ -54,6 +54,15 @@ def load_generator(where: str | pathlib.Path) -> tuple[GeneratorModel, dict, dic
     tensors, names = read_artifact_tensors(folder), generator_names(model)
     params = from_published(tensors, names, generator_shapes(model), folder / PARAMS_FILE)
     return model, params, metadata
+
+
+def describe_generator(where: str | pathlib.Path) -> GeneratorModel:
+    """Returns the model of `load_generator`, without reading parameters."""
+    if is_run(where):
+        return describe_run(where)[0]
+    folder = find_artifact(where, "gen")
+    metadata = read_metadata(folder, "gen")
+    return _dit_from_config(metadata["model_config"], folder / METADATA_FILE)
 
 
 def load_encoder(where: str) -> tuple[encoders.Encode, Any, dict]:

@@ -3,26 +3,34 @@
 Closed forms of velocity, loss and guidance, and exact runs of the trainer with it.
 """
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from test_train import everything_saved, parts_of, records, same_bits, train
+from test_train import TINY, everything_saved, parts_of, records, same_bits, train
 
 from baselines.flow import Flow, draw, flow_loss, sample_t, with_steps
 from drifting.bank import Bank, Counters
 from evaluation import evaluate_command, sample_command
 from evaluation.fid_csv import read_rows
 from evaluation.flags import EVALUATION, SAMPLING
-from models.build import describe, from_description
+from models.build import build_generator, describe, from_description
+from models.export import export_run
+from models.generator import init_params
 from models.mlp import MLPGenerator
 from models.runs import load_run
 from models.sampling import generate
+from models.weights import load_generator
+from training import drift
+from training.resolve_start import given_params
 from utils import config as config_lib
 from utils.errors import UserError
 
-FLOW = {"objective": "flow", "model.noise_classes": 0, "model.noise_coords": 1, "batch_size": 40}
+WITHOUT_STYLES = {"model.noise_classes": 0, "model.noise_coords": 1}
+FLOW = WITHOUT_STYLES | {"objective": "flow", "batch_size": 40}
 STREAM = {"drift.bank_per_class": 16, "drift.n_pos": 8, "data.flip": True}
 
 
@@ -237,6 +245,47 @@ def test_sampling_and_evaluation_take_the_steps(run, tmp_path):
     assert [r["denoise_timesteps"] for r in rows] == [2, 2, 4] and rows[1]["fd_pixels"] != rows[2][
         "fd_pixels"
     ]
+
+
+def test_the_first_draw_of_a_converted_mlp_is_one_euler_step():
+    config = config_lib.resolve(TINY | FLOW | {"model.name": "mlp"})
+    network = build_generator(config.model, (8, 8, 1), 10)
+    params = init_params(network, jax.random.key(5))
+    one = Flow(network, 1), network.clone(from_flow=True)
+    step, draw = (next(generate(model, params, [1, 2], 1.0, 3, batch_size=2)) for model in one)
+    np.testing.assert_allclose(draw, step, atol=1e-6)
+
+
+def test_a_flow_run_becomes_a_run_of_one_pass(run, tmp_path):
+    """The run, its export and what starts from them know it without a flag.
+
+    It goes on where the flow is gone, and its null class is left behind. The second discrepancy
+    keeps something from step to step.
+    """
+    source = shutil.copytree(run, tmp_path / "flow")
+    frechet = {"drift.field": "frechet", "drift.n_unc": 0, "drift.alpha_max": 1.0}
+    changes = WITHOUT_STYLES | frechet | {"init_from": str(source), "max_steps": 2}
+    parts = parts_of(changes)
+    flow, params, _ = load_run(run)
+    assert parts.model.from_flow and flow.null_class and not parts.model.null_class
+    labels = np.arange(20) % 10
+    step = next(generate(with_steps(flow, 1), params, labels, 1.0, 3, batch_size=20))
+    first = drift.make_state(parts).params
+    draw = next(generate(parts.model, first, labels, 1.0, 3, batch_size=20))
+    np.testing.assert_allclose(draw, step, atol=1e-6)
+
+    train(tmp_path / "one", changes)
+    shutil.rmtree(source)
+    train(tmp_path / "one", changes | {"model.from_flow": True, "max_steps": 4})
+    export_run(tmp_path / "one", tmp_path / "artifact")
+    for there in ("one", "artifact"):
+        model, params, _ = load_generator(tmp_path / there)
+        assert model.from_flow
+        assert parts_of(WITHOUT_STYLES | {"init_from": str(tmp_path / there)}).model.from_flow
+    with pytest.raises(UserError, match="style_codebooks is absent there"):
+        given_params(parts_of({"init_from": str(run)}))
+    with pytest.raises(UserError, match="generator of one pass"):
+        parts_of(FLOW | {"model.from_flow": True})
 
 
 def test_mistakes(run, tmp_path):

@@ -24,7 +24,7 @@ from models.build import describe
 from training import drift_evaluation, loop, own_data, program
 from training.collapse import CollapseWatch
 from training.drift_parts import DriftParts, build
-from training.drift_state import given_params, make_state, state_shapes
+from training.drift_state import make_state, state_shapes
 from training.field_watch import FieldWatch
 from training.fill_bank import fill_bank
 from training.fill_memory import fill_memory
@@ -34,6 +34,7 @@ from training.host_bank import HostStep
 from training.job import Job
 from training.reals import next_reals, put_bank, stream_reals
 from training.reports import drift_report
+from training.resolve_start import given_params, starts_from
 from training.run_folder import check_same_run
 from training.state import compile_step, to_items
 from utils import config as config_lib
@@ -41,7 +42,6 @@ from utils import processes, sharding
 from utils.errors import UserError
 from utils.logging import RunLog
 from utils.memory import bytes_on_a_device, check_memory, device_memory, host_memory
-from utils.paths import refuse_checkpoint
 
 log = logging.getLogger("train")
 
@@ -122,8 +122,7 @@ class DriftJob(Job):
     def check_parts(cls, parts: DriftParts | FlowParts) -> None:
         """Raises UserError for what is to score, and for weights of --init_from that do not fit."""
         drift_evaluation.check_settings(parts.config)
-        source = parts.config.init_from
-        refuse_checkpoint("init_from", source, step_flag=False)
+        source = starts_from(parts.config)
         if source and not source.startswith("hf://"):
             given_params(parts)
 

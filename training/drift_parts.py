@@ -1,6 +1,6 @@
 """The parts of a generator's training, in the order in which they follow from the configuration.
 
-    data and latents -> sizes of a step -> generator -> encoder -> numbers of the step -> bank
+    start -> data and latents -> sizes of a step -> generator -> encoder -> numbers of the step -> bank
 
 What the flags alone can tell is checked first, before weights are read. Each part is decided in a
 file of its own, resolve_*.py.
@@ -27,6 +27,7 @@ from training.resolve_bank import resolve_bank
 from training.resolve_encoder import Encoder, resolve_decoder, resolve_encoder, resolve_monitor
 from training.resolve_field import resolve_field
 from training.resolve_sizes import StepSizes, check_reals, groups_and_parts, resolve_sizes
+from training.resolve_start import resolve_start
 from utils import sharding
 
 
@@ -77,6 +78,9 @@ def build(
     Raises:
         UserError: settings that do not fit together, with what would fit.
     """
+    # ---- what the weights of another run ask for ----
+    config = resolve_start(config)
+
     # ---- the data, as the generator sees it: pixels, or latents of a VAE ----
     dataset, space = latent_dataset(config, dataset, sharding.local_sharding(mesh))
 

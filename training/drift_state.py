@@ -9,13 +9,11 @@ import numpy as np
 
 from drifting.state import TrainState, init_state, named_key
 from models.generator import init_params
-from models.weights import load_generator
 from training import state
 from training.drift_parts import DriftParts
 from training.generator_parts import GeneratorParts
 from training.optimizer import average_names
-from utils import config as config_lib
-from utils.errors import UserError
+from training.resolve_start import given_params
 
 
 def make_state(parts: GeneratorParts) -> TrainState:
@@ -61,31 +59,3 @@ def first_field_state(parts: GeneratorParts) -> dict[str, Any] | None:
     sets = jax.eval_shape(parts.encode, parts.encoder_params, image)
     key = named_key(parts.config.seed, "field")
     return parts.drift.memory.init(key, sets, parts.dataset.n_classes)
-
-
-# ---- parameters to start from ----
-
-
-def given_params(parts: GeneratorParts) -> Any:
-    """Returns the parameters of --init_from. Raises UserError if they are not of this generator."""
-    source = parts.config.init_from
-    _, params, _ = load_generator(source)
-    own = jax.eval_shape(lambda: init_params(parts.model, jax.random.key(0)))
-    expected = jax.tree.map(lambda a: a.shape, own)
-    found = jax.tree.map(np.shape, params)
-    if expected != found:
-        name, here, there = first_difference(expected, found)
-        raise UserError(
-            f"--init_from {source}: {name} is {there} there and {here} in this generator; "
-            "give its --model flags, or other weights"
-        )
-    return params
-
-
-def first_difference(expected: Any, found: Any) -> tuple[str, Any, Any]:
-    """Returns (name, shape, shape) of the first array in which two trees of shapes differ."""
-    a, b = config_lib.flatten(expected), config_lib.flatten(found)
-    for name in sorted(a | b):
-        if a.get(name) != b.get(name):
-            return name, a.get(name, "absent"), b.get(name, "absent")
-    raise ValueError("the trees do not differ")

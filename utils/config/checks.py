@@ -124,6 +124,10 @@ def _check_generator(config: ConfigDict) -> None:
         "generator; give 0 with --objective flow",
     )
     check(
+        config.objective == "drift" or not model.from_flow,
+        "--model.from_flow=1 makes a generator of one pass: leave it out with --objective flow",
+    )
+    check(
         model.attention != "cudnn" or (model.use_bf16 and not model.attn_fp32),
         "--model.attention=cudnn works in bfloat16 alone: give --model.use_bf16=1 "
         "--model.attn_fp32=0, or choose --model.attention=xla",
