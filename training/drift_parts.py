@@ -1,6 +1,6 @@
 """The parts of a generator's training, in the order in which they follow from the configuration.
 
-    start -> data and latents -> sizes of a step -> generator -> encoder -> numbers of the step -> bank
+    start -> data and latents -> sizes of a step -> generator -> encoder -> step -> bank
 
 What the flags alone can tell is checked first, before weights are read. Each part is decided in a
 file of its own, resolve_*.py.
