@@ -254,6 +254,13 @@ TABLE = (
         "frechet: decay of the running moments of the generated samples",
         "[0, 1)",
     ),
+    Key(
+        "drift.landmarks",
+        0,
+        "mmd: reals of each class at which the attraction of all of them is frozen, exact where "
+        "a class has no more; 0 = the reals of a step attract",
+        "[0, 65536]",
+    ),
     Key("drift.field_width", 64, "learned: hidden units", "[1, 65536]"),
     Key("drift.field_projection", True, "learned: g is an MLP rather than the identity"),
     Key("drift.field_lr", 1e-3, "learned: learning rate of Adam", "(0, inf)"),

@@ -1,8 +1,8 @@
 """What a discrepancy keeps from one step to the next.
 
 Most fields keep nothing: V follows from the samples of the step alone. Others have something of
-their own, a network (fields/learned.py) or running moments (fields/frechet.py). The step treats all
-alike:
+their own: a network (fields/learned.py), running moments (fields/frechet.py), or what all reals
+attract with (fields/mmd.py). The step treats all alike:
 
     seen                 the samples of a step, by their features
     look(state, seen)    -> what is observed in them, and what the field is told of each problem
@@ -62,9 +62,13 @@ class Memory:
         """
         return None
 
-    # Whether `fill` is to be called, before the first step and whenever encoder or data changed.
-    # The state is then a dict with a "checksum" of both, uint32, which is 0 before.
-    knows_reals = False
+    @property
+    def knows_reals(self) -> bool:
+        """Whether `fill` is to be called, before the first step and when encoder or data changed.
+
+        The state is then a dict with a "checksum" of both, uint32, which is 0 before.
+        """
+        return False
 
     def fill(self, state: Any, reals: Reals) -> Any:
         """Returns the state with what it is to know of all real samples, computed on the host."""

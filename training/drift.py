@@ -17,7 +17,6 @@ from absl import flags
 import data
 from baselines import flow
 from drifting.bank import Bank
-from drifting.fields import FIELDS
 from drifting.state import TrainState
 from drifting.step import drift_step, train_step
 from models.build import describe
@@ -34,6 +33,7 @@ from training.host_bank import HostStep
 from training.job import Job
 from training.reals import next_reals, put_bank, stream_reals
 from training.reports import drift_report
+from training.resolve_field import settings_of_state
 from training.resolve_start import given_params, starts_from
 from training.run_folder import check_same_run
 from training.state import compile_step, to_items
@@ -88,8 +88,6 @@ class DriftJob(Job):
         "encoder.",
         "data.stream",
         "data.config",
-        "drift.field_",
-        "drift.moments",
     )
     # ... but not how these are computed, or where they are.
     free = (
@@ -102,6 +100,7 @@ class DriftJob(Job):
         "drift.bank_placement",
         "drift.bank_budget_gb",
         "drift.field_lr",
+        "drift.moment_decay",
     )
 
     @classmethod
@@ -136,7 +135,8 @@ class DriftJob(Job):
             "what the field keeps from step to step",
             bytes_on_a_device(cls.shapes(parts).field),
             device_memory(parts.mesh.devices.flat[0]),
-            "give --drift.moments all, or fewer or smaller features (--encoder.layers)",
+            "give --drift.moments all (frechet) or fewer --drift.landmarks (mmd), or fewer or "
+            "smaller features (--encoder.layers)",
         )
         super().check_memory(parts)
         samples = 4 * parts.config.batch_size * math.prod(parts.dataset.shape) // parts.mesh.size
@@ -163,9 +163,8 @@ class DriftJob(Job):
     @classmethod
     def check_same_run(cls, before: Mapping[str, Any], config: Any, source: pathlib.Path) -> None:
         fixed = cls.fixed
-        fields = (config_lib.flatten(before)["drift.field"], config.drift.field)
-        if any(FIELDS[name].memory_options for name in fields if name in FIELDS):
-            fixed += ("drift.field",)  # what it keeps is in the checkpoint
+        for settings in (before, config.to_dict()):
+            fixed += settings_of_state(config_lib.flatten(settings))  # it is in the checkpoint
         check_same_run(before, config, source, fixed, cls.free)
 
     # ---- begin, or go on from a checkpoint ----

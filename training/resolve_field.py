@@ -1,6 +1,9 @@
 """Which drifting field a run uses, and with which options: from the flags --drift.*."""
 
+from collections.abc import Mapping
 from typing import Any
+
+import jax
 
 from drifting.fields import FIELDS
 from drifting.memory import Memory
@@ -18,12 +21,13 @@ def options_of(field: str) -> tuple[str, ...]:
     return tuple(name for name in names if f"drift.{name}" in config_lib.KEYS)
 
 
-# The options of all fields and of their memories, each once.
+# The options of all fields and of their memories, each once. Every field has temperatures.
 OPTIONS = tuple(
     dict.fromkeys(
         name
         for field, discrepancy in FIELDS.items()
         for name in options_of(field) + discrepancy.memory_options
+        if name != "temperatures"
     )
 )
 
@@ -53,8 +57,27 @@ def resolve_field(drift: Any) -> dict[str, Any]:
 
 def make_memory(drift: Any) -> Memory:
     """Returns the memory of the field, made of the flags of its own."""
-    discrepancy = FIELDS[drift.field]
+    discrepancy = FIELDS[drift["field"]]
     return discrepancy.memory(**{name: drift[name] for name in discrepancy.memory_options})
+
+
+def settings_of_state(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the settings that decide what the field of a run keeps; none where it keeps nothing.
+
+    Args:
+        settings: of the run, flat. What is missing has its default.
+    """
+    drift = {
+        name.removeprefix("drift."): settings.get(name, key.default)
+        for name, key in config_lib.KEYS.items()
+        if name.startswith("drift.")
+    }
+    if drift["field"] not in FIELDS:
+        return ()
+    if make_memory(drift).init(jax.random.key(0), {}, 1) is None:
+        return ()
+    options = FIELDS[drift["field"]].memory_options
+    return ("drift.field", *(f"drift.{name}" for name in options))
 
 
 def check_field(drift: Any) -> None:

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 from drifting.fields.frechet import Moments, frechet_field
 from drifting.fields.kernel import kernel_field
 from drifting.fields.learned import Network, learned_field
-from drifting.fields.mmd import mmd_field
+from drifting.fields.mmd import Embedding, mmd_field
 from drifting.fields.sinkhorn import sinkhorn_field
 from drifting.fields.uncoupled import uncoupled_field
 from drifting.memory import Memory
@@ -70,7 +70,7 @@ FIELDS = {
     "kernel": Discrepancy(kernel_field),
     "uncoupled": Discrepancy(uncoupled_field),
     "sinkhorn": Discrepancy(sinkhorn_field),
-    "mmd": Discrepancy(mmd_field),
+    "mmd": Discrepancy(mmd_field, Embedding),
     "frechet": Discrepancy(frechet_field, Moments),
     "learned": Discrepancy(learned_field, Network),
 }

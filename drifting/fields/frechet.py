@@ -106,7 +106,9 @@ class Moments(Memory):
     moments: str  # "class": of each class; "all": of all samples together
     moment_decay: float  # b
 
-    knows_reals = True
+    @property
+    def knows_reals(self) -> bool:
+        return True
 
     def init(self, key: jax.Array, sets: dict[str, Any], n_classes: int) -> dict[str, Any]:
         n_groups = n_classes if self.moments == "class" else 1

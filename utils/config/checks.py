@@ -68,6 +68,12 @@ def _check_sets(config: ConfigDict) -> None:
         "leave class dropout out",
     )
     check(
+        config.objective == "flow" or drift.landmarks == 0 or config.model.class_dropout_prob == 0,
+        f"--model.class_dropout_prob={config.model.class_dropout_prob:g}: the landmarks of each "
+        f"class (--drift.landmarks {drift.landmarks}) are none of the null class; give "
+        "--drift.landmarks 0, or leave class dropout out",
+    )
+    check(
         drift.alpha_min <= drift.alpha_max,
         f"--drift.alpha_min={drift.alpha_min:g} must not exceed "
         f"--drift.alpha_max={drift.alpha_max:g}",
