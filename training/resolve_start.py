@@ -20,8 +20,8 @@ log = logging.getLogger("train")
 
 
 def starts_from(config: Any) -> str:
-    """Returns what --init_from names, or "" for a run that has its own weights already."""
-    if not config.init_from or has_checkpoint(run_folder(config)):
+    """Returns what --init_from names, or "" for a run that goes on from a checkpoint instead."""
+    if config.load_dir or has_checkpoint(run_folder(config)):
         return ""
     return config.init_from
 
