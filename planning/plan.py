@@ -104,10 +104,12 @@ def plan(flags: Any, config: Any, target: str) -> dict[str, Any]:
 def leave_out_figures(flags: Any, config: Any) -> None:
     """Changes a configuration to what a plan needs: nothing is decoded, drawn or scored.
 
-    A stand-in for latents needs no VAE.
+    A stand-in for latents needs no VAE, and a step is alike whatever weights it begins with.
     """
     with config.unlocked():
         config.sample_interval = config.eval_interval = 0
+        if config.init_from.startswith("hf://"):
+            config.init_from = ""  # nothing is fetched
         if flags.stand_in == "latents":
             config.model.use_stable_vae = False
 

@@ -278,7 +278,7 @@ def test_a_flow_run_becomes_a_run_of_one_pass(run, tmp_path):
     shutil.rmtree(source)
     train(tmp_path / "one", changes | {"model.from_flow": True, "max_steps": 4})
     elsewhere = {"load_dir": str(tmp_path / "one"), "save_dir": str(tmp_path / "new")}
-    assert parts_of(changes | elsewhere | {"model.from_flow": True}).model.from_flow
+    assert parts_of(changes | elsewhere).model.from_flow
     export_run(tmp_path / "one", tmp_path / "artifact")
     for there in ("one", "artifact"):
         model, params, _ = load_generator(tmp_path / there)

@@ -112,6 +112,7 @@ def refusal(given):
     flag_values = config_lib.define_flags(extra=OF_TRAINERS, flag_values=flags.FlagValues())
     with pytest.raises(UserError) as error:
         drift.main(config_lib.parse(command(*given)[1:], flag_values))
+    assert "\n" not in str(error.value)
     return str(error.value)
 
 

@@ -27,45 +27,58 @@ def starts_from(config: Any) -> str:
 
 
 def resolve_start(config: Any) -> Any:
-    """Returns the configuration with --model.from_flow as the weights of --init_from need it.
+    """Returns the configuration with --model.from_flow as the weights that it begins with need it.
 
     The network of a flow gives velocities; as a generator of one pass it takes one step from the
-    noise. What was converted once stays so in the runs that start from it.
+    noise. What was converted once stays so in the runs that start from it, by --init_from or by
+    --load_dir. A run that goes on in its own folder has it in its settings.
 
     Raises:
-        UserError: there is no generator at the place that it names.
+        UserError: there is no generator at the place that --init_from names.
     """
-    source = config.init_from
-    refuse_checkpoint("init_from", source, step_flag=False)
-    is_fetched = source.startswith("hf://") and config.dry_run  # which fetches nothing
-    if config.objective == "flow" or not starts_from(config) or is_fetched:
+    refuse_checkpoint("init_from", config.init_from, step_flag=False)
+    if config.objective == "flow" or has_checkpoint(run_folder(config)):
         return config
-    model: Any = describe_generator(source)
-    from_flow = isinstance(model, Flow) or model.from_flow
-    if from_flow:
+    source = config.load_dir or config.init_from
+    if not source:
+        return config
+    if source.startswith("hf://") and config.dry_run:
+        log.info("%s: whether it is a flow is not known before it is fetched", source)
+        return config
+    from_flow = is_velocity(describe_generator(source))
+    if from_flow and not config.load_dir:
         log.info("%s: its flow becomes a generator of one pass (--model.from_flow 1)", source)
     config = copy.deepcopy(config)
     config.model.from_flow = from_flow
     return config
 
 
+def is_velocity(model: Any) -> bool:
+    """Returns whether the network of a generator gives velocities, those of a flow."""
+    return isinstance(model, Flow) or model.from_flow
+
+
 def given_params(parts: GeneratorParts) -> Any:
     """Returns the parameters of --init_from. Raises UserError if they are not of this generator.
 
-    The embedding of a null class is left out where this generator has none.
+    The embedding of the null class of a flow is left out where this generator has none.
     """
     source = parts.config.init_from
     model, params, _ = load_generator(source)
-    if model.null_class and not parts.model.null_class:
-        params = without_null_class(params)
+    here, there = parts.model.null_class, model.null_class
+    if is_velocity(model) and there and not here:
+        params, there = without_null_class(params), False
     own = jax.eval_shape(lambda: init_params(parts.model, jax.random.key(0)))
     expected = jax.tree.map(lambda a: a.shape, own)
     found = jax.tree.map(np.shape, params)
     if expected != found:
-        name, here, there = first_difference(expected, found)
+        name, own_shape, given_shape = first_difference(expected, found)
+        advice = "give its --model flags, or other weights"
+        if here != there:
+            advice += " (one of them has a null class: --model.class_dropout_prob)"
         raise UserError(
-            f"--init_from {source}: {name} is {there} there and {here} in this generator; "
-            "give its --model flags, or other weights"
+            f"--init_from {source}: {name} is {given_shape} there and {own_shape} in this "
+            f"generator; {advice}"
         )
     return params
 
