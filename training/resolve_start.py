@@ -37,10 +37,8 @@ def resolve_start(config: Any) -> Any:
         UserError: there is no generator at the place that --init_from names.
     """
     refuse_checkpoint("init_from", config.init_from, step_flag=False)
-    if config.objective == "flow" or has_checkpoint(run_folder(config)):
-        return config
     source = config.load_dir or config.init_from
-    if not source:
+    if not source or config.objective == "flow" or has_checkpoint(run_folder(config)):
         return config
     if source.startswith("hf://") and config.dry_run:
         log.info("%s: whether it is a flow is not known before it is fetched", source)
