@@ -247,6 +247,7 @@ def test_the_embedding_resumes_in_the_same_bits(tmp_path, devices):
     "changes, words",
     [
         ({"drift.field": "kernel"}, "drift.landmarks 16: the kernel field has no use for it"),
+        ({"drift.landmarks": 1}, "one has none; give 2 or more, or 0"),
         ({"model.class_dropout_prob": 0.1}, "none of the null class; give --drift.landmarks 0"),
     ],
 )

@@ -95,6 +95,11 @@ def check_field(drift: Any) -> None:
                 f"--drift.{name} {drift[name]}: the {drift.field} field has no use for it; "
                 "leave it out"
             )
+    if drift.landmarks == 1:
+        raise UserError(
+            "--drift.landmarks 1: the width of the kernel is the mean distance of landmarks, and "
+            "one has none; give 2 or more, or 0"
+        )
     if drift.field == "uncoupled" and drift.normalize == "none":
         raise UserError(
             "--drift.normalize none: the uncoupled field is one whose rows sum to 1; "
