@@ -1,4 +1,4 @@
-"""The metrics by name. A new metric is one file and one line.
+"""The metrics by name. A new metric is one file and one line here (and see CONTRIBUTING.md).
 
 1. Write a file with the mathematics, a function of arrays that can be used alone. Below it go two
    more, from a `metrics.evidence.Comparison` to the values of the metric's scores, and to the same

@@ -228,15 +228,32 @@ def is_defined(name: str) -> bool:
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if not path.exists():
         return False
-    names = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
-    return attribute in names
+    return any(attribute in names_of(node) for node in ast.parse(path.read_text()).body)
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_names_are_in_the_file_beside_them(page):
+    """`measure` in `drifting/measure.py` is defined there; of `Job.checkpoint` the method is."""
+    beside = re.findall(r"`([A-Za-z_.]+)`\s+(?:in|of)\s+`([\w/]+\.py)`", PAGES[page])
+    beside = [(name, file) for name, file in beside if not name.endswith(".py")]
+    assert len(beside) >= 4
+    for name, file in beside:
+        place = ast.parse((ROOT / file).read_text())
+        for part in name.split("."):
+            inner = {known: node for node in place.body for known in names_of(node)}
+            assert part in inner, f"{name} is not in {file}"
+            place = inner[part]
+
+
+def names_of(node: ast.stmt) -> set[str]:
+    """Returns the names that a statement defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Assign):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    if isinstance(node, ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names}
+    return set()
 
 
 def is_module(parts: list[str]) -> bool:

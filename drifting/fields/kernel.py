@@ -37,7 +37,8 @@ def kernel_field(
             0, as in the authors' release. Positives of weight 0 fill up a class; they never count.
         bias_correction: correct the centroids of both sides for the number of samples.
     """
-    # Very many positives take turns. The result is the same; this function is the one to read.
+    # Very many positives take turns, with the same result. This function is the one to read, and
+    # what changes here has to change in kernel_tiled.py too.
     if pos.shape[0] > kernel_tiled.TILE:
         problem = (x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit)
         return kernel_tiled.kernel_field(
