@@ -61,7 +61,8 @@ def main(flag_values):
             f"--passes {flags.passes}: a sample takes at least one pass; give numbers from 1 on"
         )
     rows = runs.Rows(pathlib.Path(flags.out))
-    step_ms = timed_once(flags, rows.folder / "times.json")
+    both = {name: settings(flags, name, flags.steps, seed=0) for name in OBJECTIVES}
+    step_ms = runs.step_times_once(rows.folder / "times.json", both, flags.rounds)
     steps = {
         "drift": flags.steps,
         "flow": round(flags.steps * step_ms["drift"] / step_ms["flow"]),
@@ -98,15 +99,6 @@ def settings(flags: Any, objective: str, steps: int, seed: int) -> dict[str, Any
     if objective == "drift":
         return common | {"drift.n_neg": flags.n_neg}
     return common | {"objective": "flow"}
-
-
-def timed_once(flags: Any, file: pathlib.Path) -> dict[str, float]:
-    """Returns the milliseconds of a step by objective, which `file` keeps for the next time."""
-    if not file.exists():
-        both = {name: settings(flags, name, flags.steps, seed=0) for name in OBJECTIVES}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(runs.step_times(both, flags.rounds)))
-    return json.loads(file.read_text())
 
 
 def do_run(flags: Any, key: dict, passes: tuple[int, ...], folder: pathlib.Path) -> dict:

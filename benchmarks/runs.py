@@ -1,4 +1,4 @@
-"""Short training runs as rows of a table, for `fields.py` and `passes.py`.
+"""Short training runs as rows of a table, for `fields.py`, `passes.py` and others.
 
 Each run is done once and kept as a line of JSON, so that a comparison can be stopped and continued.
 """
@@ -141,6 +141,21 @@ def step_times(settings: Mapping[str, Mapping], rounds: int, steps: int = 10) ->
     times = {name: timing.milliseconds(name) for name in programs}
     times["GFLOP/s"] = timing.matmul_rate / 1e9
     return {name: round(value, 2) for name, value in times.items()}
+
+
+def step_times_once(
+    file: pathlib.Path, settings: Mapping[str, Mapping], rounds: int, steps: int = 10
+) -> dict[str, float]:
+    """Returns `step_times`, which the JSON `file` keeps for the next time.
+
+    They take turns, so all are timed again where the file lacks one of them.
+    """
+    known = json.loads(file.read_text()) if file.exists() else {}
+    if not set(settings) <= set(known):
+        known = step_times(settings, rounds, steps)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(known))
+    return known
 
 
 def step_of(settings: Mapping[str, Any]) -> Callable[[], Any]:

@@ -19,7 +19,6 @@ OUT/teachers.md and .csv: mean and standard deviation over the seeds.
 """
 
 import itertools
-import json
 import logging
 import pathlib
 import sys
@@ -71,7 +70,8 @@ def main(flag_values):
     if "mae" in flags.encoders and not flags.mae:
         raise UserError("--mae is missing: give a run of pretrain_mae.py, or --encoders without it")
 
-    step_ms = timed_once(flags, encoders, rows.folder / "times.json")
+    short = {name: settings(flags, name, steps=100, seed=0) for name in encoders}
+    step_ms = runs.step_times_once(rows.folder / "times.json", short, flags.rounds, steps=1)
     steps = {name: max(round(1e3 * flags.seconds / step_ms[name]), 1) for name in encoders}
     # Seeds come first, so that the first seeds make a whole table.
     keys = [
@@ -85,17 +85,6 @@ def main(flag_values):
 
 
 # ---------------------------------------------------------------- the runs
-
-
-def timed_once(flags: Any, encoders: list[str], file: pathlib.Path) -> dict[str, float]:
-    """Returns the milliseconds of a step by encoder, which `file` keeps for the next time."""
-    step_ms = json.loads(file.read_text()) if file.exists() else {}
-    if not set(encoders) <= set(step_ms):
-        all_settings = {name: settings(flags, name, steps=100, seed=0) for name in encoders}
-        step_ms = runs.step_times(all_settings, flags.rounds, steps=1)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(step_ms))
-    return step_ms
 
 
 def settings(flags: Any, encoder: str, steps: int, seed: int) -> dict[str, Any]:

@@ -110,6 +110,19 @@ def test_rows_are_done_once(tmp_path):
     assert runs.Rows(tmp_path).missing(keys, 0) == [keys[0], keys[2]]
 
 
+def test_steps_are_timed_once_and_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame, "matmul_rate", lambda dtype: 2e9)
+    built = []
+    monkeypatch.setattr(runs, "step_of", lambda settings: built.append(settings) or list)
+    file = tmp_path / "new" / "times.json"
+    first = runs.step_times_once(file, {"a": {"seed": 0}}, rounds=1)
+    assert runs.step_times_once(file, {"a": {"seed": 0}}, rounds=1) == first
+    assert built == [{"seed": 0}] and first.keys() == {"a", "GFLOP/s"}
+    both = runs.step_times_once(file, {"a": {"seed": 0}, "b": {"seed": 1}}, rounds=1)
+    assert len(built) == 3 and json.loads(file.read_text()) == both
+    assert runs.step_times_once(file, {"b": {"seed": 1}}, rounds=1) == both and len(built) == 3
+
+
 def test_a_score_between_two_evaluations():
     curve = [{"step": 100, "fd": 4.0}, {"step": 200, "fd": 2.0}, {"step": 300, "fd": 1.0}]
     assert [runs.at_time(curve, "fd", s) for s in (100, 150, 300)] == [4.0, 3.0, 1.0]
