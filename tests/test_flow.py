@@ -25,6 +25,7 @@ from models.runs import load_run
 from models.sampling import generate
 from models.weights import load_generator
 from training import drift
+from training.program import configure
 from training.resolve_start import given_params
 from utils import config as config_lib
 from utils.errors import UserError
@@ -284,10 +285,24 @@ def test_a_flow_run_becomes_a_run_of_one_pass(run, tmp_path):
         model, params, _ = load_generator(tmp_path / there)
         assert model.from_flow
         assert parts_of(WITHOUT_STYLES | {"init_from": str(tmp_path / there)}).model.from_flow
-    with pytest.raises(UserError, match="style_codebooks is absent there"):
-        given_params(parts_of({"init_from": str(run)}))
+    for refuse in (drift.DriftJob.check_parts, given_params):  # by the shapes alone, and as read
+        with pytest.raises(UserError, match="style_codebooks is absent there"):
+            refuse(parts_of({"init_from": str(run)}))
     with pytest.raises(UserError, match="generator of one pass"):
         parts_of(FLOW | {"model.from_flow": True})
+
+
+@pytest.mark.parametrize("source", ["init_from", "load_dir"])
+def test_the_source_decides_whether_it_is_a_flow(run, tmp_path, source):
+    def configured(from_flow):
+        values = config_lib.define_flags(flag_values=flags.FlagValues())
+        given = {source: run, "model.from_flow": from_flow, "save_dir": tmp_path / "new"}
+        config_lib.parse(["x", *(f"--{name}={value}" for name, value in given.items())], values)
+        return configure(drift.DriftJob, values)[0]
+
+    with pytest.raises(UserError, match=f"from_flow 0: {run} holds a flow, .* leave the flag out"):
+        configured(0)
+    assert configured(1).model.from_flow
 
 
 def test_mistakes(run, tmp_path):

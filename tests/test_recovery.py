@@ -44,6 +44,7 @@ def test_it_stops_or_goes_back_and_on_with_other_samples(tmp_path, breaks, caplo
     breaks += [7]
     with pytest.raises(UserError, match="step 7: .*loss.* not finite.*--on_nonfinite rollback"):
         train(tmp_path / "stops", CHANGES)
+    assert (tmp_path / "stops" / "config.json").exists()  # it did start
     breaks += [7, 6]
     rolls = CHANGES | {"on_nonfinite": "rollback"}
     lines = train(tmp_path / "rolls", rolls)

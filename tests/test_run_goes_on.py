@@ -86,6 +86,20 @@ def test_a_run_without_a_checkpoint_goes_on_with_its_settings(tmp_path, job):
         job.open_run(found)
 
 
+def test_a_refused_start_leaves_no_settings(digits_run, tmp_path):
+    """The next command in its folder would go on with them, and be refused as well."""
+    refused = {"load_dir": str(digits_run), "model.depth": 3}
+    with pytest.raises(UserError, match="model.depth = 2, but model.depth = 3"):
+        train(tmp_path, refused)
+    assert not (tmp_path / "config.json").exists()
+
+    config_lib.save_json(config_lib.resolve(TINY), tmp_path / "config.json")
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match="model.depth = 2, but model.depth = 3"):
+        train(tmp_path, refused)
+    assert (tmp_path / "config.json").read_text() == before
+
+
 def test_a_finished_run_stores_no_setting_that_does_not_work(own_run):
     before = (own_run / "config.json").read_text()
     for flag, value in (("features", "nope"), ("fid_stats", "/nowhere.npz")):

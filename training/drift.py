@@ -34,7 +34,7 @@ from training.job import Job
 from training.reals import next_reals, put_bank, stream_reals
 from training.reports import drift_report
 from training.resolve_field import settings_of_state
-from training.resolve_start import given_params, starts_from
+from training.resolve_start import check_from_flow, check_weights
 from training.run_folder import check_same_run
 from training.state import compile_step, to_items
 from utils import config as config_lib
@@ -106,6 +106,8 @@ class DriftJob(Job):
     @classmethod
     def check_flags(cls, config: Any, flag_values: flags.FlagValues) -> None:
         config_lib.check_use(config, flag_values)
+        if "model.from_flow" in config_lib.given_flags(flag_values):
+            check_from_flow(config)
 
     @classmethod
     def choose(cls, flag_values: flags.FlagValues) -> list[own_data.Choice]:
@@ -121,9 +123,7 @@ class DriftJob(Job):
     def check_parts(cls, parts: DriftParts | FlowParts) -> None:
         """Raises UserError for what is to score, and for weights of --init_from that do not fit."""
         drift_evaluation.check_settings(parts.config)
-        source = starts_from(parts.config)
-        if source and not source.startswith("hf://"):
-            given_params(parts)
+        check_weights(parts)
 
     @classmethod
     def shapes(cls, parts: DriftParts | FlowParts) -> TrainState:

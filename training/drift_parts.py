@@ -79,7 +79,7 @@ def build(
         UserError: settings that do not fit together, with what would fit.
     """
     # ---- what the weights of another run ask for ----
-    config = resolve_start(config)
+    config, given = resolve_start(config)
 
     # ---- the data, as the generator sees it: pixels, or latents of a VAE ----
     dataset, space = latent_dataset(config, dataset, sharding.local_sharding(mesh))
@@ -88,7 +88,7 @@ def build(
     check_reals(config.drift, dataset)
     field = resolve_field(config.drift)
     if config.objective == "flow":
-        return build_flow(config, dataset, space, mesh)
+        return build_flow(config, dataset, space, mesh, given)
     sizes = resolve_sizes(config, dataset, mesh)
 
     # ---- the networks: the generator, and the encoder that compares its samples ----
@@ -117,6 +117,7 @@ def build(
         pool=sizes.pool,
         bank_on_host=on_host,
         space=space or decoder,
+        given=given,
     )
 
 

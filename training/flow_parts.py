@@ -9,6 +9,7 @@ import data
 from baselines.flow import Flow, FlowConfig
 from drifting.bank import bank_bytes
 from models.build import build_generator
+from models.generator import GeneratorModel
 from models.latents import LatentSpace
 from training.generator_parts import GeneratorParts
 from training.job import check_batch_size, mirrors
@@ -33,9 +34,13 @@ class FlowParts(GeneratorParts):
 
 
 def build_flow(
-    config: Any, dataset: data.Dataset, space: LatentSpace | None, mesh: jax.sharding.Mesh
+    config: Any,
+    dataset: data.Dataset,
+    space: LatentSpace | None,
+    mesh: jax.sharding.Mesh,
+    given: GeneratorModel | None,
 ) -> FlowParts:
-    """Returns the parts of a run with --objective flow.
+    """Returns the parts of a run with --objective flow; they are explained in `GeneratorParts`.
 
     The bank holds all data, if it is asked to and they fit on the device. Otherwise it holds
     nothing, and each step takes a batch of the stream.
@@ -73,5 +78,6 @@ def build_flow(
         pool=0,
         bank_on_host=False,
         space=space,
+        given=given,
         flow=step,
     )

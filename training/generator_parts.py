@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from drifting.bank import Bank, bank_bytes, empty_bank
+from models.generator import GeneratorModel
 from models.latents import LatentSpace
 from training.job import Parts
 from utils import sharding
@@ -28,6 +29,9 @@ class GeneratorParts(Parts):
 
     # The VAE, where the generator learns latents, and data, scores or figures take images.
     space: LatentSpace | None
+
+    # The generator whose weights --init_from gives. None: no weights, or they are not fetched yet.
+    given: GeneratorModel | None
 
     @property
     def whole_bank(self) -> bool:

@@ -143,6 +143,7 @@ class Job:
     state: TrainState
     position: int  # samples of the data stream that are used up
     rollbacks: int = 0  # how often the run has gone back, training/recovery.py
+    began: bool = False  # whether a step has worked since the program started
 
     def __init__(self, parts: Any, folder: pathlib.Path):
         self.parts = parts

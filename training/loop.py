@@ -24,6 +24,7 @@ from training.state import snapshot_items
 from utils import config as config_lib
 from utils import distributed, processes
 from utils.checkpoint import Checkpoints
+from utils.errors import UserError
 from utils.folder_lock import Hold, hold
 from utils.logging import RunLog
 from utils.paths import to_path
@@ -43,10 +44,7 @@ def train(job: Job, profiled: int = 0) -> None:
     lock = hold(folder) if processes.is_first() else contextlib.nullcontext(Hold())
     own = Checkpoints(folder / "checkpoints", config.keep_checkpoints, config.keep_interval)
     snapshots = Checkpoints(folder / SNAPSHOTS, max(config.optim.ema_snapshots, 1))
-    with lock as held, StopSignal() as stop, own as checkpoints, snapshots:
-        if not has_run(folder):
-            # Stopped at any moment from now on, the same folder goes on with these settings.
-            save_config(job)
+    with lock as held, StopSignal() as stop, own as checkpoints, snapshots, first_config(job):
         start = resume_or_start(job, checkpoints)
         if start < config.max_steps:
             environment.note_start(folder, start)
@@ -100,6 +98,24 @@ def save_config(job: Job) -> None:
     """Writes config.json of the run."""
     if processes.is_first():
         config_lib.save_json(job.config, job.folder / "config.json")
+
+
+@contextlib.contextmanager
+def first_config(job: Job) -> Iterator[None]:
+    """Writes config.json of a new run, and removes it if what is done within is refused at once.
+
+    Stopped at any moment, the same folder goes on with these settings; refused before the first
+    step was taken, it does not go on with what cannot work.
+    """
+    is_new = not has_run(job.folder)
+    if is_new:
+        save_config(job)
+    try:
+        yield
+    except UserError:
+        if is_new and not job.began and processes.is_first():
+            (job.folder / "config.json").unlink(missing_ok=True)
+        raise
 
 
 def check_agreement(job: Job, checkpoints: Checkpoints) -> None:
@@ -157,6 +173,7 @@ def take_steps(
                     job.after_first_step()
                     clock.devices = utilisation(job.parts.mesh, job.trace_step(batch))
                     goodput.started()
+                    job.began = True
 
             # ---- log: this waits for the device ----
             if is_due(step, config.log_interval, last):

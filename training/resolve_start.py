@@ -1,4 +1,8 @@
-"""What a new run starts from, where --init_from names it: weights, and how they make a sample."""
+"""What a new run starts from, and how the network that it finds there makes a sample.
+
+--init_from gives weights alone, for a run from step 0 on. --load_dir gives all of a checkpoint,
+from which a run goes on in another folder. A run that has a checkpoint of its own needs neither.
+"""
 
 import copy
 import logging
@@ -8,7 +12,7 @@ import jax
 import numpy as np
 
 from baselines.flow import Flow
-from models.generator import init_params
+from models.generator import GeneratorModel, init_params
 from models.weights import describe_generator, load_generator
 from training.generator_parts import GeneratorParts
 from training.run_folder import has_checkpoint, run_folder
@@ -19,36 +23,64 @@ from utils.paths import refuse_checkpoint
 log = logging.getLogger("train")
 
 
-def starts_from(config: Any) -> str:
-    """Returns what --init_from names, or "" for a run that goes on from a checkpoint instead."""
-    if config.load_dir or has_checkpoint(run_folder(config)):
-        return ""
-    return config.init_from
+def source_of(config: Any) -> str:
+    """Returns the place of --load_dir or else --init_from from which a run starts; or "".
 
-
-def resolve_start(config: Any) -> Any:
-    """Returns the configuration with --model.from_flow as the weights that it begins with need it.
-
-    The network of a flow gives velocities; as a generator of one pass it takes one step from the
-    noise. What was converted once stays so in the runs that start from it, by --init_from or by
-    --load_dir. A run that goes on in its own folder has it in its settings.
-
-    Raises:
-        UserError: there is no generator at the place that --init_from names.
+    It is "" too for a run that goes on in its own folder. Raises UserError for a checkpoint where a
+    run should be named.
     """
     refuse_checkpoint("init_from", config.init_from, step_flag=False)
-    source = config.load_dir or config.init_from
-    if not source or config.objective == "flow" or has_checkpoint(run_folder(config)):
-        return config
+    if has_checkpoint(run_folder(config)):
+        return ""
+    return config.load_dir or config.init_from
+
+
+def generator_at(config: Any, source: str) -> GeneratorModel | None:
+    """Returns the generator at the source of a run; None where it is not known, or not needed.
+
+    Raises UserError if there is none.
+    """
+    if not source or (config.load_dir and config.objective == "flow"):
+        return None
     if source.startswith("hf://") and config.dry_run:
-        log.info("%s: whether it is a flow is not known before it is fetched", source)
-        return config
-    from_flow = is_velocity(describe_generator(source))
-    if from_flow and not config.load_dir:
-        log.info("%s: its flow becomes a generator of one pass (--model.from_flow 1)", source)
-    config = copy.deepcopy(config)
-    config.model.from_flow = from_flow
-    return config
+        log.info("%s: what it holds is not known before it is fetched", source)
+        return None
+    return describe_generator(source)
+
+
+def resolve_start(config: Any) -> tuple[Any, GeneratorModel | None]:
+    """Returns the configuration, and the generator whose weights --init_from gives, or None.
+
+    The configuration has --model.from_flow as those weights need it, or the run of --load_dir. The
+    network of a flow gives velocities; as a generator of one pass it takes one step from the noise.
+    What was converted once stays so in the runs that start from it. A run that goes on in its own
+    folder has it in its settings.
+
+    Raises:
+        UserError: there is no generator at the place that is named.
+    """
+    source = source_of(config)
+    there = generator_at(config, source)
+    if there and config.objective == "drift":
+        from_flow = is_velocity(there)
+        if from_flow and not config.load_dir:
+            log.info("%s: its flow becomes a generator of one pass (--model.from_flow 1)", source)
+        config = copy.deepcopy(config)
+        config.model.from_flow = from_flow
+    return config, None if config.load_dir else there
+
+
+def check_from_flow(config: Any) -> None:
+    """Raises UserError where --model.from_flow, which was given, is not true of the source."""
+    source = source_of(config)
+    there = generator_at(config, source)
+    if not there or is_velocity(there) == config.model.from_flow or config.objective == "flow":
+        return
+    found = "a flow" if is_velocity(there) else "no flow"
+    raise UserError(
+        f"--model.from_flow {int(config.model.from_flow)}: {source} holds {found}, which decides "
+        "it; leave the flag out"
+    )
 
 
 def is_velocity(model: Any) -> bool:
@@ -56,13 +88,25 @@ def is_velocity(model: Any) -> bool:
     return isinstance(model, Flow) or model.from_flow
 
 
-def given_params(parts: GeneratorParts) -> Any:
-    """Returns the parameters of --init_from. Raises UserError if they are not of this generator.
+def check_weights(parts: GeneratorParts) -> None:
+    """Raises UserError if the weights of --init_from are not of this generator; reads none."""
+    there = parts.given
+    if there:
+        jax.eval_shape(lambda: fitted(parts, there, init_params(there, jax.random.key(0))))
 
-    The embedding of the null class of a flow is left out where this generator has none.
+
+def given_params(parts: GeneratorParts) -> Any:
+    """Returns the parameters of --init_from. Raises UserError if they are not of this generator."""
+    model, params, _ = load_generator(parts.config.init_from)
+    return fitted(parts, model, params)
+
+
+def fitted(parts: GeneratorParts, model: GeneratorModel, params: Any) -> Any:
+    """Returns the parameters of `model`, which is at --init_from, for the generator of a run.
+
+    The embedding of the null class of a flow is left out where this generator has none. Raises
+    UserError if the shapes are not those of this generator.
     """
-    source = parts.config.init_from
-    model, params, _ = load_generator(source)
     here, there = parts.model.null_class, model.null_class
     if is_velocity(model) and there and not here:
         params, there = without_null_class(params), False
@@ -75,8 +119,8 @@ def given_params(parts: GeneratorParts) -> Any:
         if here != there:
             advice += " (one of them has a null class: --model.class_dropout_prob)"
         raise UserError(
-            f"--init_from {source}: {name} is {given_shape} there and {own_shape} in this "
-            f"generator; {advice}"
+            f"--init_from {parts.config.init_from}: {name} is {given_shape} there and {own_shape} "
+            f"in this generator; {advice}"
         )
     return params
 
