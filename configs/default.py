@@ -318,6 +318,12 @@ TABLE = (
         "in the order of the names, such as 1,0.5; one number for all",
     ),
     Key(
+        "encoder.balance",
+        False,
+        "several encoders: divide the loss of each by its running mean, so that each adds its "
+        "weight to the loss, whatever the number of its feature sets",
+    ),
+    Key(
         "encoder.layers",
         "",
         "feature maps to use, such as layer3*,layer4*,!*_std; "

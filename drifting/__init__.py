@@ -6,6 +6,7 @@
     problems    feature sets as independent problems (A.5)
     guidance    classifier-free guidance at training time (Sec. 3.5, A.7)
     bank        the sample bank (A.8)
+    battery     several encoders at once, and their balance
     cache       features of reals, stored in the bank in the place of images
     accumulate  a step in groups of classes, for less memory
     measure     what tells how training goes

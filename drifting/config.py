@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+from drifting.battery import ONE_ENCODER, Battery
 from drifting.memory import NOTHING, Memory
 
 
@@ -40,6 +41,7 @@ class DriftConfig:
 
     # The loss.
     set_weight: Callable[[str], float] = _weight_one  # weight of a feature set, by its name
+    battery: Battery = ONE_ENCODER  # the encoders, where they are several
     monitor: str = ""  # the feature set of the energy distance and the diversity; "" takes the last
     #                    one that has a single vector per image
 

@@ -47,6 +47,7 @@ class Stats(NamedTuple):
     distance_weight: Float[Array, " sets"]  # the sum of the weights in that mean
     drift_sq_norm: Float[Array, "tau sets"]  # lambda^2, the mean of V^2 before normalisation
     perplexity: Float[Array, " sets"]  # positives that the attraction spreads over, smallest tau
+    loss: Float[Array, " sets"]  # L_j
 
 
 def drift_loss(
@@ -166,7 +167,7 @@ def problem_losses(
 
     smallest = jnp.argmin(tau)
     spread = mean(jnp.mean(perplexity, 2).T)[smallest]
-    return loss, Stats(mean_distance, distance_weight, sq_norm, spread)
+    return loss, Stats(mean_distance, distance_weight, sq_norm, spread, mean(loss))
 
 
 def _without_gradient(problems: Problems) -> Problems:

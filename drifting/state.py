@@ -21,6 +21,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any  # of the optimiser
     ema: dict[str, Any]  # {"0.999" or "power_0.05": averages of the parameters, float32, ...}
     field: Any = None  # what the field keeps from step to step (memory.py), or None
+    balance: Any = None  # the sizes of encoders in balance (battery.py), or None
 
 
 def init_state(
@@ -29,6 +30,7 @@ def init_state(
     ema_decays: Sequence[float | str],
     seed: int,
     field: Any = None,
+    balance: Any = None,
 ) -> TrainState:
     """Returns the state before the first step.
 
@@ -39,10 +41,12 @@ def init_state(
             and names of power-function averages (averages.py).
         seed: the root of all randomness.
         field: of a field that keeps something, as the `init` of its memory returns it.
+        balance: of encoders in balance, as `Battery.init` returns it.
     """
     ema = {str(decay): jax.tree.map(jnp.copy, params) for decay in ema_decays}
     step, seed_array = jnp.int32(0), jnp.uint32(seed)
-    return TrainState(step, seed_array, params, optimizer.init(params), ema, field)
+    opt_state = optimizer.init(params)
+    return TrainState(step, seed_array, params, opt_state, ema, field, balance)
 
 
 def named_key(seed, name: str, step: jax.typing.ArrayLike = 0) -> jax.Array:

@@ -17,6 +17,7 @@ import optax
 
 from drifting.accumulate import in_groups, in_parts, mean_over_groups
 from drifting.bank import Bank, Batch, batch_from_plan, draw, push
+from drifting.battery import Part, measure_parts
 from drifting.cache import real_features
 from drifting.config import DriftConfig
 from drifting.fields import make_field
@@ -52,6 +53,7 @@ class StepStats(NamedTuple):
     by_width: list[Stats]  # an entry for each width of feature
     distances: Distances
     observed: Any  # by the field's memory
+    of_encoders: dict[str, Part]  # {} for a single encoder
 
 
 # ---------------------------------------------------------------- the step
@@ -137,6 +139,7 @@ def drift_step(
         layout=layout,
         memory_state=state.field,
         memory_key=memory_key,
+        balance=state.balance,
     )
     groups = layout.groups((batch, in_groups(random, c.groups)))
     (loss, stats), grads = mean_over_groups(loss_fn, state.params, groups, c.exact_scales)
@@ -161,9 +164,11 @@ def drift_step(
         opt_state=opt_state,
         ema=ema,
         field=memory_state,
+        balance=c.battery.update(state.balance, stats.of_encoders),
     )
 
     metrics = {"loss": loss} | measure(stats.by_width, stats.distances, c.temperatures) | norms
+    metrics |= measure_parts(stats.of_encoders)
     return state, metrics | of_memory | {"alpha_mean": jnp.mean(batch.alpha)}
 
 
@@ -178,6 +183,7 @@ def group_loss(
     layout: Layout,
     memory_state: Any,
     memory_key: jax.Array,
+    balance: Any,
 ) -> tuple[jax.Array, StepStats]:
     """Returns the loss of one group of C classes: generate, encode, compare.
 
@@ -188,6 +194,7 @@ def group_loss(
         generate, encode, config, layout: as in `drift_step`.
         memory_state: what the field keeps from step to step.
         memory_key: the random key of its memory.
+        balance: the sizes of encoders in balance, or None.
     """
     c = config
     batch, random = layout.classes(group)  # each class is whole on its devices from here on
@@ -228,6 +235,7 @@ def group_loss(
 
     # Problems, drift and loss of all feature sets.
     weight_unc = unconditional_weights(batch.alpha, c)
+    factors = c.battery.factors(balance, list(phi_gen), len(c.temperatures))
     loss, of_widths = feature_loss(
         phi_gen,
         phi_real,
@@ -238,7 +246,9 @@ def group_loss(
         phi_second=phi_second,
         recalled=recalled,
         pooled=pooled,
+        factors=factors,
     )
+    of_encoders = c.battery.parts(phi_gen, of_widths)
 
     # One set of vectors is watched: are the samples as far apart as the reals?
     monitored = c.monitor or last_vector(phi_gen)
@@ -246,7 +256,7 @@ def group_loss(
     gen, pos = vectors_of_set(monitored, phi_gen, phi_real, n_classes, n_unc, layout)
     distances = mean_distances(gen, pos, weight_pos)
 
-    return loss, StepStats(of_widths, distances, observed)
+    return loss, StepStats(of_widths, distances, observed, of_encoders)
 
 
 # ---------------------------------------------------------------- what the step is made of
@@ -300,6 +310,7 @@ def feature_loss(
     phi_second: dict[str, jax.Array] | None = None,
     recalled: dict[str, Recalled] | None = None,
     pooled: list[Scales] | None = None,
+    factors: dict[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, list[Stats]]:
     """Returns the weighted sum of the drifting losses of all feature sets (A.5).
 
@@ -311,6 +322,7 @@ def feature_loss(
         phi_second: features of a second generated batch, which then repels.
         recalled: what the field is told of the problems of each width, by its memory.
         pooled: scalars of A.6 over more classes than these, an entry for each width.
+        factors: {name: a further weight}, of encoders in balance.
     """
     with jax.named_scope("packing"):
         widths = make_problems(
@@ -318,7 +330,8 @@ def feature_loss(
         )
     total, stats = jnp.float32(0.0), []
     field = make_field(config.field, config.field_options)
-    for i, (width, problems) in enumerate(zip(by_width(phi_gen), widths, strict=True)):
+    names_of = by_width(phi_gen)
+    for i, (width, problems) in enumerate(zip(names_of, widths, strict=True)):
         scales = pooled[i] if pooled else None
         together = len(weight_pos) if config.parts > 1 else None
         if recalled and width in recalled:
@@ -327,7 +340,11 @@ def feature_loss(
             loss, of_sets = problem_losses(
                 problems, config.temperatures, field, config.guidance, scales, together
             )
-        total += jnp.sum(loss * problems.loss_weight)
+        weight = problems.loss_weight
+        if factors:
+            of_set = jnp.stack([factors[name] for name in names_of[width]])
+            weight = weight * of_set[problems.set_of]
+        total += jnp.sum(loss * weight)
         stats.append(of_sets)
     return total, stats
 

@@ -231,10 +231,13 @@ def thinned(values: Sequence[Any], most: int) -> list[Any]:
 
 def curves(run: Run, records: Sequence[dict]) -> list[str]:
     """Returns figures: the loss, the drifts, energy distance and diversity, speed, and scores."""
-    drifts = [key for key in dict.fromkeys(k for r in records for k in r) if is_drift(key)]
+    known = list(dict.fromkeys(key for record in records for key in record))
+    drifts = [key for key in known if is_drift(key)]
     panels = {
         "loss": ["loss"],
         "drift before its normalisation": drifts,
+        "loss of each encoder": [key for key in known if key.startswith("loss/")],
+        "drift of each encoder": [key for key in known if key.startswith("drift/")],
         "distance from the reals": ["energy_distance"],
         "diversity within a class, against reals": ["diversity"],
         "gradient norm": ["grad_norm"],

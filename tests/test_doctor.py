@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 from test_train import STREAM, train
 
+from drifting.battery import Battery
 from drifting.distances import distance
 from drifting.guidance import sample_alpha
 from training import doctor, findings
@@ -148,7 +149,9 @@ def test_faults_of_encoders(run):
     assert not findings.balance(sets, drift)[0].is_fault, "the raw sample may be small"
     sets[3] = one._replace(encoder="dinov2", loss=0.001)
     (fault,) = findings.balance(sets, drift)
-    assert fault.is_fault and "dinov2 x" in fault.advice
+    assert "dinov2 x" in fault.advice and "--encoder.balance 1" in fault.advice
+    balanced = dataclasses.replace(drift, battery=Battery(is_balanced=True))
+    assert "--encoder.balance" not in findings.balance(sets, balanced)[0].advice
 
 
 @pytest.mark.parametrize("field", ["mmd", "frechet", "learned"])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drifting.battery import Battery
 from drifting.config import DriftConfig
 from drifting.fields.learned import field_loss, init_field
 from drifting.loss import drift_loss
@@ -70,6 +71,7 @@ CONFIG = DriftConfig(
     style_shape=(0, 0),
     set_weight={"b": 0.5, "a": 2.0, "wide": 3.0}.get,
 )
+ENCODERS = {"b": "x", "a": "x", "wide": "y"}
 SIZES = {"b": (4, 2), "wide": (2, 5), "a": (1, 2)}  # T, D
 
 
@@ -84,7 +86,7 @@ def drawn(seed, samples):
 
 @pytest.mark.parametrize("second", [False, True])
 def test_sets_side_by_side_have_the_losses_of_each_alone(second):
-    """Loss, gradient and scalars.
+    """Loss, gradient and scalars, and the parts of two encoders in balance.
 
     One call for each width against one `drift_loss` for each set, of C T problems; guidance, an
     absent positive, weights of sets.
@@ -100,13 +102,19 @@ def test_sets_side_by_side_have_the_losses_of_each_alone(second):
         np.array([[0.5] * c.n_unc, [2.0] * c.n_unc], np.float32),
     )
     weight_pos[1, -1] = 0
+    battery = Battery(("x", "y"), ENCODERS.__getitem__, is_balanced=True)
+    means = {"mean": jnp.array([0.3, 0.5]), "weight": jnp.float32(0.1)}
+    size = {"x": 3.0, "y": 5.0}  # mean / weight
 
     def side_by_side(gen):
         weights = jnp.asarray(weight_pos), jnp.asarray(weight_unc)
         phi_second = other if second else None
-        loss, sets = feature_loss(gen, pack(real), *weights, c, phi_second=phi_second)
+        factors = battery.factors(means, list(gen), len(c.temperatures))
+        more = {"phi_second": phi_second, "factors": factors}
+        loss, sets = feature_loss(gen, pack(real), *weights, c, **more)
+        parts = {name: part.loss for name, part in battery.parts(gen, sets).items()}
         distances = Distances(*jnp.ones(3))
-        return loss, measure(sets, distances, c.temperatures)
+        return loss, measure(sets, distances, c.temperatures) | parts
 
     def problems(features):
         """[2 N, T, D] -> [2 T, N, D]: each location of each of two classes."""
@@ -114,7 +122,7 @@ def test_sets_side_by_side_have_the_losses_of_each_alone(second):
         return jnp.moveaxis(by_class, 2, 1).reshape(-1, by_class.shape[1], features.shape[2])
 
     def one_by_one(gen):
-        total, infos = 0.0, []
+        total, infos, parts = 0.0, [], {"x": 0.0, "y": 0.0}
         for name, (n_locations, _) in SIZES.items():
             y = problems(real[name])
             loss, info = drift_loss(
@@ -126,10 +134,12 @@ def test_sets_side_by_side_have_the_losses_of_each_alone(second):
                 temperatures=c.temperatures,
                 second=problems(other[name]) if second else None,
             )
-            total += c.set_weight(name) * jnp.mean(loss)
+            encoder = ENCODERS[name]
+            parts[encoder] += jnp.mean(loss)
+            total += c.set_weight(name) * jnp.mean(loss) / size[encoder]
             infos.append(info)
         scalars = {"feature_scale": "scale", "perplexity": "perplexity"}
-        return total, {
+        return total, parts | {
             metric: jnp.mean(jnp.stack([info[name] for info in infos]))
             for metric, name in scalars.items()
         }

@@ -123,13 +123,15 @@ def look_at_batch(
     weights = batch.weight_pos, unconditional_weights(batch.alpha, drift)
     widths = make_problems(gen, packed, second, *weights, drift.set_weight, layout)
     field = make_field(drift.field, drift.field_options)
+    factors = drift.battery.factors(state.balance, list(gen), len(drift.temperatures))
     losses, units = {}, {}
     for (width, names), problems in zip(by_width(gen).items(), widths, strict=True):
         problems = problems._replace(recalled=recalled.get(width, problems.recalled))
         loss, stats = problem_losses(problems, drift.temperatures, field, drift.guidance)
         loss = loss * problems.loss_weight
         for i, name in enumerate(names):
-            losses[name] = jnp.sum(jnp.where(problems.set_of == i, loss, 0))
+            of_set = jnp.sum(jnp.where(problems.set_of == i, loss, 0))
+            losses[name] = of_set * factors.get(name, 1.0)
             units[name] = stats.distance[i]
     return {
         "gen": gen,

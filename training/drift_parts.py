@@ -24,7 +24,13 @@ from training.generator_parts import GeneratorParts
 from training.job import mirrors
 from training.optimizer import build_optimizer
 from training.resolve_bank import resolve_bank
-from training.resolve_encoder import Encoder, resolve_decoder, resolve_encoder, resolve_monitor
+from training.resolve_encoder import (
+    Encoder,
+    resolve_battery,
+    resolve_decoder,
+    resolve_encoder,
+    resolve_monitor,
+)
 from training.resolve_field import resolve_field
 from training.resolve_sizes import StepSizes, check_reals, groups_and_parts, resolve_sizes
 from training.resolve_start import resolve_start
@@ -147,6 +153,7 @@ def drift_config(
         **field,
         monitor=resolve_monitor(drift.monitor, encoder, dataset.shape),
         set_weight=make_set_weight(config.encoder),
+        battery=resolve_battery(config.encoder),
         style_shape=(model.noise_coords, model.noise_classes),
         class_dropout_prob=config.model.class_dropout_prob,
         flip=mirrors(config, dataset.dtype),

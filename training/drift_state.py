@@ -44,8 +44,11 @@ def first_state(parts: GeneratorParts, params: Any = None) -> TrainState:
     config = parts.config
     if params is None:
         params = init_params(parts.model, named_key(config.seed, "init"))
-    field = first_field_state(parts)
-    return init_state(params, parts.optimizer, average_names(config.optim), config.seed, field)
+    averages = average_names(config.optim)
+    field, balance = first_field_state(parts), None
+    if isinstance(parts, DriftParts):
+        balance = parts.drift.battery.init()
+    return init_state(params, parts.optimizer, averages, config.seed, field, balance)
 
 
 def first_field_state(parts: GeneratorParts) -> dict[str, Any] | None:

@@ -394,7 +394,9 @@ def balance(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
         weights = " ".join(
             f"{name} x{total / len(parts) / part:.2g}" for name, part in parts.items()
         )
-        advice = f"give --encoder.weights: those of now times {weights} make them equal"
+        advice = f"in a new run, --encoder.weights of now times {weights} make them equal"
+        if not drift.battery.is_balanced:
+            advice += ", and so does --encoder.balance 1 without weights"
     shares = {name: part / max(total, 1e-30) for name, part in parts.items()}
     text = ", ".join(f"{name} has {share:.0%}" for name, share in shares.items()) + " of the loss"
     return [Finding("encoders", text, advice)]

@@ -10,8 +10,10 @@ import numpy as np
 
 import data
 from data.pipeline import Readable
+from drifting.battery import ONE_ENCODER, Battery
 from drifting.images import to_float
 from models.encoders import (
+    encoder_of_set,
     join_sources,
     options_from_flags,
     split_sources,
@@ -127,6 +129,25 @@ def resolve_monitor(name: str, encoder: Encoder, shape: tuple[int, ...]) -> str:
         )
     means = [key for key in vectors if not key.endswith("_std")]
     return name or (means or vectors)[-1]
+
+
+def resolve_battery(config: Any) -> Battery:
+    """Returns the encoders of a step, where they are several, and whether they are in balance.
+
+    config: the group `encoder` of the configuration.
+
+    Raises UserError for a single one that is to be in balance.
+    """
+    names = config.name.split("+")
+    if len(names) > 1:
+        encoder_of = functools.partial(encoder_of_set, metadata={"encoders": names})
+        return Battery(tuple(names), encoder_of, config.balance)
+    if config.balance:
+        raise UserError(
+            f"--encoder.balance 1: {config.name} is the only encoder, so there is nothing to "
+            "balance; name several in --encoder.name, joined by +, or leave it out"
+        )
+    return ONE_ENCODER
 
 
 # ---- latents, for encoders that take pixels ----

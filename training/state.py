@@ -83,6 +83,8 @@ def to_items(state: TrainState) -> dict[str, Any]:
         items[AVERAGE + decay] = average
     if state.field:
         items["field"] = state.field
+    if state.balance:
+        items["balance"] = state.balance
     return items
 
 
@@ -103,4 +105,5 @@ def from_items(items: dict[str, Any]) -> TrainState:
         opt_state=items["opt_state"],
         ema=averages,
         field=items.get("field"),
+        balance=items.get("balance"),
     )

@@ -225,6 +225,7 @@ def _measures(known: Iterable[str]) -> list[tuple[str, list[str], bool]]:
         return [name for name in names if name in known]
 
     drifts = beginning("drift_rms_")
+    of_encoders = beginning("loss/"), beginning("drift/")
     scores = beginning("precision", "recall", "agreement", "class_agreement")
     sizes = named("grad_norm", "update_norm", "param_norm", "lr")
     # A drifting loss is the size of a drift that is normalised, so it hardly changes.
@@ -232,6 +233,8 @@ def _measures(known: Iterable[str]) -> list[tuple[str, list[str], bool]]:
     return [
         (loss_title, named("loss"), False),
         ("drift before normalisation, RMS", drifts, True),
+        ("loss of each encoder", of_encoders[0], True),
+        ("drift of each encoder, RMS", of_encoders[1], True),
         ("energy distance, 0 when equal", named("energy_distance"), True),
         ("diversity, generated / real", named("diversity"), False),
         ("evaluation, distances", beginning("fd_", "fid", "kid"), True),
@@ -256,7 +259,8 @@ def _series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], 
 
 def _short(key: str) -> str:
     """Returns the name of a curve in the legend."""
-    return key.replace("drift_rms_", "temperature ").replace("_", " ")
+    name = key.removeprefix("loss/").removeprefix("drift/")
+    return name.replace("drift_rms_", "temperature ").replace("_", " ")
 
 
 def _natural(key: str) -> tuple[str, float]:
