@@ -45,6 +45,7 @@ FLAGS = (
     Key("task", "digits", "digits, or toy:NAME of scripts/toy2d.py"),
     Key("fields", "kernel", "names for --drift.field, separated by commas"),
     Key("temperatures", "0.02,0.05,0.2", "sets of temperatures, separated by semicolons"),
+    Key("schedule", "", "value of --drift.temperature_schedule for all runs"),
     Key(
         "sizes",
         "32",
@@ -69,6 +70,8 @@ def main(flag_values):
     setup_logging()
     flags: Any = config_lib.all_flags(flag_values)
     check_task(flags.task)
+    if flags.schedule and is_toy(flags.task):
+        raise UserError(f"--schedule {flags.schedule}: is for digits; leave it out")
     rows = runs.Rows(pathlib.Path(flags.out))
     if flags.times:
         time_steps(flags, rows)
@@ -105,8 +108,10 @@ def keys(flags: Any) -> list[dict[str, Any]]:
     choices = itertools.product(
         range(flags.seeds), flags.fields.split(","), temperatures, numbers(flags.sizes, int)
     )
+    schedule = {"schedule": flags.schedule} if flags.schedule else {}
     return [
-        {
+        schedule
+        | {
             "task": flags.task,
             "field": field,
             "temperatures": taus,
@@ -133,6 +138,7 @@ def digits_settings(key: dict[str, Any]) -> dict[str, Any]:
         "seed": key["seed"],
         "drift.field": key["field"],
         "drift.temperatures": tuple(key["temperatures"]),
+        "drift.temperature_schedule": key.get("schedule", ""),
         "drift.n_neg": key["size"],
         "batch_size": 10 * key["size"],
         "max_steps": steps,
@@ -171,7 +177,10 @@ Settings = tuple[str, str, int]  # field, temperatures, set size
 
 def settings_of(row: dict[str, Any]) -> Settings:
     key = row["key"]
-    return key["field"], ",".join(f"{tau:g}" for tau in key["temperatures"]), key["size"]
+    temperatures = ",".join(f"{tau:g}" for tau in key["temperatures"])
+    if "schedule" in key:
+        temperatures += f" x {key['schedule']}"
+    return key["field"], temperatures, key["size"]
 
 
 def name_of(settings: Settings) -> str:

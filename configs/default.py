@@ -203,6 +203,12 @@ TABLE = (
         "(0, inf)",
     ),
     Key(
+        "drift.temperature_schedule",
+        "",
+        "START:END, factors of all drift.temperatures in the first and in the last step, one of "
+        "them 1, such as 10:1; geometric in between; empty = 1:1",
+    ),
+    Key(
         "drift.kernel",
         "laplace",
         "exp(-d / tau), or exp(-d^2 / 2 tau); the cost d or d^2 / 2 of sinkhorn; mmd: energy = -d",

@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
+
 from drifting.battery import ONE_ENCODER, Battery
 from drifting.memory import NOTHING, Memory
 
@@ -33,6 +36,9 @@ class DriftConfig:
 
     # The field.
     temperatures: tuple[float, ...]  # tau
+    temperature_factors: tuple[float, float] = (1.0, 1.0)  # of all temperatures, in the first step
+    #                                                        and in the last
+    max_steps: int = 0  # the length of the training, over which the factor goes
     field: str | Callable  # a name in drifting.fields.FIELDS, or a function of that signature
     field_options: dict = dataclasses.field(default_factory=dict)  # kernel, iterations, ...
     memory: Memory = NOTHING  # what the field keeps from step to step, if anything
@@ -56,3 +62,18 @@ class DriftConfig:
     groups: int = 1  # K groups of classes
     exact_scales: bool = False  # pool the scalars of the loss over all groups
     parts: int = 1  # K parts of the samples of each class
+
+
+def temperature_factor(config: DriftConfig, step: jax.Array) -> jax.Array | None:
+    """Returns the factor of all temperatures in a step; None where it is always 1.
+
+    With t from 0 in the first step to 1 in the last it is first^(1 - t) last^t, so
+    that each step changes it by the same ratio.
+
+    step: the steps taken so far.
+    """
+    first, last = config.temperature_factors
+    if first == last == 1:
+        return None
+    t = jnp.clip(step / max(config.max_steps - 1, 1), 0, 1)
+    return first ** (1 - t) * last**t

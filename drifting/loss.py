@@ -102,7 +102,7 @@ def drift_loss(
 
 def problem_losses(
     problems: Problems,
-    temperatures: Sequence[float],
+    temperatures: Sequence[float] | Float[Array, " tau"],
     field: str | Callable,
     guidance: str = "negatives",
     pooled: Scales | None = None,

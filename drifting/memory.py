@@ -28,7 +28,7 @@ class Seen(NamedTuple):
     gen: dict[str, jax.Array]  # {name: [C N, T, D]}, features of generated samples
     real: dict[str, jax.Array]  # {name: [C R, T, D]}, features of reals, the P positives last
     weight_pos: jax.Array  # [C, P], of the positives
-    temperatures: Sequence[float]
+    temperatures: Sequence[float] | jax.Array
     layout: Layout
 
 

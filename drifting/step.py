@@ -8,7 +8,7 @@ change nothing in the program.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from drifting.accumulate import in_groups, in_parts, mean_over_groups
 from drifting.bank import Bank, Batch, batch_from_plan, draw, push
 from drifting.battery import Part, measure_parts
 from drifting.cache import real_features
-from drifting.config import DriftConfig
+from drifting.config import DriftConfig, temperature_factor
 from drifting.fields import make_field
 from drifting.guidance import unconditional_weight
 from drifting.layout import ONE_DEVICE, Layout
@@ -131,6 +131,9 @@ def drift_step(
     sample_shape = c.sample_shape or batch.pos.shape[3:]
     with jax.named_scope("noise"):
         random, memory_key = draw_random_numbers(state, c, sample_shape)
+    factor, temperatures = temperature_factor(c, state.step), c.temperatures
+    if factor is not None:
+        temperatures = factor * jnp.asarray(temperatures)
     loss_fn = functools.partial(
         group_loss,
         generate=generate,
@@ -140,6 +143,7 @@ def drift_step(
         memory_state=state.field,
         memory_key=memory_key,
         balance=state.balance,
+        temperatures=temperatures,
     )
     groups = layout.groups((batch, in_groups(random, c.groups)))
     (loss, stats), grads = mean_over_groups(loss_fn, state.params, groups, c.exact_scales)
@@ -169,6 +173,8 @@ def drift_step(
 
     metrics = {"loss": loss} | measure(stats.by_width, stats.distances, c.temperatures) | norms
     metrics |= measure_parts(stats.of_encoders)
+    if factor is not None:
+        metrics["temperature_factor"] = factor
     return state, metrics | of_memory | {"alpha_mean": jnp.mean(batch.alpha)}
 
 
@@ -184,6 +190,7 @@ def group_loss(
     memory_state: Any,
     memory_key: jax.Array,
     balance: Any,
+    temperatures: Sequence[float] | jax.Array,
 ) -> tuple[jax.Array, StepStats]:
     """Returns the loss of one group of C classes: generate, encode, compare.
 
@@ -195,6 +202,7 @@ def group_loss(
         memory_state: what the field keeps from step to step.
         memory_key: the random key of its memory.
         balance: the sizes of encoders in balance, or None.
+        temperatures: tau of this step.
     """
     c = config
     batch, random = layout.classes(group)  # each class is whole on its devices from here on
@@ -229,7 +237,7 @@ def group_loss(
     # What the field knows beside these samples, if it has a memory.
     weight_pos = batch.weight_pos
     frozen_gen, frozen_real = jax.lax.stop_gradient((phi_gen, unpack(phi_real, phi_gen)))
-    seen = Seen(batch.labels, frozen_gen, frozen_real, weight_pos, c.temperatures, layout)
+    seen = Seen(batch.labels, frozen_gen, frozen_real, weight_pos, temperatures, layout)
     with jax.named_scope("memory"):
         observed, recalled = c.memory.look(memory_state, memory_key, seen)
 
@@ -247,6 +255,7 @@ def group_loss(
         recalled=recalled,
         pooled=pooled,
         factors=factors,
+        temperatures=temperatures,
     )
     of_encoders = c.battery.parts(phi_gen, of_widths)
 
@@ -311,6 +320,7 @@ def feature_loss(
     recalled: dict[str, Recalled] | None = None,
     pooled: list[Scales] | None = None,
     factors: dict[str, jax.Array] | None = None,
+    temperatures: Sequence[float] | jax.Array | None = None,
 ) -> tuple[jax.Array, list[Stats]]:
     """Returns the weighted sum of the drifting losses of all feature sets (A.5).
 
@@ -323,11 +333,14 @@ def feature_loss(
         recalled: what the field is told of the problems of each width, by its memory.
         pooled: scalars of A.6 over more classes than these, an entry for each width.
         factors: {name: a further weight}, of encoders in balance.
+        temperatures: tau; None for those of config.
     """
     with jax.named_scope("packing"):
         widths = make_problems(
             phi_gen, phi_real, phi_second, weight_pos, weight_unc, config.set_weight, layout
         )
+    if temperatures is None:
+        temperatures = config.temperatures
     total, stats = jnp.float32(0.0), []
     field = make_field(config.field, config.field_options)
     names_of = by_width(phi_gen)
@@ -338,7 +351,7 @@ def feature_loss(
             problems = problems._replace(recalled=recalled[width])
         with jax.named_scope("losses"):
             loss, of_sets = problem_losses(
-                problems, config.temperatures, field, config.guidance, scales, together
+                problems, temperatures, field, config.guidance, scales, together
             )
         weight = problems.loss_weight
         if factors:

@@ -4,12 +4,14 @@ Checkpoints of the learned field, second batches, guidance, bfloat16 networks, a
 fit together.
 """
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 from test_train import everything_saved, parts_of, same_bits, train
 
-from training import drift
+from training import doctor, drift
 from utils.errors import UserError
 
 GUIDED = {"drift.n_unc": 4, "drift.alpha_max": 3.0, "model.use_bf16": True}
@@ -70,6 +72,28 @@ def test_a_second_batch_is_another_draw(tmp_path):
         assert own[other] != second[other]
 
 
+def test_temperatures_on_a_schedule(tmp_path):
+    """The first step is that of the start, and a run that stopped between goes on exactly."""
+    plain = {"drift.temperatures": (0.05, 0.2), "max_steps": 3, "save_interval": 2}
+    scheduled = plain | {"drift.temperature_schedule": "4:1"}
+    straight = train(tmp_path / "straight", scheduled)
+    factors = [record["temperature_factor"] for record in straight]
+    np.testing.assert_allclose(factors, [4, 2, 1], rtol=1e-6)
+    start = {"drift.temperatures": (0.2, 0.8), "max_steps": 1}
+    (first,) = train(tmp_path / "start", plain | start)
+    for ours, theirs in (("loss", "loss"), ("drift_rms_0.05", "drift_rms_0.2")):
+        np.testing.assert_allclose(straight[0][ours], first[theirs], rtol=1e-5)
+
+    tree, _, _ = everything_saved(tmp_path / "straight", scheduled)
+    shutil.rmtree(tmp_path / "straight" / "checkpoints" / "3")
+    assert train(tmp_path / "straight", scheduled) == straight
+    same_bits(tree, everything_saved(tmp_path / "straight", scheduled)[0])
+
+    job = doctor.restore(tmp_path / "straight")
+    job.state = job.state.replace(step=1)
+    np.testing.assert_allclose(doctor.drift_now(job).temperatures, (0.1, 0.4), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -102,6 +126,20 @@ def test_a_second_batch_is_another_draw(tmp_path):
             "drift.temperatures 0.02,0.05,0.2: the energy kernel has no width",
         ),
         ({"drift.field": "sinkhron"}, "did you mean sinkhorn"),
+        ({"drift.temperature_schedule": "10"}, "schedule 10: expected START:END"),
+        ({"drift.temperature_schedule": "10:0"}, "schedule 10:0: expected START:END"),
+        (
+            {"drift.temperature_schedule": "0.2:0.1"},
+            "give --drift.temperatures 0.002,0.005,0.02 --drift.temperature_schedule 2:1",
+        ),
+        (
+            {"drift.field": "frechet", "drift.temperature_schedule": "2:1"},
+            "the frechet field has no temperature; leave it out",
+        ),
+        (
+            {"drift.field": "mmd", "drift.landmarks": 8, "drift.temperature_schedule": "2:1"},
+            "--drift.landmarks 8 freezes the kernel; leave it out",
+        ),
     ],
 )
 def test_flags_that_the_field_has_no_use_for(changes, words):

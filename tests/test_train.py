@@ -198,7 +198,8 @@ def test_bank_in_host_memory_gives_the_same_run(tmp_path):
 
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_step_compiles_once_and_donates(fsdp):
-    parts = parts_of({"model.hidden_size": 64}, devices=8, fsdp=fsdp)
+    changes = {"model.hidden_size": 64, "drift.temperature_schedule": "10:1"}
+    parts = parts_of(changes, devices=8, fsdp=fsdp)
     state, step = drift.make_state(parts), drift.make_step(parts)
     inputs = (drift.fill_bank(parts)[0], parts.encoder_params)
     bank, frozen = jax.device_put(inputs, sharding.replicated(parts.mesh))

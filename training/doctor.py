@@ -19,7 +19,7 @@ from einops import rearrange
 import data
 from drifting.bank import batch_from_plan, draw
 from drifting.cache import real_features
-from drifting.config import DriftConfig
+from drifting.config import DriftConfig, temperature_factor
 from drifting.fields import make_field
 from drifting.layout import ONE_DEVICE
 from drifting.loss import problem_losses
@@ -47,8 +47,7 @@ MOST_PROBLEMS = 16
 def examine(folder: pathlib.Path) -> list[Finding]:
     """Returns the findings of the run in a folder. Raises UserError where there is none."""
     job = restore(folder)
-    parts: Any = job.parts
-    return all_findings(look(job), parts.drift, bank_facts(job))
+    return all_findings(look(job), drift_now(job), bank_facts(job))
 
 
 def restore(folder: pathlib.Path) -> DriftJob:
@@ -61,6 +60,17 @@ def restore(folder: pathlib.Path) -> DriftJob:
     job = DriftJob(build(config, dataset, mesh), folder)
     job.restore(Checkpoints(folder / "checkpoints"))
     return job
+
+
+def drift_now(job: DriftJob) -> DriftConfig:
+    """Returns the numbers of the step that a run would take next, with its temperatures."""
+    parts: Any = job.parts
+    drift = parts.drift
+    factor = temperature_factor(drift, job.state.step)
+    if factor is None:
+        return drift
+    now = tuple(float(factor * tau) for tau in drift.temperatures)
+    return dataclasses.replace(drift, temperatures=now, temperature_factors=(1.0, 1.0))
 
 
 def bank_facts(job: DriftJob) -> BankFacts:
@@ -79,7 +89,7 @@ def look(job: DriftJob) -> list[FeatureSet]:
     """Returns the feature sets of the step that a run would take next, of some of its classes."""
     parts: Any = job.parts
     n_c = min(parts.drift.n_c, MOST_CLASSES)
-    drift = dataclasses.replace(parts.drift, n_c=n_c, groups=1, parts=1)
+    drift = dataclasses.replace(drift_now(job), n_c=n_c, groups=1, parts=1)
     draw_next = jax.jit(functools.partial(draw, sizes=job.bank.sizes, config=drift))
     plan = draw_next(job.bank.counters, seed=job.state.seed, step=job.state.step)
     batch = batch_from_plan(job.bank, jax.device_get(plan), parts.dataset.shape)

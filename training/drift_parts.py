@@ -151,6 +151,7 @@ def drift_config(
         no_cfg_frac=drift.no_cfg_frac,
         temperatures=tuple(drift.temperatures),
         **field,
+        max_steps=config.max_steps,
         monitor=resolve_monitor(drift.monitor, encoder, dataset.shape),
         set_weight=make_set_weight(config.encoder),
         battery=resolve_battery(config.encoder),

@@ -16,7 +16,8 @@ class FieldWatch:
     """Warns once when the attraction stays spread over all reals alike.
 
     It sees the smallest temperature alone, and cannot tell a kernel that is flat from one so narrow
-    that it reaches no real and stays at its floor: scripts/doctor.py can.
+    that it reaches no real and stays at its floor: scripts/doctor.py can. With a schedule of the
+    temperatures a kernel may be flat on purpose, so nothing is said.
     """
 
     def __init__(self, drift: DriftConfig, max_steps: int):
@@ -25,7 +26,8 @@ class FieldWatch:
         self.tau = min(drift.temperatures)
         self.most = drift.n_pos
         softmax = drift.field in SOFTMAX and not is_unnormalised(drift)
-        self.watches = softmax and drift.n_pos >= FEWEST
+        is_constant = drift.temperature_factors == (1.0, 1.0)
+        self.watches = softmax and is_constant and drift.n_pos >= FEWEST
         self.lines_flat = 0  # log lines in a row
 
     def check(self, step: int, perplexity: float) -> None:

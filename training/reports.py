@@ -112,6 +112,9 @@ def describe_field(drift: DriftConfig, shapes: TrainState) -> str:
             words.append(f"{option} {value}")
     if shapes.field:
         words.append(drift.memory.describe(shapes.field))
+    start, end = drift.temperature_factors
+    if start != end:
+        words.append(f"temperatures times {start:g} to {end:g}")
     if drift.second_batch:
         words.append("a second generated batch")
     return ", ".join(words)

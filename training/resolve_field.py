@@ -1,5 +1,6 @@
 """Which drifting field a run uses, and with which options: from the flags --drift.*."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,7 @@ def resolve_field(drift: Any) -> dict[str, Any]:
         "field": drift.field,
         "field_options": {name: drift[name] for name in options_of(drift.field)},
         "memory": make_memory(drift),
+        "temperature_factors": temperature_factors(drift),
         "second_batch": second_batch,
         "guidance": "field" if in_field else "negatives",
     }
@@ -118,6 +120,42 @@ def check_field(drift: Any) -> None:
             f"--drift.iterations {drift.iterations}: expected a multiple of 0.5, "
             "half an iteration being one of the two updates"
         )
+
+
+def temperature_factors(drift: Any) -> tuple[float, float]:
+    """Returns the factors of the temperatures at the start and at the end of the training.
+
+    Raises UserError for a schedule that cannot be read, or that means nothing to the field.
+    """
+    text = drift.temperature_schedule
+    if not text:
+        return 1.0, 1.0
+    told = f"--drift.temperature_schedule {text}"
+    try:
+        start, end = (float(word) for word in text.split(":"))
+    except ValueError:
+        start = end = math.nan
+    if not (0 < start < math.inf and 0 < end < math.inf):
+        raise UserError(
+            f"{told}: expected START:END, two factors above 0 of all --drift.temperatures, "
+            "such as 10:1"
+        )
+    if 1 not in (start, end):
+        temperatures = ",".join(f"{end * tau:g}" for tau in drift.temperatures)
+        raise UserError(
+            f"{told}: expected factors of --drift.temperatures, one of them 1; for these give "
+            f"--drift.temperatures {temperatures} --drift.temperature_schedule {start / end:g}:1"
+        )
+    reason = ""
+    if drift.field == "frechet":
+        reason = "the frechet field has no temperature"
+    elif drift.kernel == "energy":
+        reason = "the energy kernel has no width"
+    elif drift.landmarks:
+        reason = f"--drift.landmarks {drift.landmarks} freezes the kernel"
+    if reason:
+        raise UserError(f"{told}: {reason}; leave it out")
+    return start, end
 
 
 def check_frechet(drift: Any) -> None:
