@@ -255,6 +255,13 @@ TABLE = (
         ("class", "all"),
     ),
     Key(
+        "drift.moments_file",
+        "",
+        "frechet: statistics (.npz, as of --fid_stats) in the place of the moments of the data, "
+        "for --drift.moments all and one feature set",
+        BUCKET,
+    ),
+    Key(
         "drift.moment_decay",
         0.999,
         "frechet: decay of the running moments of the generated samples",

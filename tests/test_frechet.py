@@ -9,8 +9,11 @@ from test_train import everything_saved, parts_of, same_bits, train
 from drifting.fields.frechet import Moments, frechet_field
 from drifting.layout import ONE_DEVICE
 from drifting.memory import Seen
+from metrics.evidence import Evidence
 from metrics.fid import frechet_distance
+from metrics.statistics import write_statistics
 from training import fill_memory
+from training.drift_state import make_state
 from utils.errors import UserError
 
 SETTINGS = {"drift.field": "frechet", "drift.alpha_max": 1.0, "drift.moment_decay": 0.5}
@@ -20,6 +23,13 @@ def moments_of(rows):
     """Mean and covariance, divided by n, in float64."""
     rows = np.float64(rows).reshape(-1, rows.shape[-1])
     return rows.mean(0), np.cov(rows.T, bias=True)
+
+
+def pixels_of(digits):
+    """All digits as rows [S, 64] in [-1, 1], and their labels [S]."""
+    samples = [digits.samples[i] for i in range(len(digits.samples))]
+    rows = np.stack([sample["image"] for sample in samples]).reshape(len(samples), -1)
+    return rows / 127.5 - 1.0, np.array([sample["label"] for sample in samples])
 
 
 def seen(gen, labels):
@@ -155,8 +165,6 @@ def test_the_moments_resume_in_the_same_bits(tmp_path, caplog):
 
 
 def test_what_is_known_of_the_reals_depends_on_them(monkeypatch, caplog):
-    from training.drift_state import make_state
-
     parts = parts_of(SETTINGS)
     state = fill_memory.fill_memory(parts, make_state(parts))
     again = fill_memory.fill_memory(parts, state)
@@ -166,11 +174,8 @@ def test_what_is_known_of_the_reals_depends_on_them(monkeypatch, caplog):
     assert "made anew" in caplog.text
     same_bits(anew.field["real"], state.field["real"])
     (root,) = (sets["root"] for sets in state.field["real"].values())
-    digits = parts.dataset
-    rows = [digits.samples[i]["image"] for i in range(len(digits.samples))]
-    labels = np.array([digits.samples[i]["label"] for i in range(len(digits.samples))])
-    pixels = np.stack(rows).reshape(len(rows), -1)[labels == 3] / 127.5 - 1.0
-    _, covariance = moments_of(pixels)
+    pixels, labels = pixels_of(parts.dataset)
+    _, covariance = moments_of(pixels[labels == 3])
     np.testing.assert_allclose(root[3, 0] @ root[3, 0], covariance, atol=1e-5)
 
 
@@ -218,3 +223,56 @@ def test_the_numbers_are_those_of_one_device_and_one_group(
 def test_what_moments_have_no_use_for_is_refused(changes, words):
     with pytest.raises(UserError, match=words):
         parts_of(SETTINGS | changes)
+
+
+# ---------------------------------------------------------------- moments of a file
+
+
+OF_ALL = SETTINGS | {"drift.moments": "all"}
+PIXELS = {"network": "pixels", "resize": "", "weights": ""}
+
+
+def write_moments(path, rows, **provenance):
+    evidence = Evidence(len(rows), *moments_of(rows))
+    write_statistics(path, evidence, PIXELS | provenance)
+    return {"drift.moments_file": str(path)}
+
+
+def test_moments_of_a_file_take_the_place_of_those_of_the_data(tmp_path, caplog):
+    of_data = parts_of(OF_ALL)
+    state = fill_memory.fill_memory(of_data, make_state(of_data))
+    pixels, _ = pixels_of(of_data.dataset)
+    same = parts_of(OF_ALL | write_moments(tmp_path / "same.npz", pixels))
+    filled = fill_memory.fill_memory(same, make_state(same))
+    for name in ("mean", "root"):
+        of_both = filled.field["real"]["64"][name], state.field["real"]["64"][name]
+        np.testing.assert_allclose(*of_both, atol=2e-4)
+
+    # A run goes on with its moments, until the file is another.
+    assert fill_memory.fill_memory(same, filled) is filled
+    other = parts_of(OF_ALL | write_moments(tmp_path / "other.npz", pixels + 1))
+    assert "made anew" not in caplog.text
+    shifted = fill_memory.fill_memory(other, filled)
+    assert "made anew" in caplog.text
+    difference = shifted.field["real"]["64"]["mean"] - filled.field["real"]["64"]["mean"]
+    np.testing.assert_allclose(difference, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "width, provenance, changes, words",
+    [
+        (3, {}, {}, "moments of 3 features, but global of the encoder none has 64"),
+        (64, {"network": "inception"}, {}, "of the network inception, but samples are compared in"),
+        (64, {}, {"encoder.name": "none+whiten"}, "one feature set, but the encoder gives 2"),
+        (64, {}, {"drift.moments": "class"}, "not of each class; give --drift.moments all"),
+        (64, {}, {"drift.field": "kernel", "drift.moments": "class"}, "kernel field has no use"),
+    ],
+)
+def test_moments_that_do_not_fit_are_refused(tmp_path, width, provenance, changes, words):
+    rows = np.random.default_rng(0).normal(size=(9, width))
+    given = write_moments(tmp_path / "moments.npz", rows, **provenance)
+    if changes.get("drift.field"):
+        given["drift.moment_decay"] = 0.999
+    with pytest.raises(UserError, match=words) as error:
+        parts_of(OF_ALL | given | changes)
+    assert "\n" not in str(error.value)

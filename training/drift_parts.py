@@ -22,6 +22,7 @@ from models.latents import latent_dataset
 from training.flow_parts import FlowParts, build_flow
 from training.generator_parts import GeneratorParts
 from training.job import mirrors
+from training.moments_file import RealMoments, read_moments
 from training.optimizer import build_optimizer
 from training.resolve_bank import resolve_bank
 from training.resolve_encoder import (
@@ -46,6 +47,8 @@ class DriftParts(GeneratorParts):
     # The frozen encoder: (params, images [B, H, W, C]) -> {name: [B, T, D]}.
     encode: Callable | None  # None in a dry run, which does not read it
     encoder_params: Any
+
+    real_moments: RealMoments | None  # of a file; None for those of the data
 
     def to_stored(self, encoder_params: Any, images: jax.Array) -> Any:
         """Returns what the bank stores of real images [S, H, W, C]."""
@@ -101,6 +104,7 @@ def build(
     model = build_generator(config.model, dataset.shape, dataset.n_classes)
     decoder = resolve_decoder(config, dataset, mesh, space)
     encoder = resolve_encoder(config, dataset, decoder, load_encoder)
+    real_moments = read_moments(config, dataset, encoder)
 
     # ---- the numbers of a step, and the bank that it draws from ----
     drift = drift_config(config, dataset, field, sizes, model, encoder)
@@ -118,6 +122,7 @@ def build(
         drift=drift,
         encode=encoder.encode,
         encoder_params=encoder.params,
+        real_moments=real_moments,
         stored=stored,
         per_class=sizes.per_class,
         pool=sizes.pool,

@@ -10,6 +10,7 @@ import numpy as np
 
 from data import pipeline
 from data.identity import identity
+from drifting.fields.frechet import Moments
 from drifting.images import mirror, to_float
 from drifting.state import TrainState
 from training.drift_parts import DriftParts
@@ -27,11 +28,12 @@ def fill_memory(parts: GeneratorParts, state: TrainState) -> TrainState:
     """Returns the state whose memory knows the reals, where the field has such a memory.
 
     It is computed where it is missing, and where the encoder or the data are not those that it was
-    computed from.
+    computed from. Moments in a file take the place of those of the data.
     """
     if not isinstance(parts, DriftParts) or not parts.drift.memory.knows_reals:
         return state
-    check_whole(parts)
+    if parts.real_moments is None:
+        check_whole(parts)
     checksum = checksum_of(parts)
     before = int(jax.device_get(state.field["checksum"]))
     if before == checksum:
@@ -40,7 +42,13 @@ def fill_memory(parts: GeneratorParts, state: TrainState) -> TrainState:
         log.warning("the encoder or the data changed: what the field knows of them is made anew")
 
     host = jax.device_get(state.field)
-    filled = parts.drift.memory.fill(host, lambda: real_features(parts))
+    memory, given = parts.drift.memory, parts.real_moments
+    if given is not None:
+        assert isinstance(memory, Moments)  # a file of moments is of no other field
+        moments = {given.feature_set: (given.mean, given.covariance)}
+        filled = memory.know(host, [moments])
+    else:
+        filled = memory.fill(host, lambda: real_features(parts))
     filled = filled | {"checksum": np.uint32(checksum)}
     return state.replace(field=sharding.put(filled, sharding.replicated(parts.mesh)))
 
@@ -56,10 +64,12 @@ def check_whole(parts: DriftParts) -> None:
 
 
 def checksum_of(parts: DriftParts) -> int:
-    """Returns a number of the encoder's parameters and of the data, never 0."""
-    dataset = parts.dataset
+    """Returns a number of the encoder's parameters and of what its reals are, never 0."""
+    dataset, given = parts.dataset, parts.real_moments
     facts = identity(dataset) | {"shape": dataset.shape, "flip": parts.drift.flip}
     total = zlib.crc32(str(facts).encode())
+    if given is not None:
+        total = zlib.crc32(given.covariance.tobytes(), zlib.crc32(given.mean.tobytes()))
     for array in jax.tree.leaves(jax.device_get(parts.encoder_params)):
         total = zlib.crc32(np.asarray(array).tobytes(), total)
     return max(total, 1)

@@ -113,6 +113,11 @@ def check_field(drift: Any) -> None:
             "leave it out, or give --drift.normalize both or y"
         )
     check_energy(drift)
+    if drift.moments_file and drift.field != "frechet":
+        raise UserError(
+            f"--drift.moments_file {drift.moments_file}: the {drift.field} field has no use for "
+            "it; leave it out"
+        )
     if drift.field == "frechet":
         check_frechet(drift)
     if drift.iterations % 0.5:
@@ -164,6 +169,11 @@ def check_frechet(drift: Any) -> None:
         raise UserError(
             f"--drift.alpha_max {drift.alpha_max:g}: the frechet field has no guidance, its reals "
             "are all that there are; give --drift.alpha_max 1"
+        )
+    if drift.moments_file and drift.moments != "all":
+        raise UserError(
+            f"--drift.moments_file {drift.moments_file}: it has the moments of all samples "
+            "together, not of each class; give --drift.moments all"
         )
     if drift.negatives == "second":
         raise UserError(

@@ -17,6 +17,7 @@ A set of several locations is one distribution of all its vectors.
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -126,8 +127,7 @@ class Moments(Memory):
 
         Those of the generated samples begin anew, since they lie about the mean of the reals.
         """
-        n_groups = len(state["weight"])
-        count = np.zeros(n_groups)
+        count = np.zeros(len(state["weight"]))
         total: Any = collections.defaultdict(float)
         second: Any = collections.defaultdict(float)
         features: dict[str, Any] = {}
@@ -144,19 +144,38 @@ class Moments(Memory):
                     second[group, name] += rows.T @ rows
         locations = {name: values.shape[1] for name, values in features.items()}
 
+        moments = []
+        for group, n_images in enumerate(count):
+            of_group = {}
+            for name, n_locations in locations.items():
+                n = n_images * n_locations
+                mean = total[group, name] / n
+                covariance = second[group, name] / n - np.outer(mean, mean)
+                of_group[name] = mean, covariance
+            moments.append(of_group)
+        return self.know(state, moments)
+
+    def know(
+        self,
+        state: dict[str, Any],
+        moments: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]],
+    ) -> dict[str, Any]:
+        """Returns the state that knows these moments of the reals.
+
+        moments: {feature set: (mean [D], covariance [D, D])} of each group.
+        """
+        widths: dict[str, list[str]] = {}
+        for name, (mean, _) in sorted(moments[0].items()):
+            widths.setdefault(str(len(mean)), []).append(name)
         real = {}
-        for width, names in by_width(features).items():
-            means, roots = [], []
-            for group in range(n_groups):
-                for name in names:
-                    n = count[group] * locations[name]
-                    mean, root = _moments(total[group, name], second[group, name], n)
-                    means.append(mean)
-                    roots.append(root)
-            shape = (n_groups, len(names), int(width))
+        for width, names in widths.items():
+            of_sets = [of_group[name] for of_group in moments for name in names]
+            shape = (len(moments), len(names), int(width))
+            means = np.stack([mean for mean, _ in of_sets]).reshape(shape)
+            roots = np.stack([_root(covariance) for _, covariance in of_sets])
             real[width] = {
-                "mean": np.stack(means).reshape(shape).astype(np.float32),
-                "root": np.stack(roots).reshape(*shape, int(width)).astype(np.float32),
+                "mean": means.astype(np.float32),
+                "root": roots.reshape(*shape, int(width)).astype(np.float32),
             }
         gen, weight = jax.tree.map(np.zeros_like, (state["gen"], state["weight"]))
         return state | {"real": real, "gen": gen, "weight": weight}
@@ -238,10 +257,7 @@ class Moments(Memory):
         return f"{size / 1e6:.1f} MB of moments"
 
 
-def _moments(
-    total: Float[np.ndarray, " D"], second: Float[np.ndarray, "D D"], n: float
-) -> tuple[Float[np.ndarray, " D"], Float[np.ndarray, "D D"]]:
-    """Returns the mean and the root of the covariance of n vectors, from their sums."""
-    mean = total / n
-    values, vectors = np.linalg.eigh(second / n - np.outer(mean, mean))
-    return mean, (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+def _root(covariance: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "D D"]:
+    """Returns the symmetric root of a covariance."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
