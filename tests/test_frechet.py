@@ -264,6 +264,7 @@ def test_moments_of_a_file_take_the_place_of_those_of_the_data(tmp_path, caplog)
         (3, {}, {}, "moments of 3 features, but global of the encoder none has 64"),
         (64, {"network": "inception"}, {}, "of the network inception, but samples are compared in"),
         (64, {}, {"encoder.name": "none+whiten"}, "one feature set, but the encoder gives 2"),
+        (64, {}, {"drift.moments_file": "nowhere.npz"}, "nowhere.npz: there is no such file"),
         (64, {}, {"drift.moments": "class"}, "not of each class; give --drift.moments all"),
         (64, {}, {"drift.field": "kernel", "drift.moments": "class"}, "kernel field has no use"),
     ],

@@ -50,6 +50,11 @@ def read_moments(config: Any, dataset: data.Dataset, encoder: Encoder) -> RealMo
     if not file or encoder.encode is None:
         return None
     told = f"--drift.moments_file {file}"
+    if not to_path(file).is_file():
+        raise UserError(
+            f"{told}: there is no such file; expected statistics, as "
+            "scripts/compute_fid_stats.py writes them"
+        )
     sample = jax.ShapeDtypeStruct((1, *dataset.shape), np.float32)
     sets: Any = jax.eval_shape(encoder.encode, encoder.params, sample)
     if len(sets) > 1:
@@ -70,9 +75,7 @@ def read_moments(config: Any, dataset: data.Dataset, encoder: Encoder) -> RealMo
     network = NETWORKS.get((owner, name), "")
     if owner == "none" and dataset.latents:
         network = ""  # raw latents are no pixels
-    statistics = None
-    if not to_path(file).is_dir():
-        statistics, _ = read_fid_stats(file, network)
+    statistics, _ = read_fid_stats(file, network)
     if statistics is None:
         raise UserError(f"{told}: it holds images; expected their statistics, mu and sigma")
     evidence, given = statistics
