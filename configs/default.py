@@ -175,6 +175,18 @@ TABLE = (
         False,
         "start the output layer at zero, which is a collapsed generator",
     ),
+    Key(
+        "model.clip_output",
+        False,
+        "clip samples to [-1, 1], where pixels are, but for a tenth of what is beyond; "
+        "the gradient passes as if they were not clipped",
+    ),
+    Key(
+        "model.output_init",
+        "random",
+        "start of the output layer; data = first samples have the data's mean and covariance",
+        ("random", "data"),
+    ),
     Key("model.class_dropout_prob", 0.0, "share of labels replaced by a null class", "[0, 1)"),
     Key(
         "model.attention",

@@ -21,6 +21,7 @@ OVERRIDES = {
     "model.num_heads": 4,
     "model.n_cls_tokens": 0,
     "model.noise_classes": 0,  # the noise alone makes the variety
+    "model.clip_output": True,  # flat paper and ink, and recall, docs/benchmarks.md
     "model.noise_coords": 1,
     "model.use_bf16": False,  # slower than float32 on a CPU
     "drift.n_neg": 64,

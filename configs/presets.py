@@ -29,6 +29,8 @@ OBJECTIVES = {
         "model.noise_classes": 0,  # x_t is its only noise
         "model.noise_coords": 1,
         "model.class_dropout_prob": 0.1,  # guidance needs a null class
+        "model.output_init": "random",  # velocities are not like the data,
+        "model.clip_output": False,  # nor pixels
     },
 }
 

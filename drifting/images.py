@@ -3,12 +3,26 @@
 import jax
 import jax.numpy as jnp
 
+LEAK = 0.1  # of what is beyond [-1, 1]
+
 
 def to_float(images: jax.Array) -> jax.Array:
     """Returns images as float32: uint8 in [0, 255] becomes [-1, 1]; latents keep their values."""
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32) / 127.5 - 1
     return images.astype(jnp.float32)
+
+
+def clip(images: jax.Array) -> jax.Array:
+    """Returns images clipped to [-1, 1], but for a tenth of what is beyond.
+
+    The gradient passes as if nothing were clipped. So a generator makes a
+    background of -1 by any value below, and the tenth calls it back: with
+    none of it, values go ever further and greys are lost.
+    """
+    clipped = jnp.clip(images, -1, 1)
+    leaky = clipped + LEAK * (images - clipped)
+    return images + jax.lax.stop_gradient(leaky - images)
 
 
 def mirror(images: jax.Array, mask: jax.Array) -> jax.Array:

@@ -28,6 +28,7 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from drifting.images import clip
 from models.conditioning import Conditioning
 from models.fused_attention import fits, fused_attention
 from models.generator import check_inputs, check_positive
@@ -82,6 +83,8 @@ class DiT(nn.Module):
         from_flow: the network is that of a rectified flow (baselines/flow.py), which takes one
             step: its velocity is added to the noise. The flow has its time in the place of
             alpha, so alpha - 1 enters: without guidance it is the time 0 of pure noise.
+        clip_output: samples are clipped to [-1, 1], but for a tenth of what is beyond, and the
+            gradient passes as if they were not (`drifting.images.clip`).
     """
 
     cond_dim: int
@@ -109,6 +112,7 @@ class DiT(nn.Module):
     attention: AttentionKernel = "xla"
     unroll: int = 1
     from_flow: bool = False
+    clip_output: bool = False
 
     def __post_init__(self):
         if not isinstance(self.input_size, int):
@@ -191,7 +195,8 @@ class DiT(nn.Module):
         # Output.
         x = x[:, self.n_cls_tokens :]
         x = self._tokens_to_patches(x, cond)
-        return noise + x if self.from_flow else x
+        x = noise + x if self.from_flow else x
+        return clip(x) if self.clip_output else x
 
     def _patches_to_tokens(self, noise: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         """Embeds the patches and adds the learned positions."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from drifting.images import clip
 from models.conditioning import Conditioning
 from models.generator import check_inputs, check_positive
 from models.layers import Dense, OutputLayer, ZeroDense, modulate, normalisation, scan_blocks
@@ -23,7 +24,7 @@ class MLPGenerator(nn.Module):
         depth: number of blocks.
         mlp_ratio: width inside a block / hidden_size.
         use_bf16: matrix products in bfloat16; parameters, norms and the output stay float32.
-        remat, zero_init_output, null_class, unroll, from_flow: as in `models.dit.DiT`.
+        remat, zero_init_output, null_class, unroll, from_flow, clip_output: as in `DiT`.
     """
 
     cond_dim: int
@@ -40,6 +41,7 @@ class MLPGenerator(nn.Module):
     null_class: bool = False
     unroll: int = 1
     from_flow: bool = False
+    clip_output: bool = False
 
     def __post_init__(self):
         self.sample_shape = tuple(self.sample_shape)  # a list, read from JSON, cannot be hashed
@@ -87,7 +89,8 @@ class MLPGenerator(nn.Module):
         x, _ = blocks(mlp_width, dtype, name="blocks")(x, cond)
         x = OutputLayer(n_features, True, self.zero_init_output, dtype, name="output")(x, cond)
         x = x.reshape(noise.shape)
-        return noise + x if self.from_flow else x
+        x = noise + x if self.from_flow else x
+        return clip(x) if self.clip_output else x
 
 
 class MLPBlock(nn.Module):

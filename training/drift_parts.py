@@ -19,6 +19,7 @@ from drifting.config import DriftConfig
 from models.build import build_generator
 from models.encoders import load_encoder, make_set_weight
 from models.latents import latent_dataset
+from training.first_samples import check_output
 from training.flow_parts import FlowParts, build_flow
 from training.generator_parts import GeneratorParts
 from training.job import mirrors
@@ -102,6 +103,7 @@ def build(
 
     # ---- the networks: the generator, and the encoder that compares its samples ----
     model = build_generator(config.model, dataset.shape, dataset.n_classes)
+    check_output(config.model, model, dataset)
     decoder = resolve_decoder(config, dataset, mesh, space)
     encoder = resolve_encoder(config, dataset, decoder, load_encoder)
     real_moments = read_moments(config, dataset, encoder)

@@ -11,19 +11,25 @@ from drifting.state import TrainState, init_state, named_key
 from models.generator import init_params
 from training import state
 from training.drift_parts import DriftParts
+from training.first_samples import begin_like
 from training.generator_parts import GeneratorParts
 from training.optimizer import average_names
+from training.resolve_encoder import some_samples
 from training.resolve_start import given_params
 
 
 def make_state(parts: GeneratorParts) -> TrainState:
     """Returns the state before the first step, on the mesh.
 
-    It depends on the seed alone, and on the weights of --init_from where they are given.
+    It depends on the seed alone, on the weights of --init_from where they are given, and with
+    --model.output_init data on the training data.
     """
     given = []
     if parts.config.init_from:
         given = [given_params(parts)]
+    elif parts.config.model.output_init == "data":
+        params = init_params(parts.model, named_key(parts.config.seed, "init"))
+        given = [begin_like(some_samples(parts.dataset), parts.model, params)]
     return state.make_state(parts.mesh, _first_state_of(parts), *given)
 
 

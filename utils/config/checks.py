@@ -134,6 +134,20 @@ def _check_generator(config: ConfigDict) -> None:
         "--model.from_flow=1 makes a generator of one pass: leave it out with --objective flow",
     )
     check(
+        model.output_init == "random" or not model.zero_init_output,
+        "--model.output_init=data makes the output layer: leave --model.zero_init_output out",
+    )
+    check(
+        model.output_init == "random" or config.objective == "drift",
+        "--model.output_init=data begins with samples like the data, and the network of a flow "
+        "gives velocities: leave it out with --objective flow",
+    )
+    check(
+        config.objective == "drift" or not model.clip_output,
+        "--model.clip_output=1 clips samples, and the network of a flow gives velocities: leave "
+        "it out with --objective flow",
+    )
+    check(
         model.attention != "cudnn" or (model.use_bf16 and not model.attn_fp32),
         "--model.attention=cudnn works in bfloat16 alone: give --model.use_bf16=1 "
         "--model.attn_fp32=0, or choose --model.attention=xla",

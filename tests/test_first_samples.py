@@ -1,0 +1,78 @@
+"""A generator whose first samples are like the data, and whose samples are clipped."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_train import parts_of
+
+import data
+from configs import presets
+from drifting.images import clip
+from models.generator import init_params
+from models.sampling import generate
+from training import drift
+from training.first_samples import check_output, patches
+from training.resolve_encoder import some_samples
+from utils import config as config_lib
+from utils.errors import UserError
+
+LABELS = np.arange(256) % 10
+START = {"model.output_init": "data", "model.hidden_size": 256}
+
+
+def moments(samples, model):
+    x = np.asarray(patches(samples, model), np.float64)
+    return x.mean(0), np.cov(x, rowvar=False)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model.patch_size": 4}, {"model.name": "mlp"}], ids=["patches", "whole"]
+)
+def test_first_samples_are_like_the_data(changes):
+    """The mean, and the covariance up to what 256 random directions leave of it."""
+    off = {}
+    for start in ("data", "random"):
+        parts = parts_of(START | changes | {"model.output_init": start})
+        params = drift.make_state(parts).params
+        model = parts.model.clone(clip_output=False)
+        made = np.concatenate(list(generate(model, params, LABELS, 1.0, seed=1)))
+        mean, covariance = moments(made, parts.model)
+        true_mean, true_covariance = moments(some_samples(parts.dataset), parts.model)
+        off[start] = np.linalg.norm(covariance - true_covariance) / np.linalg.norm(true_covariance)
+        if start == "data":
+            np.testing.assert_allclose(mean, true_mean, atol=0.3)
+    assert off["data"] < 0.6 and off["random"] > 0.9, off
+
+
+def test_clipped_pixels_keep_a_tenth_and_the_gradient():
+    x = jnp.array([-3.0, -1.0, 0.25, 1.0, 2.0])
+    np.testing.assert_allclose(clip(x), [-1.2, -1.0, 0.25, 1.0, 1.1], rtol=1e-6)
+    weights = jnp.arange(1.0, 6.0)
+    np.testing.assert_array_equal(jax.grad(lambda x: weights @ clip(x))(x), weights)
+
+    plain, clipped = (parts_of({"model.clip_output": on}).model for on in (False, True))
+    params = jax.tree.map(lambda p: 3 * p, init_params(plain, jax.random.key(0)))
+    samples, expected = (next(generate(m, params, LABELS, 1.0, 0)) for m in (clipped, plain))
+    assert np.abs(expected).max() > 1.5
+    np.testing.assert_allclose(samples, clip(expected), atol=1e-5)
+
+
+def test_mistakes():
+    with pytest.raises(UserError, match="leave --model.zero_init_output out"):
+        parts_of(START | {"model.zero_init_output": True})
+    flow = presets.OBJECTIVES["flow"] | {"objective": "flow"}
+    for flag, value in (("model.output_init", "data"), ("model.clip_output", True)):
+        with pytest.raises(UserError, match=f"{flag}=.* leave it out with --objective flow"):
+            parts_of(flow | {flag: value})
+    model = parts_of().model
+    latents = dataclasses.replace(data.load("digits"), dtype="float32")
+    given = config_lib.resolve({"recipe": "none", "model.clip_output": True}).model
+    with pytest.raises(UserError, match="--model.clip_output 1: only the pixels of images"):
+        check_output(given, model, latents)
+    large = model.clone(input_size=128, patch_size=128)
+    given = config_lib.resolve({"recipe": "none", "model.output_init": "data"}).model
+    with pytest.raises(UserError, match="a patch has 16,384 numbers, .* at most 4,096"):
+        check_output(given, large, latents)
