@@ -64,7 +64,7 @@ def check_output(config: Any, model: GeneratorModel, dataset: data.Dataset) -> N
     if config.clip_output and dataset.dtype != "uint8":
         raise UserError(
             "--model.clip_output 1: only the pixels of images are in [-1, 1], and this generator "
-            "learns latents or vectors; leave it out"
+            "learns latents or vectors; give --model.clip_output 0"
         )
     if config.output_init == "random":
         return
