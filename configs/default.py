@@ -398,6 +398,12 @@ TABLE = (
         "column of the labels; empty = found; none = without labels, one class",
     ),
     Key(
+        "data.condition_column",
+        "",
+        "column, or array of an .npz, of a vector for each image to generate from, in the place of "
+        "classes; empty = none",
+    ),
+    Key(
         "data.max_corrupt",
         0.01,
         "share of images that may be unreadable and are skipped; more stop the run",

@@ -21,6 +21,7 @@ A reader may also define:
 
     UNUSED_OPTIONS   names of the settings `data.*` that mean nothing to it: setting one is an error
     CAN_STREAM       True if it can read piece by piece (--data.streaming 1)
+    TAKES_CONDITIONS True if it reads vectors beside the images (--data.condition_column)
     facts(name, split, options) -> Dataset | None
                      the same data set without reading anything, for --dry_run; its samples have a
                      length, but cannot be indexed; None where something has to be read
@@ -57,8 +58,9 @@ SCHEMES = {
     "hf": "data.huggingface",
     "tfds": "data.tfds",
     "latents": "data.latents",
+    "npz": "data.npz",
 }
-EXAMPLES = "folder:/path, hf:owner/name, hf:/path, tfds:name, tfds:/path, latents:/path"
+EXAMPLES = "folder:/path, hf:owner/name, hf:/path, tfds:name, tfds:/path, latents:/path, npz:/path"
 
 
 def load(
@@ -148,7 +150,18 @@ def _check_options(
             f"--data.streaming 1: {name} is read where it lies; streaming is for the Hugging Face "
             "hub and parquet files, leave it out"
         )
+    if options.condition_column:
+        _check_conditions(name, module, options)
     for option in getattr(module, "UNUSED_OPTIONS", ()):
         value = getattr(options, option)
         if value != defaults[option]:
             raise UserError(f"--data.{option} {value}: {name} has no use for it; leave it out")
+
+
+def _check_conditions(name: str, module: types.ModuleType, options: Options):
+    """Raises UserError where the reader, or the way of reading, has no place for conditions."""
+    flag = f"--data.condition_column {options.condition_column}"
+    if not getattr(module, "TAKES_CONDITIONS", False):
+        raise UserError(f"{flag}: {name} has no columns of vectors; give npz:FILE, or hf: data")
+    if options.streaming:
+        raise UserError(f"{flag}: conditions are not streamed; give --data.streaming 0")

@@ -43,7 +43,7 @@ def wants_one_class(name: str, options: Options) -> bool:
 
 
 def choose_columns(name: str, table: Table, options: Options, card: Card | None) -> tuple[str, str]:
-    """Returns the columns of images and of labels; "" stands for no labels.
+    """Returns the columns of images and of labels; "" stands for no labels, as with conditions.
 
     An option goes before the card of a well-known set, and that before what is found by the kinds
     and the names of the columns. Raises UserError for a column that is not there.
@@ -54,10 +54,12 @@ def choose_columns(name: str, table: Table, options: Options, card: Card | None)
         image = image or card.image
         label = label or card.label
     image = image or _find_image(name, table)
-    label = label or _find_label(name, table)
+    condition = options.condition_column
+    label = "none" if condition else label or _find_label(name, table)
     if label == "none":
         label = ""
-    for option, column in (("image_column", image), ("label_column", label)):
+    named = {"image_column": image, "label_column": label, "condition_column": condition}
+    for option, column in named.items():
         if column and column not in table.column_names:
             listed = ", ".join(table.column_names)
             guess = did_you_mean(column, table.column_names)

@@ -46,6 +46,8 @@ class Dataset:
         order: Of a set that has to be read in an order of its own (streaming): (samples, seed,
             first position, number of processes) -> samples by position of the endless stream.
             None where any order will do.
+        conditions: [S, K] float32, a vector of each sample, from which it is generated in the place
+            of a class. There is one class then. None for classes.
     """
 
     name: str
@@ -59,7 +61,13 @@ class Dataset:
     max_corrupt: float = 0.0
     latents: dict[str, Any] | None = None
     order: Callable[[Samples, int, int, int], Samples] | None = None
+    conditions: np.ndarray | None = None
 
     @property
     def n_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def condition_width(self) -> int:
+        """K, the numbers of a condition; 0 for classes."""
+        return 0 if self.conditions is None else self.conditions.shape[1]

@@ -20,6 +20,7 @@ from data.columns import (
     look_at_images,
     read_column,
 )
+from data.conditions import check_no_labels, to_vectors
 from data.dataset import Dataset, Options
 from data.errors import explain
 from data.hub_cards import CARDS, Card
@@ -32,6 +33,7 @@ from utils.paths import to_local
 from utils.weight_files import hub
 
 CAN_STREAM = True
+TAKES_CONDITIONS = True
 TABLES = (".parquet", ".arrow", ".csv", ".json", ".jsonl")
 SAVED_TO_DISK = ("dataset_dict.json", "state.json")  # One of these is in what `save_to_disk` wrote.
 
@@ -81,7 +83,7 @@ class Unread:
 def facts(name: str, split: str, options: Options) -> Dataset | None:
     """Returns what the card of a short name tells; None for other data sets and splits."""
     card = CARDS.get(name)
-    if card is None or split not in ("train", "test"):
+    if card is None or split not in ("train", "test") or options.condition_column:
         return None
     _, n = card.train if split == "train" else card.test
     size = options.image_size or card.size
@@ -116,10 +118,11 @@ def load(name: str, split: str, options: Options) -> Dataset:
             f"--data.dir {options.dir}: it is for short names such as cifar10; {name} says its "
             "place itself, leave it out"
         )
+    check_no_labels(name, options)
     source = name.partition(":")[2]
     if card:
         source = options.dir or card.repo
-        if _is_tiny_imagenet(options.dir):
+        if _is_tiny_imagenet(options.dir) and not options.condition_column:
             size, channels = card.size, card.channels
             return folder.load_root(name, pathlib.Path(options.dir), split, options, size, channels)
     if options.streaming:
@@ -132,7 +135,10 @@ def load(name: str, split: str, options: Options) -> Dataset:
     image, label = choose_columns(name, table, options, card)
     if not len(table):
         raise UserError(f"{name}: the split {own_name} is empty; give another --data.split")
-    classes, counts = ONE_CLASS, (len(table),)
+    classes, counts, conditions = ONE_CLASS, (len(table),), None
+    if options.condition_column:
+        values = read_column(table, options.condition_column)
+        conditions = to_vectors(name, options.condition_column, values)
     if label:
         train = _training_table(name, tables, card, table)
         feature = class_names(table.features[label])
@@ -159,6 +165,7 @@ def load(name: str, split: str, options: Options) -> Dataset:
         class_names=classes.names,
         counts=counts,
         max_corrupt=options.max_corrupt,
+        conditions=conditions,
     )
 
 

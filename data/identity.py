@@ -20,7 +20,7 @@ def identity(dataset: Dataset) -> dict[str, Any]:
 
     The checksum is the CRC-32 of the names of all samples, where they have names, and of the
     content and the label of some. The content is that of the files: it does not depend on how they
-    are decoded, cropped or resized.
+    are decoded, cropped or resized. Conditions count as a whole.
     """
     n = len(dataset.samples)
     looked_at = LOOKED_AT_IN_STREAMS if dataset.order else LOOKED_AT
@@ -29,6 +29,8 @@ def identity(dataset: Dataset) -> dict[str, Any]:
         content, label = _content(dataset.samples, index)
         crc = zlib.crc32(content, crc)
         crc = zlib.crc32(str(label).encode(), crc)
+    if dataset.conditions is not None:
+        crc = zlib.crc32(dataset.conditions.tobytes(), crc)
     return {"class_names": list(dataset.class_names), "samples": n, "crc32": crc}
 
 

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 MIN_JUDGED = 1000  # samples read before the part of unreadable ones is judged
 
+# Images or latents [S,H,W,C], and labels [S] int32; of a data set with conditions, in the place of
+# labels, these [S,K] float32.
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
@@ -42,6 +44,7 @@ class Readable:
         self.samples = dataset.samples
         self.name = dataset.name
         self.max_corrupt = dataset.max_corrupt
+        self.conditions = dataset.conditions
         self.n_classes = dataset.n_classes
         self.bad: dict[int, str] = {}
         self.reads = 0
@@ -68,6 +71,8 @@ class Readable:
             self._note_bad(index, error)
         else:
             self._check_label(index, sample["label"])
+            if self.conditions is not None:
+                sample = sample | {"condition": self.conditions[index]}
             return sample
         judged = min(max(reads, MIN_JUDGED), len(self.samples))
         if len(self.bad) > self.max_corrupt * judged:
@@ -141,7 +146,7 @@ def stream(
             would read all of it: as many as `workers`, if they are more than four.
 
     Yields:
-        Images or latents [S,H,W,C], labels [S] int32.
+        As `Batches` has it.
     """
     start = position + rank
     own = ordered(dataset, seed, start, ranks)[start::ranks]
@@ -174,7 +179,7 @@ def in_order(
 def everything(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Returns all samples that can be read, in the order of the data set.
 
-    Images or latents [S,H,W,C], labels [S] int32.
+    They are one batch, as `Batches` has it.
     """
     readable = Readable(dataset)
     samples = []
@@ -186,8 +191,15 @@ def everything(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         samples = [
             dataset.augment(sample, np.random.default_rng(i)) for i, sample in enumerate(samples)
         ]
-    images = np.stack([sample["image"] for sample in samples])
-    return images, np.array([sample["label"] for sample in samples], np.int32)
+    names = ["image", "label" if dataset.conditions is None else "condition"]
+    return _images_and_labels({name: np.stack([s[name] for s in samples]) for name in names})
+
+
+def _images_and_labels(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a batch as `Batches` has it."""
+    if "condition" in batch:
+        return batch["image"], batch["condition"]
+    return batch["image"], batch["label"].astype(np.int32)
 
 
 def _read_ahead(batches: grain.MapDataset, workers: int, threads: int = 4) -> Batches:
@@ -208,7 +220,7 @@ def _read_ahead(batches: grain.MapDataset, workers: int, threads: int = 4) -> Ba
     atexit.register(iterator.close)
     try:
         for batch in iterator:
-            yield batch["image"], batch["label"].astype(np.int32)
+            yield _images_and_labels(batch)
     except RuntimeError as error:
         # What a worker process raised arrives as text.
         _, found, message = str(error).rpartition("UserError: ")

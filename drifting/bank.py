@@ -9,6 +9,9 @@ A sample is an image in the dtype of its data set: uint8, or float for latents. 
 a row of numbers, because TPUs pad the last two axes of an array to 8 x 128. In its place the bank
 may store anything made from it, such as its features (cache.py), as a dict of arrays.
 
+Samples with conditions in the place of classes (conditions.py) are all of class 0. The bank keeps
+their conditions beside them.
+
 With G = 0 unconditional samples are drawn from the class queues. That is for data sets which the
 bank holds as a whole.
 
@@ -24,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from drifting.conditions import NULL, class_and_condition, nearest_slots
 from drifting.config import DriftConfig
 from drifting.guidance import sample_alpha
 from drifting.state import named_keys
@@ -53,6 +57,7 @@ class Bank(flax.struct.PyTreeNode):
     samples: Any  # [C, L, ...], or a tree of such arrays: the class queues
     pool: Any  # [G, ...], or a tree of such arrays: the global queue
     counters: Counters
+    conditions: Any = None  # [L, K] float32, of the one class queue; None for classes
 
     @property
     def sizes(self) -> Sizes:
@@ -62,13 +67,16 @@ class Bank(flax.struct.PyTreeNode):
     def to_dict(self) -> dict[str, Any]:
         """Returns the bank under the names that checkpoints use."""
         counters = {name: getattr(self.counters, name) for name in _COUNTER_NAMES}
-        return {"images": self.samples, "pool": self.pool} | counters
+        stored = {"images": self.samples, "pool": self.pool} | counters
+        if self.conditions is not None:
+            stored["conditions"] = self.conditions
+        return stored
 
     @classmethod
     def from_dict(cls, items: dict[str, Any]) -> "Bank":
         """The inverse of `to_dict`."""
         counters = Counters(**{name: items[name] for name in _COUNTER_NAMES})
-        return cls(items["images"], items["pool"], counters)
+        return cls(items["images"], items["pool"], counters, items.get("conditions"))
 
 
 _COUNTER_NAMES = ("filled", "next", "pool_filled", "pool_next")
@@ -84,6 +92,7 @@ class Plan(flax.struct.PyTreeNode):
     unconditional: Any  # [C, N_unc] indices for `take_any_class`
     dropped: Any = None  # [C] bool: classes that become the null class; None without class dropout
     any_class: Any = None  # [C, N_pos] indices for `take_any_class`: the null class's positives
+    anchors: Any = None  # [C] slots of the samples whose conditions are taken; None for classes
 
 
 class Batch(flax.struct.PyTreeNode):
@@ -92,7 +101,7 @@ class Batch(flax.struct.PyTreeNode):
     Images have the bank's dtype: uint8 stands for [-1, 1].
     """
 
-    labels: Any  # [C] int32
+    labels: Any  # [C] int32, or conditions [C, K] float32
     alpha: Any  # [C] float32: guidance scales
     pos: Any  # [C, N_pos, H, W, channels], or what the bank stores in the place of images
     weight_pos: Any  # [C, N_pos] float32: 1, or 0 where a class has fewer samples than N_pos
@@ -102,7 +111,9 @@ class Batch(flax.struct.PyTreeNode):
 # ---------------------------------------------------------------- an empty bank
 
 
-def empty_bank(n_classes: int, per_class: int, pool: int, sample: Any) -> Bank:
+def empty_bank(
+    n_classes: int, per_class: int, pool: int, sample: Any, condition_width: int = 0
+) -> Bank:
     """Returns a bank without samples, as NumPy arrays.
 
     Args:
@@ -110,6 +121,7 @@ def empty_bank(n_classes: int, per_class: int, pool: int, sample: Any) -> Bank:
         per_class: L, their length.
         pool: G, the length of the global queue.
         sample: the shape and dtype of what is stored of one sample, or a tree of them.
+        condition_width: K, the numbers of a condition; 0 for classes.
     """
 
     def zeros(*lead):
@@ -121,14 +133,20 @@ def empty_bank(n_classes: int, per_class: int, pool: int, sample: Any) -> Bank:
         pool_filled=np.zeros((), np.int32),
         pool_next=np.zeros((), np.int32),
     )
-    return Bank(zeros(n_classes, per_class), zeros(pool), counters)
+    conditions = None
+    if condition_width:
+        conditions = np.full((per_class, condition_width), NULL)
+    return Bank(zeros(n_classes, per_class), zeros(pool), counters, conditions)
 
 
-def bank_bytes(n_classes: int, per_class: int, pool: int, sample: Any) -> int:
-    """Returns the memory of the samples of such a bank, in bytes."""
+def bank_bytes(
+    n_classes: int, per_class: int, pool: int, sample: Any, condition_width: int = 0
+) -> int:
+    """Returns the memory of such a bank, without its counters, in bytes."""
     arrays = jax.tree.leaves(sample)
     of_sample = sum(int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize for a in arrays)
-    return (n_classes * per_class + pool) * of_sample
+    of_conditions = 4 * per_class * condition_width
+    return (n_classes * per_class + pool) * of_sample + of_conditions
 
 
 # ---------------------------------------------------------------- pushing new samples
@@ -170,19 +188,24 @@ def push_slots(
 
 
 def push(bank: Bank, samples: Any, labels: jax.Array) -> Bank:
-    """Returns the bank after samples [S, ...] of labels [S] joined it; the oldest leave."""
+    """Returns the bank after samples [S, ...] of labels [S] joined it; the oldest leave.
+
+    labels: or conditions [S, K].
+    """
+    labels, conditions = class_and_condition(labels)
     slot, pool_slot, counters = push_slots(bank.counters, bank.sizes, labels)
 
-    def put(queue, index):
+    def put(queue, index, samples):
         def put_array(array, new):
             new = new.reshape(-1, *array.shape[len(index) :])
             return array.at[index].set(new, mode="drop")  # drops what is out of range
 
         return jax.tree.map(put_array, queue, samples)
 
-    queues = put(bank.samples, (labels, slot))
-    pool = put(bank.pool, (pool_slot,)) if bank.sizes.pool else bank.pool
-    return Bank(queues, pool, counters)
+    queues = put(bank.samples, (labels, slot), samples)
+    pool = put(bank.pool, (pool_slot,), samples) if bank.sizes.pool else bank.pool
+    conditions = put(bank.conditions, (slot,), conditions)
+    return Bank(queues, pool, counters, conditions)
 
 
 def push_host(bank: Bank, slots: tuple, samples: Any, labels: np.ndarray) -> Bank:
@@ -190,18 +213,22 @@ def push_host(bank: Bank, slots: tuple, samples: Any, labels: np.ndarray) -> Ban
 
     Args:
         slots: what `push_slots` returned for these labels, as NumPy arrays.
+        labels: [S], or conditions [S, K].
     """
+    labels, conditions = class_and_condition(labels)
     slot, pool_slot, counters = slots
 
-    def put(queue, index, size):
+    def put(queue, index, size, samples):
         fits = index[-1] < size
         index = tuple(i[fits] for i in index)
         arrays, new_arrays = jax.tree.leaves(queue), jax.tree.leaves(samples)
         for array, new in zip(arrays, new_arrays, strict=True):
             array[index] = new[fits].reshape(-1, *array.shape[len(index) :])
 
-    put(bank.samples, (labels, slot), bank.sizes.per_class)
-    put(bank.pool, (pool_slot,), bank.sizes.pool)
+    size = bank.sizes
+    put(bank.samples, (labels, slot), size.per_class, samples)
+    put(bank.pool, (pool_slot,), size.pool, samples)
+    put(bank.conditions, (slot,), size.per_class, conditions)
     return bank.replace(counters=counters)
 
 
@@ -282,10 +309,18 @@ def labels_by_share(key: jax.Array, shares: jax.Array, n: int) -> jax.Array:
     return jax.random.permutation(key_place, order[found]).astype(jnp.int32)
 
 
-def draw(counters: Counters, sizes: Sizes, seed, step, config: DriftConfig) -> Plan:
+def draw(
+    counters: Counters,
+    sizes: Sizes,
+    seed,
+    step,
+    config: DriftConfig,
+    conditions: Any = None,
+) -> Plan:
     """Decides which classes, guidance scales and samples make up the batch of `step`.
 
-    It depends on nothing but the seed, the step and how full the queues are.
+    It depends on nothing but the seed, the step, how full the queues are, and the conditions of the
+    bank, [L, K], if it has some.
     """
     c = config
     purposes = ("labels", "alpha", "positives", "unconditional", "class dropout", "null class")
@@ -299,10 +334,17 @@ def draw(counters: Counters, sizes: Sizes, seed, step, config: DriftConfig) -> P
     alpha = sample_alpha(key["alpha"], (c.n_c,), *interval, c.no_cfg_frac)
 
     filled = counters.filled[labels]
-    positives, present = class_slots(key["positives"], filled, sizes.per_class, c.n_pos)
+    anchors = None
+    if conditions is None:
+        positives, present = class_slots(key["positives"], filled, sizes.per_class, c.n_pos)
+    else:
+        # All are of class 0, in whose queue the anchors are drawn as classes are among classes.
+        held = counters.filled[0]
+        anchors, _ = _without_replacement(key["labels"], held, sizes.per_class, c.n_c)
+        positives, present = nearest_slots(key["positives"], conditions, anchors, held, c.n_pos)
     # Before the first step the bank was filled with at least N_unc samples, so all are present.
     unconditional, _ = any_class_slots(key["unconditional"], counters, sizes, c.n_c, c.n_unc)
-    plan = Plan(labels, alpha, positives, present, unconditional)
+    plan = Plan(labels, alpha, positives, present, unconditional, anchors=anchors)
     if not c.class_dropout_prob:
         return plan
 
@@ -335,8 +377,8 @@ def batch_from_plan(bank: Bank, plan: Plan, sample_shape: tuple[int, ...] = ()) 
         sample_shape: of an image that the bank stores as a row; () leaves samples as they are.
     """
     labels, pos = plan.labels, take_class(bank, plan.labels, plan.positives)
+    xp = np if isinstance(labels, np.ndarray) else jnp
     if plan.dropped is not None:
-        xp = np if isinstance(labels, np.ndarray) else jnp
 
         def of_null_class(any_class, of_class):
             ones = (1,) * (of_class.ndim - labels.ndim)
@@ -346,6 +388,9 @@ def batch_from_plan(bank: Bank, plan: Plan, sample_shape: tuple[int, ...] = ()) 
         pos = jax.tree.map(of_null_class, take_any_class(bank, plan.any_class), pos)
         n_classes = bank.counters.filled.shape[0]
         labels = xp.where(plan.dropped, n_classes, labels)  # the label of the null class
+    if plan.anchors is not None:
+        is_null = (labels > 0)[..., None]
+        labels = xp.where(is_null, NULL, bank.conditions[plan.anchors])
     unc = take_any_class(bank, plan.unconditional)
 
     stores_images = not isinstance(pos, dict)

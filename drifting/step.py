@@ -80,8 +80,8 @@ def train_step(
     It is a pure function, to be jitted with `state` and `bank` donated.
 
     Args:
-        fresh: new reals, (images [S, H, W, channels], labels [S]); None for a bank that already
-            holds all data.
+        fresh: new reals, (images [S, H, W, channels], labels [S] or conditions [S, K]); None for a
+            bank that already holds all data.
         to_stored: images -> what the bank stores of them: themselves, or features (cache.py).
         generate, encode, optimizer, config, layout: as in `drift_step`.
 
@@ -92,7 +92,8 @@ def train_step(
         if fresh is not None:
             images, labels = fresh
             bank = push(bank, to_stored(images), labels)
-        plan = draw(bank.counters, bank.sizes, state.seed, state.step, config)
+        seed, step, known = state.seed, state.step, bank.conditions
+        plan = draw(bank.counters, bank.sizes, seed, step, config, known)
         plan = layout.groups(in_groups(plan, config.groups))
         batch = batch_from_plan(bank, plan, config.sample_shape)
     networks = {"generate": generate, "encode": encode, "optimizer": optimizer}
@@ -116,7 +117,8 @@ def drift_step(
         state: before the step.
         batch: the reals, in groups of classes [K, C, ...]; K = 1 without accumulation.
         generate: (params, noise [M, H, W, channels], labels [M], alpha [M], style [M, codebooks])
-            -> samples [M, H, W, channels]. It is the generator f.
+            -> samples [M, H, W, channels]. It is the generator f. Its labels are those of the
+            batch, so they may be conditions [M, K].
         encode: images [M, H, W, channels] in [-1, 1] -> {name: [M, T, D]}. They are the feature
             sets phi of a frozen encoder (A.5); gradients flow through it.
         optimizer: an optax transformation.

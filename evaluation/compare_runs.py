@@ -26,7 +26,7 @@ from evaluation.fid_csv import (
 )
 from evaluation.generators import open_run
 from evaluation.reference import flatten_images
-from evaluation.sample_command import Sampler
+from evaluation.sample_command import Sampler, run_conditions
 from metrics.neighbours import nearest, usual_distance
 from metrics.networks import ERROR
 from models.latents import latent_space_of
@@ -258,19 +258,22 @@ def open_sampler(run: Run, seed: int, per_class: int, sharding: NamedSharding) -
     """
     generator = open_run(run.folder, None, "", sharding)
     model = generator.model
+    conditions = run_conditions(model, generator.metadata, run.folder, CLASSES_SHOWN)
+    n_classes = model.num_classes if conditions is None else len(conditions)
     return Sampler(
         model=model,
         params=generator.params,
         metadata=generator.metadata,
         space=latent_space_of(model, generator.metadata, "", sharding),
         seed=seed,
-        batch_size=min(SAMPLE_BATCH, per_class * min(model.num_classes, CLASSES_SHOWN)),
+        batch_size=min(SAMPLE_BATCH, per_class * min(n_classes, CLASSES_SHOWN)),
+        conditions=conditions,
     )
 
 
 def labels_shown(sampler: Sampler, per_class: int) -> np.ndarray:
     """Returns the labels of a grid: the first classes, row by row."""
-    classes = min(sampler.model.num_classes, CLASSES_SHOWN)
+    classes = min(sampler.n_classes, CLASSES_SHOWN)
     return np.repeat(np.arange(classes, dtype=np.int32), per_class)
 
 

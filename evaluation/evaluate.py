@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from evaluation.clock import Clock
-from evaluation.labels import choose_labels, label_kind
+from evaluation.labels import label_kind, labels_of_samples
 from evaluation.progress import with_bar
 from evaluation.reference import Reference
 from evaluation.scoring import Scored, check_count, score
@@ -70,7 +70,7 @@ def measure(
     reference.check_shape(image_shape)
     check_count(n, reference.metrics)
     kind = label_kind(labels, reference)
-    sample_labels = choose_labels(kind, reference, n, model.num_classes)
+    sample_labels = labels_of_samples(model, kind, reference, n)
     own = processes.own_range(n)
     batch_size = min(batch_size, round_up(len(own), sharding.mesh.size if sharding else 1))
     reference.prepare()  # before the clock starts

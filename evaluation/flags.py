@@ -140,6 +140,13 @@ SAMPLING = (
     ),
     EULER_STEPS,
     Key("classes", "", "labels to draw, separated by commas; empty = all"),
+    Key(
+        "conditions",
+        "",
+        "of a generator of conditions: an .npy of vectors [S, K] to draw from, as if each were a "
+        "class; empty = some that the run has learned from",
+        BUCKET,
+    ),
     Key("per_class", 10, "samples of each class in a grid", "[1, inf)"),
     Key(
         "compare",

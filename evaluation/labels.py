@@ -1,15 +1,47 @@
 """Which classes the samples of an evaluation are of."""
 
 import logging
+from typing import Any
 
 import numpy as np
 
+from evaluation.conditions import read_conditions
 from evaluation.reference import Reference
 from utils.errors import UserError
 from utils.npz import read_npy, read_npz
 from utils.paths import to_path
 
 log = logging.getLogger(__name__)
+
+
+def labels_of_samples(model: Any, kind: str, reference: Reference, n: int) -> np.ndarray:
+    """Returns what a generator takes for n samples: labels [n], or conditions [n, K].
+
+    Args:
+        model: the generator.
+        kind, reference, n: as of `choose_labels`. Conditions are those of the reference's data set,
+            or of an .npy file.
+    Raises:
+        UserError: as of `choose_labels`, or there are no conditions.
+    """
+    width = model.condition_width
+    if not width:
+        return choose_labels(kind, reference, n, model.num_classes)
+    if kind not in ("uniform", "reference"):
+        given = read_conditions("labels", kind, width)
+    elif reference.read_conditions:
+        given = reference.read_conditions()
+    else:
+        raise UserError(
+            "the generator takes conditions, and the reference has none: give --dataset_name and "
+            "--data.condition_column, or --labels FILE.npy"
+        )
+    if given.shape[1] != width:
+        raise UserError(
+            f"{reference.name} has conditions of {given.shape[1]} numbers, but the generator takes "
+            f"{width}: give the --data.condition_column of its training"
+        )
+    return given[repeated(len(given), n)]
 
 
 def label_kind(kind: str, reference: Reference) -> str:
@@ -54,9 +86,8 @@ def choose_labels(kind: str, reference: Reference, n: int, n_classes: int) -> np
             f"but the generator knows 0 to {n_classes - 1}"
         )
     index = np.arange(n) % len(given)
-    rest = n % len(given)
-    if kind == "reference" and rest:
-        index[-rest:] = np.random.default_rng(0).permutation(len(given))[:rest]
+    if kind == "reference":
+        index = repeated(len(given), n)
     labels = given[index].astype(np.int32)
     missing = n_classes - len(np.unique(labels))
     if missing:
@@ -68,6 +99,15 @@ def choose_labels(kind: str, reference: Reference, n: int, n_classes: int) -> np
             n,
         )
     return labels
+
+
+def repeated(size: int, n: int) -> np.ndarray:
+    """Returns n positions in a reference of a size: whole copies, and a random rest."""
+    index = np.arange(n) % size
+    rest = n % size
+    if rest:
+        index[-rest:] = np.random.default_rng(0).permutation(size)[:rest]
+    return index
 
 
 def read_labels(path: str) -> np.ndarray:

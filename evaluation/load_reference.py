@@ -94,6 +94,15 @@ def load_reference(
     def load_split(split: str) -> Dataset:
         return data.load(dataset_name, split, data_options)
 
+    def with_conditions(reference: Reference, split: str) -> Reference:
+        if not dataset_name or not (data_options or {}).get("condition_column"):
+            return reference
+
+        def read_conditions() -> np.ndarray:
+            return load_split(split).conditions
+
+        return dataclasses.replace(reference, read_conditions=read_conditions)
+
     statistics, images = read_fid_stats(fid_stats, features)
     if not shape and images is not None:
         shape = images.shape
@@ -116,6 +125,8 @@ def load_reference(
         reference = of_statistics(
             fid_stats, statistics, measurement, dataset_name, shape, read_held_out
         )
+        own_split = statistics.provenance.get("split", "train")
+        reference = with_conditions(reference, own_split)
         if not is_of_dataset(statistics, dataset_name):
             return reference
 
@@ -125,8 +136,10 @@ def load_reference(
         return dataclasses.replace(reference, open_gallery=open_gallery)
     if images is not None:
         facts = functools.partial(image_facts, images)
-        return of_images(fid_stats, images, facts, measurement)
-    return of_dataset(dataset_name, split, load_split, facts_of_split, measurement)
+        return with_conditions(of_images(fid_stats, images, facts, measurement), "train")
+    split = split or ("train" if network.counted else "test")
+    reference = of_dataset(dataset_name, split, load_split, facts_of_split, measurement)
+    return with_conditions(reference, split)
 
 
 def read_fid_stats(source: str, features: str = "") -> tuple[Statistics | None, Images | None]:
@@ -162,7 +175,7 @@ def of_dataset(
     looked for.
     """
     network = measurement.network
-    dataset = load_split(split or ("train" if network.counted else "test"))
+    dataset = load_split(split)
 
     @functools.cache
     def read_training_split() -> tuple[np.ndarray, np.ndarray]:

@@ -50,13 +50,13 @@ class Player:
         """Returns the labels of some pictures: of one class, or each class in turn."""
         classes = self.choices()
         if choice == EACH:
-            return np.arange(count, dtype=np.int32) % self.sampler.model.num_classes
+            return np.arange(count, dtype=np.int32) % self.sampler.n_classes
         return np.full(count, classes.index(choice) - 1, np.int32)
 
     def choices(self) -> list[str]:
         """Returns what the control of the class offers; entry i + 1 is label i."""
         model = self.sampler.model
-        labels = range(model.num_classes + bool(model.null_class))
+        labels = range(self.sampler.n_classes + bool(model.null_class))
         return [EACH, *(f"{label}: {self.sampler.class_name(label)}" for label in labels)]
 
     def draw(
@@ -77,7 +77,7 @@ class Player:
         samples = generate_between(
             sampler.model,
             sampler.params,
-            self.labels(choice, count),
+            sampler.given(self.labels(choice, count)),
             alpha,
             (within(seed), within(other)),
             percent / 100,

@@ -62,6 +62,8 @@ class Reference:
             at hand.
         read_held_out: gives the evidence of held-out real images, which are not among those of the
             reference. Called by all processes. None: there are none.
+        read_conditions: gives the conditions [S, K] of the data set, of the split that samples are
+            compared with where that is one of its splits. None: it has none.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Reference:
     read_training_split: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
     open_gallery: Callable[[], RealImages] | None = None
     read_held_out: Callable[[], Evidence] | None = None
+    read_conditions: Callable[[], np.ndarray] | None = None
 
     @functools.cached_property
     def _read(self) -> tuple[Evidence, np.ndarray | None]:

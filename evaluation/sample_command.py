@@ -11,10 +11,11 @@ from absl import flags
 from PIL import Image
 
 from baselines.flow import with_steps
+from evaluation.conditions import nearest, read_conditions, spread
 from evaluation.flags import Flags
 from evaluation.image_files import write_npz
 from models.latents import LatentSpace, latent_space_of
-from models.runs import is_run, load_run
+from models.runs import is_run, load_conditions, load_run
 from models.sampling import generate
 from models.weights import load_generator
 from utils import config as config_lib
@@ -30,6 +31,8 @@ from utils.sharding import local_sharding
 
 log = logging.getLogger("sample")
 
+CONDITIONS_SHOWN = 10
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
@@ -41,6 +44,8 @@ class Sampler:
         space: the VAE that decodes samples which are latents; None = samples stay as they are.
         seed: of the noise.
         batch_size: samples per call of the generator.
+        conditions: [C, K], of a generator that takes these, where they are counted as classes are:
+            label i is the condition i. None for classes.
     """
 
     model: Any
@@ -49,6 +54,19 @@ class Sampler:
     space: LatentSpace | None
     seed: int
     batch_size: int
+    conditions: np.ndarray | None = None
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes, or of conditions."""
+        return self.model.num_classes if self.conditions is None else len(self.conditions)
+
+    def given(self, labels: np.ndarray) -> np.ndarray:
+        """Returns what the generator takes for labels [N]: these, or conditions [N, K]."""
+        if self.conditions is None:
+            return labels
+        no_condition = np.full_like(self.conditions[:1], np.nan)
+        return np.concatenate([self.conditions, no_condition])[labels]
 
     def draw(self, labels: np.ndarray, alpha: float, first: int = 0) -> np.ndarray:
         """Returns samples [N,H,W,C] of the labels [N], the numbers `first` and after it.
@@ -58,7 +76,7 @@ class Sampler:
         samples = generate(
             self.model,
             self.params,
-            labels,
+            self.given(labels),
             alpha,
             self.seed,
             first=first,
@@ -76,9 +94,10 @@ class Sampler:
 
     def class_name(self, label: int) -> str:
         """Returns the name of a class; without names, its number."""
-        n_classes = self.model.num_classes
-        if label == n_classes:
-            return "no class"
+        if label == self.n_classes:
+            return "no class" if self.conditions is None else "no condition"
+        if self.conditions is not None:
+            return f"condition {label}"
         names = self.metadata.get("dataset", {}).get("class_names")
         return names[label] if names else str(label)
 
@@ -94,7 +113,9 @@ def write_result(all_flags: Flags) -> pathlib.Path:
     """Draws what the flags ask for and writes it; returns the file or folder."""
     model, params, metadata = load(all_flags.load_dir, all_flags.step, all_flags.ema)
     model = with_steps(model, all_flags.denoise_timesteps)
-    classes = parse_classes(all_flags.classes, model.num_classes, model.null_class)
+    conditions = choose_conditions(model, metadata, all_flags)
+    n_classes = model.num_classes if conditions is None else len(conditions)
+    classes = parse_classes(all_flags.classes, n_classes, model.null_class)
     sampler = Sampler(
         model=model,
         params=params,
@@ -102,6 +123,7 @@ def write_result(all_flags: Flags) -> pathlib.Path:
         space=choose_latent_space(model, metadata, all_flags),
         seed=all_flags.seed,
         batch_size=all_flags.sample_batch_size,
+        conditions=conditions,
     )
     if all_flags.num_samples:
         return write_samples(sampler, classes, all_flags)
@@ -144,7 +166,33 @@ def open_sampler(flags: Flags, batch_size: int = 1) -> Sampler:
     space = None
     if len(model.sample_shape) == 3:
         space = latent_space_of(model, metadata, flags.vae, local_sharding())
-    return Sampler(model, params, metadata, space, seed=0, batch_size=batch_size)
+    conditions = run_conditions(model, metadata, flags.load_dir)
+    return Sampler(model, params, metadata, space, 0, batch_size, conditions)
+
+
+def choose_conditions(model, metadata: dict, all_flags: Flags) -> np.ndarray | None:
+    """Returns the conditions [C, K] that samples are drawn from; None of a generator of classes.
+
+    They are those of --conditions, or some of those that the run has learned from: for a grid
+    CONDITIONS_SHOWN, for files one for each sample, if there are as many.
+    """
+    if all_flags.conditions:
+        if not model.condition_width:
+            raise UserError(
+                f"--conditions {all_flags.conditions}: the generator takes classes; give --classes"
+            )
+        return read_conditions("conditions", all_flags.conditions, model.condition_width)
+    n = all_flags.num_samples or CONDITIONS_SHOWN
+    return run_conditions(model, metadata, all_flags.load_dir, n)
+
+
+def run_conditions(
+    model, metadata: dict, folder: str | pathlib.Path, n: int = CONDITIONS_SHOWN
+) -> np.ndarray | None:
+    """Returns n of the conditions that a run has learned from; None of a generator of classes."""
+    if not model.condition_width:
+        return None
+    return spread(load_conditions(folder, metadata), n)
 
 
 def choose_latent_space(model, metadata: dict, all_flags: Flags) -> LatentSpace | None:
@@ -227,14 +275,14 @@ def write_samples(sampler: Sampler, classes: list[int], all_flags: Flags) -> pat
     labels = np.resize(np.array(classes, np.int32), all_flags.num_samples)
     samples = sampler.draw(labels, all_flags.cfg_scale[0])
     if out.suffix == ".npz":
-        write_arrays(out, samples, labels)
+        write_arrays(out, samples, sampler.given(labels))
     else:
         write_pngs(out, samples, labels)
     return out
 
 
 def write_arrays(path: pathlib.Path, samples: np.ndarray, labels: np.ndarray) -> None:
-    """Writes an .npz of uint8 images, or of latents as they are, with their labels."""
+    """Writes an .npz of uint8 images, or of latents as they are, with labels or conditions."""
     are_images = samples.shape[-1] in (1, 3)
     write_npz(path, to_uint8(samples) if are_images else samples, labels, compressed=True)
 
@@ -274,17 +322,18 @@ def draw_grid(sampler: Sampler, classes: list[int], all_flags: Flags) -> pathlib
             row_labels.append(name if len(alphas) == 1 else f"{name}  alpha {alpha:g}")
     generated = np.concatenate(rows)
     if all_flags.compare:
-        real = real_rows(sampler.metadata, classes, all_flags)
+        real = real_rows(sampler, classes, all_flags)
         save_comparison(out, generated, real, columns=columns, row_labels=row_labels)
     else:
         save_grid(out, generated, columns=columns, row_labels=row_labels)
     return out
 
 
-def real_rows(metadata: dict, classes: list[int], all_flags: Flags) -> np.ndarray:
+def real_rows(sampler: Sampler, classes: list[int], all_flags: Flags) -> np.ndarray:
     """Returns held-out images of the run's data set for each row of a grid, uint8 [N,H,W,C].
 
-    A class that has too few begins again. The label of no class gets images of all classes.
+    A class that has too few begins again. The label of no class gets images of all classes, and a
+    condition those with the nearest conditions.
 
     Raises:
         UserError: the generator does not name its data set, or that cannot be read.
@@ -293,6 +342,7 @@ def real_rows(metadata: dict, classes: list[int], all_flags: Flags) -> np.ndarra
     import data
     from data import pipeline
 
+    metadata, per_class = sampler.metadata, all_flags.per_class
     if "dataset" not in metadata:
         raise UserError(
             f"--compare: {all_flags.load_dir} does not name a data set; "
@@ -302,9 +352,12 @@ def real_rows(metadata: dict, classes: list[int], all_flags: Flags) -> np.ndarra
     images, labels = pipeline.everything(data.load(name, "test", options))
     rows = []
     for label in classes:
-        of_class = np.flatnonzero(labels == label)
-        if label > labels.max():
+        if label == sampler.n_classes:
             of_class = np.arange(len(labels))
-        row = images[np.resize(of_class, all_flags.per_class)]
+        elif sampler.conditions is None:
+            of_class = np.flatnonzero(labels == label)
+        else:
+            of_class = nearest(labels, sampler.conditions[label], per_class)
+        row = images[np.resize(of_class, per_class)]
         rows += [row] * len(all_flags.cfg_scale)
     return np.concatenate(rows)

@@ -12,7 +12,7 @@ from evaluation.evaluate import measure, usual_count
 from evaluation.fid_csv import describe_parameters
 from evaluation.generators import Generator, checkpoint_steps, open_artifact, open_run
 from evaluation.image_files import write_npz
-from evaluation.labels import choose_labels, label_kind
+from evaluation.labels import label_kind, labels_of_samples
 from evaluation.pictures import Preview, draw_samples
 from evaluation.reference import Reference
 from evaluation.request import Request
@@ -56,7 +56,7 @@ def score_generator(request: Request) -> Scored:
             pictures += draw_preview(request.out, scored.row, preview, reference)
     row = scored.row
     if flags.samples_npz and preview:
-        labels = choose_labels(row["labels"], reference, row["num_samples"], model.num_classes)
+        labels = labels_of_samples(model, row["labels"], reference, row["num_samples"])
         write_npz(flags.samples_npz, preview.images, labels)
     if request.out and processes.is_first():
         for path in [*pictures, *draw_curves(request.out, row)]:

@@ -44,7 +44,8 @@ def score(
     Args:
         images: batches [<= batch_size,H,W,C] of this process's images: uint8, or floats in [-1, 1].
         reference: what they are compared with; it also says which metrics are computed.
-        labels: [N] of the images of all processes, for class agreement alone; or None.
+        labels: [N] of the images of all processes, for class agreement alone; or None. Conditions
+            may be in their place, as class agreement is none of one class.
         batch_size: images per call of the network.
         sharding: of the leading axis of a batch over this process's devices; it divides batch_size.
         with_errors: whether the standard errors are wanted.

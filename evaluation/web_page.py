@@ -21,6 +21,7 @@ from evaluation.sample_command import Sampler
 from models.generator import count_parameters, draw_style_indices
 from models.onnx_format import INPUTS, REQUIREMENTS, one_pass, write_onnx
 from utils import onnxruntime_web, page
+from utils.errors import UserError
 from utils.files import cannot_write
 from utils.packages import need
 
@@ -68,6 +69,11 @@ def write_page(folder: pathlib.Path, sampler: Sampler, half: bool, runtime: str)
     Raises:
         UserError: the generator makes no pictures in one pass, or an optional package is missing.
     """
+    if sampler.model.condition_width:
+        raise UserError(
+            "the page for browsers has controls for classes, and none for conditions "
+            "(--data.condition_column); sample.py --conditions draws them"
+        )
     image_of = one_pass(sampler.model, sampler.params, sampler.space)
     content = write_onnx(image_of, sampler.model, half)
     onnxruntime_web.copy_runtime(folder / "runtime", runtime)

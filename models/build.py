@@ -17,18 +17,22 @@ from utils.errors import UserError
 GENERATORS = {"dit": DiT, "mlp": MLPGenerator}
 
 
-def build_generator(config: Any, sample_shape: tuple[int, ...], n_classes: int) -> GeneratorModel:
+def build_generator(
+    config: Any, sample_shape: tuple[int, ...], n_classes: int, condition_width: int = 0
+) -> GeneratorModel:
     """Returns the generator of a configuration.
 
     Args:
         config: the group `model` of the configuration.
         sample_shape: of a sample, (H, W, C) for images.
         n_classes: of the data. A null class is added where class_dropout_prob > 0.
+        condition_width: numbers of the conditions that are in the place of classes; 0 for classes.
     Raises:
         UserError: the generator does not make samples of this shape.
     """
     known = {
         "num_classes": n_classes,
+        "condition_width": condition_width,
         "null_class": config.class_dropout_prob > 0,
         "cond_dim": config.cond_dim or config.hidden_size,
         "sample_shape": sample_shape,

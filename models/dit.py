@@ -85,6 +85,8 @@ class DiT(nn.Module):
             alpha, so alpha - 1 enters: without guidance it is the time 0 of pure noise.
         clip_output: samples are clipped to [-1, 1], but for a tenth of what is beyond, and the
             gradient passes as if they were not (`drifting.images.clip`).
+        condition_width: numbers of the conditions that are given in the place of labels; 0 for
+            labels.
     """
 
     cond_dim: int
@@ -113,6 +115,7 @@ class DiT(nn.Module):
     unroll: int = 1
     from_flow: bool = False
     clip_output: bool = False
+    condition_width: int = 0
 
     def __post_init__(self):
         if not isinstance(self.input_size, int):
@@ -152,7 +155,7 @@ class DiT(nn.Module):
     def __call__(
         self,
         noise: Float[Array, "B H W C"],
-        labels: Int[Array, " B"],
+        labels: Int[Array, " B"] | Float[Array, "B W"],
         cfg_scale: Float[Array, " B"],
         style_indices: Int[Array, "B S"],
     ) -> Float[Array, "B H W C_out"]:
@@ -160,7 +163,8 @@ class DiT(nn.Module):
 
         Args:
             noise: standard normal.
-            labels: 0 .. num_classes - 1, and num_classes with `null_class`.
+            labels: 0 .. num_classes - 1, and num_classes with `null_class`; or conditions, and NaN
+                with `null_class`.
             cfg_scale: the guidance scale alpha; 1 is none.
             style_indices: 0 .. noise_classes - 1, one for each codebook, see
                 `models.generator.draw_style_indices`.
@@ -178,6 +182,7 @@ class DiT(nn.Module):
             self.noise_classes,
             self.noise_coords,
             self.null_class,
+            self.condition_width,
             name="conditioning",
         )(labels, cfg_scale, style_indices)  # [B, cond_dim]
 

@@ -32,7 +32,12 @@ class GeneratorModel(Protocol):
 
     @property
     def null_class(self) -> bool:
-        """Whether the label num_classes stands for "no class"."""
+        """Whether the label num_classes, or a condition of NaN, stands for "no class"."""
+        ...
+
+    @property
+    def condition_width(self) -> int:
+        """The numbers of the conditions that it takes in the place of labels; 0 for labels."""
         ...
 
     @property
@@ -69,7 +74,10 @@ class GeneratorModel(Protocol):
         style_indices: Array,
         /,
     ) -> Any:
-        """Returns samples [B, *sample_shape], float32."""
+        """Returns samples [B, *sample_shape], float32.
+
+        labels: [B] integers, or conditions [B, condition_width].
+        """
         ...
 
 
@@ -80,6 +88,8 @@ def init_params(model: GeneratorModel, key: Array) -> dict:
     """
     noise = jnp.zeros((1, *model.noise_shape))
     label, cfg_scale = jnp.zeros((1,), jnp.int32), jnp.ones((1,))
+    if model.condition_width:
+        label = jnp.zeros((1, model.condition_width))
     style_indices = jnp.zeros((1, model.noise_coords), jnp.int32)
     return jax.jit(model.init)(key, noise, label, cfg_scale, style_indices)["params"]
 
@@ -123,9 +133,12 @@ def check_inputs(
 ) -> None:
     """Raises UserError where an input has another shape or type than the generator takes."""
     batch = noise.shape[0] if noise.ndim else 0
+    of_labels = (batch,), jnp.integer
+    if model.condition_width:
+        of_labels = (batch, model.condition_width), jnp.floating
     expected = {
         "noise": (noise, (batch, *model.noise_shape), jnp.floating),
-        "labels": (labels, (batch,), jnp.integer),
+        "labels": (labels, *of_labels),
         "cfg_scale": (cfg_scale, (batch,), jnp.floating),
         "style_indices": (style_indices, (batch, model.noise_coords), jnp.integer),
     }

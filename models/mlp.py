@@ -24,7 +24,8 @@ class MLPGenerator(nn.Module):
         depth: number of blocks.
         mlp_ratio: width inside a block / hidden_size.
         use_bf16: matrix products in bfloat16; parameters, norms and the output stay float32.
-        remat, zero_init_output, null_class, unroll, from_flow, clip_output: as in `DiT`.
+        remat, zero_init_output, null_class, unroll, from_flow, clip_output, condition_width: as
+            in `models.dit.DiT`.
     """
 
     cond_dim: int
@@ -42,6 +43,7 @@ class MLPGenerator(nn.Module):
     unroll: int = 1
     from_flow: bool = False
     clip_output: bool = False
+    condition_width: int = 0
 
     def __post_init__(self):
         self.sample_shape = tuple(self.sample_shape)  # a list, read from JSON, cannot be hashed
@@ -62,7 +64,7 @@ class MLPGenerator(nn.Module):
     def __call__(
         self,
         noise: Float[Array, " B *shape"],
-        labels: Int[Array, " B"],
+        labels: Int[Array, " B"] | Float[Array, "B W"],
         cfg_scale: Float[Array, " B"],
         style_indices: Int[Array, "B S"],
     ) -> Float[Array, " B *shape"]:
@@ -77,6 +79,7 @@ class MLPGenerator(nn.Module):
             self.noise_classes,
             self.noise_coords,
             self.null_class,
+            self.condition_width,
             name="conditioning",
         )(labels, cfg_scale, style_indices)
         cond = nn.silu(cond)  # [B, cond_dim]

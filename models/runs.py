@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from models.artifacts import METADATA_FILE
 from models.build import from_description
@@ -16,6 +17,7 @@ from utils.errors import UserError
 from utils.paths import to_path
 
 Folder = str | pathlib.Path
+CONDITIONS = "conditions"  # the item of a checkpoint that holds those of the bank
 
 
 def is_run(source: Folder) -> bool:
@@ -63,6 +65,20 @@ def describe_run(
     """Returns the model and the metadata of `load_run`, without reading parameters."""
     metadata = _read_metadata(folder, "generator", step, ema)
     return from_description(metadata["generator"]), metadata
+
+
+def load_conditions(folder: Folder, metadata: dict[str, Any]) -> np.ndarray:
+    """Returns the conditions that a run has learned from and keeps, float32 [S, K].
+
+    metadata: of `describe_run`.
+    """
+    shape = metadata["dataset"]["conditions"]
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    array = jax.ShapeDtypeStruct(shape, np.float32, sharding=device)
+    items = {CONDITIONS: {CONDITIONS: array}}
+    tree, _, _ = _checkpoints(folder).restore(items, metadata["step"])
+    conditions = np.asarray(tree[CONDITIONS][CONDITIONS])
+    return conditions[np.isfinite(conditions).all(1)]  # NaN where the bank holds no sample
 
 
 # ---- encoders ----

@@ -29,7 +29,7 @@ def generate(
     Args:
         model: a `models.generator.GeneratorModel`.
         params: its parameters.
-        labels: one of each sample, [n].
+        labels: one of each sample, [n]; or conditions [n, K], if the generator takes these.
         cfg_scale: the guidance scale alpha, one number or [n].
         seed: of all samples.
         first: the index of the first sample.
@@ -40,8 +40,8 @@ def generate(
     Yields:
         float32 [<= batch_size, *sample_shape].
     """
-    labels = np.asarray(labels, np.int32)
-    scales = np.broadcast_to(np.asarray(cfg_scale, np.float32), labels.shape)
+    labels = np.asarray(labels, np.float32 if model.condition_width else np.int32)
+    scales = np.broadcast_to(np.asarray(cfg_scale, np.float32), len(labels))
     if hasattr(model, "check_guidance"):
         model.check_guidance(scales)
     put = functools.partial(jax.device_put, device=sharding)

@@ -88,12 +88,17 @@ def save_generator(
             and `model_config` are filled in.
 
     Raises:
-        UserError: `params` are not those of `model`, or `model` is no DiT.
+        UserError: `params` are not those of `model`, or `model` is no DiT, or takes conditions.
     """
     if not isinstance(model, DiT):
         raise UserError(
             f"the published format holds DiT generators, not {type(model).__name__}: keep its "
             "run folder"
+        )
+    if model.condition_width:
+        raise UserError(
+            "the published format has no place for the conditions of this generator "
+            "(--data.condition_column): keep its run folder"
         )
     shapes = _shapes_by_name(dict(params))
     for name, shape in generator_shapes(model).items():

@@ -73,7 +73,13 @@ def _fresh_reals(parts: Any) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct
     """Returns the newest samples for the bank and their labels."""
     count, dtype = parts.reals_per_step, np.dtype(parts.dataset.dtype)
     samples = jax.ShapeDtypeStruct((count, *parts.dataset.shape), dtype)
-    return samples, jax.ShapeDtypeStruct((count,), jnp.int32)
+    return samples, jax.ShapeDtypeStruct((count, *_label(parts)[0]), _label(parts)[1])
+
+
+def _label(parts: Any) -> tuple[tuple[int, ...], Any]:
+    """Returns the shape and the dtype of a label, or of a condition."""
+    width = parts.dataset.condition_width
+    return ((width,), jnp.float32) if width else ((), jnp.int32)
 
 
 def _batch(parts: Any) -> Batch:
@@ -91,7 +97,7 @@ def _batch(parts: Any) -> Batch:
         return jax.tree.map(lambda a: array((count, *a.shape), a.dtype), stored)
 
     return Batch(
-        labels=array((), jnp.int32),
+        labels=array(*_label(parts)),
         alpha=array((), jnp.float32),
         pos=reals(config.n_pos),
         weight_pos=array((config.n_pos,), jnp.float32),

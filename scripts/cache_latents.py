@@ -72,6 +72,11 @@ def main(flag_values):
         raise UserError(
             f"--dataset_name {dataset.name} holds latents already; give a data set of images"
         )
+    if dataset.condition_width:
+        raise UserError(
+            f"--data.condition_column {flags.data.condition_column}: cached latents have no place "
+            "for conditions; give --model.use_stable_vae 1 to train_drift.py, and no cache"
+        )
     vae, params = load_vae(flags.vae)
     n = len(dataset.samples)
     height, width, channels = latent_shape(dataset.shape, vae.reduction, vae.latent_channels)

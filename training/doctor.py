@@ -91,7 +91,8 @@ def look(job: DriftJob) -> list[FeatureSet]:
     n_c = min(parts.drift.n_c, MOST_CLASSES)
     drift = dataclasses.replace(drift_now(job), n_c=n_c, groups=1, parts=1)
     draw_next = jax.jit(functools.partial(draw, sizes=job.bank.sizes, config=drift))
-    plan = draw_next(job.bank.counters, seed=job.state.seed, step=job.state.step)
+    bank, state = job.bank, job.state
+    plan = draw_next(bank.counters, seed=state.seed, step=state.step, conditions=bank.conditions)
     batch = batch_from_plan(job.bank, jax.device_get(plan), parts.dataset.shape)
     arrays = jax.jit(functools.partial(look_at_batch, parts, drift))
     found = arrays(job.state, batch, parts.encoder_params)

@@ -20,6 +20,7 @@ from drifting.bank import Bank
 from drifting.state import TrainState
 from drifting.step import drift_step, train_step
 from models.build import describe
+from models.runs import CONDITIONS
 from training import drift_evaluation, loop, own_data, program
 from training.collapse import CollapseWatch
 from training.drift_parts import DriftParts, build
@@ -88,6 +89,7 @@ class DriftJob(Job):
         "encoder.",
         "data.stream",
         "data.config",
+        "data.condition_column",
     )
     # ... but not how these are computed, or where they are.
     free = (
@@ -191,7 +193,7 @@ class DriftJob(Job):
         super().take(items)
         self.state = fill_memory(self.parts, self.state)
         if saves_samples(self.parts):
-            self.bank = Bank.from_dict(items["bank"])
+            self.bank = Bank.from_dict(items["bank"] | items.get(CONDITIONS, {}))
         else:
             self.bank = put_bank(self.parts, fill_bank(self.parts)[0])
 
@@ -204,6 +206,7 @@ class DriftJob(Job):
                 "shape": dataset.shape,
                 "dtype": dataset.dtype,
                 "latents": dataset.latents,
+                "conditions": conditions_kept(self.parts),
             }
             | self.identity,
         }
@@ -356,9 +359,18 @@ def jit_flow_step(parts: FlowParts) -> Callable:
 def checkpoint_items(parts: GeneratorParts, state: TrainState, bank: Bank) -> dict[str, Any]:
     """Returns what a checkpoint holds, as items that can be read on their own."""
     stored = bank.to_dict()
+    items = to_items(state) | {"bank": stored}
     if not saves_samples(parts):
         del stored["images"], stored["pool"]
-    return to_items(state) | {"bank": stored}
+    if CONDITIONS in stored:
+        items[CONDITIONS] = {CONDITIONS: stored.pop(CONDITIONS)}  # sampling reads them alone
+    return items
+
+
+def conditions_kept(parts: GeneratorParts) -> list[int] | None:
+    """Returns the shape [L, K] of the conditions in a checkpoint; None for classes."""
+    width = parts.dataset.condition_width
+    return [parts.per_class, width] if width else None
 
 
 def saves_samples(parts: GeneratorParts) -> bool:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from baselines import flow
+from data import Dataset
 from evaluation import evaluate
+from evaluation.conditions import spread
 from evaluation.fid_csv import append_row, describe_scores, read_rows, scores
 from evaluation.load_reference import load_reference
 from evaluation.networks import check_features
@@ -110,14 +112,22 @@ def sample_count(parts: GeneratorParts, reference: Reference) -> int:
 
 def draw_samples(parts: GeneratorParts, params: Any, path: pathlib.Path) -> None:
     """Draws a row of samples for each of the first classes, as a PNG at `path`."""
-    classes = np.arange(min(parts.dataset.n_classes, CLASSES_DRAWN))
-    labels = np.repeat(classes, SAMPLES_DRAWN)
+    labels, names = rows_drawn(parts.dataset)
+    labels = np.repeat(labels, SAMPLES_DRAWN, 0)
     samples = generate(parts.model, params, labels, 1.0, parts.config.seed, **parts.sampling)
     if parts.space:
         samples = map(parts.space.decode, samples)
-    names = [parts.dataset.class_names[label] for label in classes]
     images = np.concatenate(list(samples))
     save_grid(path, images, columns=SAMPLES_DRAWN, row_labels=names)
+
+
+def rows_drawn(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
+    """Returns the labels, or the conditions, of the rows of a picture, and their names."""
+    if dataset.conditions is not None:
+        conditions = spread(dataset.conditions, CLASSES_DRAWN)
+        return conditions, [f"condition {i}" for i in range(len(conditions))]
+    names = list(dataset.class_names[:CLASSES_DRAWN])
+    return np.arange(len(names)), names
 
 
 def draw_curves(parts: GeneratorParts, folder: pathlib.Path) -> None:

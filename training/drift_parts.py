@@ -102,7 +102,8 @@ def build(
     sizes = resolve_sizes(config, dataset, mesh)
 
     # ---- the networks: the generator, and the encoder that compares its samples ----
-    model = build_generator(config.model, dataset.shape, dataset.n_classes)
+    classes, width = dataset.n_classes, dataset.condition_width
+    model = build_generator(config.model, dataset.shape, classes, width)
     check_output(config.model, model, dataset)
     decoder = resolve_decoder(config, dataset, mesh, space)
     encoder = resolve_encoder(config, dataset, decoder, load_encoder)

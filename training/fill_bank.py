@@ -8,6 +8,7 @@ import numpy as np
 
 from data import pipeline
 from drifting.bank import Bank
+from drifting.conditions import class_and_condition
 from training.drift_parts import DriftParts
 from training.generator_parts import GeneratorParts
 from training.host_bank import HostBank
@@ -35,6 +36,9 @@ def hold_everything(parts: GeneratorParts, bank: Bank) -> Bank:
     """Returns the empty bank, filled in place with the whole data set."""
     dataset, config, counters = parts.dataset, parts.config, bank.counters
     images, labels = pipeline.everything(dataset)
+    labels, conditions = class_and_condition(labels)
+    if conditions is not None:
+        bank.conditions[: len(conditions)] = conditions
     if parts.makes_latents:
         images = parts.space.encode(images, config.seed, config.data.flip)
 
@@ -62,6 +66,8 @@ def take_stream(parts: DriftParts, bank: Bank) -> tuple[Bank, int]:
     takes_all = parts.config.drift.n_pos == "all"
     of_each_class = min(drift.n_pos, parts.per_class)
     of_any_class = max(drift.n_unc, drift.n_pos)
+    if dataset.condition_width:  # among few samples, the nearest conditions are not near
+        of_each_class = min(parts.per_class, len(dataset.samples))
     if parts.pool:
         of_any_class = min(of_any_class, parts.pool)
 

@@ -46,11 +46,17 @@ class GeneratorParts(Parts):
     @property
     def bank_bytes(self) -> int:
         """The memory of the bank's samples."""
-        return bank_bytes(self.dataset.n_classes, self.per_class, self.pool, self.stored)
+        return bank_bytes(*self._bank_shape)
 
     def empty_bank(self) -> Bank:
         """Returns the bank without samples, as NumPy arrays."""
-        return empty_bank(self.dataset.n_classes, self.per_class, self.pool, self.stored)
+        return empty_bank(*self._bank_shape)
+
+    @property
+    def _bank_shape(self) -> tuple[int, int, int, Any, int]:
+        dataset = self.dataset
+        width = dataset.condition_width
+        return dataset.n_classes, self.per_class, self.pool, self.stored, width
 
     @property
     def makes_latents(self) -> bool:

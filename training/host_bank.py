@@ -8,6 +8,7 @@ import numpy as np
 
 from drifting import bank as banks
 from drifting.accumulate import in_groups
+from drifting.conditions import class_and_condition
 from training.drift_parts import DriftParts
 from utils.sharding import put
 
@@ -31,24 +32,28 @@ class HostBank:
         def push_slots(counters, labels):
             return banks.push_slots(counters, sizes, labels)
 
-        def draw(counters, seed, step):
-            return banks.draw(counters, sizes, seed, step, parts.drift)
+        def draw(counters, seed, step, conditions):
+            return banks.draw(counters, sizes, seed, step, parts.drift, conditions)
 
         self.push_slots = jax.jit(push_slots)
         self.draw = jax.jit(draw)
 
     def push(self, bank: banks.Bank, samples: Any, labels: Any) -> banks.Bank:
-        """Returns the bank with new samples [S, ...] of labels [S]; its queues change in place."""
+        """Returns the bank with new samples [S, ...] of labels [S]; its queues change in place.
+
+        labels: or conditions [S, K].
+        """
         samples, labels = jax.device_get((samples, labels))
-        labels = np.asarray(labels, np.int32)
-        slots = self.on_cpu(self.push_slots, bank.counters, labels)
+        classes = np.asarray(class_and_condition(labels)[0], np.int32)
+        slots = self.on_cpu(self.push_slots, bank.counters, classes)
         return banks.push_host(bank, slots, samples, labels)
 
     def next_batch(self, bank: banks.Bank, fresh: Any) -> tuple[banks.Bank, banks.Batch]:
         """Pushes `fresh`, (samples, labels) or None, and returns the bank and a step's batch."""
         if fresh is not None:
             bank = self.push(bank, *fresh)
-        plan = self.on_cpu(self.draw, bank.counters, self.seed, np.int32(self.step))
+        step, conditions = np.int32(self.step), bank.conditions
+        plan = self.on_cpu(self.draw, bank.counters, self.seed, step, conditions)
         self.step += 1
         return bank, banks.batch_from_plan(bank, in_groups(plan, self.groups), self.sample_shape)
 

@@ -22,7 +22,7 @@ from utils.weight_files import hub
 
 log = logging.getLogger("train")
 
-SCHEMES = ("folder:", "hf:", "tfds:")  # sources that are people's own
+SCHEMES = ("folder:", "hf:", "tfds:", "npz:")  # sources that are people's own
 
 SIDES = (32, 64, 128, 256)  # to which images are brought, in pixels
 STAYS_UP_TO = 64  # small images that are squares of one size stay as they are
@@ -32,6 +32,7 @@ WHOLE_BANK_BYTES = 2e9  # up to so many bytes all reals are kept
 ALL_POSITIVES_UP_TO = 600  # images of the largest class, of which a step then takes all
 POSITIVES = 256  # of a class, where it has more
 FEW = 64  # images of a class that are few
+NEAREST = 32  # positives of a condition: the images with the nearest ones
 
 
 class Choice(NamedTuple):
@@ -276,12 +277,15 @@ def is_cached(repository: str) -> bool:
 def choose_step(facts: Facts, chosen: Mapping[str, Any]) -> Choice:
     """The classes of a step and the samples of each, by --batch_size where that is given."""
     classes, machine = facts.dataset.n_classes, facts.machine
+    kind = "classes"
+    if facts.dataset.condition_width:
+        classes, kind = len(facts.dataset.samples), "conditions"
     most_classes, usual_batch = (16, 320) if machine.is_cpu else (32, 2048)
     n_neg = facts.given.get("drift.n_neg", 0)
     batch = facts.given.get("batch_size", 0)
     n_c = min(classes, most_classes)
     if batch and n_neg:
-        return Choice("step", {}, f"{batch // n_neg} classes x {n_neg} samples, as given")
+        return Choice("step", {}, f"{batch // n_neg} {kind} x {n_neg} samples, as given")
     if batch:
         # As many classes as leave each of them eight samples or more.
         n_c = largest_divisor(batch, at_most=max(1, min(n_c, batch // 8)))
@@ -290,7 +294,7 @@ def choose_step(facts: Facts, chosen: Mapping[str, Any]) -> Choice:
         n_neg = n_neg or round_up(min(max(usual_batch // n_c, 16), 256), machine.devices)
         batch = n_c * n_neg
     settings = {"batch_size": batch, "drift.n_neg": n_neg}
-    return Choice("step", settings, f"{n_c} of {classes} classes x {n_neg} samples")
+    return Choice("step", settings, f"{n_c} of {classes} {kind} x {n_neg} samples")
 
 
 def choose_guidance(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
@@ -314,6 +318,14 @@ def choose_bank(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
     # The queues of all classes are as long as the longest.
     bytes_of_all = len(counts) * max(counts) * side * side * facts.dataset.shape[-1]
     fits = bytes_of_all <= WHOLE_BANK_BYTES
+    if facts.dataset.condition_width:
+        held = sum(counts)
+        if not fits:
+            held = int(WHOLE_BANK_BYTES * held / bytes_of_all)
+        n_pos = min(NEAREST, held // 2)
+        settings |= {"drift.bank_per_class": "all" if fits else held, "drift.n_pos": n_pos}
+        why = f"{held:,} images; a step sees the {n_pos} with the conditions nearest to each"
+        return Choice("bank", settings, why)
     if fits and max(counts) <= ALL_POSITIVES_UP_TO:
         settings |= {"drift.bank_per_class": "all", "drift.n_pos": "all"}
         why = f"all {sum(counts):,} images; a step sees every image of its classes"

@@ -62,6 +62,8 @@ def table(rows: dict[str, str]) -> str:
 def describe_data(dataset: data.Dataset) -> str:
     """Returns the name, the number of samples, their shape [H, W, C], and the classes."""
     size = f"{len(dataset.samples):,} samples of {dataset.shape}"
+    if dataset.condition_width:
+        return f"{dataset.name}: {size}, with conditions of {dataset.condition_width} numbers"
     return f"{dataset.name}: {size}, {dataset.n_classes} classes"
 
 
@@ -94,12 +96,13 @@ def describe_step(parts: DriftParts | FlowParts) -> str:
         return f"{parts.config.batch_size} samples of a rectified flow"
     drift = parts.drift
     samples = f"{drift.n_neg} generated, {drift.n_pos} positive, {drift.n_unc} unconditional"
+    kind = "conditions" if parts.dataset.condition_width else "classes"
     groups = ""
     if drift.groups > 1:
         groups = f" in {drift.groups} groups"
     if drift.parts > 1:
         groups = f" in {drift.parts} parts of {drift.n_neg // drift.parts} generated of each class"
-    return f"{drift.n_c} classes x ({samples}){groups}; {parts.layout}"
+    return f"{drift.n_c} {kind} x ({samples}){groups}; {parts.layout}"
 
 
 def describe_field(drift: DriftConfig, shapes: TrainState) -> str:

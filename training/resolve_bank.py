@@ -38,7 +38,8 @@ def resolve_bank(
     """
 
     def size_of(stored: Any) -> int:
-        return bank_bytes(dataset.n_classes, sizes.per_class, sizes.pool, stored)
+        width = dataset.condition_width
+        return bank_bytes(dataset.n_classes, sizes.per_class, sizes.pool, stored, width)
 
     stored, cached = image_row(dataset), False
     if encoder.encode is not None:

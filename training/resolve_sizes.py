@@ -40,6 +40,8 @@ def resolve_sizes(config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh) -
             pipeline.check_counts(dataset, dataset.counts, n_pos, "--drift.n_pos")
     sizes = StepSizes(n_c, n_pos, per_class, pool, class_shares(drift.class_sampling, dataset))
     check_draws_of_any_class(config, dataset, sizes)
+    if dataset.condition_width:
+        check_nearest(config, dataset, sizes)
     return sizes
 
 
@@ -94,6 +96,17 @@ def check_draws_of_any_class(config: Any, dataset: data.Dataset, sizes: StepSize
             raise UserError(
                 f"{flag} {n}: the bank holds {held} samples of any class to draw it from; "
                 "give less, or a larger --drift.bank_global"
+            )
+
+
+def check_nearest(config: Any, dataset: data.Dataset, sizes: StepSizes) -> None:
+    """Raises UserError where a group of the nearest conditions would be the whole bank."""
+    held = min(sizes.per_class, len(dataset.samples))
+    for flag, n in (("--drift.n_pos", sizes.n_pos), ("--batch_size / --drift.n_neg", sizes.n_c)):
+        if n >= held:
+            raise UserError(
+                f"{flag} {n}: a step takes conditions, and the reals with the conditions nearest "
+                f"to each, out of {held} in the bank; give less, or --drift.bank_per_class all"
             )
 
 

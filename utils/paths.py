@@ -15,7 +15,7 @@ from utils.errors import UserError
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # A folder of an object store, also where a program took it for a path and left one slash.
-BUCKET = re.compile(r"(?:folder:|latents:|tfds:|hf:)?(gs|s3):/(/?)")
+BUCKET = re.compile(r"(?:folder:|latents:|npz:|tfds:|hf:)?(gs|s3):/(/?)")
 # A home folder after the first of several paths, or after a scheme: "folder:~/pictures".
 HOME = re.compile(r"([,:])~(?=/|$)")
 

@@ -30,12 +30,19 @@ def validate(config: ConfigDict) -> None:
     if config.model.name == "dit":
         _check_transformer(config)
     _check_generator(config)
+    if config.data.condition_column:
+        _check_conditions(config)
     _check_shared(config)
 
 
 def validate_mae(config: ConfigDict) -> None:
     """Checks the values of pretrain_mae.py against one another. Raises UserError as `validate`."""
     mae = config.mae
+    column = config.data.condition_column
+    check(
+        not column,
+        f"--data.condition_column={column}: an encoder takes no conditions; leave it out",
+    )
     blocks = mae.layers.split(",")
     check(
         len(blocks) == 4 and all(n.strip().isdecimal() and int(n) for n in blocks),
@@ -151,6 +158,29 @@ def _check_generator(config: ConfigDict) -> None:
         model.attention != "cudnn" or (model.use_bf16 and not model.attn_fp32),
         "--model.attention=cudnn works in bfloat16 alone: give --model.use_bf16=1 "
         "--model.attn_fp32=0, or choose --model.attention=xla",
+    )
+
+
+def _check_conditions(config: ConfigDict) -> None:
+    """The groups of a step are the reals with the nearest conditions, and of no class."""
+    drift = config.drift
+    flag = f"--data.condition_column={config.data.condition_column}"
+    check(
+        config.objective == "drift",
+        f"{flag}: a flow is conditioned by classes alone; give --objective=drift",
+    )
+    check(
+        drift.n_pos != "all",
+        f"{flag}: the positives are the reals with the conditions nearest to one, not "
+        "--drift.n_pos=all; give a number, such as 64",
+    )
+    check(
+        drift.field != "frechet",
+        f"{flag}: --drift.field=frechet keeps moments of classes; give another field",
+    )
+    check(
+        drift.landmarks == 0,
+        f"{flag}: --drift.landmarks={drift.landmarks} are of classes; give 0",
     )
 
 

@@ -1,0 +1,249 @@
+"""Conditions in the place of classes: their data, their groups, and a tiny run of them."""
+
+import jax
+import numpy as np
+import pytest
+from absl.flags import FlagValues
+from test_bank import config
+from test_train import STREAM, TINY, records, refusal, same_bits
+
+import data
+from data import pipeline
+from drifting import bank as banks
+from evaluation import sample_command
+from evaluation.fid_csv import read_rows
+from evaluation.flags import define_sampling_flags
+from models.export import export_run
+from models.runs import load_run
+from models.sampling import generate
+from training import drift, own_data
+from utils import config as config_lib
+from utils import sharding
+from utils.errors import UserError
+
+WIDTH, N_POS, N_C = 3, 4, 5
+COLUMN = {"condition_column": "text"}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The folder of a set: digits and their conditions, train.npz and test.npz."""
+    folder = tmp_path_factory.mktemp("digits")
+    images, labels = pipeline.everything(data.load("digits"))
+    noise = np.random.default_rng(0).normal(size=(len(labels), 10))
+    text = (np.eye(10)[labels] + 0.1 * noise).astype(np.float32)
+    for split, chosen in (("train", slice(0, 96)), ("test", slice(96, 136))):
+        arrays = {"images": images[chosen], "labels": labels[chosen], "text": text[chosen]}
+        np.savez(folder / f"{split}.npz", **arrays)
+    return folder
+
+
+# ---------------------------------------------------------------- the groups
+
+
+def bank_of_conditions(size, held, host=False):
+    """A bank of `size` slots, of which `held` hold samples 0, 1, ..., and their conditions."""
+    shape = jax.ShapeDtypeStruct((1,), np.uint8)
+    bank = banks.empty_bank(1, size, 0, shape, WIDTH)
+    random = np.random.default_rng(0)
+    conditions = np.repeat(random.normal(size=(held // 2, WIDTH)), 2, 0).astype(np.float32)
+    images = np.arange(held, dtype=np.uint8)[:, None]
+    if not host:
+        return jax.device_get(jax.jit(banks.push)(bank, images, conditions)), conditions
+    classes = np.zeros(held, np.int32)
+    slots = jax.device_get(banks.push_slots(bank.counters, bank.sizes, classes))
+    return banks.push_host(bank, slots, images, conditions), conditions
+
+
+def test_positives_have_the_nearest_conditions():
+    """By a loop over all samples, of which each two have the same condition."""
+    bank, conditions = bank_of_conditions(size=40, held=30)
+    same_bits(bank, bank_of_conditions(size=40, held=30, host=True)[0])
+    c = config(n_classes=1, n_c=N_C, n_pos=N_POS + 1, n_unc=2, class_dropout_prob=0.3)
+
+    @jax.jit
+    def draw(bank, step):
+        known = bank.conditions
+        plan = banks.draw(bank.counters, bank.sizes, np.uint32(0), step, c, known)
+        return plan, banks.batch_from_plan(bank, plan)
+
+    nulls, last = 0, set()
+    for step in range(12):
+        plan, batch = jax.device_get(draw(bank, step))
+        same_bits(batch, banks.batch_from_plan(bank, plan))  # as in host memory
+        assert len(set(plan.anchors)) == N_C and plan.anchors.max() < 30
+        for anchor, label, pos in zip(plan.anchors, batch.labels, batch.pos[..., 0], strict=True):
+            if np.isnan(label).all():
+                nulls += 1
+                continue
+            np.testing.assert_array_equal(label, conditions[anchor])
+            apart = np.linalg.norm(conditions - label, axis=1)
+            # Of the last pair, whose distances are equal, one is left out: by lot.
+            assert pos[0] == anchor and len(set(pos)) == N_POS + 1
+            np.testing.assert_array_equal(apart[pos], np.sort(apart)[: N_POS + 1])
+            last.add(pos[-1] % 2)
+    assert 0 < nulls < 12 * N_C and last == {0, 1}
+
+
+def test_a_queue_that_is_not_full():
+    bank, _ = bank_of_conditions(size=40, held=6)
+    c = config(n_classes=1, n_c=2, n_pos=8, n_unc=2)
+
+    @jax.jit
+    def draw(bank):
+        known = bank.conditions
+        plan = banks.draw(bank.counters, bank.sizes, np.uint32(0), 0, c, known)
+        return banks.batch_from_plan(bank, plan)
+
+    batch = jax.device_get(draw(bank))
+    assert batch.weight_pos.tolist() == [[1] * 6 + [0] * 2] * 2
+    assert sorted(batch.pos[0, :6, 0].tolist()) == list(range(6))
+
+
+# ---------------------------------------------------------------- the data
+
+
+def test_npz_and_parquet_are_the_same(digits, tmp_path):
+    import datasets
+
+    arrays = np.load(digits / "test.npz")
+    table = {"img": arrays["images"][..., 0].tolist(), "text": arrays["text"].tolist()}
+    datasets.Dataset.from_dict(table).to_parquet(tmp_path / "x.parquet")
+    for name, split in ((f"npz:{digits}", "test"), (f"hf:{tmp_path / 'x.parquet'}", "train")):
+        dataset = data.load(name, split, COLUMN)
+        assert dataset.condition_width == 10 and dataset.n_classes == 1
+        images, conditions = pipeline.everything(dataset)
+        np.testing.assert_array_equal(images, arrays["images"])
+        np.testing.assert_array_equal(conditions, arrays["text"])
+    images, conditions = next(pipeline.stream(dataset, 0, 8))
+    for image, condition in zip(images, conditions, strict=True):
+        (found,) = np.flatnonzero((arrays["images"] == image).all((1, 2, 3)))
+        np.testing.assert_array_equal(condition, arrays["text"][found])
+
+    of_classes = data.load(f"npz:{digits}", "test")
+    labels = pipeline.everything(of_classes)[1]
+    np.testing.assert_array_equal(labels, arrays["labels"])
+    assert of_classes.n_classes == 10 and of_classes.counts == tuple(np.bincount(labels).tolist())
+
+
+def test_wrong_arrays(tmp_path):
+    images = np.zeros((4, 8, 8), np.uint8)
+    text = np.ones((4, 2), np.float32)
+    broken = np.where(np.arange(4)[:, None] == 2, np.inf, text)
+    for arrays, words in (
+        ({"images": images}, "no array 'text' (it has images)"),
+        ({"images": images, "text": text[:3]}, "4 images and 3 of 'text'"),
+        ({"images": images, "text": text[:, 0]}, "float32 [4], expected a vector"),
+        ({"images": images, "text": broken}, "1 of 4 samples, number 2 first"),
+        ({"images": images / 255, "text": text}, "expected uint8 images"),
+        ({"text": text}, "no array of images among text in x.npz"),
+    ):
+        np.savez(tmp_path / "x.npz", **arrays)
+        with pytest.raises(UserError) as error:
+            data.load(f"npz:{tmp_path / 'x.npz'}", "train", COLUMN)
+        assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"dataset_name": "digits"}, "digits has no columns of vectors"),
+        ({"data.label_column": "labels"}, "leave one of the two out"),
+        ({"drift.n_pos": "all"}, "give a number, such as 64"),
+        ({"drift.field": "frechet", "drift.alpha_max": 1.0}, "keeps moments of classes"),
+        ({"objective": "flow", "model.noise_classes": 0}, "give --objective=drift"),
+        ({"drift.n_pos": 96}, "out of 96 in the bank"),
+    ],
+)
+def test_what_does_not_fit_is_refused(digits, tmp_path, given, words):
+    assert words in refusal((SETTINGS | of_set(digits, tmp_path) | given).items())
+
+
+def test_own_data_chooses_groups(digits):
+    given = {"dataset_name": f"npz:{digits}", "data.condition_column": "text"}
+    settings = own_data.merged(own_data.choose(given))
+    assert settings["drift.bank_per_class"] == "all" and settings["drift.n_pos"] == 32
+    assert settings["batch_size"] == 16 * settings["drift.n_neg"]
+
+
+# ---------------------------------------------------------------- a run
+
+SETTINGS = TINY | {
+    "recipe": "digits",
+    "model.depth": 1,
+    "drift.n_pos": 6,
+    "drift.bank_per_class": "all",
+    "max_steps": 8,
+}
+# The bank is renewed on the way: it is smaller than the data.
+RENEWED = STREAM | {"drift.bank_per_class": 40, "model.class_dropout_prob": 0.1}
+
+
+def of_set(folder, save_dir):
+    return {
+        "dataset_name": f"npz:{folder}",
+        "data.condition_column": "text",
+        "save_dir": str(save_dir),
+    }
+
+
+def train(digits, folder, changes=(), devices=1):
+    given = SETTINGS | RENEWED | of_set(digits, folder) | {"mesh.devices": devices}
+    config = config_lib.resolve(given | dict(changes))
+    dataset = data.load(config.dataset_name, "train", config.data)
+    parts = drift.build(config, dataset, sharding.make_mesh(devices, 1))
+    drift.train(parts, drift.open_run(parts.config))
+    return records(folder)
+
+
+@pytest.fixture(scope="module")
+def run(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "alone"
+    train(digits, folder, {"eval_interval": 8, "sample_interval": 8})
+    return folder
+
+
+def test_a_run_that_moves_has_the_same_losses(digits, run, tmp_path):
+    """From eight devices, by its checkpoint, to one whose bank is in host memory."""
+    train(digits, tmp_path, {"max_steps": 4}, devices=8)
+    moved, alone = train(digits, tmp_path, {"drift.bank_placement": "host"}), records(run)
+    assert [record["step"] for record in moved] == list(range(1, 9))
+    for key in ("loss", "drift_rms_0.02", "grad_norm"):
+        values = [[record[key] for record in of_run] for of_run in (moved, alone)]
+        np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6, err_msg=key)
+
+
+def sample(**given):
+    words = [f"--{name}={value}" for name, value in given.items()]
+    values = define_sampling_flags(FlagValues())
+    sample_command.main(config_lib.parse(["sample.py", *words], values))
+
+
+def test_samples_and_scores(digits, run, tmp_path):
+    (row,) = read_rows(run / "fid.csv")
+    assert row["labels"] == "reference" and row["num_samples"] == 40
+    assert (run / "samples" / "step_00000008.png").exists() and (run / "report.html").exists()
+
+    # As many conditions as the bank holds, of its own, out of the checkpoint.
+    sample(load_dir=run, num_samples=40, out=tmp_path / "own.npz")
+    given = np.load(tmp_path / "own.npz")["arr_1"]
+    known = np.load(digits / "train.npz")["text"]
+    assert given.shape == (40, 10) and all((known == vector).all(1).any() for vector in given)
+
+    np.save(tmp_path / "two.npy", known[:2])
+    sample(load_dir=run, conditions=tmp_path / "two.npy", num_samples=3, out=tmp_path / "x.npz")
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npz")["arr_1"], known[[0, 1, 0]])
+    sample(load_dir=run, classes="0,10", per_class=2, compare=True, out=tmp_path / "x.png")
+
+    model, params, _ = load_run(run)
+    vectors = np.stack([known[0], known[1], np.full(10, np.nan)])
+    apart = next(generate(model, params, vectors, 1.0, 0))
+    same = next(generate(model, params, vectors[[1, 1, 1]], 1.0, 0))
+    np.testing.assert_array_equal(apart[1], same[1])
+    assert np.isfinite(apart).all() and (apart[[0, 2]] != same[[0, 2]]).any((1, 2, 3)).all()
+
+    np.save(tmp_path / "wide.npy", np.ones((2, 9)))
+    with pytest.raises(UserError, match=r"takes conditions \[S, 10\]"):
+        sample(load_dir=run, conditions=tmp_path / "wide.npy")
+    with pytest.raises(UserError, match="no place for the conditions"):
+        export_run(run, tmp_path / "artifact")
