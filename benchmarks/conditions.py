@@ -18,7 +18,8 @@ pixels of the training digits, reads class or angle off the samples:
 
 In the table `held out` are the real digits of these conditions, `of others` the same digits in
 another order, and `classes` is a run that is told the classes themselves. Each run is done once and
-kept in rows.jsonl.
+kept in rows.jsonl. `of the positives` is the score of the nearest training digits themselves, by
+their true classes and angles, which a generator that learned them would have.
 """
 
 import logging
@@ -35,6 +36,7 @@ from benchmarks import runs
 from configs.default import Key
 from data import mnist_5k
 from data.arrays import stratified_split
+from evaluation.conditions import nearest
 from models.runs import load_run
 from models.sampling import generate
 from utils import config as config_lib
@@ -138,7 +140,7 @@ class Judge:
 
     def __init__(self, folder: pathlib.Path, name: str):
         self.name = name
-        arrays = read_npz(folder / "train.npz")
+        self.train = arrays = read_npz(folder / "train.npz")
         self.test = read_npz(folder / "test.npz")
         self.reals = as_vectors(arrays["images"])
         kernel = self.kernel(self.reals)
@@ -153,7 +155,20 @@ class Judge:
 
     def score(self, images: np.ndarray) -> float:
         """Returns the score of images uint8 [N, H, W, 1] of the held-out conditions, in order."""
-        read, truth = self.kernel(as_vectors(images)) @ self.weights, self.test["truth"]
+        return self.compare(self.kernel(as_vectors(images)) @ self.weights)
+
+    def score_of_nearest(self, n: int) -> float:
+        """Returns the score of the n training digits nearest to each held-out condition.
+
+        It is by their own truth, without reading it off them, the mean over the n.
+        """
+        order = [nearest(self.train["conditions"], wanted, n) for wanted in self.test["conditions"]]
+        truth = self.train["truth"][np.array(order)]  # [held out, n, numbers]
+        return float(np.mean([self.compare(truth[:, i]) for i in range(n)]))
+
+    def compare(self, read: np.ndarray) -> float:
+        """Returns the score of what was read of samples of the held-out conditions, in order."""
+        truth = self.test["truth"]
         if self.name == "one_hot":
             return float(np.mean(read.argmax(1) == truth.argmax(1)))
         angles = [np.arctan2(vectors[:, 1], vectors[:, 0]) for vectors in (read, truth)]
@@ -214,6 +229,8 @@ def table(rows: list[dict], judges: dict[str, Judge]) -> list[dict]:
             values = " ".join(row["failed"] or f"{row['score']:.3f}" for row in same)
             step = f"{np.median([row['step_ms'] for row in same]):.0f}"
             facts = {"set": name, "positives": positives, "score": score, "value": values}
+            if positives != "classes":
+                facts["of the positives"] = f"{judges[name].score_of_nearest(positives):.3f}"
             found.append(facts | {"step_ms": step})
     return found
 

@@ -19,7 +19,8 @@ class Conditioning(nn.Module):
     The style embeddings are noise of a second kind: each of `noise_coords` codebooks gives one of
     its `noise_classes` vectors, picked at random. They improve the FID from 8.86 to 8.46.
 
-    Where a vector is given in the place of a label, an MLP of it is in the place of the embedding.
+    Where a vector is given in the place of a label, RMSNorm(MLP(vector)) is in the place of the
+    class embedding.
 
     Attributes:
         cond_dim: width of the vector.
@@ -65,10 +66,14 @@ class Conditioning(nn.Module):
         return cond + ALPHA_WEIGHT * normalisation(True, "alpha_norm")(alpha)
 
     def _project(self, conditions: Float[Array, "B W"]) -> Float[Array, "B K"]:
-        """Returns an MLP of the conditions; without a null class it gives NaN for NaN."""
+        """Returns RMSNorm(MLP(conditions)); without a null class it is NaN for NaN.
+
+        With the norm conditions count from the start, whatever their unit.
+        """
         is_null = jnp.isnan(conditions[:, :1]) & self.null_class  # [B, 1]
         hidden = Dense(self.cond_dim, name="condition_in")(jnp.where(is_null, 0, conditions))
         cond = Dense(self.cond_dim, name="condition_out")(nn.silu(hidden))
+        cond = normalisation(True, "condition_norm")(cond)
         if not self.null_class:
             return cond
         null = self.param("null_condition", small_normal, (self.cond_dim,))
