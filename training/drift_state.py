@@ -14,7 +14,6 @@ from training.drift_parts import DriftParts
 from training.first_samples import begin_like
 from training.generator_parts import GeneratorParts
 from training.optimizer import average_names
-from training.resolve_encoder import some_samples
 from training.resolve_start import given_params
 
 
@@ -29,7 +28,7 @@ def make_state(parts: GeneratorParts) -> TrainState:
         given = [given_params(parts)]
     elif parts.config.model.output_init == "data":
         params = init_params(parts.model, named_key(parts.config.seed, "init"))
-        given = [begin_like(some_samples(parts.dataset), parts.model, params)]
+        given = [begin_like(parts.dataset, parts.model, params)]
     return state.make_state(parts.mesh, _first_state_of(parts), *given)
 
 

@@ -22,6 +22,7 @@ import data
 from models.dit import DiT
 from models.generator import GeneratorModel
 from models.sampling import generate
+from training.resolve_encoder import some_samples
 from utils.errors import UserError
 
 MADE = 1024  # samples of the random generator
@@ -29,22 +30,24 @@ MOST_NUMBERS = 4096  # of a patch; the covariance has their square, 128 MB
 
 
 def begin_like(
-    samples: Float[np.ndarray, " S *shape"], model: GeneratorModel, params: dict[str, Any]
+    dataset: data.Dataset, model: GeneratorModel, params: dict[str, Any]
 ) -> dict[str, Any]:
     """Returns first parameters of a generator whose samples are like those of the data.
 
     Args:
-        samples: of the training data, as the generator sees them.
+        dataset: the training data, as the generator sees them.
         model: the generator.
         params: its random parameters.
     """
-    labels = np.arange(MADE) % model.num_classes
+    labels = np.arange(MADE) % dataset.n_classes
+    if dataset.conditions is not None:
+        labels = dataset.conditions[np.arange(MADE) % len(dataset.conditions)]
     module: Any = model
     unclipped = module.clone(clip_output=False)
     made = np.concatenate(list(generate(unclipped, params, labels, 1.0, seed=0)))
     made = patches(made, model)
     deviation = np.maximum(made.std(0), 1e-6)
-    mean, root = mean_and_root(patches(samples, model))
+    mean, root = mean_and_root(patches(some_samples(dataset), model))
     layer = params["output"]["linear"]
     linear = {
         "kernel": layer["kernel"] / deviation @ root,
