@@ -176,7 +176,11 @@ SETTINGS = TINY | {
     "max_steps": 8,
 }
 # The bank is renewed on the way: it is smaller than the data.
-RENEWED = STREAM | {"drift.bank_per_class": 40, "model.class_dropout_prob": 0.1}
+RENEWED = STREAM | {
+    "drift.bank_per_class": 40,
+    "model.class_dropout_prob": 0.1,
+    "model.output_init": "data",
+}
 
 
 def of_set(folder, save_dir):

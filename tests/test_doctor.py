@@ -181,7 +181,7 @@ def test_the_program(folder):
     told = {row["topic"]: row["advice"] for row in json.loads(done.stdout)}
     assert told["kernel at 3"] == "flat: give --drift.temperatures below 3"
     config["objective"] = "flow"
-    config["model"]["noise_classes"] = 0
+    config["model"] |= {"noise_classes": 0, "clip_output": False}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="objective flow: it has no field"):
         doctor.examine(folder)

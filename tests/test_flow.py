@@ -273,7 +273,7 @@ def test_a_flow_run_becomes_a_run_of_one_pass(run, tmp_path):
     step = next(generate(with_steps(flow, 1), params, labels, 1.0, 3, batch_size=20))
     first = drift.make_state(parts).params
     draw = next(generate(parts.model, first, labels, 1.0, 3, batch_size=20))
-    np.testing.assert_allclose(draw, step, atol=1e-6)
+    np.testing.assert_allclose(draw, clip(step), atol=1e-6)  # digits are
 
     train(tmp_path / "one", changes)
     shutil.rmtree(source)
