@@ -172,6 +172,11 @@ def array_of(
             f"{', '.join(arrays)}); name one with --data.{kind}_column"
         )
     array = arrays[column]
+    if not array.ndim or (kind == "label" and array.ndim > 1):
+        raise UserError(
+            f"{name}: {column!r} of {path.name} is {array.dtype} {list(array.shape)}, expected one "
+            f"{kind} for each sample; store it so, or name another with --data.{kind}_column"
+        )
     if n is not None and len(array) != n:
         raise UserError(
             f"{name}: {path.name} has {n:,} images and {len(array):,} of {column!r}; "

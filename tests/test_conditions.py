@@ -17,6 +17,7 @@ from models.export import export_run
 from models.runs import load_run
 from models.sampling import generate
 from training import drift, own_data
+from training.resolve_sizes import resolve_sizes
 from utils import config as config_lib
 from utils import sharding
 from utils.errors import UserError
@@ -87,16 +88,17 @@ def test_positives_have_the_nearest_conditions():
 
 def test_a_queue_that_is_not_full():
     bank, _ = bank_of_conditions(size=40, held=6)
-    c = config(n_classes=1, n_c=2, n_pos=8, n_unc=2)
+    c = config(n_classes=1, n_c=6, n_pos=8, n_unc=2)
 
     @jax.jit
     def draw(bank):
         known = bank.conditions
         plan = banks.draw(bank.counters, bank.sizes, np.uint32(0), 0, c, known)
-        return banks.batch_from_plan(bank, plan)
+        return plan.anchors, banks.batch_from_plan(bank, plan)
 
-    batch = jax.device_get(draw(bank))
-    assert batch.weight_pos.tolist() == [[1] * 6 + [0] * 2] * 2
+    anchors, batch = jax.device_get(draw(bank))
+    assert sorted(anchors.tolist()) == list(range(6))
+    assert batch.weight_pos.tolist() == [[1] * 6 + [0] * 2] * 6
     assert sorted(batch.pos[0, :6, 0].tolist()) == list(range(6))
 
 
@@ -134,6 +136,7 @@ def test_wrong_arrays(tmp_path):
         ({"images": images}, "no array 'text' (it has images)"),
         ({"images": images, "text": text[:3]}, "4 images and 3 of 'text'"),
         ({"images": images, "text": text[:, 0]}, "float32 [4], expected a vector"),
+        ({"images": images, "text": text[0, 0]}, "float32 [], expected one condition for each"),
         ({"images": images, "text": broken}, "1 of 4 samples, number 2 first"),
         ({"images": images / 255, "text": text}, "expected uint8 images"),
         ({"text": text}, "no array of images among text in x.npz"),
@@ -143,16 +146,21 @@ def test_wrong_arrays(tmp_path):
             data.load(f"npz:{tmp_path / 'x.npz'}", "train", COLUMN)
         assert words in str(error.value) and "\n" not in str(error.value)
 
+    np.savez(tmp_path / "x.npz", images=images, labels=np.eye(4, dtype=int))
+    with pytest.raises(UserError, match=r"int64 \[4, 4\], expected one label for each sample"):
+        data.load(f"npz:{tmp_path / 'x.npz'}")
+
 
 @pytest.mark.parametrize(
     "given, words",
     [
-        ({"dataset_name": "digits"}, "digits has no columns of vectors"),
+        ({"dataset_name": "digits", "drift.n_pos": "all"}, "digits has no columns of vectors"),
         ({"data.label_column": "labels"}, "leave one of the two out"),
-        ({"drift.n_pos": "all"}, "give a number, such as 64"),
+        ({"drift.n_pos": "all"}, "give a number, such as 32"),
         ({"drift.field": "frechet", "drift.alpha_max": 1.0}, "keeps moments of classes"),
         ({"objective": "flow", "model.noise_classes": 0}, "give --objective=drift"),
-        ({"drift.n_pos": 96}, "out of 96 in the bank"),
+        ({"drift.n_pos": 96}, "out of 96 in the bank; give less, or more images"),
+        ({"drift.bank_per_class": 6}, "out of 6 in the bank; give less, or --drift.bank_per_class"),
     ],
 )
 def test_what_does_not_fit_is_refused(digits, tmp_path, given, words):
@@ -164,6 +172,17 @@ def test_own_data_chooses_groups(digits):
     settings = own_data.merged(own_data.choose(given))
     assert settings["drift.bank_per_class"] == "all" and settings["drift.n_pos"] == 32
     assert settings["batch_size"] == 16 * settings["drift.n_neg"]
+
+
+def test_own_data_of_three_images(digits, tmp_path):
+    """They are few, but what is chosen for them goes."""
+    arrays = np.load(digits / "test.npz")
+    np.savez(tmp_path / "x.npz", images=arrays["images"][:3], text=arrays["text"][:3])
+    given = {"dataset_name": f"npz:{tmp_path / 'x.npz'}", "data.condition_column": "text"}
+    config = config_lib.resolve(own_data.merged(own_data.choose(given)) | given)
+    dataset = data.load(config.dataset_name, "train", config.data)
+    sizes = resolve_sizes(config, dataset, sharding.make_mesh(1, 1))
+    assert (sizes.n_c, sizes.n_pos) == (3, 2)
 
 
 # ---------------------------------------------------------------- a run

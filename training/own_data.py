@@ -322,7 +322,7 @@ def choose_bank(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
         held = sum(counts)
         if not fits:
             held = int(WHOLE_BANK_BYTES * held / bytes_of_all)
-        n_pos = min(NEAREST, held // 2)
+        n_pos = min(NEAREST, max(held // 2, 2))
         settings |= {"drift.bank_per_class": "all" if fits else held, "drift.n_pos": n_pos}
         why = f"{held:,} images; a step sees the {n_pos} with the conditions nearest to each"
         return Choice("bank", settings, why)

@@ -36,7 +36,7 @@ def resolve_sizes(config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh) -
         n_pos = per_class
     else:
         n_pos = drift.n_pos
-        if dataset.counts:
+        if dataset.counts and not dataset.condition_width:
             pipeline.check_counts(dataset, dataset.counts, n_pos, "--drift.n_pos")
     sizes = StepSizes(n_c, n_pos, per_class, pool, class_shares(drift.class_sampling, dataset))
     check_draws_of_any_class(config, dataset, sizes)
@@ -101,12 +101,22 @@ def check_draws_of_any_class(config: Any, dataset: data.Dataset, sizes: StepSize
 
 def check_nearest(config: Any, dataset: data.Dataset, sizes: StepSizes) -> None:
     """Raises UserError where a group of the nearest conditions would be the whole bank."""
-    held = min(sizes.per_class, len(dataset.samples))
-    for flag, n in (("--drift.n_pos", sizes.n_pos), ("--batch_size / --drift.n_neg", sizes.n_c)):
-        if n >= held:
+    if config.drift.n_pos == "all":
+        raise UserError(
+            "--drift.n_pos all: with --data.condition_column the positives are the reals with the "
+            "conditions nearest to one; give a number, such as 32"
+        )
+    n_samples = len(dataset.samples)
+    held = min(sizes.per_class, n_samples)
+    advice = "less, or more images"
+    if held < n_samples:
+        advice = "less, or --drift.bank_per_class all"
+    most = {"--drift.n_pos": held - 1, "--batch_size / --drift.n_neg": held}
+    for (flag, limit), n in zip(most.items(), (sizes.n_pos, sizes.n_c), strict=True):
+        if n > limit:
             raise UserError(
                 f"{flag} {n}: a step takes conditions, and the reals with the conditions nearest "
-                f"to each, out of {held} in the bank; give less, or --drift.bank_per_class all"
+                f"to each, out of {held} in the bank; give {advice}"
             )
 
 

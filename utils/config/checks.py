@@ -170,11 +170,6 @@ def _check_conditions(config: ConfigDict) -> None:
         f"{flag}: a flow is conditioned by classes alone; give --objective=drift",
     )
     check(
-        drift.n_pos != "all",
-        f"{flag}: the positives are the reals with the conditions nearest to one, not "
-        "--drift.n_pos=all; give a number, such as 64",
-    )
-    check(
         drift.field != "frechet",
         f"{flag}: --drift.field=frechet keeps moments of classes; give another field",
     )
