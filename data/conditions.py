@@ -12,6 +12,8 @@ import numpy as np
 from data.dataset import Options
 from utils.errors import UserError
 
+LARGEST = 1e15  # number of a condition: squares of distances stay within float32
+
 
 def check_no_labels(name: str, options: Options) -> None:
     """Raises UserError where a column of labels is named beside one of conditions."""
@@ -31,7 +33,7 @@ def to_vectors(name: str, column: str, values: Any) -> np.ndarray:
         column: that holds them.
         values: an array [S, K], or a sequence of S vectors.
     Raises:
-        UserError: they are no vectors of one width, or some of their numbers are not finite.
+        UserError: they are no vectors of one width, or some numbers are not finite or too large.
     """
     advice = "store K numbers for each sample, or name another with --data.condition_column"
     try:
@@ -48,11 +50,11 @@ def to_vectors(name: str, column: str, values: Any) -> np.ndarray:
             f"{name}: {column!r} holds {vectors.dtype} {list(vectors.shape)}, expected a vector of "
             f"numbers for each sample; {advice}"
         )
-    vectors = vectors.astype(np.float32)
-    finite = np.isfinite(vectors).all(1)
-    if not finite.all():
+    good = (np.abs(vectors) <= LARGEST).all(1)  # NaN is not
+    if not good.all():
         raise UserError(
-            f"{name}: {column!r} is not finite in {int((~finite).sum()):,} of {len(vectors):,} "
-            f"samples, number {int(np.argmin(finite))} first: mend them or leave these samples out"
+            f"{name}: {column!r} is not finite, or beyond {LARGEST:g}, in {int((~good).sum()):,} "
+            f"of {len(vectors):,} samples, number {int(np.argmin(good))} first: mend or scale "
+            "them, or leave these samples out"
         )
-    return vectors
+    return vectors.astype(np.float32)

@@ -138,6 +138,7 @@ def test_wrong_arrays(tmp_path):
         ({"images": images, "text": text[:, 0]}, "float32 [4], expected a vector"),
         ({"images": images, "text": text[0, 0]}, "float32 [], expected one condition for each"),
         ({"images": images, "text": broken}, "1 of 4 samples, number 2 first"),
+        ({"images": images, "text": 1e16 * text}, "beyond 1e+15, in 4 of 4 samples"),
         ({"images": images / 255, "text": text}, "expected uint8 images"),
         ({"text": text}, "no array of images among text in x.npz"),
     ):
@@ -268,5 +269,7 @@ def test_samples_and_scores(digits, run, tmp_path):
     np.save(tmp_path / "wide.npy", np.ones((2, 9)))
     with pytest.raises(UserError, match=r"takes conditions \[S, 10\]"):
         sample(load_dir=run, conditions=tmp_path / "wide.npy")
+    with pytest.raises(UserError, match="does not exist; give an .npy file"):
+        sample(load_dir=run, conditions=tmp_path / "none.npy")
     with pytest.raises(UserError, match="no place for the conditions"):
         export_run(run, tmp_path / "artifact")

@@ -14,6 +14,7 @@ from test_train import TINY, everything_saved, parts_of, records, same_bits, tra
 
 from baselines.flow import Flow, draw, flow_loss, sample_t, with_steps
 from drifting.bank import Bank, Counters
+from drifting.images import clip
 from evaluation import evaluate_command, sample_command
 from evaluation.fid_csv import read_rows
 from evaluation.flags import EVALUATION, SAMPLING

@@ -32,7 +32,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is missing, damaged, or holds anything but plain arrays.
     """
-    path = find_arrays(path)
+    path = find_file(path, "an .npz file, or a folder of images")
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("not a zip file")
@@ -50,7 +50,7 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
     Raises:
         UserError: as of `read_npz`.
     """
-    path = find_arrays(path)
+    path = find_file(path, "an .npy file")
     try:
         with open(path, "rb") as file:
             check_header(file, path.stat().st_size)
@@ -59,11 +59,11 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
         raise not_arrays(path, ".npy", error) from None
 
 
-def find_arrays(path: str | os.PathLike) -> pathlib.Path:
-    """Returns the path of a file. Raises UserError if there is none."""
+def find_file(path: str | os.PathLike, wanted: str) -> pathlib.Path:
+    """Returns the path of a file. Raises UserError, which says what is wanted, if there is none."""
     path = to_local(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist; give an .npz file, or a folder of images")
+        raise UserError(f"{path} does not exist; give {wanted}")
     return path
 
 
