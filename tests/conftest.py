@@ -18,9 +18,13 @@ XLA_DEFAULTS = {
     # Most of the tests' time is the compiler's, and two tests run at once.
     "xla_backend_optimization_level": 0,
     "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_cpu_use_fusion_emitters": "false",  # they compile twice as long
 }
 # Of programs that tests start: one device.
-CHILD_XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+CHILD_XLA_FLAGS = (
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 for name, value in XLA_DEFAULTS.items():
     if name not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{name}={value}"
