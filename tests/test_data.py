@@ -197,10 +197,10 @@ SMALL = {
     "kind, workers",
     [
         ("folder", 1),
-        ("streaming", 0),
         *(
             pytest.param(kind, 0, marks=pytest.mark.slow)
             for kind in (
+                "streaming",
                 "hf imagefolder",
                 "hf parquet",
                 "hf arrow",
