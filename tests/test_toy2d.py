@@ -40,7 +40,7 @@ def test_sliced_wasserstein_has_its_closed_forms():
 
 def lab(given):
     return toy2d_lab.Lab(
-        "bimodal", toy2d_lab.resolve({"max_steps": 400, "drift.n_neg": 128} | given)
+        "bimodal", toy2d_lab.resolve({"max_steps": 200, "drift.n_neg": 128} | given)
     )
 
 
