@@ -84,7 +84,7 @@ def time_metrics(names: Sequence[str], count: int, dim: int) -> dict[str, Any]:
         moments = [moments_of(features) for features in (generated, real)]
         found["moments_s"] = (time.perf_counter() - start) / 2
 
-    sets = []
+    sets: list[Any] = []
     for features, (mean, covariance) in zip((generated, real), moments, strict=True):
         logits = features[:, :CLASSES_OF_INCEPTION]
         sets.append(Evidence(count, mean, covariance, features, logits))

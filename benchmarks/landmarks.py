@@ -105,7 +105,7 @@ def attraction(x: jax.Array, z: Any, weight: Any, tau: float, unit: Any, kernel:
     """Returns V+ [N, D] of landmarks."""
     one = jnp.ones(len(x))
     given = {"z": jnp.asarray(z), "weight_z": jnp.asarray(weight), "unit_z": unit}
-    own = (x, x, x, one, one, tau, len(x))
+    own: Any = (x, x, x, one, one, tau, len(x))
     return mmd_field(*own, kernel=kernel, repulsion=0.0, **given)[0]
 
 

@@ -129,7 +129,7 @@ def print_memory(temperatures: Sequence[float], field: str) -> None:
     if field == "kernel":
         cases += [(count, MANY[-1]) for count in MANY if count > usual_tile]
     for count, tile in cases:
-        kernel_tiled.TILE = tile
+        kernel_tiled.TILE = tile  # ty: ignore[invalid-assignment]
         print_line(
             {
                 "field": field,

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -281,7 +282,7 @@ def of_statistics(
         UserError: the statistics are of another network, or of images of another shape.
     """
     network = measurement.network
-    expected = dict(network.facts)
+    expected: dict[str, Any] = dict(network.facts)
     if dataset_name:
         expected["dataset_name"] = dataset_name
     if shape:

@@ -39,7 +39,7 @@ def build_generator(
     }
     if config.name == "dit":
         known |= _image_fields(sample_shape)
-    values = {}
+    values: dict[str, Any] = {}
     for name in _field_names(GENERATORS[config.name]):
         values[name] = known[name] if name in known else config[name]
     return GENERATORS[config.name](**values)

@@ -28,9 +28,9 @@ class Dense(nn.Dense):
 
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
 
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
-        rows = x.reshape(-1, x.shape[-1])
-        return super().__call__(rows).reshape(*x.shape[:-1], self.features)
+    def __call__(self, inputs: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        return super().__call__(rows).reshape(*inputs.shape[:-1], self.features)
 
 
 ZeroDense = functools.partial(Dense, kernel_init=nn.initializers.zeros)

@@ -313,4 +313,5 @@ def mae_shapes(model: MAE) -> Any:
 
 def mae_fields() -> set[str]:
     """Returns the names of the attributes of an MAE, the keys of a published `model_config`."""
-    return {field.name for field in dataclasses.fields(MAE)} - {"parent", "name"}
+    fields = dataclasses.fields(MAE)  # ty: ignore[invalid-argument-type]
+    return {field.name for field in fields} - {"parent", "name"}

@@ -374,14 +374,14 @@ def from_tensors(
 
 def build(**config: Any) -> VisionTransformer:
     """Returns the network of a configuration; raises UserError for one that cannot be."""
-    fields = [field.name for field in dataclasses.fields(VisionTransformer)]
-    fields = [name for name in fields if name not in ("parent", "name")]
+    fields = dataclasses.fields(VisionTransformer)  # ty: ignore[invalid-argument-type]
+    names = [field.name for field in fields if field.name not in ("parent", "name")]
     config.pop("num_classes", None)  # part of timm's configurations: features have no classifier
     for name in config:
-        if name not in fields:
+        if name not in names:
             raise UserError(
-                f"{name} is no size of a Vision Transformer{did_you_mean(name, fields)} "
-                f"(known: {', '.join(fields)})"
+                f"{name} is no size of a Vision Transformer{did_you_mean(name, names)} "
+                f"(known: {', '.join(names)})"
             )
     model = VisionTransformer(**config)
     if model.act_layer not in ACTIVATIONS:

@@ -128,8 +128,8 @@ def _shapes_by_name(tree: dict) -> dict[str, tuple[int, ...]]:
 
 def _dit_fields() -> dict[str, dataclasses.Field]:
     """Returns the fields of a DiT by name, without those that every Flax module has."""
-    fields = {field.name: field for field in dataclasses.fields(DiT)}
-    return {name: field for name, field in fields.items() if name not in ("parent", "name")}
+    fields = dataclasses.fields(DiT)  # ty: ignore[invalid-argument-type]
+    return {field.name: field for field in fields if field.name not in ("parent", "name")}
 
 
 def _dit_from_config(model_config: Mapping[str, Any], source: pathlib.Path) -> DiT:

@@ -88,7 +88,7 @@ def command(folder: pathlib.Path) -> list[str]:
 
 def start(folder: pathlib.Path, **options: Any) -> subprocess.Popen:
     """Starts the run in a folder, or goes on with it."""
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    streams: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     return subprocess.Popen(command(folder), text=True, **streams, **options)
 
 

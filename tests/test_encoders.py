@@ -276,6 +276,21 @@ def test_whitened_samples_vary_alike_in_all_directions():
         load_encoder("whiten", samples=lambda: np.zeros((2, 64, 64, 3), np.float32))
 
 
+def test_contrast_is_the_deviation_in_each_window():
+    """Of 28 pixels 7 windows, of 8 four, of 15 five; a side without a divisor is one window."""
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 28, 15, 2)).astype(np.float32)
+    encode, params, _ = load_encoder("none+contrast")
+    found = encode(params, jnp.asarray(images))["contrast"]
+    windows = images.reshape(3, 7, 4, 5, 3, 2)
+    np.testing.assert_allclose(
+        found, np.sqrt(windows.var((2, 4)) + 1e-4).reshape(3, 1, 70), rtol=1e-5
+    )
+    for size, number in ((8, 16), (32, 64), (31, 1)):
+        flat = jnp.zeros((1, size, size, 1))
+        total, gradient = jax.value_and_grad(lambda x: encode(params, x)["contrast"].sum())(flat)
+        assert total == pytest.approx(0.01 * number) and not gradient.any()
+
+
 def test_composition(tiny):
     dino, resnet = tiny("dinov2"), tiny("resnet18")
     options = {

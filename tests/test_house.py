@@ -251,6 +251,6 @@ def test_ruff_check():
     run_tool("ruff", "check", "--no-cache", ".")
 
 
-def test_pyright():
-    """Types are right in the folders that pyproject.toml names."""
-    run_tool("pyright")
+def test_types():
+    """They are right in the folders that pyproject.toml names."""
+    run_tool("ty", "check", "--python", sys.prefix)

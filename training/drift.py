@@ -307,7 +307,7 @@ def jit_step(parts: DriftParts | FlowParts) -> Callable:
         with sharding.samples_divided(parts.layout.rows_sharding):
             return parts.model.apply({"params": params}, noise, labels, alpha, style)
 
-    arguments = {
+    arguments: dict[str, Any] = {
         "generate": generate,
         "optimizer": parts.optimizer,
         "config": parts.drift,

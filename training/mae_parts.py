@@ -54,7 +54,7 @@ def build(config: Any, mesh: jax.sharding.Mesh) -> MAEParts:
 
 def build_network(mae: Any, dataset: data.Dataset) -> MAE:
     """Returns the network, by the group `mae` of the configuration and what the data asks for."""
-    fields = {
+    fields: dict[str, Any] = {
         "in_channels": dataset.shape[2],
         "num_classes": dataset.n_classes,
         "layers": tuple(int(blocks) for blocks in mae.layers.split(",")),

@@ -20,6 +20,7 @@ published MAE format, or `hf://mae_latent_640`:
                  siglip2), or NAME:PATH where its weights are at hand
     whiten       the largest principal components of the raw sample, made more alike; it is
                  fitted on the training data at each start, and has no SOURCE
+    contrast     how much the raw sample varies in each window of a grid; it has no SOURCE
 
 An encoder is one file of this folder. To add one:
 

@@ -16,10 +16,11 @@ ENCODERS = {
     "efficientnet": "models.encoders.efficientnet",
     "vit": "models.encoders.vit",
     "whiten": "models.encoders.whiten",
+    "contrast": "models.encoders.contrast",
 }
 
 # These take any samples, an MAE those that it was trained on. All others take images alone.
-OF_ANY_SAMPLES = ("none", "mae", "whiten")
+OF_ANY_SAMPLES = ("none", "mae", "whiten", "contrast")
 
 
 def find_encoder(name: str) -> EncoderModule:

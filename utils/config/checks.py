@@ -4,9 +4,6 @@ What one key accepts alone is in its row of `configs/default.py`. What depends o
 devices is checked later, where these are known.
 """
 
-# A ConfigDict does not tell the types of its values, and pyright takes a group for any of them:
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-
 from ml_collections import ConfigDict
 
 from utils import trackers

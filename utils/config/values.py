@@ -20,7 +20,7 @@ BOOLEANS = {
     "no": False,
 }
 GREATEST_INTEGER = 2**31 - 1  # devices count with 32 bits; an interval may end later, as the seed's
-NOUNS = {
+NOUNS: dict[type, str] = {
     bool: "true or false",
     int: "an integer",
     float: "a number",
