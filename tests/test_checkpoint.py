@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import ROOT
+from conftest import CHILD_XLA_FLAGS, ROOT
 
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
@@ -49,7 +49,7 @@ def python(code: str, *arguments, devices: int = 1, **options) -> subprocess.Com
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{CHILD_XLA_FLAGS} --xla_force_host_platform_device_count={devices}",
     }
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],

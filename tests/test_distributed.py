@@ -16,7 +16,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import CHILD_XLA_FLAGS, ROOT
 from test_train import STREAM, TINY, records, train
 
 from evaluation.fid_csv import read_rows
@@ -45,12 +45,8 @@ class Job:
 
     def __init__(self, folder, flags, ranks=2, devices=4, start=None, own=None):
         port, self.processes, self.paths = free_port(), {}, {}
-        xla_flags = {
-            "xla_force_host_platform_device_count": devices,
-            "xla_backend_optimization_level": 0,
-        }
-        xla_flags = " ".join(f"--{name}={value}" for name, value in xla_flags.items())
-        env = os.environ | {"XLA_FLAGS": xla_flags}
+        count = f"--xla_force_host_platform_device_count={devices}"
+        env = os.environ | {"XLA_FLAGS": f"{CHILD_XLA_FLAGS} {count}"}
         for rank in range(ranks) if start is None else start:
             self.paths[rank] = folder / f"log_{time.time_ns()}_{rank}"
             member = {}

@@ -194,7 +194,7 @@ def two_processes(folder, *args):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": f"{CHILD_XLA_FLAGS} --xla_force_host_platform_device_count=1",
         "PYTHONPATH": str(ROOT / "tests"),
     }
     jobs = []

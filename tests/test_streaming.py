@@ -13,7 +13,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import CHILD_XLA_FLAGS, ROOT
 from PIL import Image
 from test_data import caches, message, pictures, prepare_tfds, take, write_folder  # noqa: F401
 
@@ -147,7 +147,7 @@ def by_processes(ranks, name, options, position, batches, out, size=12):
     """The batches that so many processes read together, as process 0 has them."""
     port = free_port()
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{CHILD_XLA_FLAGS} --xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
     }
     program = [sys.executable, str(ROOT / "tests" / "stream_process.py")]
