@@ -122,6 +122,8 @@ def _module_of(name: str) -> types.ModuleType:
 def _as_source(name: str) -> str:
     """Returns "; did you mean folder:/my/pictures?" for a path or a name of the hub, or ""."""
     path = pathlib.Path(name).expanduser()
+    if path.suffix == ".npz":
+        return f"; did you mean npz:{name}?"
     if path.is_dir() or name.startswith(("/", ".", "~")):
         return f"; did you mean folder:{name}?"
     owner, slash, repository = name.partition("/")

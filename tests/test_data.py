@@ -402,6 +402,7 @@ def parquet(folder, columns, features=None, name="train.parquet"):
 def test_a_path_or_a_name_of_the_hub_gets_its_scheme(tmp_path):
     assert f"did you mean folder:{tmp_path}?" in message(data.load, str(tmp_path))
     assert "did you mean folder:./no?" in message(data.load, "./no")
+    assert "did you mean npz:pets.npz?" in message(data.load, "pets.npz")
     told = message(data.load, "Maysee/tiny-imagenet")
     assert "hf:Maysee/tiny-imagenet, or tiny_imagenet, which has a recipe" in told
     assert "did you mean hf:owner/name?" in message(data.load, "owner/name")
