@@ -173,6 +173,9 @@ def test_own_data_chooses_groups(digits):
     settings = own_data.merged(own_data.choose(given))
     assert settings["drift.bank_per_class"] == "all" and settings["drift.n_pos"] == 32
     assert settings["batch_size"] == 16 * settings["drift.n_neg"]
+    for flag, bank, n_pos in (("n_pos", "all", 16), ("bank_per_class", 16, 8)):
+        settings = own_data.merged(own_data.choose(given | {f"drift.{flag}": 16}))
+        assert (settings["drift.bank_per_class"], settings["drift.n_pos"]) == (bank, n_pos)
 
 
 def test_own_data_of_three_images(digits, tmp_path):

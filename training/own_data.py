@@ -307,6 +307,8 @@ def choose_guidance(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
 
 def choose_bank(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
     """All reals if they fit, and as positives all of a class or many."""
+    if facts.dataset.condition_width:
+        return choose_nearest(facts, chosen)
     if facts.is_given("drift.bank_per_class", "drift.n_pos", "drift.bank_global"):
         return None
     counts, side = facts.dataset.counts, side_of(facts, chosen)
@@ -318,14 +320,6 @@ def choose_bank(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
     # The queues of all classes are as long as the longest.
     bytes_of_all = len(counts) * max(counts) * side * side * facts.dataset.shape[-1]
     fits = bytes_of_all <= WHOLE_BANK_BYTES
-    if facts.dataset.condition_width:
-        held = sum(counts)
-        if not fits:
-            held = int(WHOLE_BANK_BYTES * held / bytes_of_all)
-        n_pos = min(NEAREST, max(held // 2, 2))
-        settings |= {"drift.bank_per_class": "all" if fits else held, "drift.n_pos": n_pos}
-        why = f"{held:,} images; a step sees the {n_pos} with the conditions nearest to each"
-        return Choice("bank", settings, why)
     if fits and max(counts) <= ALL_POSITIVES_UP_TO:
         settings |= {"drift.bank_per_class": "all", "drift.n_pos": "all"}
         why = f"all {sum(counts):,} images; a step sees every image of its classes"
@@ -337,6 +331,19 @@ def choose_bank(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
         settings |= {"drift.bank_per_class": POSITIVES, "drift.n_pos": "all"}
         why = f"{POSITIVES} images of each class or all that it has, renewed step by step"
     return Choice("bank", settings, why + few_images(facts.dataset))
+
+
+def choose_nearest(facts: Facts, chosen: Mapping[str, Any]) -> Choice:
+    """All reals if they fit, and as positives of a condition few, which are near to it."""
+    dataset, side = facts.dataset, side_of(facts, chosen)
+    n = len(dataset.samples)
+    fitting = int(WHOLE_BANK_BYTES / (side * side * dataset.shape[-1]))
+    per_class = facts.given.get("drift.bank_per_class", "all" if n <= fitting else fitting)
+    held = n if per_class == "all" else min(int(per_class), n)
+    n_pos = facts.given.get("drift.n_pos", min(NEAREST, max(held // 2, 2)))
+    settings = {"drift.bank_per_class": per_class, "drift.n_pos": n_pos, "drift.bank_global": 0}
+    why = f"{held:,} images; a step sees the {n_pos} with the conditions nearest to each"
+    return Choice("bank", settings, why)
 
 
 def few_images(dataset: data.Dataset) -> str:
