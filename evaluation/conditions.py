@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from data.conditions import LARGEST
 from utils.errors import UserError
 from utils.npz import read_npy
 
@@ -18,16 +19,19 @@ def read_conditions(flag: str, path: str, width: int) -> np.ndarray:
     """
     if not path.endswith(".npy"):
         raise UserError(f"--{flag} {path}: expected an .npy of conditions [S, {width}]")
-    vectors = np.atleast_2d(read_npy(path))
+    array = read_npy(path)
+    vectors = np.atleast_2d(array)
     if vectors.dtype.kind not in "iubf" or vectors.shape[1:] != (width,) or not len(vectors):
         raise UserError(
-            f"--{flag} {path}: {vectors.dtype} {list(vectors.shape)}; the generator takes "
-            f"conditions [S, {width}]"
+            f"--{flag} {path}: {array.dtype} {list(array.shape)}; the generator takes conditions "
+            f"[S, {width}]"
         )
-    vectors = vectors.astype(np.float32)
-    if not np.isfinite(vectors).all():
-        raise UserError(f"--{flag} {path}: some numbers are not finite; mend them")
-    return vectors
+    if not (np.abs(vectors) <= LARGEST).all():  # NaN is not
+        raise UserError(
+            f"--{flag} {path}: some numbers are not finite, or beyond {LARGEST:g}; mend or scale "
+            "them as those of the training data"
+        )
+    return vectors.astype(np.float32)
 
 
 def spread(conditions: np.ndarray, n: int) -> np.ndarray:

@@ -69,7 +69,7 @@ def measure(
     image_shape = space.image_shape(model.sample_shape) if space else model.sample_shape
     reference.check_shape(image_shape)
     check_count(n, reference.metrics)
-    kind = label_kind(labels, reference)
+    kind = label_kind(labels, reference, model)
     sample_labels = labels_of_samples(model, kind, reference, n)
     own = processes.own_range(n)
     batch_size = min(batch_size, round_up(len(own), sharding.mesh.size if sharding else 1))

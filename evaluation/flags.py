@@ -82,8 +82,8 @@ EVALUATION = (
     Key(
         "labels",
         "",
-        "labels of the samples: uniform, reference, or a file (.npz, .npy, .txt); "
-        "empty = reference where it has labels",
+        "labels of the samples: uniform, reference, or a file (.npz, .npy, .txt; of conditions "
+        ".npy); empty = reference where it has labels",
         BUCKET,
     ),
     Key(

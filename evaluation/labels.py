@@ -27,7 +27,12 @@ def labels_of_samples(model: Any, kind: str, reference: Reference, n: int) -> np
     width = model.condition_width
     if not width:
         return choose_labels(kind, reference, n, model.num_classes)
-    if kind not in ("uniform", "reference"):
+    if kind == "uniform":
+        raise UserError(
+            "--labels uniform: the generator takes conditions, not classes; leave it out, or give "
+            "an .npy of conditions"
+        )
+    if kind != "reference":
         given = read_conditions("labels", kind, width)
     elif reference.read_conditions:
         given = reference.read_conditions()
@@ -44,14 +49,14 @@ def labels_of_samples(model: Any, kind: str, reference: Reference, n: int) -> np
     return given[repeated(len(given), n)]
 
 
-def label_kind(kind: str, reference: Reference) -> str:
+def label_kind(kind: str, reference: Reference, model: Any) -> str:
     """Returns what --labels comes to: "uniform", "reference", or the path of a file.
 
-    Without the flag, labels are those of the reference, if it has any.
+    Without the flag, labels are those of the reference, if it has any, and conditions always are.
     """
     if kind:
         return kind
-    return "reference" if reference.labelled else "uniform"
+    return "reference" if reference.labelled or model.condition_width else "uniform"
 
 
 def choose_labels(kind: str, reference: Reference, n: int, n_classes: int) -> np.ndarray:

@@ -141,7 +141,7 @@ def score_checkpoint(
         "seed": flags.seed,
         "num_samples": num_samples,
         **reference.settings,
-        "labels": label_kind(flags.labels, reference),
+        "labels": label_kind(flags.labels, reference, generator.model),
     }
     # With --all and in a search, only what fid.csv lacks is evaluated.
     skips_known = (flags.all or alphas.interval) and not flags.samples_npz

@@ -13,11 +13,14 @@ from drifting import bank as banks
 from evaluation import sample_command
 from evaluation.fid_csv import read_rows
 from evaluation.flags import define_sampling_flags
+from evaluation.labels import labels_of_samples
+from evaluation.load_reference import load_reference
 from models.export import export_run
 from models.runs import load_run
 from models.sampling import generate
 from training import drift, own_data
 from training.resolve_sizes import resolve_sizes
+from training.resolve_start import check_weights
 from utils import config as config_lib
 from utils import sharding
 from utils.errors import UserError
@@ -272,7 +275,15 @@ def test_samples_and_scores(digits, run, tmp_path):
     np.save(tmp_path / "wide.npy", np.ones((2, 9)))
     with pytest.raises(UserError, match=r"takes conditions \[S, 10\]"):
         sample(load_dir=run, conditions=tmp_path / "wide.npy")
+    np.save(tmp_path / "large.npy", np.full(10, 1e16))
+    with pytest.raises(UserError, match=r"beyond 1e\+15; mend or scale them"):
+        sample(load_dir=run, conditions=tmp_path / "large.npy")
     with pytest.raises(UserError, match="does not exist; give an .npy file"):
         sample(load_dir=run, conditions=tmp_path / "none.npy")
     with pytest.raises(UserError, match="no place for the conditions"):
         export_run(run, tmp_path / "artifact")
+    with pytest.raises(UserError, match="--labels uniform: the generator takes conditions"):
+        labels_of_samples(model, "uniform", load_reference("digits"), 4)
+    other = config_lib.resolve(SETTINGS | {"dataset_name": "digits", "init_from": str(run)})
+    with pytest.raises(UserError, match="takes conditions of 10 numbers, the other classes: give"):
+        check_weights(drift.build(other, data.load("digits"), sharding.make_mesh(1, 1)))

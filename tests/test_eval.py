@@ -347,7 +347,7 @@ def test_too_few_samples_warn(caplog):
 
 def test_labels(tmp_path, caplog):
     reference = load_reference("digits")
-    assert label_kind("", reference) == "reference"
+    assert label_kind("", reference, tiny_generator()[0]) == "reference"
     labels = choose_labels("reference", reference, 1000, 10)
     assert np.array_equal(labels[:540], reference.labels)
     assert np.isin(labels[540:], reference.labels).all()

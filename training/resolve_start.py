@@ -116,13 +116,24 @@ def fitted(parts: GeneratorParts, model: GeneratorModel, params: Any) -> Any:
     if expected != found:
         name, own_shape, given_shape = first_difference(expected, found)
         advice = "give its --model flags, or other weights"
-        if here != there:
+        if parts.model.condition_width != model.condition_width:
+            advice = (
+                f"one takes {conditions_of(model)}, the other {conditions_of(parts.model)}: give "
+                "the --data.condition_column of its training, or other weights"
+            )
+        elif here != there:
             advice += " (one of them has a null class: --model.class_dropout_prob)"
         raise UserError(
             f"--init_from {parts.config.init_from}: {name} is {given_shape} there and {own_shape} "
             f"in this generator; {advice}"
         )
     return params
+
+
+def conditions_of(model: GeneratorModel) -> str:
+    """Returns what a generator takes, in words."""
+    width = model.condition_width
+    return f"conditions of {width} numbers" if width else "classes"
 
 
 def without_null_class(params: Any) -> Any:
