@@ -184,7 +184,8 @@ TABLE = (
     Key(
         "model.output_init",
         "random",
-        "start of the output layer; data = first samples have the data's mean and covariance",
+        "start of the output layer; data = first samples have the data's mean and covariance; "
+        "with --init_from its weights",
         ("random", "data"),
     ),
     Key("model.class_dropout_prob", 0.0, "share of labels replaced by a null class", "[0, 1)"),

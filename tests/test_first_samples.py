@@ -60,9 +60,21 @@ def test_clipped_pixels_keep_a_tenth_and_the_gradient():
     np.testing.assert_allclose(samples, clip(expected), atol=1e-5)
 
 
+def test_an_older_run_was_not_clipped(tmp_path):
+    """Its settings lack the flag, and the recipe has it now."""
+    job = drift.DriftJob(parts_of(), tmp_path)
+    before = config_lib.flatten(job.config.to_dict())
+    job.config.load_dir = str(tmp_path)
+    assert before.pop("model.clip_output")
+    with pytest.raises(UserError, match="clip_output = False, .* give another --load_dir, or"):
+        job.check_metadata({"config": before}, tmp_path)
+
+
 def test_mistakes():
     with pytest.raises(UserError, match="leave --model.zero_init_output out"):
         parts_of(START | {"model.zero_init_output": True})
+    with pytest.raises(UserError, match="give --model.output_init=random, or a flow with"):
+        parts_of(START | {"model.from_flow": True})
     flow = presets.OBJECTIVES["flow"] | {"objective": "flow"}
     for flag, value in (("model.output_init", "data"), ("model.clip_output", True)):
         with pytest.raises(UserError, match=f"{flag}=.* leave it out with --objective flow"):

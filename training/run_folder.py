@@ -83,7 +83,7 @@ def check_same_run(
     """Checks that the run in the folder `source` can go on with other settings, and names them.
 
     Args:
-        before: the settings that the run has had so far, nested or dotted.
+        before: all settings that the run has had so far, nested or dotted.
         config: the settings that are asked for now.
         source: the run folder, for messages.
         fixed: settings that must not change, by their names or by how their names start.
@@ -100,7 +100,7 @@ def check_same_run(
         if name.startswith(fixed) and name not in free:
             raise UserError(
                 f"{source} holds a run with {name} = {old}, but {name} = {new} was asked for; "
-                f"give another --save_dir, or --{name} {old}"
+                f"give another {flag_of(source, config)}, or --{name} {old}"
             )
     for name, (old, new) in changed.items():
         if name not in UNREMARKABLE:
@@ -128,7 +128,7 @@ def check_same_data(
     if other_classes:
         raise UserError(
             f"{source}: {other_classes}; the labels of the run would mean something else: restore "
-            "the data, or give another --save_dir"
+            f"the data, or give another {flag_of(source, config)}"
         )
     if "crc32" not in known:
         other = "the run knows no checksum of its data"
@@ -141,19 +141,24 @@ def check_same_data(
     if other:
         raise UserError(
             f"{source} holds a run with dataset_name = {old_name}, and {new_name} cannot stand in "
-            f"for it ({other}); give --dataset_name {old_name}, or another --save_dir"
+            f"for it ({other}); give --dataset_name {old_name}, or another "
+            f"{flag_of(source, config)}"
         )
     log.info("%s: %s is now %s, the same data by its checksum", source, old_name, new_name)
+
+
+def flag_of(source: pathlib.Path, config: Any) -> str:
+    """Returns the flag that names the run folder `source`."""
+    is_loaded = config.load_dir and to_path(config.load_dir) == source
+    return "--load_dir" if is_loaded else "--save_dir"
 
 
 def changed_settings(
     before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-    """Returns {name: (old value, new value)} of the settings that both have and that differ."""
+    """Returns {name: (old value, new value)} of the settings that differ."""
     changed = {}
     for name, new in now.items():
-        if name not in before:
-            continue  # older runs lack the settings that were added since
         old = before[name]
         # JSON has no tuples: what was one comes back as a list.
         comparable = tuple(old) if isinstance(old, list) else old

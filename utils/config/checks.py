@@ -147,6 +147,13 @@ def _check_generator(config: ConfigDict) -> None:
         "gives velocities: leave it out with --objective flow",
     )
     check(
+        model.output_init == "random"
+        or not model.from_flow
+        or bool(config.init_from or config.load_dir),
+        "--model.from_flow=1 adds the noise to samples, which then are not like the data: give "
+        "--model.output_init=random, or a flow with --init_from",
+    )
+    check(
         config.objective == "drift" or not model.clip_output,
         "--model.clip_output=1 clips samples, and the network of a flow gives velocities: leave "
         "it out with --objective flow",
