@@ -116,11 +116,8 @@ def fitted(parts: GeneratorParts, model: GeneratorModel, params: Any) -> Any:
     if expected != found:
         name, own_shape, given_shape = first_difference(expected, found)
         advice = "give its --model flags, or other weights"
-        if parts.model.condition_width != model.condition_width:
-            advice = (
-                f"one takes {conditions_of(model)}, the other {conditions_of(parts.model)}: give "
-                "the --data.condition_column of its training, or other weights"
-            )
+        if model.condition_width != parts.model.condition_width:
+            advice = advice_on_conditions(model.condition_width)
         elif here != there:
             advice += " (one of them has a null class: --model.class_dropout_prob)"
         raise UserError(
@@ -130,10 +127,14 @@ def fitted(parts: GeneratorParts, model: GeneratorModel, params: Any) -> Any:
     return params
 
 
-def conditions_of(model: GeneratorModel) -> str:
-    """Returns what a generator takes, in words."""
-    width = model.condition_width
-    return f"conditions of {width} numbers" if width else "classes"
+def advice_on_conditions(width: int) -> str:
+    """Returns what to do with weights that take other conditions; width: theirs, 0 for classes."""
+    if width:
+        return (
+            f"they take conditions of {width} numbers: give the --data.condition_column of their "
+            "training, or other weights"
+        )
+    return "they take classes: leave --data.condition_column out, or give other weights"
 
 
 def without_null_class(params: Any) -> Any:
