@@ -1,4 +1,4 @@
-"""What the step does to images before a network sees them."""
+"""Images in [-1, 1]: as data, as a generator makes them, and mirrored."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Which classes the samples of an evaluation are of."""
+"""Which classes, or conditions, the samples of an evaluation are of."""
 
 import logging
 from typing import Any

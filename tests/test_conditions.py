@@ -161,6 +161,7 @@ def test_wrong_arrays(tmp_path):
         ({"dataset_name": "digits", "drift.n_pos": "all"}, "digits has no columns of vectors"),
         ({"data.label_column": "labels"}, "leave one of the two out"),
         ({"drift.n_pos": "all"}, "give a number, such as 32"),
+        ({"drift.class_sampling": "frequency"}, "draws classes; leave it out"),
         ({"drift.field": "frechet", "drift.alpha_max": 1.0}, "keeps moments of classes"),
         ({"objective": "flow", "model.noise_classes": 0}, "give --objective=drift"),
         ({"drift.n_pos": 96}, "out of 96 in the bank; give less, or more images"),

@@ -174,6 +174,10 @@ def _check_conditions(config: ConfigDict) -> None:
         f"{flag}: a flow is conditioned by classes alone; give --objective=drift",
     )
     check(
+        drift.class_sampling == "uniform",
+        f"{flag}: --drift.class_sampling={drift.class_sampling} draws classes; leave it out",
+    )
+    check(
         drift.field != "frechet",
         f"{flag}: --drift.field=frechet keeps moments of classes; give another field",
     )
