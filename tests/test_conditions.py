@@ -1,5 +1,7 @@
 """Conditions in the place of classes: their data, their groups, and a tiny run of them."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from test_train import STREAM, TINY, records, refusal, same_bits
 
 import data
 from data import pipeline
+from data.identity import identity
 from drifting import bank as banks
 from evaluation import sample_command
 from evaluation.fid_csv import read_rows
@@ -19,6 +22,7 @@ from models.export import export_run
 from models.runs import load_run
 from models.sampling import generate
 from training import drift, own_data
+from training.fill_bank import fill_bank
 from training.resolve_sizes import resolve_sizes
 from training.resolve_start import check_weights
 from utils import config as config_lib
@@ -125,6 +129,9 @@ def test_npz_and_parquet_are_the_same(digits, tmp_path):
         (found,) = np.flatnonzero((arrays["images"] == image).all((1, 2, 3)))
         np.testing.assert_array_equal(condition, arrays["text"][found])
 
+    others = dataclasses.replace(dataset, conditions=dataset.conditions + 1)
+    assert identity(others)["crc32"] != identity(dataset)["crc32"]
+
     of_classes = data.load(f"npz:{digits}", "test")
     labels = pipeline.everything(of_classes)[1]
     np.testing.assert_array_equal(labels, arrays["labels"])
@@ -218,11 +225,15 @@ def of_set(folder, save_dir):
     }
 
 
-def train(digits, folder, changes=(), devices=1):
+def parts_of(digits, folder, changes=(), devices=1):
     given = SETTINGS | RENEWED | of_set(digits, folder) | {"mesh.devices": devices}
     config = config_lib.resolve(given | dict(changes))
     dataset = data.load(config.dataset_name, "train", config.data)
-    parts = drift.build(config, dataset, sharding.make_mesh(devices, 1))
+    return drift.build(config, dataset, sharding.make_mesh(devices, 1))
+
+
+def train(digits, folder, changes=(), devices=1):
+    parts = parts_of(digits, folder, changes, devices)
     drift.train(parts, drift.open_run(parts.config))
     return records(folder)
 
@@ -242,6 +253,15 @@ def test_a_run_that_moves_has_the_same_losses(digits, run, tmp_path):
     for key in ("loss", "drift_rms_0.02", "grad_norm"):
         values = [[record[key] for record in of_run] for of_run in (moved, alone)]
         np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6, err_msg=key)
+
+
+def test_a_run_keeps_its_conditions(digits, run):
+    """The bank is full of them at the start, and another column is another run."""
+    parts = parts_of(digits, run)
+    assert fill_bank(parts)[0].counters.filled == [40]
+    parts.config.data.condition_column = "labels"
+    with pytest.raises(UserError, match="data.condition_column = text, but"):
+        drift.open_run(parts.config)
 
 
 def sample(**given):
