@@ -14,10 +14,12 @@ from data import pipeline
 from data.identity import identity
 from drifting import bank as banks
 from evaluation import sample_command
+from evaluation.conditions import nearest, spread
 from evaluation.fid_csv import read_rows
 from evaluation.flags import define_sampling_flags
 from evaluation.labels import labels_of_samples
 from evaluation.load_reference import load_reference
+from models.conditioning import Conditioning
 from models.export import export_run
 from models.runs import load_run
 from models.sampling import generate
@@ -107,6 +109,22 @@ def test_a_queue_that_is_not_full():
     assert sorted(anchors.tolist()) == list(range(6))
     assert batch.weight_pos.tolist() == [[1] * 6 + [0] * 2] * 6
     assert sorted(batch.pos[0, :6, 0].tolist()) == list(range(6))
+
+
+def test_conditions_to_sample_from():
+    conditions = np.array([[3.0], [0.0], [1.0], [5.0], [4.0]])
+    assert nearest(conditions, np.array([0.9]), 2).tolist() == [2, 1]
+    assert spread(conditions, 3).tolist() == [[3], [1], [4]]
+    assert spread(conditions, 9) is conditions
+
+
+def test_conditions_count_from_the_start_in_any_unit():
+    module = Conditioning(64, 1, 0, 1, False, condition_width=WIDTH)
+    for unit in (0.1, 1e4):
+        vectors = unit * jax.random.normal(jax.random.key(0), (8, WIDTH))
+        inputs = vectors, np.ones(8, np.float32), np.zeros((8, 1), np.int32)
+        cond, _ = module.init_with_output(jax.random.key(1), *inputs)
+        np.testing.assert_allclose((cond**2).mean(1), 1, rtol=0.1)  # with a little of alpha
 
 
 # ---------------------------------------------------------------- the data
@@ -291,7 +309,13 @@ def test_samples_and_scores(digits, run, tmp_path):
     apart = next(generate(model, params, vectors, 1.0, 0))
     same = next(generate(model, params, vectors[[1, 1, 1]], 1.0, 0))
     np.testing.assert_array_equal(apart[1], same[1])
-    assert np.isfinite(apart).all() and (apart[[0, 2]] != same[[0, 2]]).any((1, 2, 3)).all()
+    zeros = next(generate(model, params, np.zeros((3, 10)), 1.0, 0))
+    assert np.isfinite(apart).all() and (apart[0] != same[0]).any()
+    assert (apart[2] != zeros[2]).any()  # no condition is another one than zeros
+
+    reference = load_reference(f"npz:{digits}", data_options=COLUMN)
+    of_test = np.load(digits / "test.npz")["text"]
+    np.testing.assert_array_equal(labels_of_samples(model, "reference", reference, 40), of_test)
 
     np.save(tmp_path / "wide.npy", np.ones((2, 9)))
     with pytest.raises(UserError, match=r"takes conditions \[S, 10\]"):
