@@ -6,7 +6,7 @@
 #   ./scripts/demo.sh digits --seed 1 --save_dir runs/digits-1
 set -euo pipefail
 cd "$(dirname "$0")/.."
-name=mnist_5k floor="12.1"
+name=mnist_5k floor="12.15"
 case "${1:-}" in
   mnist) shift ;;
   digits) name=digits floor="0.29" && shift ;;
