@@ -58,6 +58,7 @@ def test_what_is_chosen_and_why(folder):
     settings = own_data.merged(choices)
     assert settings["data.image_size"] == 64
     assert settings["data.flip"] is False
+    assert settings["model.clip_output"] is True
     assert settings["batch_size"] == 2 * settings["drift.n_neg"]
     assert settings["drift.n_pos"] == "all"
     (text,) = own_data.explain(choices)
@@ -66,13 +67,14 @@ def test_what_is_chosen_and_why(folder):
     assert "Class 'dogs' has 3 images, and 1 more have fewer than 64: expect copies" in text
 
 
-def test_photographs_are_mirrored_but_not_digits(tmp_path):
+def test_photographs_are_mirrored_and_not_clipped_but_not_digits(tmp_path):
     for name in ("0", "1", "2"):
         (tmp_path / "digits" / name).mkdir(parents=True)
         picture(32, 32).save(tmp_path / "digits" / name / "a.jpg")
     (tmp_path / "photos" / "beach").mkdir(parents=True)
     picture(32, 32).save(tmp_path / "photos" / "beach" / "a.jpg")
-    assert own_data.merged(choices_of(tmp_path / "photos"))["data.flip"] is True
+    photos = own_data.merged(choices_of(tmp_path / "photos"))
+    assert photos["data.flip"] is True and "model.clip_output" not in photos
     assert own_data.merged(choices_of(tmp_path / "digits"))["data.flip"] is False
 
 

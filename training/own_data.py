@@ -198,6 +198,17 @@ def look_like_text(class_names: tuple[str, ...]) -> bool:
 # ---------------------------------------------------------------- the networks
 
 
+def choose_clipping(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
+    """Drawings and scans have flat parts at the ends of the range, which clipped samples meet."""
+    look = facts.look
+    if look is None or facts.config.model.use_stable_vae or facts.is_given("model.clip_output"):
+        return None
+    if look.photographs > look.count / 2:
+        return None  # not measured
+    why = "on: drawings and scans have flat parts in black or white; --model.clip_output 0"
+    return Choice("clipping", {"model.clip_output": True}, why)
+
+
 def choose_generator(facts: Facts, chosen: Mapping[str, Any]) -> Choice:
     """Width and depth by the memory, patches by the side."""
     settings: dict[str, Any] = {}
@@ -386,6 +397,7 @@ def choose_length(facts: Facts, chosen: Mapping[str, Any]) -> Choice:
 CHOICES: tuple[Callable[[Facts, Mapping[str, Any]], Choice | None], ...] = (
     choose_size,
     choose_flip,
+    choose_clipping,
     choose_generator,
     choose_encoder,
     choose_step,
