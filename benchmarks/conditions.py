@@ -188,6 +188,7 @@ def settings(flags: Any, key: dict) -> dict[str, Any]:
     """Returns the flags of train_drift.py for one run."""
     given = {
         "recipe": "mnist_5k",
+        "encoder.name": "none+whiten",
         "dataset_name": f"npz:{flags.out}/{key['set']}",
         "data.image_column": "images",
         "seed": key["seed"],

@@ -21,9 +21,8 @@ XLA_DEFAULTS = {
     "xla_cpu_use_fusion_emitters": "false",  # they compile twice as long
 }
 # Of programs that tests start: one device.
-CHILD_XLA_FLAGS = (
-    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
-    "--xla_cpu_use_fusion_emitters=false"
+CHILD_XLA_FLAGS = " ".join(
+    f"--{name}={value}" for name, value in XLA_DEFAULTS.items() if "device_count" not in name
 )
 for name, value in XLA_DEFAULTS.items():
     if name not in os.environ.get("XLA_FLAGS", ""):

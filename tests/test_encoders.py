@@ -289,6 +289,10 @@ def test_contrast_is_the_deviation_in_each_window():
         flat = jnp.zeros((1, size, size, 1))
         total, gradient = jax.value_and_grad(lambda x: encode(params, x)["contrast"].sum())(flat)
         assert total == pytest.approx(0.01 * number) and not gradient.any()
+    with pytest.raises(UserError, match="a single place"):
+        encode(params, jnp.zeros((1, 1, 1, 9)))
+    with pytest.raises(UserError, match="has no weights"):
+        load_encoder("contrast:/some/file")
 
 
 def test_composition(tiny):

@@ -75,7 +75,8 @@ def test_photographs_are_mirrored_and_not_clipped_but_not_digits(tmp_path):
     picture(32, 32).save(tmp_path / "photos" / "beach" / "a.jpg")
     photos = own_data.merged(choices_of(tmp_path / "photos"))
     assert photos["data.flip"] is True and "model.clip_output" not in photos
-    assert own_data.merged(choices_of(tmp_path / "digits"))["data.flip"] is False
+    digits = own_data.merged(choices_of(tmp_path / "digits"))
+    assert digits["data.flip"] is False and digits["model.clip_output"] is True
 
 
 def test_the_machine_counts(folder, monkeypatch):

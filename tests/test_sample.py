@@ -147,6 +147,7 @@ def test_a_run_goes_on_with_its_own_settings(run, tmp_path):
         drift.main(config_lib.parse(["train_drift.py", *words], values))
 
     first = TINY | {"load_dir": run, "save_dir": folder, "mesh.devices": 1, "max_steps": 10}
+    first["optim.ema"] = 0.99
     command(first | {"model.class_dropout_prob": 0.2})
     assert [record["step"] for record in records(folder)] == [9, 10]
     command({"save_dir": folder, "max_steps": 12})

@@ -184,10 +184,15 @@ def choose_flip(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
     look = facts.look
     if look is None or facts.is_given("data.flip"):
         return None
-    if look.photographs > look.count / 2 and not look_like_text(facts.dataset.class_names):
+    if are_photographs(facts.dataset, look):
         return Choice("flips", {"data.flip": True}, "on: colour photographs (JPEG)")
     why = "off: these are no colour photographs, and mirrored text is no text; --data.flip 1"
     return Choice("flips", {"data.flip": False}, why)
+
+
+def are_photographs(dataset: data.Dataset, look: Look) -> bool:
+    """Returns whether most images are colour JPEG, and none of letters or digits."""
+    return look.photographs > look.count / 2 and not look_like_text(dataset.class_names)
 
 
 def look_like_text(class_names: tuple[str, ...]) -> bool:
@@ -200,12 +205,16 @@ def look_like_text(class_names: tuple[str, ...]) -> bool:
 
 def choose_clipping(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
     """Drawings and scans have flat parts at the ends of the range, which clipped samples meet."""
-    look = facts.look
-    if look is None or facts.config.model.use_stable_vae or facts.is_given("model.clip_output"):
+    look, config = facts.look, facts.config
+    in_pixels = config.objective == "drift" and not config.model.use_stable_vae
+    if look is None or not in_pixels or facts.is_given("model.clip_output"):
         return None
-    if look.photographs > look.count / 2:
+    if are_photographs(facts.dataset, look):
         return None  # not measured
-    why = "on: drawings and scans have flat parts in black or white; --model.clip_output 0"
+    why = (
+        "on: these are no colour photographs, and drawings and scans have flat parts in black or "
+        "white; --model.clip_output 0"
+    )
     return Choice("clipping", {"model.clip_output": True}, why)
 
 

@@ -278,7 +278,11 @@ def _copy_here(address: str) -> pathlib.Path:
     target = _scratch() / "copies" / address.partition("://")[2]
     if not path.exists():
         raise UserError(f"{address} does not exist; give a file or folder that is in the bucket")
-    sizes = {"": path.stat().length} if path.is_file() else files_below(path)  # ty: ignore
+    if path.is_file():
+        status: Any = path.stat()  # of etils, where a size is called length
+        sizes = {"": status.length}
+    else:
+        sizes = files_below(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if sum(sizes.values()) > free:

@@ -1,6 +1,6 @@
 """How much the raw sample varies in each of its parts: local contrast.
 
-    phi(x) = standard deviation of x in every window of a grid of at most 8 x 8
+    phi(x) = sqrt(variance of x + 1e-4) in every window of a grid of at most 8 x 8
 
 A speck in an empty corner moves a picture of 784 pixels hardly at all, and a grid of 49 windows,
 whose corner no real picture touches, very much. Beside the raw sample it is
@@ -17,7 +17,7 @@ from models.encoders.contract import FrozenEncoder
 from utils.errors import UserError
 
 MOST_WINDOWS = 8  # along a side
-SMALLEST_VARIANCE = 1e-4  # added; the root of 0 has no gradient
+SMALLEST_VARIANCE = 1e-4  # added; the gradient of the root is infinite at 0
 
 
 def load(name: str, source: str, bf16: bool | None, sha256: str) -> FrozenEncoder:
@@ -44,14 +44,23 @@ def load_shapes(name: str, source: str, bf16: bool | None) -> FrozenEncoder:
 def window_side(side: int) -> int:
     """Returns the smallest divisor of a side, of 2 pixels at least, with 8 windows at most.
 
-    A side without one, such as 3 or 31, is one window.
+    A prime side, such as 3 or 31, is one window, and one of 34 two.
     """
     sizes = range(2, side + 1)
     return next((s for s in sizes if side % s == 0 and side // s <= MOST_WINDOWS), side)
 
 
 def contrast(params: Any, images: Float[Array, "B H W C"]) -> dict[str, Float[Array, "B 1 K"]]:
-    """Returns {"contrast": [B, 1, K]} with K = windows times channels."""
+    """Returns {"contrast": [B, 1, K]} with K = windows times channels.
+
+    Raises:
+        UserError: samples of a single place, which cannot vary.
+    """
+    if images.shape[1] * images.shape[2] == 1:
+        raise UserError(
+            "--encoder.name contrast: a sample has a single place, in which nothing varies; leave "
+            "it out"
+        )
     height, width = (window_side(side) for side in images.shape[1:3])
     windows = rearrange(images, "b (h p) (w q) c -> b h w (p q) c", p=height, q=width)
     variance = jnp.var(windows, axis=3)

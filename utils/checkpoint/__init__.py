@@ -15,7 +15,7 @@ What a checkpoint of a trainer contains is decided in `training/`. The files of 
     reading       one item from disk to a tree of arrays
     checksums     crc32.json: what is damaged
     trees         a tree of arrays as {"path/of/leaf": array}, the form in which it is stored
-    lazy_orbax    the import of Orbax, when it is needed
+    lazy_orbax    the import of Orbax, when it is needed, and how it writes arrays
     in_buckets    what Orbax has to be told where checkpoints are in a bucket
 """
 
