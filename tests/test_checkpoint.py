@@ -363,10 +363,11 @@ from utils.checkpoint import Checkpoints
 
 def shardings_of(n_devices, divided):
     mesh = Mesh(np.array(jax.devices()[:n_devices]), ("data",))
-    return {k: NamedSharding(mesh, P("data") if k in divided else P()) for k in ("w", "bank")}
+    return {k: NamedSharding(mesh, P("data") if k in divided else P()) for k in values}
 
 values = {"w": np.arange(64, dtype=np.float32).reshape(16, 4),
-          "bank": np.arange(48, dtype=np.uint8).reshape(8, 6)}
+          "bank": np.arange(48, dtype=np.uint8).reshape(8, 6),
+          "large": np.arange(2**20, dtype=np.float32)}  # devices share the writing of it
 moves = [  # devices and divided arrays, when saved and when restored
     (8, "bank", 1, ""),
     (1, "", 8, "bank w"),
@@ -392,12 +393,17 @@ for number, (saved_devices, saved_divided, devices, divided) in enumerate(moves)
 def test_checkpoints_move_between_device_counts(tmp_path):
     child = python(MOVING_CHILD, tmp_path, devices=8)
     assert child.returncode == 0, child.stderr
-    like = {"w": jnp.zeros((16, 4)), "bank": jnp.zeros((8, 6), jnp.uint8)}
+    like = {
+        "w": jnp.zeros((16, 4)),
+        "bank": jnp.zeros((8, 6), jnp.uint8),
+        "large": jnp.zeros(2**20),
+    }
     tree, _, _ = Checkpoints(tmp_path / "2").restore(
         {"state": abstract(like)}
     )  # saved by a process with 8 devices
     np.testing.assert_array_equal(tree["state"]["w"], np.arange(64).reshape(16, 4))
     np.testing.assert_array_equal(tree["state"]["bank"], np.arange(48).reshape(8, 6))
+    np.testing.assert_array_equal(tree["state"]["large"], np.arange(2**20))
 
 
 # ---- import and stop ----

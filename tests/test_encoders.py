@@ -277,7 +277,7 @@ def test_whitened_samples_vary_alike_in_all_directions():
 
 
 def test_contrast_is_the_deviation_in_each_window():
-    """Of 28 pixels 7 windows, of 8 four, of 15 five; a side without a divisor is one window."""
+    """Of 28 pixels 7 windows, of 8 four, of 15 five; a prime side is one window."""
     images = np.random.default_rng(0).uniform(-1, 1, (3, 28, 15, 2)).astype(np.float32)
     encode, params, _ = load_encoder("none+contrast")
     found = encode(params, jnp.asarray(images))["contrast"]

@@ -184,9 +184,7 @@ class Job:
 
     def check_metadata(self, metadata: dict[str, Any], source: pathlib.Path) -> None:
         """Raises UserError for a checkpoint of the run at `source` from which this cannot go on."""
-        # Settings that are newer than the checkpoint have had their defaults.
-        defaults = {name: key.default for name, key in self.schema.keys.items()}
-        before = defaults | config_lib.flatten(metadata["config"])
+        before = config_lib.with_defaults(config_lib.flatten(metadata["config"]), self.schema)
         self.check_same_run(before, self.config, source)
         run_folder.check_same_data(metadata, self.identity, self.config, source)
 

@@ -40,7 +40,7 @@ from utils.config.command_line import (
 )
 from utils.config.levels import check_use, explain, resolve
 from utils.config.nesting import flatten, nest
-from utils.config.saved import from_dict, from_json, save_json
+from utils.config.saved import from_dict, from_json, save_json, with_defaults
 from utils.config.schema import KEYS, MAE_KEYS, MAE_TRAINER, TRAINER, Schema, recipes
 from utils.config.values import convert, expected
 
@@ -69,4 +69,5 @@ __all__ = [
     "resolve",
     "run_main",
     "save_json",
+    "with_defaults",
 ]

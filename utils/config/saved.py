@@ -38,7 +38,12 @@ def from_dict(
     missing = [name for name in schema.keys if name not in dotted]
     if missing:
         log.warning("%s lacks %s: using the defaults", source, ", ".join(missing))
-    return build({key.name: key.default for key in schema.keys.values()} | dotted, schema)
+    return build(with_defaults(dotted, schema), schema)
+
+
+def with_defaults(dotted: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    """Returns all settings of a run: those that are newer than it have had their defaults."""
+    return {key.name: key.default for key in schema.keys.values()} | dict(dotted)
 
 
 def _refuse_other_trainer(dotted: Mapping[str, Any], source: str, schema: Schema) -> None:
