@@ -182,6 +182,19 @@ TABLE = (
         "the gradient passes as if they were not clipped",
     ),
     Key(
+        "model.clip_margin",
+        0.0,
+        "with clip_output: how far beyond [-1, 1] that tenth begins; wider than the generator's "
+        "noise, it makes flat backgrounds",
+        "[0, 10]",
+    ),
+    Key(
+        "model.refine_channels",
+        0,
+        "channels of three convolutions after the last layer of a dit; 0 = none",
+        "[0, 4096]",
+    ),
+    Key(
         "model.output_init",
         "random",
         "start of the output layer; data = first samples have the data's mean and covariance; "

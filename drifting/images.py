@@ -13,15 +13,22 @@ def to_float(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32)
 
 
-def clip(images: jax.Array) -> jax.Array:
+def clip(images: jax.Array, margin: float = 0.0) -> jax.Array:
     """Returns images clipped to [-1, 1], but for a tenth of what is beyond.
 
     The gradient passes as if nothing were clipped. So a generator makes a
     background of -1 by any value below, and the tenth calls it back: with
     none of it, values go ever further and greys are lost.
+
+    Args:
+        images: any values.
+        margin: how far beyond [-1, 1] a value goes before a tenth of it is
+            left. In a margin wider than the generator's noise, a background
+            is flat.
     """
     clipped = jnp.clip(images, -1, 1)
-    leaky = clipped + LEAK * (images - clipped)
+    within = jnp.clip(images, -1 - margin, 1 + margin)
+    leaky = clipped + LEAK * (images - within)
     return images + jax.lax.stop_gradient(leaky - images)
 
 

@@ -8,6 +8,8 @@ One pass takes noise to a sample. `DiT.__call__` reads top to bottom as the pape
     blocks          attention and MLP with adaLN-zero, RMSNorm, QK-norm, RoPE and SwiGLU
     output          the in-context tokens are dropped; each patch token becomes its patch
 
+Our own, off in the paper's sizes: convolutions over the borders of patches, and clipped pixels.
+
 The paper's sizes on ImageNet at 256x256 (B has 133M parameters, L 463M):
 
     name    hidden_size    depth    num_heads
@@ -42,6 +44,7 @@ from models.layers import (
     small_normal,
 )
 from models.positions import Rotation, rope_rotation, rotate, sincos_positions
+from models.refinement import Refinement
 from utils.errors import UserError
 
 AttentionKernel = Literal["xla", "cudnn", "pallas"]
@@ -85,6 +88,9 @@ class DiT(nn.Module):
             alpha, so alpha - 1 enters: without guidance it is the time 0 of pure noise.
         clip_output: samples are clipped to [-1, 1], but for a tenth of what is beyond, and the
             gradient passes as if they were not (`drifting.images.clip`).
+        clip_margin: how far beyond [-1, 1] that tenth begins.
+        refine_channels: channels of the convolutions after the last layer
+            (`models.refinement`); 0 for none.
         condition_width: numbers of the conditions that are given in the place of labels; 0 for
             labels.
     """
@@ -115,6 +121,8 @@ class DiT(nn.Module):
     unroll: int = 1
     from_flow: bool = False
     clip_output: bool = False
+    clip_margin: float = 0.0
+    refine_channels: int = 0
     condition_width: int = 0
 
     def __post_init__(self):
@@ -200,8 +208,9 @@ class DiT(nn.Module):
         # Output.
         x = x[:, self.n_cls_tokens :]
         x = self._tokens_to_patches(x, cond)
+        x = self._refine(x)
         x = noise + x if self.from_flow else x
-        return clip(x) if self.clip_output else x
+        return clip(x, self.clip_margin) if self.clip_output else x
 
     def _patches_to_tokens(self, noise: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         """Embeds the patches and adds the learned positions."""
@@ -251,6 +260,14 @@ class DiT(nn.Module):
         )(x, cond)
         grid = {"h": rows, "w": columns, "p": patch, "q": patch}
         return rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", **grid)
+
+    def _refine(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """Adds what convolutions see in the samples, which they are shown as clipped."""
+        if not self.refine_channels:
+            return x
+        if self.clip_output and not self.from_flow:
+            x = clip(x, self.clip_margin)
+        return Refinement(self.refine_channels, self.dtype, name="refinement")(x)
 
     def _grid(self) -> tuple[int, int]:
         """The rows and columns of patches."""

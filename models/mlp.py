@@ -24,8 +24,8 @@ class MLPGenerator(nn.Module):
         depth: number of blocks.
         mlp_ratio: width inside a block / hidden_size.
         use_bf16: matrix products in bfloat16; parameters, norms and the output stay float32.
-        remat, zero_init_output, null_class, unroll, from_flow, clip_output, condition_width: as
-            in `models.dit.DiT`.
+        remat, zero_init_output, null_class, unroll, from_flow, clip_output, clip_margin,
+            condition_width: as in `models.dit.DiT`.
     """
 
     cond_dim: int
@@ -43,6 +43,7 @@ class MLPGenerator(nn.Module):
     unroll: int = 1
     from_flow: bool = False
     clip_output: bool = False
+    clip_margin: float = 0.0
     condition_width: int = 0
 
     def __post_init__(self):
@@ -93,7 +94,7 @@ class MLPGenerator(nn.Module):
         x = OutputLayer(n_features, True, self.zero_init_output, dtype, name="output")(x, cond)
         x = x.reshape(noise.shape)
         x = noise + x if self.from_flow else x
-        return clip(x) if self.clip_output else x
+        return clip(x, self.clip_margin) if self.clip_output else x
 
 
 class MLPBlock(nn.Module):

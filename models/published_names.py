@@ -61,12 +61,18 @@ _OUTPUT: Names = [
     (f"{_DIT}/FinalLayer_0/RMSNorm_0/weight", "output/norm/scale"),
     *_dense(f"{_DIT}/FinalLayer_0/TorchLinear_1", "output/linear"),
 ]
+# Our own, which the release does not have, under our names.
+_REFINEMENT: Names = [
+    (f"refinement/{layer}/{leaf}", f"refinement/{layer}/{leaf}")
+    for layer in ("conv1", "conv2", "conv3")
+    for leaf in ("kernel", "bias")
+]
 
 
 def generator_names(model: DiT) -> Names:
     """Returns (published, ours) for every tensor that a generator like `model` may have."""
     mlp = _SWIGLU if model.use_swiglu else _GELU_MLP
-    return [*_CONDITIONING, *_TOKENS, *_ATTENTION, *mlp, *_OUTPUT]
+    return [*_CONDITIONING, *_TOKENS, *_ATTENTION, *mlp, *_OUTPUT, *_REFINEMENT]
 
 
 def from_published(

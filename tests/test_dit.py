@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from einops import rearrange
+from scipy.ndimage import correlate
 
 from models.conditioning import Conditioning
 from models.dit import DiT
 from models.generator import check_inputs, count_parameters, draw_style_indices, init_params
 from models.mlp import MLPGenerator
 from models.positions import sincos_positions
+from models.refinement import Refinement
 from models.weights import load_generator
 from utils.errors import UserError
 
@@ -187,7 +190,11 @@ def test_program_size_does_not_grow_with_depth(remat):
     assert size(2) == size(8) > 100
 
 
-@pytest.mark.parametrize("model", [DiT(**SMALL), MLPGenerator(**SMALL_MLP)], ids=["dit", "mlp"])
+@pytest.mark.parametrize(
+    "model",
+    [DiT(**SMALL, refine_channels=6), MLPGenerator(**SMALL_MLP)],
+    ids=["dit", "mlp"],
+)
 def test_gradients_reach_every_parameter_and_survive_remat(model):
     params, inputs = random_params(model), example_inputs(model, 4)
 
@@ -201,6 +208,35 @@ def test_gradients_reach_every_parameter_and_survive_remat(model):
     for (path, g), r in zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(remat), strict=True):
         assert np.isfinite(g).all() and np.abs(g).max() > 0, jax.tree_util.keystr(path)
         np.testing.assert_allclose(g, r, atol=1e-5 * np.abs(g).max(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("side, reach", [(16, 14), (9, 7)], ids=["cells of 2x2", "pixels"])
+def test_refinement_against_scipy(side, reach):
+    """It starts as the identity, and a pixel reaches 14 x 14 of them, or 7 x 7."""
+    model = Refinement(5, jnp.float32)
+    x = np.random.default_rng(0).normal(size=(1, side, side, 2)).astype(np.float32)
+    params = model.init(jax.random.key(0), x)["params"]
+    np.testing.assert_array_equal(model.apply({"params": params}, x), x)
+
+    params = jax.tree.map(lambda p: p + 0.1 * np.arange(p.size).reshape(p.shape) / p.size, params)
+    p = 2 - side % 2
+    y = rearrange(x, "1 (h p) (w q) c -> (p q c) h w", p=p, q=p)
+    for name in ("conv1", "conv2", "conv3"):
+        y = y / (1 + np.exp(-y)) if name != "conv1" else y
+        kernel, bias = (np.asarray(params[name][leaf]) for leaf in ("kernel", "bias"))
+        total = np.stack([np.full(y.shape[1:], b, np.float64) for b in bias])
+        for source, target in np.ndindex(kernel.shape[2:]):
+            weights = kernel[..., source, target] / np.sqrt(9 * len(y))
+            total[target] += correlate(y[source], weights, mode="constant")
+        y = total
+    expected = x + rearrange(y, "(p q c) h w -> 1 (h p) (w q) c", p=p, q=p)
+    got = jax.jit(model.apply)({"params": params}, x)
+    assert_close(got, expected, 1e-5)
+
+    moved = x.copy()
+    moved[0, side // 2, side // 2] += 1
+    change = np.abs(jax.jit(model.apply)({"params": params}, moved) - got)
+    assert np.count_nonzero(change.sum((0, 2, 3))) == reach
 
 
 def test_null_class_is_one_more_label():

@@ -52,14 +52,16 @@ def test_clipped_pixels_keep_a_tenth_and_the_gradient():
     np.testing.assert_allclose(clip(x), [-1.2, -1.0, 0.25, 1.0, 1.1], rtol=1e-6)
     weights = jnp.arange(1.0, 6.0)
     np.testing.assert_array_equal(jax.grad(lambda x: weights @ clip(x))(x), weights)
+    np.testing.assert_allclose(clip(x, 0.5), [-1.15, -1.0, 0.25, 1.0, 1.05], rtol=1e-6)
 
     for name in ("dit", "mlp"):
-        clipped = parts_of({"model.name": name, "model.clip_output": True}).model
+        settings = {"model.name": name, "model.clip_output": True, "model.clip_margin": 0.25}
+        clipped = parts_of(settings).model
         plain = clipped.clone(clip_output=False)
         params = jax.tree.map(lambda p: 3 * p, init_params(plain, jax.random.key(0)))
         samples, expected = (next(generate(m, params, LABELS, 1.0, 0)) for m in (clipped, plain))
         assert np.abs(expected).max() > 1.5
-        np.testing.assert_allclose(samples, clip(expected), atol=1e-5)
+        np.testing.assert_allclose(samples, clip(expected, 0.25), atol=1e-5)
 
 
 def test_an_older_run_was_not_clipped(tmp_path):

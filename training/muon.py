@@ -34,6 +34,9 @@ OUTER_LAYERS = (  # the first and the last of DiT, MLP and MAE, as their names e
     "output/linear",
     "encoder/conv1",
     "decoder/head",
+    "refinement/conv1",
+    "refinement/conv2",
+    "refinement/conv3",
     "fc",
 )
 
