@@ -9,6 +9,7 @@ import pathlib
 
 from metrics.networks import ERROR, RESIDUAL, SLOPE
 from utils import storage
+from utils.errors import UserError
 from utils.files import replacing
 
 # What tells two evaluations apart, in the order of the columns.
@@ -149,11 +150,33 @@ def _column(name: str) -> int:
 
 
 def read_rows(path: pathlib.Path) -> list[dict]:
-    """Returns the rows of fid.csv, numbers as numbers; a gap is left out, a missing file is []."""
+    """Returns the rows of fid.csv, numbers as numbers; a gap is left out, a missing file is [].
+
+    Raises UserError where the file is no table of text.
+    """
     if not path.exists():
         return []
-    with storage.open_text(path, newline="") as file:
-        return [_typed(row) for row in csv.DictReader(file)]
+    try:
+        with storage.open_text(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _damaged(path, str(error)) from error
+    typed = []
+    for number, row in enumerate(rows, start=1):
+        if None in row:  # where DictReader keeps what has no column
+            raise _damaged(path, f"row {number} has more values than there are names")
+        typed.append(_typed(row))
+        texts = [name for name, value in typed[-1].items() if isinstance(value, str)]
+        wrong = sorted(set(texts) - set(TEXTS))
+        if wrong:
+            raise _damaged(path, f"row {number} has no number as {wrong[0]}")
+    return typed
+
+
+def _damaged(path: pathlib.Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is damaged ({reason}): correct or delete it; the next evaluation writes a new one"
+    )
 
 
 def _typed(row: dict[str, str]) -> dict:

@@ -658,6 +658,16 @@ def test_rows_of_the_same_settings_are_one(tmp_path):
     assert fid_csv.scores(first) == {"fd_pixels": 2.0, "precision": 0.5}
     assert fid_csv.scores(second) == {"fd_pixels": 3.0}
 
+    whole = path.read_bytes()
+    for old, new, reason in (
+        (b"0.999", b"0.99\xae", "invalid start byte"),
+        (b"1.0", b"1,0", "row 1 has more values than there are names"),
+        (b"3.0", b"3.o", "row 2 has no number as fd_pixels"),
+    ):
+        path.write_bytes(whole.replace(old, new, 1))
+        with pytest.raises(UserError, match=f"is damaged .*{reason}.*: correct or delete it"):
+            fid_csv.read_rows(path)
+
 
 def test_sanity_at_the_first_step(tmp_path, small_inception, monkeypatch):
     """An evaluation that cannot work stops the training at its first step."""

@@ -134,6 +134,6 @@ def draw_curves(parts: GeneratorParts, folder: pathlib.Path) -> None:
     """Draws curves.png of the run in `folder`, from its metrics.jsonl and fid.csv."""
     records = read_metrics(folder / "metrics.jsonl")
     for row in read_rows(folder / "fid.csv"):
-        if row["cfg_scale"] == 1:
+        if row.get("cfg_scale") == 1 and "step" in row:
             records.append({"step": row["step"]} | scores(row))
     save_curves(folder / "curves.png", records, collapse_ratio=parts.config.collapse_ratio)
