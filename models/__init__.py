@@ -2,6 +2,7 @@
 
 Generators     generator.py   how one is called, checked and started
                dit.py         the paper's (A.2), made of layers.py, conditioning.py, positions.py
+               refinement.py  convolutions after its last layer, for pictures with sharp edges
                mlp.py         for vectors and small images
                build.py       the table of them; a generator from settings, or from a checkpoint
                sampling.py    samples in one pass
