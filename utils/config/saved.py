@@ -1,5 +1,6 @@
 """The configuration that a run has saved: config.json."""
 
+import functools
 import json
 import logging
 import os
@@ -37,8 +38,14 @@ def from_dict(
     dotted = convert_all(dotted, schema.keys, source)
     missing = [name for name in schema.keys if name not in dotted]
     if missing:
-        log.warning("%s lacks %s: using the defaults", source, ", ".join(missing))
+        _warn_once(source, ", ".join(missing))
     return build(with_defaults(dotted, schema), schema)
+
+
+@functools.cache
+def _warn_once(source: str, missing: str) -> None:
+    """Warns of settings that a file lacks; a program reads its file in several places."""
+    log.warning("%s lacks %s: using the defaults", source, missing)
 
 
 def with_defaults(dotted: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
