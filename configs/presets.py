@@ -31,6 +31,7 @@ OBJECTIVES = {
         "model.class_dropout_prob": 0.1,  # guidance needs a null class
         "model.output_init": "random",  # velocities are not like the data,
         "model.clip_output": False,  # nor pixels
+        "model.clip_margin": 0.0,
     },
 }
 

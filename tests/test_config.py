@@ -117,10 +117,12 @@ def test_precedence_per_key(low, high, recipe_folder, monkeypatch):
 
 
 def test_objective_goes_over_the_recipe_and_under_flags(recipe_folder):
-    recipe_folder("trial", {"model.noise_classes": 8, "model.class_dropout_prob": 0.3})
+    pixels = {"model.clip_output": True, "model.clip_margin": 1.0}
+    recipe_folder("trial", pixels | {"model.noise_classes": 8, "model.class_dropout_prob": 0.3})
     given = {"recipe": "trial", "objective": "flow"}
     flow = config_lib.resolve(given)
     assert (flow.model.noise_classes, flow.model.class_dropout_prob) == (0, 0.1)
+    assert (flow.model.clip_output, flow.model.clip_margin) == (False, 0)
     without_dropout = config_lib.resolve(given | {"model.class_dropout_prob": 0.0})
     assert without_dropout.model.class_dropout_prob == 0
     assert config_lib.resolve({"recipe": "trial"}).model.noise_classes == 8
@@ -142,6 +144,22 @@ def test_flags_that_the_objective_has_no_use_for_are_refused():
     assert error_of(check, "--denoise_timesteps=4").startswith(
         "--denoise_timesteps: --objective drift has no use for it"
     )
+
+
+def test_flags_of_a_part_that_is_not_there_are_refused():
+    def check(*words):
+        config_lib.check_use(resolve(*words), parse(*words))
+
+    for off in ("--model.name=mlp", "--model.clip_output=0", "--objective=flow"):
+        check(off, "--model.refine_channels=0", "--model.clip_margin=0")
+    check("--model.clip_output=1", "--model.refine_channels=8", "--model.clip_margin=1")
+    for words, message in (
+        (["--model.name=mlp", "--model.refine_channels=8"], "=8: .* --model.name=mlp; leave it"),
+        (["--model.clip_output=0", "--model.clip_margin=1"], "=1: samples are not clipped .* out"),
+        (["--objective=flow", "--model.clip_margin=1"], "=1: samples are not clipped .* out"),
+    ):
+        with pytest.raises(UserError, match=f"{words[1].split('=')[0]}{message}"):
+            check(*words)
 
 
 def test_flag_beats_preset_beats_recipe_on_the_real_tables():

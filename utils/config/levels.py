@@ -89,7 +89,10 @@ def explain(
 
 
 def check_use(config: ConfigDict, given: flags.FlagValues) -> None:
-    """Raises UserError if the command line has flags that the objective has no use for."""
+    """Raises UserError if the command line has flags that change nothing.
+
+    They are those that the objective has no use for, and those of a part that is not there.
+    """
     beginnings, used_all_the_same = WITHOUT_USE[config.objective]
     useless = [
         name
@@ -99,6 +102,18 @@ def check_use(config: ConfigDict, given: flags.FlagValues) -> None:
     named = ", ".join(f"--{name}" for name in useless)
     advice = "it; leave it" if len(useless) == 1 else "them; leave them"
     check(not useless, f"{named}: --objective {config.objective} has no use for {advice} out")
+
+    model, values = config.model, given_flags(given)
+    check(
+        model.name == "dit" or not values.get("model.refine_channels"),
+        f"--model.refine_channels={model.refine_channels}: convolutions follow the last layer of a "
+        f"dit, not of --model.name={model.name}; leave it out",
+    )
+    check(
+        model.clip_output or not values.get("model.clip_margin"),
+        f"--model.clip_margin={model.clip_margin:g}: samples are not clipped "
+        "(--model.clip_output 0), so there is no margin; leave it out",
+    )
 
 
 # ---------------------------------------------------------------- the levels one by one
