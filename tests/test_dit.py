@@ -233,6 +233,9 @@ def test_refinement_against_scipy(side, reach):
     got = jax.jit(model.apply)({"params": params}, x)
     assert_close(got, expected, 1e-5)
 
+    half = Refinement(5, jnp.bfloat16).apply({"params": params}, 0 * x)
+    assert np.any(half != half.astype(jnp.bfloat16))  # the last of the three is float32
+
     moved = x.copy()
     moved[0, side // 2, side // 2] += 1
     change = np.abs(jax.jit(model.apply)({"params": params}, moved) - got)

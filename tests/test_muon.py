@@ -67,6 +67,7 @@ SHAPES_OF_ADAMW = {
     "blocks/attention/qkv/bias": (2, 18),
     "encoder/conv1/kernel": (3, 3, 1, 4),
     "patch_embedding/kernel": (4, 6),
+    "refinement/conv2/kernel": (3, 3, 4, 4),
     "positions": (1, 4, 6),
 }
 
