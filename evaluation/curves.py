@@ -24,7 +24,8 @@ def draw_curves(folder: pathlib.Path, row: dict) -> list[pathlib.Path]:
     rows = [
         other
         for other in read_rows(folder / "fid.csv")
-        if same_settings(other, row, ignoring=("step", "cfg_scale")) and distance in other
+        if same_settings(other, row, ignoring=("step", "cfg_scale"))
+        and {"step", "cfg_scale", distance} <= other.keys()
     ]
     reference = pathlib.Path(row["reference"]).name
     title = f"{row['num_samples']:,} samples against {reference}, {describe_parameters(row)}"

@@ -164,12 +164,11 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     typed = []
     for number, row in enumerate(rows, start=1):
         if None in row:  # where DictReader keeps what has no column
-            raise _damaged(path, f"row {number} has more values than there are names")
+            raise _damaged(path, f"row {number} has more values than there are columns")
         typed.append(_typed(row))
-        texts = [name for name, value in typed[-1].items() if isinstance(value, str)]
-        wrong = sorted(set(texts) - set(TEXTS))
+        wrong = _mistake(typed[-1])
         if wrong:
-            raise _damaged(path, f"row {number} has no number as {wrong[0]}")
+            raise _damaged(path, f"row {number} has {wrong}")
     return typed
 
 
@@ -177,6 +176,18 @@ def _damaged(path: pathlib.Path, reason: str) -> UserError:
     return UserError(
         f"{path} is damaged ({reason}): correct or delete it; the next evaluation writes a new one"
     )
+
+
+def _mistake(row: dict) -> str:
+    """Returns what no evaluation can have written, "" where there is nothing of the kind."""
+    texts = {name for name, value in row.items() if isinstance(value, str)}
+    for name in sorted(texts - set(TEXTS)):
+        return f"no number as {name}"
+    if "step" in row and "samples" not in row:  # of the run's own generator
+        for name in ("ema", "cfg_scale", "num_samples"):
+            if name not in row:
+                return f"a step, but no {name}"
+    return ""
 
 
 def _typed(row: dict[str, str]) -> dict:

@@ -28,7 +28,7 @@ from weight_rule import draw
 
 import data
 from data import pipeline
-from evaluation import evaluate, evaluate_command, fid_csv, networks, score_generator
+from evaluation import curves, evaluate, evaluate_command, fid_csv, networks, score_generator
 from evaluation.alphas import golden_section, parse_alphas
 from evaluation.flags import define_evaluation_flags
 from evaluation.image_files import read_images, write_npz
@@ -595,7 +595,7 @@ def test_published_artifact(tmp_path, capsys):
 def test_only_all_scores_are_done(tmp_path):
     """A row with as many scores, but others, is not the evaluation that is asked for."""
     table = tmp_path / "fid.csv"
-    row = {"step": 1, "ema": "0.999", "cfg_scale": 1.0, "reference": "007"}
+    row = {"step": 1, "ema": "0.999", "cfg_scale": 1.0, "num_samples": 9, "reference": "007"}
     fid_csv.append_row(table, row | {"fid_5k": 1.0, "precision_5k": 0.5, "recall_5k": 0.5})
     assert fid_csv.find_row(table, row, ["fid_5k", "recall_5k"])["fid_5k"] == 1
     assert fid_csv.find_row(table, row, ["fid_5k", "kid_5k"]) is None
@@ -661,12 +661,15 @@ def test_rows_of_the_same_settings_are_one(tmp_path):
     whole = path.read_bytes()
     for old, new, reason in (
         (b"0.999", b"0.99\xae", "invalid start byte"),
-        (b"1.0", b"1,0", "row 1 has more values than there are names"),
+        (b"1.0", b"1,0", "row 1 has more values than there are columns"),
+        (b"cfg_scale", b"cfg_scele", "row 1 has a step, but no cfg_scale"),
         (b"3.0", b"3.o", "row 2 has no number as fd_pixels"),
     ):
         path.write_bytes(whole.replace(old, new, 1))
         with pytest.raises(UserError, match=f"is damaged .*{reason}.*: correct or delete it"):
             fid_csv.read_rows(path)
+    path.write_bytes(whole.replace(b"step", b"stop"))  # then it is of no step, and in no curve
+    assert curves.draw_curves(tmp_path, row | {"fd_pixels": 2.0}) == []
 
 
 def test_sanity_at_the_first_step(tmp_path, small_inception, monkeypatch):
