@@ -184,8 +184,8 @@ TABLE = (
     Key(
         "model.clip_margin",
         0.0,
-        "with clip_output: how far beyond [-1, 1] that tenth begins; wider than the generator's "
-        "noise, it makes flat backgrounds",
+        "with clip_output: how far beyond [-1, 1] that tenth begins; a background that varies "
+        "less becomes flat",
         "[0, 10]",
     ),
     Key(

@@ -23,8 +23,8 @@ def clip(images: jax.Array, margin: float = 0.0) -> jax.Array:
     Args:
         images: any values.
         margin: how far beyond [-1, 1] a value goes before a tenth of it is
-            left. In a margin wider than the generator's noise, a background
-            is flat.
+            left. Where a background varies less than the margin is wide, it
+            becomes flat.
     """
     clipped = jnp.clip(images, -1, 1)
     within = jnp.clip(images, -1 - margin, 1 + margin)

@@ -88,7 +88,8 @@ class DiT(nn.Module):
             alpha, so alpha - 1 enters: without guidance it is the time 0 of pure noise.
         clip_output: samples are clipped to [-1, 1], but for a tenth of what is beyond, and the
             gradient passes as if they were not (`drifting.images.clip`).
-        clip_margin: how far beyond [-1, 1] that tenth begins.
+        clip_margin: how far beyond [-1, 1] that tenth begins. With convolutions samples are
+            clipped twice, before them and after.
         refine_channels: channels of the convolutions after the last layer
             (`models.refinement`); 0 for none.
         condition_width: numbers of the conditions that are given in the place of labels; 0 for
@@ -262,7 +263,10 @@ class DiT(nn.Module):
         return rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", **grid)
 
     def _refine(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """Adds what convolutions see in the samples, which they are shown as clipped."""
+        """Returns the samples, clipped as they are in the end, plus what convolutions add to them.
+
+        Of a flow these are velocities, which are not clipped.
+        """
         if not self.refine_channels:
             return x
         if self.clip_output and not self.from_flow:

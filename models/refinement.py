@@ -2,7 +2,7 @@
 
 The last layer is linear: a patch is a weighted sum of as many pictures as its token has numbers.
 Such sums meet flat paper and sharp strokes only nearly, and two patches do not know of each other's
-edges. A small network that sees 14 x 14 pixels adds what is missing:
+edges. A small network that sees 14 x 14 pixels (7 x 7 where a side is odd) adds what is missing:
 
     x  <-  x + c3(silu(c2(silu(c1(x)))))        c1, c2, c3: 3 x 3, over cells of 2 x 2 pixels
 
@@ -19,7 +19,7 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-CELL = 2  # pixels along a side, where they divide the height and the width
+CELL = 2  # pixels along a side; 1 where two do not divide the height and the width
 
 
 class Refinement(nn.Module):

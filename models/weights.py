@@ -78,7 +78,8 @@ def save_generator(
 ) -> None:
     """Writes a generator in the published format.
 
-    `load_generator` and the paper's own code read it.
+    `load_generator` reads it, and the paper's own code where the model has no field that is ours
+    alone, such as `refine_channels`.
 
     Args:
         folder: made if missing; the two files in it are replaced.

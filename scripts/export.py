@@ -10,12 +10,13 @@
     python scripts/export.py --load_dir runs/digits --push me/digits --space 1 --license mit
     python sample.py --load_dir hf://me/digits
 
-The published format, which the paper's own code reads too, holds a generator or an encoder:
-metadata.json and ema_params.msgpack, for sample.py, eval_fid.py and --init_from, or for
---encoder.path. The web page makes pictures in a browser, by WebGPU or WebAssembly, and asks no
-other machine for anything. It needs the packages of requirements-web.txt, and npm. On the Hugging
-Face hub a repository gets the weights, samples and a card with the scores, and with --space 1 a
-Space of the same name gets the page. Without a network both are written, as folders.
+The published format holds a generator or an encoder: metadata.json and ema_params.msgpack, for
+sample.py, eval_fid.py and --init_from, or for --encoder.path. The paper's own code reads it too
+where the network has nothing of our own, such as convolutions. The web page makes pictures in a
+browser, by WebGPU or WebAssembly, and asks no other machine for anything. It needs the packages of
+requirements-web.txt, and npm. On the Hugging Face hub a repository gets the weights, samples and a
+card with the scores, and with --space 1 a Space of the same name gets the page. Without a network
+both are written, as folders.
 """
 
 import logging

@@ -28,7 +28,9 @@ from optax.contrib import MuonDimensionNumbers
 
 MOMENTUM = 0.95  # of Muon's authors
 CONSISTENT_RMS = 0.2  # of an update of AdamW, measured in arXiv 2502.16982, 2.2
-OUTER_LAYERS = (  # the first and the last of DiT, MLP and MAE, as their names end
+# The first and the last of DiT, MLP and MAE, as their names end. All three convolutions come after
+# the last layer of a DiT, and their small steps are made for Adam (models/refinement.py).
+OUTER_LAYERS = (
     "patch_embedding",
     "noise_embedding",
     "output/linear",
