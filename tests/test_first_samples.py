@@ -17,6 +17,7 @@ from models.sampling import generate
 from training import drift
 from training.first_samples import check_output, patches
 from training.resolve_encoder import some_samples
+from training.resolve_start import fitted
 from utils import config as config_lib
 from utils.errors import UserError
 
@@ -92,6 +93,10 @@ def test_mistakes():
         with pytest.raises(UserError, match=f"{flag}=.* leave it out with --objective flow"):
             parts_of(flow | {flag: value})
     model = parts_of().model
+    parts = parts_of({"model.refine_channels": 4})
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    with pytest.raises(UserError, match="absent there .* give --model.refine_channels=0, or"):
+        fitted(parts, model, shapes)
     latents = dataclasses.replace(data.load("digits"), dtype="float32")
     given = config_lib.resolve({"recipe": "none", "model.clip_output": True}).model
     with pytest.raises(UserError, match="--model.clip_output 1: only the pixels of images"):

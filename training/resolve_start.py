@@ -120,6 +120,9 @@ def fitted(parts: GeneratorParts, model: GeneratorModel, params: Any) -> Any:
             advice = advice_on_conditions(model.condition_width)
         elif here != there:
             advice += " (one of them has a null class: --model.class_dropout_prob)"
+        elif name.startswith("refinement"):
+            channels = getattr(model, "refine_channels", 0)
+            advice = f"give --model.refine_channels={channels}, or other weights"
         raise UserError(
             f"--init_from {parts.config.init_from}: {name} is {given_shape} there and {own_shape} "
             f"in this generator; {advice}"
