@@ -139,6 +139,21 @@ class Peer:
     compile_s: float | None = None
 
 
+# By the settings of `step.py`, recorded on two CPU cores in float32. Those of 132 GFLOP/s came with
+# the settings; the others were measured with ours in turn, beside 410 to 490 GFLOP/s.
+PEERS = {
+    "encoder": (
+        Peer("the paper's release, first record", 1.38, 132, compile_s=86),
+        Peer("the paper's release, JAX 0.4.37", 0.642, 450, compile_s=39.6),
+        Peer("the paper's release, JAX 0.10.2", 0.431, 450, compile_s=17.2),
+    ),
+    "pixels": (
+        Peer("a port to PyTorch, first record", 12.9, 132),
+        Peer("a port to PyTorch, 2.14", 6.3, 450),
+    ),
+}
+
+
 def beside_peers(peers: Iterable[Peer], step_s: float, matmul_rate: float) -> dict[str, Any]:
     """Returns the figures of peers, and how our step compares.
 

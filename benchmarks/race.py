@@ -7,7 +7,7 @@ The port trains MNIST by the paper's method in raw pixels: 9.0M parameters, patc
 layer that starts at zero, 10 classes of 32 generated and 32 positive samples, a learning rate of
 2e-4. Both runs are of our program: what is compared is settings. The steps of both are timed first,
 in turn, and each run then takes --seconds. The port's own step was recorded on another machine
-(`benchmarks/step.py`); the row "as many steps as the port makes" is that of the run of its settings
+(`benchmarks/frame.py`); the row "as many steps as the port makes" is of the run of its settings
 when the port, at this machine's rate of matrix products, would be through.
 
 OUT/race.md has the table, OUT/race.png the samples of both. A run that is done is not done again.
@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks import runs
-from benchmarks.step import PEERS
+from benchmarks.frame import PEERS
 from configs.default import Key
 from evaluation.evaluate import evaluate
 from evaluation.fid_csv import scores

@@ -45,7 +45,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.frame import Peer, beside_peers, noise_dataset, peak_bytes, print_line, time_in_turn
+from benchmarks.frame import (
+    PEERS,
+    beside_peers,
+    noise_dataset,
+    peak_bytes,
+    print_line,
+    time_in_turn,
+)
 from configs.default import Key
 from drifting.bank import Bank
 from models.encoders import load_encoder
@@ -113,19 +120,6 @@ SETTINGS = {
         "model.n_cls_tokens": 8,
         "model.use_bf16": False,
     },
-}
-# Recorded on two CPU cores, float32. Those of 132 GFLOP/s came with the settings; the others were
-# measured with ours in turn, beside 410 to 490 GFLOP/s.
-PEERS = {
-    "encoder": (
-        Peer("the paper's release, first record", 1.38, 132, compile_s=86),
-        Peer("the paper's release, JAX 0.4.37", 0.642, 450, compile_s=39.6),
-        Peer("the paper's release, JAX 0.10.2", 0.431, 450, compile_s=17.2),
-    ),
-    "pixels": (
-        Peer("a port to PyTorch, first record", 12.9, 132),
-        Peer("a port to PyTorch, 2.14", 6.3, 450),
-    ),
 }
 FLAGS = (
     Key("setting", "", f"one of {', '.join(SETTINGS)}: its values hold where no flag is given"),

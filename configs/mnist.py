@@ -17,8 +17,7 @@ OVERRIDES = {
     "model.depth": 6,
     "model.num_heads": 4,
     "model.n_cls_tokens": 4,
-    "model.clip_output": True,  # these three as measured on mnist_5k
-    "model.clip_margin": 2.0,
+    "model.clip_output": True,  # both as measured on mnist_5k
     "model.refine_channels": 32,
     "drift.n_neg": 128,
     "drift.n_pos": 512,

@@ -22,7 +22,7 @@ OVERRIDES = digits.OVERRIDES | {
     "model.output_init": "data",
     "model.clip_output": True,  # or recall stays at 0.4: strokes come out too smooth
     "model.clip_margin": 2.0,  # paper is flat
-    "model.refine_channels": 32,  # strokes are sharp
+    "model.refine_channels": 32,  # fewer broken strokes
     "drift.field": "sinkhorn",  # the kernel field narrows here, docs/benchmarks.md
     "drift.temperatures": (0.02,),
     "encoder.name": "none+whiten+contrast",  # contrast sees specks, docs/benchmarks.md
