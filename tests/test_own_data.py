@@ -58,7 +58,8 @@ def test_what_is_chosen_and_why(folder):
     settings = own_data.merged(choices)
     assert settings["data.image_size"] == 64
     assert settings["data.flip"] is False
-    assert settings["model.clip_output"] is True
+    assert settings["model.clip_output"] is True and settings["model.clip_margin"] == 2
+    assert settings["model.refine_channels"] == 32
     assert settings["batch_size"] == 2 * settings["drift.n_neg"]
     assert settings["drift.n_pos"] == "all"
     (text,) = own_data.explain(choices)
@@ -74,7 +75,7 @@ def test_photographs_are_mirrored_and_not_clipped_but_not_digits(tmp_path):
     (tmp_path / "photos" / "beach").mkdir(parents=True)
     picture(32, 32).save(tmp_path / "photos" / "beach" / "a.jpg")
     photos = own_data.merged(choices_of(tmp_path / "photos"))
-    assert photos["data.flip"] is True and "model.clip_output" not in photos
+    assert photos["data.flip"] is True and not {"model.clip_output", "model.refine_channels"} & set(photos)
     digits = own_data.merged(choices_of(tmp_path / "digits"))
     assert digits["data.flip"] is False and digits["model.clip_output"] is True
 

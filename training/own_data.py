@@ -32,6 +32,8 @@ WHOLE_BANK_BYTES = 2e9  # up to so many bytes all reals are kept
 ALL_POSITIVES_UP_TO = 600  # images of the largest class, of which a step then takes all
 POSITIVES = 256  # of a class, where it has more
 FEW = 64  # images of a class that are few
+# Where samples are clipped, as measured on MNIST and emoji:
+CLIP_MARGIN, REFINE_CHANNELS = 2.0, 32
 NEAREST = 32  # positives of a condition: the images with the nearest ones
 
 
@@ -215,7 +217,11 @@ def choose_clipping(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
         "on: these are no colour photographs, and drawings and scans have flat parts in black or "
         "white; --model.clip_output 0"
     )
-    return Choice("clipping", {"model.clip_output": True}, why)
+    settings = {"model.clip_output": True, "model.clip_margin": CLIP_MARGIN}
+    if config.model.name == "dit":
+        settings["model.refine_channels"] = REFINE_CHANNELS
+        why += ". Convolutions after the last layer draw their edges; --model.refine_channels 0"
+    return Choice("clipping", settings, why)
 
 
 def choose_generator(facts: Facts, chosen: Mapping[str, Any]) -> Choice:
