@@ -75,7 +75,9 @@ def test_photographs_are_mirrored_and_not_clipped_but_not_digits(tmp_path):
     (tmp_path / "photos" / "beach").mkdir(parents=True)
     picture(32, 32).save(tmp_path / "photos" / "beach" / "a.jpg")
     photos = own_data.merged(choices_of(tmp_path / "photos"))
-    assert photos["data.flip"] is True and not {"model.clip_output", "model.refine_channels"} & set(photos)
+    assert photos["data.flip"] is True and not {"model.clip_output", "model.refine_channels"} & set(
+        photos
+    )
     digits = own_data.merged(choices_of(tmp_path / "digits"))
     assert digits["data.flip"] is False and digits["model.clip_output"] is True
 
