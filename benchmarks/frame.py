@@ -154,6 +154,25 @@ PEERS = {
 }
 
 
+# What the port to PyTorch was recorded with: 10 classes of 32 generated and 32 positive samples.
+PORT = {
+    "batch_size": 320,
+    "drift.n_neg": 32,
+    "drift.n_pos": 32,
+    "drift.n_unc": 0,
+    "drift.alpha_max": 1.0,
+    "drift.bank_per_class": 64,
+    "drift.bank_global": 0,
+    "drift.bank_push": 8,
+    "model.hidden_size": 256,
+    "model.depth": 6,
+    "model.num_heads": 8,
+    "model.patch_size": 4,
+    "model.n_cls_tokens": 8,
+    "model.use_bf16": False,
+}
+
+
 def beside_peers(peers: Iterable[Peer], step_s: float, matmul_rate: float) -> dict[str, Any]:
     """Returns the figures of peers, and how our step compares.
 

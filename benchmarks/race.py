@@ -23,11 +23,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks import runs
-from benchmarks.frame import PEERS
+from benchmarks.frame import PEERS, PORT
 from configs.default import Key
-from evaluation.evaluate import evaluate
-from evaluation.fid_csv import scores
-from evaluation.load_reference import load_reference
 from models.runs import load_run
 from models.sampling import generate
 from utils import config as config_lib
@@ -43,22 +40,9 @@ FLAGS = (
     Key("seed", 0, "of both runs", "[0, 4294967295]"),
     Key("out", "runs/race", "folder of the runs, the table and the picture"),
 )
-PORT = {
+# The port's training on MNIST, besides the sizes of its step.
+OF_PORT = PORT | {
     "recipe": "none",
-    "batch_size": 320,
-    "drift.n_neg": 32,
-    "drift.n_pos": 32,
-    "drift.n_unc": 0,
-    "drift.alpha_max": 1.0,
-    "drift.bank_per_class": 128,
-    "drift.bank_global": 0,
-    "drift.bank_push": 320,
-    "model.hidden_size": 256,
-    "model.depth": 6,
-    "model.num_heads": 8,
-    "model.patch_size": 4,
-    "model.n_cls_tokens": 8,
-    "model.use_bf16": False,
     "model.zero_init_output": True,
     "optim.learning_rate": 2e-4,
     "optim.schedule": "constant",
@@ -91,7 +75,7 @@ def main(flag_values):
 def settings(flags: Any, name: str, steps: int) -> dict[str, Any]:
     """Returns the flags of train_drift.py for one run."""
     given = {"dataset_name": flags.dataset_name, "seed": flags.seed, "max_steps": steps}
-    return given if name == OURS else given | PORT
+    return given if name == OURS else given | OF_PORT
 
 
 def steps_of_port(seconds: float, matmul_gflop_per_s: float) -> int:
@@ -112,21 +96,11 @@ def do_run(flags: Any, key: dict, step_ms: dict[str, float], folder: pathlib.Pat
     def measure(run: pathlib.Path) -> dict[str, Any]:
         found = {}
         for features in ("pixels", JUDGE):
-            found |= end_scores(flags.dataset_name, run, features)
+            found |= runs.scores_of(flags.dataset_name, run, features)
         np.save(folder / f"{key['run']}.npy", some_samples(run))
         return {"end": found}
 
     return runs.train(given, folder / "run", measure)
-
-
-def end_scores(dataset_name: str, run: pathlib.Path, features: str) -> dict[str, Any]:
-    """Returns the scores of the end of a run by one network."""
-    model, params, _ = load_run(run)
-    options: Any = config_lib.resolve({}).data
-    reference = load_reference(
-        dataset_name, data_options=options, shape=model.sample_shape, features=features
-    )
-    return scores(evaluate(model, params, reference, cfg_scale=1.0, seed=0))
 
 
 def some_samples(run: pathlib.Path) -> np.ndarray:

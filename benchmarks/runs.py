@@ -15,7 +15,10 @@ from typing import Any
 
 import data
 from benchmarks.frame import time_in_turn
+from evaluation.evaluate import evaluate
 from evaluation.fid_csv import read_rows, scores
+from evaluation.load_reference import load_reference
+from models.runs import load_run
 from training import drift
 from training.drift_parts import DriftParts
 from training.flow_parts import FlowParts
@@ -105,6 +108,16 @@ def train(
         row |= measure(folder)
     shutil.rmtree(folder, ignore_errors=True)
     return row
+
+
+def scores_of(dataset_name: str, folder: pathlib.Path, features: str) -> dict[str, Any]:
+    """Returns the scores of the end of a run, against the test split, by one network."""
+    model, params, _ = load_run(folder)
+    options: Any = config_lib.resolve({}).data
+    reference = load_reference(
+        dataset_name, data_options=options, shape=model.sample_shape, features=features
+    )
+    return scores(evaluate(model, params, reference, cfg_scale=1.0, seed=0))
 
 
 def logged_step_ms(folder: pathlib.Path) -> float | None:

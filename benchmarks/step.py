@@ -47,6 +47,7 @@ import numpy as np
 
 from benchmarks.frame import (
     PEERS,
+    PORT,
     beside_peers,
     noise_dataset,
     peak_bytes,
@@ -100,26 +101,7 @@ SETTINGS = {
         "model.noise_classes": 64,
         "model.use_bf16": False,
     },
-    # 10 classes of 32 generated and 32 positive samples.
-    "pixels": {
-        "recipe": "none",
-        "size": 32,
-        "channels": 1,
-        "batch_size": 320,
-        "drift.n_neg": 32,
-        "drift.n_pos": 32,
-        "drift.n_unc": 0,
-        "drift.alpha_max": 1.0,
-        "drift.bank_per_class": 64,
-        "drift.bank_global": 0,
-        "drift.bank_push": 8,
-        "model.hidden_size": 256,
-        "model.depth": 6,
-        "model.num_heads": 8,
-        "model.patch_size": 4,
-        "model.n_cls_tokens": 8,
-        "model.use_bf16": False,
-    },
+    "pixels": {"recipe": "none", "size": 32, "channels": 1} | PORT,
 }
 FLAGS = (
     Key("setting", "", f"one of {', '.join(SETTINGS)}: its values hold where no flag is given"),

@@ -28,10 +28,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks import runs
 from configs.default import Key
-from evaluation.evaluate import evaluate
-from evaluation.fid_csv import scores
-from evaluation.load_reference import load_reference
-from models.runs import load_run
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.logging import setup_logging
@@ -127,17 +123,11 @@ def do_run(flags: Any, key: dict, equal: int, folder: pathlib.Path) -> dict[str,
     """
     given = settings(flags, key["encoder"], key["steps"], key["seed"])
     given |= {"features": JUDGE, "eval_interval": equal}
-    return runs.train(given, folder, lambda run: in_pixels(flags.dataset_name, run))
 
+    def in_pixels(run: pathlib.Path) -> dict[str, Any]:
+        return {"in_pixels": runs.scores_of(flags.dataset_name, run, "pixels")}
 
-def in_pixels(dataset_name: str, folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the scores of the end of a run with pixels as the features."""
-    model, params, _ = load_run(folder)
-    options: Any = config_lib.resolve({}).data
-    reference = load_reference(
-        dataset_name, data_options=options, shape=model.sample_shape, features="pixels"
-    )
-    return {"in_pixels": scores(evaluate(model, params, reference, cfg_scale=1.0, seed=0))}
+    return runs.train(given, folder, in_pixels)
 
 
 # ---------------------------------------------------------------- the table

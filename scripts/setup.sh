@@ -20,7 +20,7 @@ if [ -z "$python" ]; then
 fi
 
 if ! [ -x .venv/bin/python ] || ! cmp -s requirements.lock .venv/requirements.lock; then
-  echo "Installing into .venv (once; up to a minute) ..."
+  echo "Installing into .venv (once; two minutes at most) ..."
   if ! "$python" -m venv .venv; then
     echo "error: could not make .venv; on Debian or Ubuntu: apt install python3-venv" >&2
     exit 2
