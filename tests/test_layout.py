@@ -70,7 +70,7 @@ def check_same(changes, devices, fsdp, reference, steps):
 @pytest.mark.parametrize(
     "changes, devices, fsdp, reference",
     [
-        ({"optim.accumulate": 4} | EXACT, 1, 1, {}),
+        pytest.param({"optim.accumulate": 4} | EXACT, 1, 1, {}, marks=pytest.mark.slow),
         ({"optim.accumulate": 2} | EXACT, 8, 2, {}),
         pytest.param(FEW, 8, 1, FEW, marks=pytest.mark.slow),  # rows over all devices
         (FEW, 8, 2, FEW),  # classes over fsdp, rows over data
@@ -293,7 +293,11 @@ ONE_CLASS = {
 
 @pytest.mark.parametrize(
     "changes, devices",
-    [({}, 1), ({"drift.field": "sinkhorn"}, 1), ({}, 2)],
+    [
+        pytest.param({}, 1, marks=pytest.mark.slow),
+        ({"drift.field": "sinkhorn"}, 1),
+        ({}, 2),
+    ],
     ids=["kernel", "a second batch", "rows over devices"],
 )
 def test_parts_of_one_class_are_exact(changes, devices):

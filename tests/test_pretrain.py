@@ -241,7 +241,7 @@ def test_interrupted_run_ends_in_the_same_bits(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(folder / "checkpoints" / "48")
     for until in (41, None):
-        train(folder, {"eval_interval": 7}, until=until)
+        train(folder, {"eval_interval": 20}, until=until)
     tree, metadata, step = everything_saved(run)
     tree2, metadata2, _ = everything_saved(folder)
     assert step == 48 and metadata["position"] == metadata2["position"] == 48 * 32

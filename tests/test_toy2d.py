@@ -52,7 +52,7 @@ def shares(laboratory, init):
 
 def test_from_one_mode_to_both():
     """From samples collapsed on one mode, both hold half of the samples within five points."""
-    assert np.abs(np.array(shares(lab({}), "collapsed")) - 0.5).max() < 0.05
+    assert np.abs(np.array(shares(lab({"drift.n_neg": 64}), "collapsed")) - 0.5).max() < 0.05
 
 
 @pytest.mark.slow

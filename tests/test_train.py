@@ -33,7 +33,7 @@ TINY = {
     "batch_size": 32,
     "drift.n_neg": 4,
     "model.hidden_size": 16,
-    "model.depth": 2,
+    "model.depth": 1,
     "model.num_heads": 2,
     "model.n_cls_tokens": 1,
     "model.noise_coords": 2,
@@ -341,7 +341,7 @@ def test_a_signal_saves_and_exits(tmp_path, name):
 def test_run_folder_of_another_model(tmp_path):
     train(tmp_path, {"max_steps": 4})
     before = (tmp_path / "config.json").read_text()
-    with pytest.raises(UserError, match="model.depth = 2, but model.depth = 3"):
+    with pytest.raises(UserError, match="model.depth = 1, but model.depth = 3"):
         train(tmp_path, {"max_steps": 8, "model.depth": 3})
     assert (tmp_path / "config.json").read_text() == before and Checkpoints(
         tmp_path / "checkpoints"
