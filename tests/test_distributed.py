@@ -29,6 +29,7 @@ from utils.roll_call import roll_call
 KEYS = ("loss", "drift_rms_0.02", "energy_distance", "grad_norm", "diversity")
 WIDE = TINY | {
     "model.hidden_size": 64,  # wide enough for parameters to be sharded
+    "model.depth": 2,  # whose parameters are stacked
     "drift.n_unc": 4,
     "drift.alpha_max": 3.0,
 }

@@ -196,8 +196,8 @@ def test_moments_of_another_encoder_do_not_go_on():
     "moments, classes, changes, devices",
     [
         pytest.param("all", 3, {}, 2, marks=pytest.mark.slow),
-        # A class in each group, its rows over two devices.
-        ("class", 3, {"optim.accumulate": 3, "drift.exact_scales": True}, 2),
+        # Three classes in each group, their rows over two devices.
+        ("class", 6, {"optim.accumulate": 2, "drift.exact_scales": True}, 2),
     ],
     ids=["rows", "rows and groups"],
 )

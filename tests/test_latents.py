@@ -78,6 +78,7 @@ def cache_here(place, out, **flags):
     values = config_lib.define_flags(
         ("dataset_name", "seed", "data"), cache_latents.FLAGS, FlagValues()
     )
+    flags["encode_batch_size"] = 1  # on eight devices, so that the last batch is not full
     cache_latents.main(config_lib.parse(command(place, out, **flags)[1:], values))
 
 

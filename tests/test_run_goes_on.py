@@ -89,13 +89,13 @@ def test_a_run_without_a_checkpoint_goes_on_with_its_settings(tmp_path, job):
 def test_a_refused_start_leaves_no_settings(digits_run, tmp_path):
     """The next command in its folder would go on with them, and be refused as well."""
     refused = {"load_dir": str(digits_run), "model.depth": 3}
-    with pytest.raises(UserError, match="model.depth = 2, but model.depth = 3"):
+    with pytest.raises(UserError, match="model.depth = 1, but model.depth = 3"):
         train(tmp_path, refused)
     assert not (tmp_path / "config.json").exists()
 
     config_lib.save_json(config_lib.resolve(TINY), tmp_path / "config.json")
     before = (tmp_path / "config.json").read_text()
-    with pytest.raises(UserError, match="model.depth = 2, but model.depth = 3"):
+    with pytest.raises(UserError, match="model.depth = 1, but model.depth = 3"):
         train(tmp_path, refused)
     assert (tmp_path / "config.json").read_text() == before
 

@@ -173,7 +173,7 @@ def by_processes(ranks, name, options, position, batches, out, size=12):
     ],
 )
 def test_real_processes(name, kind, tmp_path):
-    """Two processes stop inside the second epoch, and one goes on: the order of one never stopped,
+    """One process stops inside the second epoch, and two go on: the order of one never stopped,
     and each sample once an epoch.
     """
     options, n = {}, 12
@@ -188,7 +188,7 @@ def test_real_processes(name, kind, tmp_path):
     whole.close()
     stops = (0, n // 12 + 2, n // 12 + 3)
     found = []
-    for ranks, (start, stop) in zip((2, 1), itertools.pairwise(stops), strict=True):
+    for ranks, (start, stop) in zip((1, 2), itertools.pairwise(stops), strict=True):
         out = tmp_path / f"{start}.npz"
         found.append(by_processes(ranks, name, options, 12 * start, stop - start, out))
     images, labels = (np.concatenate(part) for part in zip(*found, strict=True))
