@@ -139,7 +139,7 @@ def test_noise_of_others_is_not_counted_twice():
 
 
 def simulate(names, scale, shift, count, seed=0, n=400):
-    """Returns {score: estimates} of sets of n samples against the same reals, half as many again."""
+    """Returns {score: estimates} of sets of n samples against the same reals, n + n / 2 of them."""
     random = np.random.default_rng(seed)
     mixing = np.eye(32) + 0.2 * random.standard_normal((32, 32))
     centres = random.standard_normal((10, 32))
