@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from test_train import (
+    STACKED,
     STREAM,
-    WIDE,
     collectives,
     everything_saved,
     parts_of,
@@ -102,7 +102,7 @@ def test_one_program_that_donates_and_moves_no_features(encoder, bank):
     On 8 devices, no collective carries features, and state and bank are donated to the one
     program.
     """
-    parts = parts_of(encoder | bank | WIDE | {"encoder.cache": "on"}, devices=8)
+    parts = parts_of(encoder | bank | STACKED | {"encoder.cache": "on"}, devices=8)
     state, everywhere = drift.make_state(parts), sharding.replicated(parts.mesh)
     kept, frozen = (
         drift.put_bank(parts, drift.fill_bank(parts)[0]),

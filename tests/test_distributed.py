@@ -17,7 +17,7 @@ import types
 import numpy as np
 import pytest
 from conftest import CHILD_XLA_FLAGS, ROOT
-from test_train import STREAM, TINY, records, train
+from test_train import STACKED, STREAM, TINY, records, train
 
 from evaluation.fid_csv import read_rows
 from utils.checkpoint import Checkpoints
@@ -27,12 +27,7 @@ from utils.errors import UserError
 from utils.roll_call import roll_call
 
 KEYS = ("loss", "drift_rms_0.02", "energy_distance", "grad_norm", "diversity")
-WIDE = TINY | {
-    "model.hidden_size": 64,  # wide enough for parameters to be sharded
-    "model.depth": 2,  # whose parameters are stacked
-    "drift.n_unc": 4,
-    "drift.alpha_max": 3.0,
-}
+WIDE = TINY | STACKED | {"drift.n_unc": 4, "drift.alpha_max": 3.0}
 
 
 def free_port() -> int:

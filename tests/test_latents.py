@@ -74,12 +74,12 @@ def cache(place, out, **flags):
 
 
 def cache_here(place, out, **flags):
-    """Does the same in this process."""
+    """Does the same in this process, whose eight devices share batches of 8: the last has 2."""
     values = config_lib.define_flags(
         ("dataset_name", "seed", "data"), cache_latents.FLAGS, FlagValues()
     )
-    flags["encode_batch_size"] = 1  # on eight devices, so that the last batch is not full
-    cache_latents.main(config_lib.parse(command(place, out, **flags)[1:], values))
+    words = command(place, out, encode_batch_size=1, **flags)[1:]
+    cache_latents.main(config_lib.parse(words, values))
 
 
 def test_cached_latents(place):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import TINY, collectives, train
+from test_train import STACKED, TINY, collectives, train
 
 import data
 from drifting.accumulate import in_groups, mean_over_groups
@@ -102,8 +102,7 @@ def test_matrix_of_meshes_and_groups(k, devices, fsdp):
 
 @pytest.mark.slow
 def test_a_checkpoint_moves_between_meshes_and_groups(tmp_path):
-    wide = {"model.hidden_size": 64, "model.depth": 2, "drift.n_unc": 4, "drift.alpha_max": 3.0}
-    wide |= EXACT
+    wide = STACKED | {"drift.n_unc": 4, "drift.alpha_max": 3.0} | EXACT
     straight = train(tmp_path / "straight", wide)
     for until, k, devices, fsdp in ((5, 4, 1, 1), (10, 1, 8, 4), (15, 2, 2, 2), (20, 2, 8, 2)):
         moved = train(

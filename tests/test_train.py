@@ -48,8 +48,8 @@ TINY = {
     "sample_interval": 0,
     "eval_interval": 0,
 }
-# Wide enough for parameters to be sharded; two blocks, since those of all are stacked.
-WIDE = {"model.hidden_size": 64, "model.depth": 2}
+# Parameters of two blocks are stacked, and wide enough to be sharded.
+STACKED = {"model.hidden_size": 64, "model.depth": 2}
 STREAM = {
     "drift.n_pos": 8,
     "drift.bank_per_class": 16,
@@ -162,7 +162,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes, kills):
 
 def test_devices_and_fsdp_do_not_change_the_losses(tmp_path):
     """A run that moves by its checkpoint from 8 devices, fsdp 4, to 2 has the losses of one."""
-    changes = WIDE | {"drift.n_unc": 4, "drift.alpha_max": 3.0}
+    changes = STACKED | {"drift.n_unc": 4, "drift.alpha_max": 3.0}
     alone = train(tmp_path / "alone", changes | {"max_steps": 8}, devices=1)
     for until, (devices, fsdp) in ((4, (8, 4)), (8, (2, 1))):
         moved = train(
@@ -196,7 +196,7 @@ def test_bank_in_host_memory_gives_the_same_run(tmp_path):
 
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_step_compiles_once_and_donates(fsdp):
-    changes = WIDE | {"drift.temperature_schedule": "10:1"}
+    changes = STACKED | {"drift.temperature_schedule": "10:1"}
     parts = parts_of(changes, devices=8, fsdp=fsdp)
     state, step = drift.make_state(parts), drift.make_step(parts)
     inputs = (drift.fill_bank(parts)[0], parts.encoder_params)
@@ -258,7 +258,7 @@ def test_only_parameters_and_scalars_travel(changes, fsdp):
     No collective of the compiled step moves samples or features, and the parameters travel at most
     2.2 times, or 3.2 with fsdp.
     """
-    parts = parts_of(changes | WIDE, devices=8, fsdp=fsdp)
+    parts = parts_of(changes | STACKED, devices=8, fsdp=fsdp)
     state, everywhere = drift.make_state(parts), sharding.replicated(parts.mesh)
     bank = jax.device_put(drift.fill_bank(parts)[0], everywhere)
     fresh = None
