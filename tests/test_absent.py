@@ -85,8 +85,9 @@ def test_absent_positives_never_count(tile, monkeypatch):
     rng = np.random.default_rng(1)
     x, pos, neg = (jnp.float32(rng.normal(size=(n, 4))) for n in (6, 12, 7))
     present = jnp.arange(12) < 7
-    v, _ = kernel_field(x, pos, neg, present * 1.0, jnp.ones(7), 0.5, 0, absent="counted")
-    alone, _ = kernel_field(x, pos[:7], neg, jnp.ones(7), jnp.ones(7), 0.5, 0, absent="counted")
+    field = jax.jit(functools.partial(kernel_field, tau=0.5, self_neg=0, absent="counted"))
+    v, _ = field(x, pos, neg, present * 1.0, jnp.ones(7))
+    alone, _ = field(x, pos[:7], neg, jnp.ones(7), jnp.ones(7))
     np.testing.assert_allclose(v, alone, atol=1e-5 * float(jnp.abs(alone).max()))
 
 

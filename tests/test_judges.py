@@ -15,7 +15,7 @@ import data
 from evaluation import evaluate_command, judge, networks
 from evaluation.flags import define_evaluation_flags
 from metrics.resize import resize
-from models.efficientnet import VARIANTS, package_file
+from models.efficientnet import package_file
 from models.encoders import dinov2
 from models.vit import PUBLIC_MODELS, load_vit
 from training import drift
@@ -53,20 +53,26 @@ def test_efficientnet_of_another_size():
     assert network.facts["weights"] == "lite2"
 
 
-def test_vit_is_the_pooled_token_of_normalised_images(tmp_path, monkeypatch):
-    """SigLIP's place is taken by the small recorded one."""
+@pytest.fixture
+def siglip(tmp_path, monkeypatch):
+    """A file of the small recorded SigLIP, which takes the place of the public one."""
     path = tmp_path / "model.safetensors"
     save_file(golden_tensors("vit_siglip_tiny"), path)
     config = golden_config("vit_siglip_tiny")
     small = dataclasses.replace(PUBLIC_MODELS["siglip2"], config=config)
     monkeypatch.setitem(PUBLIC_MODELS, "siglip2", small)
+    return path
 
+
+def test_vit_is_the_pooled_token_of_normalised_images(siglip):
+    path, config = siglip, golden_config("vit_siglip_tiny")
     network = networks.load_network(f"vit:siglip2:{path}", "", "")
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), np.uint8)
     outputs = network.features(network.params, images)
     pixels = resize(images, 32, "clean") / 127.5 - 1  # SigLIP's mean and deviation are 0.5
     model, params = load_vit(path, **config)
-    close(outputs["features"], model.apply({"params": params}, pixels)["pooled"])
+    expected = jax.jit(model.apply)({"params": params}, pixels)["pooled"]
+    close(outputs["features"], expected)
     assert network.score_name("fd", 50_000) == "fd_vit_siglip2"
     assert network.score_name("fd", 5_000) == "fd_vit_siglip2_5k"
     assert network.facts["weights"] not in ("siglip2", "")
@@ -134,10 +140,8 @@ def test_a_file_of_published_weights_is_known_by_its_checksum(tmp_path, monkeypa
     assert judge.judge_is_encoder("dinov2:small", run)
 
 
-def test_the_command_warns_and_its_json_says_so(tmp_path, monkeypatch, capsys):
-    """A run in the features of lite0, here of images of 16, scored in lite0 and in pixels."""
-    small = dataclasses.replace(VARIANTS["lite0"], image_size=16)
-    monkeypatch.setitem(VARIANTS, "lite0", small)
+def test_the_command_warns_and_its_json_says_so(siglip, tmp_path, capsys):
+    """A run in the features of the small SigLIP is scored in SigLIP and in pixels."""
     config = config_lib.resolve(
         {
             "dataset_name": "digits",
@@ -147,7 +151,8 @@ def test_the_command_warns_and_its_json_says_so(tmp_path, monkeypatch, capsys):
             "drift.n_neg": 4,
             "drift.n_pos": 4,
             "drift.bank_per_class": 8,
-            "encoder.name": "efficientnet",
+            "encoder.name": "vit",
+            "encoder.path": f"siglip2:{siglip}",
             "encoder.layers": "pooled",
             "encoder.cache": "off",
             "model.hidden_size": 16,
@@ -162,7 +167,7 @@ def test_the_command_warns_and_its_json_says_so(tmp_path, monkeypatch, capsys):
     parts = drift.build(config, data.load("digits"), sharding.make_mesh(1, 1))
     drift.train(parts, drift.open_run(config))
 
-    for features, teacher in (("efficientnet", True), ("pixels", False)):
+    for features, teacher in ((f"vit:siglip2:{siglip}", True), ("pixels", False)):
         words = [
             f"--load_dir={tmp_path / 'run'}",
             f"--features={features}",
@@ -175,7 +180,7 @@ def test_the_command_warns_and_its_json_says_so(tmp_path, monkeypatch, capsys):
         row = json.loads(printed.out.splitlines()[-1])
         assert row["judge_is_encoder"] is teacher
         assert ("trained in the features of this very network" in printed.err) == teacher
-        suffix = "" if features == "pixels" else "_efficientnet"
-        names = {f"fd_{features}"}
+        suffix = "_vit_siglip2_40" if teacher else ""
+        names = {f"fd{suffix}" if teacher else "fd_pixels"}
         names |= {f"{name}{suffix}" for name in ("precision", "recall", "density", "coverage")}
         assert names <= set(row) and all(np.isfinite(row[name]) for name in names)

@@ -40,6 +40,7 @@ def squared_mmd(x, pos, kernel):
     ).mean()
 
 
+@functools.partial(jax.jit, static_argnames=("kernel", "self_neg", "tau"))
 def mmd_field(kernel, x, pos, neg, self_neg, tau=TAU):
     """V with all weights 1."""
     one = (jnp.ones(len(pos)), jnp.ones(len(neg)))

@@ -53,7 +53,7 @@ def test_the_way_between_two_noises(sampler):
     for t, style in ((0.25, styles[0]), (0.75, styles[1])):
         noise = np.cos(t * np.pi / 2) * noises[0] + np.sin(t * np.pi / 2) * noises[1]
         given = jnp.array([2]), jnp.array([1.5])
-        expected = model.apply({"params": params}, noise[None], *given, style)
+        expected = jax.jit(model.apply)({"params": params}, noise[None], *given, style)
         np.testing.assert_allclose(at(t)[1], expected[0], atol=1e-5)
 
 

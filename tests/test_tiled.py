@@ -38,7 +38,7 @@ def test_tiles_change_nothing_but_rounding(tau, options, monkeypatch):
         jnp.r_[jnp.ones(12), 0.5, 0, 1.5, 2],
     )
     args = (x, pos, jnp.concatenate([x, unc]), weight_pos, weight_neg, tau)
-    v, perplexity = kernel_field(*args, 12, **options)
+    v, perplexity = jax.jit(lambda *a: kernel_field(*a, 12, **options))(*args)
     monkeypatch.setattr(tiled, "TILE", 16)
     v_tiled, perplexity_tiled = jax.jit(lambda *a: kernel_field(*a, 12, **options))(*args)
     np.testing.assert_allclose(v_tiled, v, atol=2e-5 * float(jnp.abs(v).max()))

@@ -132,10 +132,10 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes, kills):
 
     That is said of parameters, averages, optimiser, bank and metrics.
     """
-    given = (TINY | changes | {"max_steps": 60}).items()
+    given = (TINY | changes | {"max_steps": 28}).items()
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert (done := run([*given, ("save_dir", straight)])).returncode == 0, done.stderr
-    goals = sorted(random.Random(time.time_ns()).sample(range(2, 58), kills))
+    goals = sorted(random.Random(time.time_ns()).sample(range(2, 26), kills))
     for goal in goals:
         process = subprocess.Popen(
             command(*given, ("save_dir", killed)),
@@ -154,7 +154,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes, kills):
     assert (done := run([*given, ("save_dir", killed)])).returncode == 0, done.stderr
     tree, metadata, step = everything_saved(straight, changes)
     tree2, metadata2, step2 = everything_saved(killed, changes)
-    assert step == step2 == 60, f"killed near {goals}"
+    assert step == step2 == 28, f"killed near {goals}"
     same_bits(tree, tree2)
     assert metadata["position"] == metadata2["position"]
     assert records(straight) == records(killed), f"killed near {goals}"
