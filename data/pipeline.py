@@ -152,8 +152,8 @@ def stream(
     own = ordered(dataset, seed, start, ranks)[start::ranks]
     batches = own.batch(batch_size)
     if dataset.order:
-        return _read_ahead(batches, 0, max(4, workers))
-    return _read_ahead(batches, workers)
+        return _read_ahead(batches, batch_size, 0, max(4, workers))
+    return _read_ahead(batches, batch_size, workers)
 
 
 def in_order(
@@ -173,7 +173,7 @@ def in_order(
     samples = grain.MapDataset.source(Readable(dataset)).seed(0)
     if augment and dataset.augment:
         samples = samples.random_map(dataset.augment)
-    return _read_ahead(samples[position:].batch(batch_size), workers)
+    return _read_ahead(samples[position:].batch(batch_size), batch_size, workers)
 
 
 def everything(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +202,15 @@ def _images_and_labels(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nda
     return batch["image"], batch["label"].astype(np.int32)
 
 
-def _read_ahead(batches: grain.MapDataset, workers: int, threads: int = 4) -> Batches:
+# How far threads read ahead. Farther would fill the memory with large images, and take the
+# interpreter from the step that is traced meanwhile.
+SAMPLES_AHEAD = 512
+FEWEST_BATCHES_AHEAD, MOST_BATCHES_AHEAD = 4, 64
+
+
+def _read_ahead(
+    batches: grain.MapDataset, batch_size: int, workers: int, threads: int = 4
+) -> Batches:
     """Yields batches as (images, labels), while the next ones are read."""
     if workers:
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -213,7 +221,10 @@ def _read_ahead(batches: grain.MapDataset, workers: int, threads: int = 4) -> Ba
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
         )
     else:
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=64)
+        ahead = max(SAMPLES_AHEAD // batch_size, FEWEST_BATCHES_AHEAD)
+        options = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=min(ahead, MOST_BATCHES_AHEAD)
+        )
         batches_ahead = batches.to_iter_dataset(options)
     iterator = iter(batches_ahead)
     # Without this, worker processes and threads print errors when the program ends.

@@ -23,7 +23,7 @@ from training.field_watch import FieldWatch
 from utils.errors import UserError
 
 GUIDED = STREAM | {"max_steps": 3, "batch_size": 64, "drift.n_neg": 32, "drift.n_pos": 32}
-GUIDED |= {"drift.bank_per_class": 32, "drift.alpha_power": 1.0}
+GUIDED |= {"model.name": "mlp", "drift.bank_per_class": 32, "drift.alpha_power": 1.0}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_train import everything_saved, parts_of, same_bits, train
+from test_train import as_at, everything_saved, parts_of, same_bits, train
 
 from training import doctor, drift
 from utils.errors import UserError
@@ -23,14 +23,15 @@ def test_a_learned_field_resumes_in_the_same_bits(tmp_path):
     Its loss is that of its own training.
     """
     learned = {
+        "model.name": "mlp",
         "drift.field": "learned",
         "drift.field_width": 8,
         "drift.temperatures": (0.2, 0.5),
         "drift.field_lr": 0.01,
     }
     straight = train(tmp_path / "straight", learned | {"max_steps": 8})
-    train(tmp_path / "resumed", learned | {"max_steps": 4})
-    resumed = train(tmp_path / "resumed", learned | {"max_steps": 8})
+    resumed = as_at(4, tmp_path / "straight", tmp_path / "resumed")
+    resumed = train(resumed, learned | {"max_steps": 8})
     assert straight == resumed
     tree, _, _ = everything_saved(tmp_path / "straight", learned)
     tree2, _, _ = everything_saved(tmp_path / "resumed", learned)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from test_train import TINY, everything_saved, parts_of, records, same_bits, train
+from test_train import TINY, as_at, everything_saved, parts_of, records, same_bits, train
 
 from baselines.flow import Flow, draw, flow_loss, sample_t, with_steps
 from drifting.bank import Bank, Counters
@@ -156,8 +156,7 @@ def test_draws_of_a_whole_bank():
 )
 def test_resumed_ends_in_the_same_bits(tmp_path, changes):
     train(tmp_path / "straight", changes | {"max_steps": 8})
-    train(tmp_path / "twice", changes | {"max_steps": 4})
-    train(tmp_path / "twice", changes | {"max_steps": 8})
+    train(as_at(4, tmp_path / "straight", tmp_path / "twice"), changes | {"max_steps": 8})
     (tree, metadata, _), (tree2, metadata2, _) = (
         everything_saved(tmp_path / name, changes) for name in ("straight", "twice")
     )

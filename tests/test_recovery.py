@@ -15,7 +15,7 @@ from training.recovery import another_seed
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 
-CHANGES = STREAM | {"max_steps": 12}
+CHANGES = STREAM | {"max_steps": 12, "model.name": "mlp"}
 
 
 @pytest.fixture

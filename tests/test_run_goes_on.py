@@ -17,11 +17,13 @@ from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 
 PICTURES = TINY | {
+    "model.name": "mlp",
     "model.hidden_size": 8,
     "model.depth": 1,
     "drift.n_neg": 2,
     "batch_size": 4,
     "drift.n_pos": 2,
+    "drift.bank_push": 4,
     "drift.n_unc": 0,
     "drift.alpha_max": 1.0,
     "max_steps": 2,

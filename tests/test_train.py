@@ -77,6 +77,18 @@ def records(folder):
     return [{k: v for k, v in line.items() if k not in TIMING} for line in lines]
 
 
+def as_at(step, run, copy):
+    """Copies a run as it was when this step was the last that it had saved, and returns the copy.
+
+    Its log has the later steps too, as that of a run has that was killed later.
+    """
+    shutil.copytree(run, copy)
+    for later in (copy / "checkpoints").iterdir():
+        if int(later.name) > step:
+            shutil.rmtree(later)
+    return copy
+
+
 def everything_saved(folder, changes=(), step=None):
     parts = parts_of(changes)
     # Without shardings, arrays come back in NumPy.
