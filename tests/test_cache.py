@@ -39,6 +39,7 @@ def encoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mae")
     save_mae(folder, model, unflatten_dict(params), {})
     return {
+        "model.name": "mlp",
         "encoder.name": "mae",
         "encoder.path": str(folder),
         "encoder.layers": "conv1",

@@ -169,6 +169,7 @@ def run(place, folder, **changes):
         | {
             "dataset_name": f"folder:{place / 'images'}",
             "save_dir": str(place / folder),
+            "model.name": "mlp",
             "model.use_stable_vae": True,
             "vae": str(place / "vae"),
             "batch_size": 8,
