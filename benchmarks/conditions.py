@@ -189,6 +189,8 @@ def settings(flags: Any, key: dict) -> dict[str, Any]:
     given = {
         "recipe": "mnist_5k",
         "encoder.name": "none+whiten",
+        "drift.n_unc": 0,  # no guidance
+        "drift.alpha_max": 1.0,
         "dataset_name": f"npz:{flags.out}/{key['set']}",
         "data.image_column": "images",
         "seed": key["seed"],

@@ -25,6 +25,11 @@ OVERRIDES = digits.OVERRIDES | {
     "model.refine_channels": 32,  # fewer broken strokes
     "drift.field": "sinkhorn",  # the kernel field narrows here, docs/benchmarks.md
     "drift.temperatures": (0.02,),
+    # Guidance: samples of alpha 1 are nearer to their class, too, docs/benchmarks.md.
+    "drift.n_unc": 64,
+    "drift.bank_global": 0,  # of the classes' own queues
+    "drift.alpha_max": 2.0,
+    "drift.alpha_power": 1.0,
     "encoder.name": "none+whiten+contrast",  # contrast sees specks, docs/benchmarks.md
     "optim.learning_rate": 4e-3,
 }
