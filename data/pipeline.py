@@ -202,10 +202,15 @@ def _images_and_labels(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nda
     return batch["image"], batch["label"].astype(np.int32)
 
 
-# How far threads read ahead. Farther would fill the memory with large images, and take the
-# interpreter from the step that is traced meanwhile.
+# How far threads read ahead: chosen, not measured. Farther would fill the memory with large images,
+# and take the interpreter from the step that is traced meanwhile.
 SAMPLES_AHEAD = 512
-FEWEST_BATCHES_AHEAD, MOST_BATCHES_AHEAD = 4, 64
+MOST_BATCHES_AHEAD = 64
+
+
+def batches_ahead(batch_size: int, threads: int) -> int:
+    """Returns how many batches threads read ahead: one for each of them at least."""
+    return max(threads + 1, min(SAMPLES_AHEAD // batch_size, MOST_BATCHES_AHEAD))
 
 
 def _read_ahead(
@@ -217,16 +222,14 @@ def _read_ahead(
         if not flags.FLAGS.is_parsed():
             # Grain reads its own flags, which programs without flags never parse.
             flags.FLAGS.mark_as_parsed()
-        batches_ahead = batches.to_iter_dataset(options).mp_prefetch(
+        in_advance = batches.to_iter_dataset(options).mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
         )
     else:
-        ahead = max(SAMPLES_AHEAD // batch_size, FEWEST_BATCHES_AHEAD)
-        options = grain.ReadOptions(
-            num_threads=threads, prefetch_buffer_size=min(ahead, MOST_BATCHES_AHEAD)
-        )
-        batches_ahead = batches.to_iter_dataset(options)
-    iterator = iter(batches_ahead)
+        ahead = batches_ahead(batch_size, threads)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        in_advance = batches.to_iter_dataset(options)
+    iterator = iter(in_advance)
     # Without this, worker processes and threads print errors when the program ends.
     atexit.register(iterator.close)
     try:

@@ -103,7 +103,8 @@ def test_one_program_that_donates_and_moves_no_features(encoder, bank):
     On 8 devices, no collective carries features, and state and bank are donated to the one
     program.
     """
-    parts = parts_of(encoder | bank | STACKED | {"encoder.cache": "on"}, devices=8)
+    changes = STACKED | {"model.name": "dit", "encoder.cache": "on"}
+    parts = parts_of(encoder | bank | changes, devices=8)
     state, everywhere = drift.make_state(parts), sharding.replicated(parts.mesh)
     kept, frozen = (
         drift.put_bank(parts, drift.fill_bank(parts)[0]),

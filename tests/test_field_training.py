@@ -30,8 +30,8 @@ def test_a_learned_field_resumes_in_the_same_bits(tmp_path):
         "drift.field_lr": 0.01,
     }
     straight = train(tmp_path / "straight", learned | {"max_steps": 8})
-    resumed = as_at(4, tmp_path / "straight", tmp_path / "resumed")
-    resumed = train(resumed, learned | {"max_steps": 8})
+    folder = as_at(4, tmp_path / "straight", tmp_path / "resumed")
+    resumed = train(folder, learned | {"max_steps": 8})
     assert straight == resumed
     tree, _, _ = everything_saved(tmp_path / "straight", learned)
     tree2, _, _ = everything_saved(tmp_path / "resumed", learned)

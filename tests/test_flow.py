@@ -156,7 +156,8 @@ def test_draws_of_a_whole_bank():
 )
 def test_resumed_ends_in_the_same_bits(tmp_path, changes):
     train(tmp_path / "straight", changes | {"max_steps": 8})
-    train(as_at(4, tmp_path / "straight", tmp_path / "twice"), changes | {"max_steps": 8})
+    folder = as_at(4, tmp_path / "straight", tmp_path / "twice")
+    train(folder, changes | {"max_steps": 8})
     (tree, metadata, _), (tree2, metadata2, _) = (
         everything_saved(tmp_path / name, changes) for name in ("straight", "twice")
     )

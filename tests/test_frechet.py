@@ -156,8 +156,8 @@ def test_float32_statistics_lose_little_to_a_far_mean():
 def test_the_moments_resume_in_the_same_bits(tmp_path, caplog):
     """And those of the reals are made anew where the encoder or the data changed."""
     straight = train(tmp_path / "straight", SETTINGS | {"max_steps": 8})
-    resumed = as_at(4, tmp_path / "straight", tmp_path / "resumed")
-    resumed = train(resumed, SETTINGS | {"max_steps": 8})
+    folder = as_at(4, tmp_path / "straight", tmp_path / "resumed")
+    resumed = train(folder, SETTINGS | {"max_steps": 8})
     assert straight == resumed
     tree, _, _ = everything_saved(tmp_path / "straight", SETTINGS)
     tree2, _, _ = everything_saved(tmp_path / "resumed", SETTINGS)

@@ -65,7 +65,8 @@ def siglip(tmp_path, monkeypatch):
 
 
 def test_vit_is_the_pooled_token_of_normalised_images(siglip):
-    path, config = siglip, golden_config("vit_siglip_tiny")
+    path = siglip
+    config = golden_config("vit_siglip_tiny")
     network = networks.load_network(f"vit:siglip2:{path}", "", "")
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), np.uint8)
     outputs = network.features(network.params, images)

@@ -252,6 +252,7 @@ def test_a_generator_of_latents_learns_from_an_encoder_of_pixels(place, tiny, ca
     """
     encoder, path = tiny("resnet18").split(":")
     flags = {
+        "model.name": "dit",
         "encoder.name": encoder,
         "encoder.path": path,
         "encoder.image_size": "32",

@@ -276,7 +276,7 @@ def test_locations_in_turn_are_those_at_once(guidance):
     problems = one_set_of_problems(gen, pos + np.arange(6)[:, None, None], neg)
     problems = problems._replace(set_of=np.array([0, 1, 1, 0, 1, 1]))
     solve = functools.partial(problem_losses, problems, (0.05, 0.2), "kernel", guidance)
-    answers = jax.jit(lambda: (solve(), solve(together=2)))()
+    answers = jax.jit(solve)(), jax.jit(functools.partial(solve, together=2))()
     for at_once, in_turn in zip(*map(jax.tree.leaves, answers), strict=True):
         np.testing.assert_allclose(in_turn, at_once, rtol=1e-6)
 

@@ -228,8 +228,8 @@ def test_the_embedding_resumes_in_the_same_bits(tmp_path, devices):
     settings = LANDMARKS | {"max_steps": 8}
     straight = train(tmp_path / "straight", settings)
     tree, _, _ = everything_saved(tmp_path / "straight", LANDMARKS)
-    resumed = as_at(4, tmp_path / "straight", tmp_path / "resumed")
-    resumed = train(resumed, settings, devices=devices)
+    folder = as_at(4, tmp_path / "straight", tmp_path / "resumed")
+    resumed = train(folder, settings, devices=devices)
     again, _, _ = everything_saved(tmp_path / "resumed", LANDMARKS)
     same_bits(tree["field"], again["field"])
     if devices == 1:

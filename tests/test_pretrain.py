@@ -242,6 +242,7 @@ def test_interrupted_run_ends_in_the_same_bits(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(folder / "checkpoints" / "48")
     train(folder, {"eval_interval": 40}, until=41)
+    assert 40 in [record["step"] for record in records(folder) if "held_out_accuracy" in record]
     train(folder)
     tree, metadata, step = everything_saved(run)
     tree2, metadata2, _ = everything_saved(folder)

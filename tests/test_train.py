@@ -78,14 +78,16 @@ def records(folder):
 
 
 def as_at(step, run, copy):
-    """Copies a run as it was when this step was the last that it had saved, and returns the copy.
+    """Copies a run that was killed after this step and before the next save; returns the copy.
 
-    Its log has the later steps too, as that of a run has that was killed later.
+    Its checkpoints are those up to this step. All else is that of the whole run: its log has the
+    later steps too.
     """
     shutil.copytree(run, copy)
-    for later in (copy / "checkpoints").iterdir():
-        if int(later.name) > step:
-            shutil.rmtree(later)
+    steps = Checkpoints(copy / "checkpoints").steps()
+    assert step in steps and steps[-1] > step, "or nothing would be resumed"
+    for later in steps[steps.index(step) + 1 :]:
+        shutil.rmtree(copy / "checkpoints" / str(later))
     return copy
 
 
@@ -145,11 +147,11 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes, kills):
     That is said of parameters, averages, optimiser, bank and metrics. The program is killed; what
     was not interrupted, and the end of the other, run in this process.
     """
-    changes = changes | {"max_steps": 28}
+    changes = changes | {"max_steps": 40}
     given = (TINY | changes).items()
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     train(straight, changes)
-    goals = sorted(random.Random(time.time_ns()).sample(range(2, 26), kills))
+    goals = sorted(random.Random(time.time_ns()).sample(range(5, 26), kills))
     for goal in goals:
         process = subprocess.Popen(
             command(*given, ("save_dir", killed)),
@@ -164,11 +166,13 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes, kills):
                 break
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        _, told = process.communicate()
+        assert process.returncode == -signal.SIGKILL, told.decode()
+        assert log.read_text().count("\n") >= goal, told.decode()
     train(killed, changes)
     tree, metadata, step = everything_saved(straight, changes)
     tree2, metadata2, step2 = everything_saved(killed, changes)
-    assert step == step2 == 28, f"killed near {goals}"
+    assert step == step2 == 40, f"killed near {goals}"
     same_bits(tree, tree2)
     assert metadata["position"] == metadata2["position"]
     assert records(straight) == records(killed), f"killed near {goals}"
