@@ -205,8 +205,9 @@ TABLE = (
     Key(
         "model.attention",
         "xla",
-        "attention kernel; cudnn needs a GPU, use_bf16, and attn_fp32 off; pallas is for TPUs",
-        ("xla", "cudnn", "pallas"),
+        "attention kernel; cudnn needs a GPU, use_bf16, and attn_fp32 off; pallas is for TPUs; "
+        "auto = the one of these that the devices have, or else xla",
+        ("auto", "xla", "cudnn", "pallas"),
     ),
     Key(
         "model.unroll",

@@ -209,7 +209,11 @@ MOST_BATCHES_AHEAD = 64
 
 
 def batches_ahead(batch_size: int, threads: int) -> int:
-    """Returns how many batches threads read ahead: one for each of them at least."""
+    """Returns how many batches threads read ahead.
+
+    Together they hold `SAMPLES_AHEAD` samples, in `MOST_BATCHES_AHEAD` batches at most; but every
+    thread has a batch to read, and one is ready.
+    """
     return max(threads + 1, min(SAMPLES_AHEAD // batch_size, MOST_BATCHES_AHEAD))
 
 

@@ -46,8 +46,10 @@ from models.layers import (
 from models.positions import Rotation, rope_rotation, rotate, sincos_positions
 from models.refinement import Refinement
 from utils.errors import UserError
+from utils.sharding import platform_of_samples
 
-AttentionKernel = Literal["xla", "cudnn", "pallas"]
+AttentionKernel = Literal["auto", "xla", "cudnn", "pallas"]
+WIDEST_HEAD_OF_CUDNN = 128
 
 
 class DiT(nn.Module):
@@ -79,8 +81,9 @@ class DiT(nn.Module):
         zero_init_output: start from a zero output layer. All samples then coincide, which is an
             equilibrium of the drifting loss: training may never leave it.
         null_class: one more class embedding, index num_classes: the unconditional class.
-        attention: "xla"; "cudnn" (on a GPU, with bfloat16 attention only); or "pallas" (on a TPU,
-            see `models.fused_attention`; a CPU interprets it, slowly).
+        attention: "xla"; "cudnn" (on a GPU, with bfloat16 attention only); "pallas" (on a TPU,
+            see `models.fused_attention`; a CPU interprets it, slowly); or "auto", see
+            `kernel_of_devices`.
         unroll: blocks in one turn of the loop over the depth. More run a little faster on a CPU
             and compile slower.
         from_flow: the network is that of a rectified flow (baselines/flow.py), which takes one
@@ -338,12 +341,15 @@ class Attention(nn.Module):
         width = x.shape[-1]
         qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
         dtype = jnp.float32 if self.attn_fp32 else self.dtype
-        if self.attention == "pallas":
+        kernel = self.attention
+        if kernel == "auto":
+            kernel = kernel_of_devices(platform_of_samples(), width, self.num_heads, dtype)
+        if kernel == "pallas":
             with jax.named_scope("core"):
                 scales = self._scales(width // self.num_heads)
                 out = fused_attention(qkv, self.num_heads, scales, rotation, dtype)
         else:
-            out = self._in_steps(qkv, rotation, dtype, self.attention)
+            out = self._in_steps(qkv, rotation, dtype, kernel)
         return Dense(width, dtype=self.dtype, name="out")(out)
 
     @nn.nowrap  # its operations keep the name of the module alone
@@ -375,6 +381,29 @@ class Attention(nn.Module):
         if not self.use_qknorm:
             return None
         return Scale(head_width, name="q_norm")(), Scale(head_width, name="k_norm")()
+
+
+def kernel_of_devices(
+    platform: str, width: int, heads: int, dtype: DTypeLike
+) -> Literal["xla", "cudnn", "pallas"]:
+    """Returns the attention kernel that keeps no weights in memory, where a platform has one.
+
+    That is "pallas" on a TPU and "cudnn" on a GPU, if they take heads of this width and type, and
+    else "xla". Plans count fewer bytes with them (docs/scale.md); no chip has timed them yet.
+
+    Args:
+        platform: "cpu", "gpu" or "tpu".
+        width: of all heads together.
+        heads: their number.
+        dtype: of queries, keys and values.
+    """
+    head = width // heads
+    if platform == "tpu" and fits(width, heads):
+        return "pallas"
+    in_cudnn = dtype == jnp.bfloat16 and head % 8 == 0 and head <= WIDEST_HEAD_OF_CUDNN
+    if platform in ("gpu", "cuda") and in_cudnn:
+        return "cudnn"
+    return "xla"
 
 
 class Scale(nn.Module):

@@ -352,7 +352,7 @@ def test_other_programs_take_part_of_the_table():
         (["--drift.temperatures=0.1,-1"], ["--drift.temperatures=0.1,-1", "(0, inf)"]),
         (["--drift.no_cfg_frac=1.1"], ["--drift.no_cfg_frac=1.1", "[0, 1]"]),
         (["--model.class_dropout_prob=1"], ["--model.class_dropout_prob=1", "[0, 1)"]),
-        (["--model.attention=cudn"], ["--model.attention=cudn", "one of xla, cudnn"]),
+        (["--model.attention=cudn"], ["--model.attention=cudn", "one of auto, xla, cudnn"]),
     ],
 )
 def test_bad_command_line(words, parts):

@@ -693,6 +693,15 @@ def test_resume_is_exact_also_on_another_number_of_ranks(k):
     np.testing.assert_array_equal(np.concatenate([two, one, again]), whole[: position + 28])
 
 
+@pytest.mark.parametrize(
+    "batch_size, threads, ahead",
+    [(8, 4, 64), (64, 4, 8), (1024, 4, 5), (1024, 16, 17)],
+    ids=["small", "512 samples", "large", "many threads"],
+)
+def test_every_thread_has_a_batch_to_read(batch_size, threads, ahead):
+    assert pipeline.batches_ahead(batch_size, threads) == ahead
+
+
 def test_worker_processes_give_the_same_batches(tmp_path):
     """Also from a folder, from the middle of an epoch, and their errors are one line."""
     root = write_folder(tmp_path / "set", pictures())

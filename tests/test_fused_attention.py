@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.dit import Attention, DiT
+from models.dit import Attention, DiT, kernel_of_devices
 from models.positions import rope_rotation
 from tests.test_dit import SMALL
 from utils import sharding
@@ -84,6 +84,35 @@ def test_each_device_does_its_own_samples():
     assert_close(
         compiled(params, jax.device_put(x, spread)), jax.jit(jax.grad(plain_loss))(params, x), 1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "platform, width, heads, dtype, kernel",
+    [
+        ("tpu", 768, 12, jnp.float32, "pallas"),
+        ("tpu", 192, 2, jnp.float32, "xla"),  # not a multiple of 128
+        ("gpu", 768, 12, jnp.bfloat16, "cudnn"),
+        ("gpu", 768, 12, jnp.float32, "xla"),
+        ("gpu", 512, 2, jnp.bfloat16, "xla"),  # heads of 256
+        ("cpu", 768, 12, jnp.bfloat16, "xla"),
+    ],
+)
+def test_auto_takes_the_kernel_of_the_devices(platform, width, heads, dtype, kernel):
+    assert kernel_of_devices(platform, width, heads, dtype) == kernel
+
+
+def test_auto_on_a_cpu_is_the_attention_of_xla():
+    mesh = sharding.make_mesh(2, fsdp=1)
+    spread = sharding.MeshLayout(mesh, ("data",), ()).rows_sharding
+    x, _ = inputs(128, 2, jnp.float32)
+    params = parameters(2, x, None)
+
+    def program(kernel):
+        module = attention(kernel, 2, jnp.float32)
+        with sharding.samples_divided(spread):
+            return str(jax.make_jaxpr(module.apply)(params, x, None))
+
+    assert program("auto") == program("xla") != program("pallas")
 
 
 def test_the_products_in_a_kernel_count():

@@ -65,13 +65,12 @@ def siglip(tmp_path, monkeypatch):
 
 
 def test_vit_is_the_pooled_token_of_normalised_images(siglip):
-    path = siglip
     config = golden_config("vit_siglip_tiny")
-    network = networks.load_network(f"vit:siglip2:{path}", "", "")
+    network = networks.load_network(f"vit:siglip2:{siglip}", "", "")
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), np.uint8)
     outputs = network.features(network.params, images)
     pixels = resize(images, 32, "clean") / 127.5 - 1  # SigLIP's mean and deviation are 0.5
-    model, params = load_vit(path, **config)
+    model, params = load_vit(siglip, **config)
     expected = jax.jit(model.apply)({"params": params}, pixels)["pooled"]
     close(outputs["features"], expected)
     assert network.score_name("fd", 50_000) == "fd_vit_siglip2"
@@ -168,7 +167,11 @@ def test_the_command_warns_and_its_json_says_so(siglip, tmp_path, capsys):
     parts = drift.build(config, data.load("digits"), sharding.make_mesh(1, 1))
     drift.train(parts, drift.open_run(config))
 
-    for features, teacher in ((f"vit:siglip2:{siglip}", True), ("pixels", False)):
+    own, other = f"vit:siglip2:{siglip}", "pixels"
+    for features, teacher, distance, suffix in (
+        (own, True, "fd_vit_siglip2_40", "_vit_siglip2_40"),
+        (other, False, "fd_pixels", ""),
+    ):
         words = [
             f"--load_dir={tmp_path / 'run'}",
             f"--features={features}",
@@ -181,7 +184,6 @@ def test_the_command_warns_and_its_json_says_so(siglip, tmp_path, capsys):
         row = json.loads(printed.out.splitlines()[-1])
         assert row["judge_is_encoder"] is teacher
         assert ("trained in the features of this very network" in printed.err) == teacher
-        suffix = "_vit_siglip2_40" if teacher else ""
-        names = {f"fd{suffix}" if teacher else "fd_pixels"}
-        names |= {f"{name}{suffix}" for name in ("precision", "recall", "density", "coverage")}
+        names = {f"{name}{suffix}" for name in ("precision", "recall", "density", "coverage")}
+        names.add(distance)
         assert names <= set(row) and all(np.isfinite(row[name]) for name in names)

@@ -4,7 +4,6 @@ asked for, and after a kill the same to the byte.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from absl.flags import FlagValues
 from conftest import CHILD_XLA_FLAGS, ROOT
 from PIL import Image
 from test_encoders import tiny  # noqa: F401, a fixture
-from test_train import STREAM, TINY, records, same_bits
+from test_train import STREAM, TINY, as_at, records, same_bits
 from test_vae import spec_of, tensors_of, write
 
 import data
@@ -216,8 +215,7 @@ def test_encoded_as_they_come(place):
     assert np.abs(rms.min(1) - 1).max() < 0.3  # Of the right candidate, the values are normal.
     assert len(set(rms.argmin(1) // N)) == 2  # Both views occur.
 
-    shutil.copytree(place / "run", place / "resumed")
-    shutil.rmtree(place / "resumed" / "checkpoints" / "4")
+    as_at(2, place / "run", place / "resumed")
     run(place, "resumed", sample_interval=0, eval_interval=0)
     assert records(place / "run")[2:] == records(place / "resumed")[2:]
     model, params, metadata = load_run(place / "run")

@@ -9,7 +9,6 @@ import importlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import pytest
 from absl import flags
 from conftest import CHILD_XLA_FLAGS, ROOT
 from PIL import Image
+from test_train import as_at
 
 from configs.default import OF_TRAINERS
 from drifting.state import named_key
@@ -239,8 +239,7 @@ def test_classifier_learns_only_in_the_fine_tuning(run):
 
 def test_interrupted_run_ends_in_the_same_bits(run, tmp_path):
     """Goes on from a save in the middle, and is stopped before the next and goes on again."""
-    folder = shutil.copytree(run, tmp_path / "copy")
-    shutil.rmtree(folder / "checkpoints" / "48")
+    folder = as_at(32, run, tmp_path / "copy")
     train(folder, {"eval_interval": 40}, until=41)
     assert 40 in [record["step"] for record in records(folder) if "held_out_accuracy" in record]
     train(folder)

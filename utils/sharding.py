@@ -319,6 +319,17 @@ def sharding_of_samples() -> NamedSharding | None:
     return _OF_SAMPLES.get()
 
 
+def platform_of_samples() -> str:
+    """Returns the platform whose devices hold the samples: "cpu", "gpu" or "tpu".
+
+    They may be devices that are not here, for which a step is planned.
+    """
+    divided = sharding_of_samples()
+    if divided is None:
+        return jax.default_backend()
+    return divided.mesh.devices.flat[0].platform
+
+
 def choose_layout(mesh: Mesh, classes: int, rows: int) -> MeshLayout | None:
     """Returns the layout that needs the least communication, or None if the numbers do not divide.
 
