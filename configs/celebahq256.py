@@ -17,7 +17,7 @@ OVERRIDES = {
     "save_interval": 2000,
     "data.flip": True,
     "data.workers": 8,
-    "mesh.devices": 1,  # a group is not divided
+    "mesh.devices": 1,  # with more, each does some of the rows
     "model.patch_size": 16,
     "drift.n_neg": 256,
     "drift.n_pos": 256,

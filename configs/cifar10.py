@@ -1,6 +1,6 @@
 """CIFAR-10 (50,000 images of 32x32), unconditional, with DINOv2 features.
 
-Command   python train_drift.py --dataset_name cifar10 --optim.accumulate 2
+Command   python train_drift.py --dataset_name cifar10
 Hardware  one GPU of 80 GB; with --optim.accumulate 8 one of 24 GB (plans, docs/scale.md)
 Time      not measured yet
 Expected  FID 6.74 after 100k steps, what a public reproduction of the paper reports for DINOv2
@@ -19,7 +19,8 @@ OVERRIDES = {
     "save_interval": 2000,
     "data.label_column": "none",
     "data.flip": True,
-    "mesh.devices": 1,  # a group is not divided
+    "mesh.devices": 1,  # with more, each does some of the rows
+    "optim.accumulate": 2,  # or it needs 108 GiB
     "model.patch_size": 2,
     "model.hidden_size": 384,
     "model.depth": 12,

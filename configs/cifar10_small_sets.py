@@ -13,6 +13,7 @@ Measured  not measured yet
 from configs import cifar10
 
 OVERRIDES = cifar10.OVERRIDES | {
+    "optim.accumulate": 4,  # which divides samples: 2 would divide the ten groups
     "drift.n_neg": 64,
     "drift.n_pos": 64,
 }

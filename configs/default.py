@@ -122,7 +122,7 @@ TABLE = (
         "watchdog",
         0.0,
         "seconds without a step or a log line after which the program ends with exit code 1 and "
-        "the stacks of its threads; 0 = never; more than log_interval steps take",
+        "the stacks of its threads; 0 = never; set it above the time of log_interval steps",
         "[0, 1000000]",
     ),
     Key(
@@ -206,7 +206,7 @@ TABLE = (
         "model.attention",
         "xla",
         "attention kernel; cudnn needs a GPU, use_bf16, and attn_fp32 off; pallas is for TPUs; "
-        "auto = the one of these that the devices have, or else xla",
+        "auto = one of these where the device has it and it takes the model, or else xla",
         ("auto", "xla", "cudnn", "pallas"),
     ),
     Key(
@@ -468,7 +468,7 @@ TABLE = (
     Key(
         "optim.ema_snapshots",
         0,
-        "keep two averages more, and so many snapshots of them, of which --ema 0.05 to 0.2 makes "
+        "keep two averages more, and so many snapshots of them, of which --ema 0.01 to 0.25 makes "
         "an average of that width afterwards (docs/training.md); 0 = none",
         "[0, 1000]",
     ),

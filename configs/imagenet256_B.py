@@ -4,7 +4,8 @@ The features are those of the MAE of width 640.
 
 Command   python train_drift.py --recipe imagenet256_B
           or, with latents that scripts/cache_latents.py made once,
-          --dataset_name latents:DIR --model.use_stable_vae 0
+          python train_drift.py --recipe imagenet256_B --dataset_name latents:DIR
+              --model.use_stable_vae 0
 Hardware  a pod: 64 TPU chips or 32 GPUs of 80 GB
 Time      not measured yet
 Expected  FID 1.75 (paper, alpha 1.1)

@@ -5,7 +5,8 @@ not measured. `pretrain_mae.py --recipe imagenet256_latent` on such latents make
 
 Command   python train_drift.py --recipe imagenet512_L
           or, with latents that scripts/cache_latents.py made once (--data.image_size 512),
-          --dataset_name latents:DIR --model.use_stable_vae 0 --data.image_size 0
+          python train_drift.py --recipe imagenet512_L --dataset_name latents:DIR
+              --model.use_stable_vae 0 --data.image_size 0
 Hardware  a pod: 256 TPU chips or 128 GPUs of 80 GB
 Time      not measured yet
 Expected  not known

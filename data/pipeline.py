@@ -161,14 +161,16 @@ def in_order(
 ) -> Batches:
     """Yields batches of each sample once, in the order of the data set, from `position` on.
 
-    The last batch may be smaller.
+    The last batch may be smaller. In the place of a sample that cannot be read stands the next one;
+    `everything` leaves it out.
 
     Args:
         dataset: What to read.
         batch_size: Samples of a batch.
         position: The first sample.
         workers: As in `stream`.
-        augment: Whether samples are augmented, as in `stream` but each time alike.
+        augment: Whether samples are augmented, as in `stream` but each time alike (not as in
+            `everything`, which draws in another way).
     """
     samples = grain.MapDataset.source(Readable(dataset)).seed(0)
     if augment and dataset.augment:

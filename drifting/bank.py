@@ -389,7 +389,7 @@ def batch_from_plan(bank: Bank, plan: Plan, sample_shape: tuple[int, ...] = ()) 
         n_classes = bank.counters.filled.shape[0]
         labels = xp.where(plan.dropped, n_classes, labels)  # the label of the null class
     if plan.anchors is not None:
-        is_null = (labels > 0)[..., None]
+        is_null = (labels > 0)[..., None]  # with conditions there is one class, which is 0
         labels = xp.where(is_null, NULL, bank.conditions[plan.anchors])
     unc = take_any_class(bank, plan.unconditional)
 

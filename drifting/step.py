@@ -118,15 +118,16 @@ def drift_step(
         batch: the reals, in groups of classes [K, C, ...]; K = 1 without accumulation.
         generate: (params, noise [M, H, W, channels], labels [M], alpha [M], style [M, codebooks])
             -> samples [M, H, W, channels]. It is the generator f. Its labels are those of the
-            batch, so they may be conditions [M, K].
-        encode: images [M, H, W, channels] in [-1, 1] -> {name: [M, T, D]}. They are the feature
-            sets phi of a frozen encoder (A.5); gradients flow through it.
+            batch, so they may be conditions [M, width].
+        encode: samples [M, H, W, channels] -> {name: [M, T, D]}, the feature sets phi of a frozen
+            encoder (A.5); gradients flow through it. Samples are images in [-1, 1], or latents.
         optimizer: an optax transformation.
         config: the numbers of the step.
         layout: where the samples are, see layout.py.
 
     Returns:
-        The state after the step, and scalars: those of `measure`, "loss", norms, "alpha_mean".
+        The state after the step, and scalars: those of `measure` and `measure_parts`, "loss",
+        norms, "alpha_mean", and what the field's memory tells.
     """
     c = config
     # A bank of images knows the shape of a sample; one of features does not.

@@ -46,10 +46,13 @@ from models.layers import (
 from models.positions import Rotation, rope_rotation, rotate, sincos_positions
 from models.refinement import Refinement
 from utils.errors import UserError
-from utils.sharding import platform_of_samples
+from utils.sharding import device_of_samples
 
 AttentionKernel = Literal["auto", "xla", "cudnn", "pallas"]
-WIDEST_HEAD_OF_CUDNN = 128
+# What "auto" takes a kernel for.
+KINDS_OF_PALLAS = ("TPU v6 lite", "TPU v6e")  # JAX's names of one chip
+MOST_TOKENS_OF_PALLAS = 512  # the backward pass holds several weights of all pairs in the chip
+WIDEST_HEAD_OF_CUDNN = 128  # on every GPU from Ampere on; newer ones take more
 
 
 class DiT(nn.Module):
@@ -75,15 +78,17 @@ class DiT(nn.Module):
         use_swiglu: a SwiGLU MLP, or else one with the exact GELU.
         use_rope: rotary positions over the whole sequence, in-context tokens included.
         use_rmsnorm: RMSNorm with a learned scale, or else LayerNorm without parameters.
-        use_bf16: matrix products in bfloat16; parameters, norms and the output stay float32.
-        attn_fp32: queries, keys and values enter the attention in float32.
+        use_bf16: matrix products and the residual stream in bfloat16; parameters, norms and the
+            output stay float32.
+        attn_fp32: queries, keys and values enter the attention in float32, though with use_bf16
+            they come from products in bfloat16.
         remat: the backward pass keeps only the input of each block, not also its matrix products.
         zero_init_output: start from a zero output layer. All samples then coincide, which is an
             equilibrium of the drifting loss: training may never leave it.
         null_class: one more class embedding, index num_classes: the unconditional class.
         attention: "xla"; "cudnn" (on a GPU, with bfloat16 attention only); "pallas" (on a TPU,
             see `models.fused_attention`; a CPU interprets it, slowly); or "auto", see
-            `kernel_of_devices`.
+            `kernel_of_device`.
         unroll: blocks in one turn of the loop over the depth. More run a little faster on a CPU
             and compile slower.
         from_flow: the network is that of a rectified flow (baselines/flow.py), which takes one
@@ -343,7 +348,8 @@ class Attention(nn.Module):
         dtype = jnp.float32 if self.attn_fp32 else self.dtype
         kernel = self.attention
         if kernel == "auto":
-            kernel = kernel_of_devices(platform_of_samples(), width, self.num_heads, dtype)
+            device, tokens = device_of_samples(), x.shape[1]
+            kernel = kernel_of_device(device, tokens, width, self.num_heads, dtype)
         if kernel == "pallas":
             with jax.named_scope("core"):
                 scales = self._scales(width // self.num_heads)
@@ -383,27 +389,34 @@ class Attention(nn.Module):
         return Scale(head_width, name="q_norm")(), Scale(head_width, name="k_norm")()
 
 
-def kernel_of_devices(
-    platform: str, width: int, heads: int, dtype: DTypeLike
+def kernel_of_device(
+    device: jax.Device, tokens: int, width: int, heads: int, dtype: DTypeLike
 ) -> Literal["xla", "cudnn", "pallas"]:
-    """Returns the attention kernel that keeps no weights in memory, where a platform has one.
+    """Returns the attention kernel that never stores the weights of all pairs of tokens.
 
-    That is "pallas" on a TPU and "cudnn" on a GPU, if they take heads of this width and type, and
-    else "xla". Plans count fewer bytes with them (docs/scale.md); no chip has timed them yet.
+    That is "pallas" on a TPU v6e, the chip that it has been compiled for, and "cudnn" on an NVIDIA
+    GPU from Ampere on, where they take such heads; "xla" elsewhere. No chip has timed them yet.
 
     Args:
-        platform: "cpu", "gpu" or "tpu".
+        device: one that holds samples. It need not be here: a step can be planned.
+        tokens: of a sample.
         width: of all heads together.
         heads: their number.
-        dtype: of queries, keys and values.
+        dtype: of queries, keys and values. cuDNN takes bfloat16 alone.
     """
-    head = width // heads
-    if platform == "tpu" and fits(width, heads):
-        return "pallas"
-    in_cudnn = dtype == jnp.bfloat16 and head % 8 == 0 and head <= WIDEST_HEAD_OF_CUDNN
-    if platform in ("gpu", "cuda") and in_cudnn:
+    if device.device_kind in KINDS_OF_PALLAS:
+        return "pallas" if tokens <= MOST_TOKENS_OF_PALLAS and fits(width, heads) else "xla"
+    capability = str(getattr(device, "compute_capability", ""))  # such as "9.0"; AMD's is "gfx90a"
+    is_ampere = capability[:1].isdigit() and float(capability) >= 8
+    if is_ampere and dtype == jnp.bfloat16 and fits_cudnn(width, heads):
         return "cudnn"
     return "xla"
+
+
+def fits_cudnn(width: int, heads: int) -> bool:
+    """Returns whether cuDNN takes attention of this width and number of heads on every GPU."""
+    head = width // heads
+    return head % 8 == 0 and head <= WIDEST_HEAD_OF_CUDNN
 
 
 class Scale(nn.Module):
@@ -459,6 +472,12 @@ def check_dit(model: DiT) -> None:
         raise UserError(
             'attention "cudnn" works in bfloat16 only: set use_bf16=True and attn_fp32=False, '
             'or use "xla"'
+        )
+    if model.attention == "cudnn" and not fits_cudnn(model.hidden_size, model.num_heads):
+        raise UserError(
+            f'attention "cudnn" takes heads whose width is a multiple of 8, at most '
+            f"{WIDEST_HEAD_OF_CUDNN}, not {model.num_heads} heads in {model.hidden_size}: "
+            'use "xla"'
         )
     if model.attention == "pallas" and not fits(model.hidden_size, model.num_heads):
         raise UserError(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from utils.errors import UserError
+from utils.sharding import device_of_samples
 
 
 class GeneratorModel(Protocol):
@@ -151,10 +152,11 @@ def check_inputs(
             raise UserError(
                 f"{name} is {array.dtype}, but {kind.__name__} numbers are expected: convert it"
             )
-    backend, attention = jax.default_backend(), getattr(model, "attention", None)
-    if attention == "cudnn" and backend != "gpu":
+    platform, attention = device_of_samples().platform, getattr(model, "attention", None)
+    is_gpu = platform in ("gpu", "cuda")  # the second is that of a GPU that is not here
+    if attention == "cudnn" and not is_gpu:
         raise UserError(
-            f'attention "cudnn" needs a GPU, but JAX runs on {backend}: use attention "xla"'
+            f'attention "cudnn" needs a GPU, but JAX runs on {platform}: use attention "xla"'
         )
-    if attention == "pallas" and backend == "gpu":
+    if attention == "pallas" and is_gpu:
         raise UserError('attention "pallas" is for TPUs: use "cudnn" or "xla" on a GPU')

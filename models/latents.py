@@ -110,11 +110,15 @@ class LatentSpace:
         mean, deviation = scaled_moments(self.vae, params, x)
         return mean + deviation * normal(seed, 0, index, mean.shape[1:])
 
-    def encode(self, images: np.ndarray, seed: int, flip: bool) -> np.ndarray:
-        """Returns `draw` of all images [n, H, W, 3] of a set in its order, a few at a time."""
+    def encode(self, images: np.ndarray, seed: int, flip: bool, first: int = 0) -> np.ndarray:
+        """Returns `draw` of images [n, H, W, 3] of a set in its order, a few at a time.
+
+        first: the index, in the set, of the first of them.
+        """
         latents = []
         for index in self._batches(len(images)):
-            batch = jax.device_put((images[index], index.astype(np.uint32)), self.sharding)
+            in_set = (first + index).astype(np.uint32)
+            batch = jax.device_put((images[index], in_set), self.sharding)
             latents.append(np.asarray(self._encode(self.params, *batch, seed, flip)))
         return np.concatenate(latents)[: len(images)]
 

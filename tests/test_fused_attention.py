@@ -1,11 +1,15 @@
 """The attention kernel for TPUs, interpreted on the CPU, against the attention of JAX."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from models.dit import Attention, DiT, kernel_of_devices
+from models.dit import Attention, DiT, kernel_of_device
 from models.positions import rope_rotation
 from tests.test_dit import SMALL
 from utils import sharding
@@ -86,33 +90,47 @@ def test_each_device_does_its_own_samples():
     )
 
 
+CPU = types.SimpleNamespace(device_kind="cpu")
+V4 = types.SimpleNamespace(device_kind="TPU v4")
+V6E = types.SimpleNamespace(device_kind="TPU v6 lite")
+H100 = types.SimpleNamespace(device_kind="NVIDIA H100", compute_capability="9.0")
+V100 = types.SimpleNamespace(device_kind="Tesla V100", compute_capability="7.0")
+MI300 = types.SimpleNamespace(device_kind="AMD Instinct MI300X", compute_capability="gfx942")
+
+
 @pytest.mark.parametrize(
-    "platform, width, heads, dtype, kernel",
+    "device, tokens, width, heads, dtype, kernel",
     [
-        ("tpu", 768, 12, jnp.float32, "pallas"),
-        ("tpu", 192, 2, jnp.float32, "xla"),  # not a multiple of 128
-        ("gpu", 768, 12, jnp.bfloat16, "cudnn"),
-        ("gpu", 768, 12, jnp.float32, "xla"),
-        ("gpu", 512, 2, jnp.bfloat16, "xla"),  # heads of 256
-        ("cpu", 768, 12, jnp.bfloat16, "xla"),
+        (V6E, 272, 768, 12, jnp.float32, "pallas"),
+        (V6E, 272, 192, 2, jnp.float32, "xla"),  # not a multiple of 128
+        (V6E, 1024, 768, 12, jnp.float32, "xla"),  # too large for the chip's memory
+        (V4, 272, 768, 12, jnp.float32, "xla"),
+        (H100, 272, 768, 12, jnp.bfloat16, "cudnn"),
+        (H100, 272, 768, 12, jnp.float32, "xla"),
+        (H100, 272, 512, 2, jnp.bfloat16, "xla"),  # heads of 256
+        (H100, 272, 720, 12, jnp.bfloat16, "xla"),  # heads of 60
+        (V100, 272, 768, 12, jnp.bfloat16, "xla"),
+        (MI300, 272, 768, 12, jnp.bfloat16, "xla"),
+        (CPU, 272, 768, 12, jnp.bfloat16, "xla"),
     ],
 )
-def test_auto_takes_the_kernel_of_the_devices(platform, width, heads, dtype, kernel):
-    assert kernel_of_devices(platform, width, heads, dtype) == kernel
+def test_auto_takes_the_kernel_of_the_device(device, tokens, width, heads, dtype, kernel):
+    assert kernel_of_device(device, tokens, width, heads, dtype) == kernel
 
 
-def test_auto_on_a_cpu_is_the_attention_of_xla():
-    mesh = sharding.make_mesh(2, fsdp=1)
-    spread = sharding.MeshLayout(mesh, ("data",), ()).rows_sharding
+def test_auto_asks_the_devices_of_the_samples():
+    """They are not always the first ones that JAX names: a planned step's are not even here."""
+    other = jax.devices()[1]
     x, _ = inputs(128, 2, jnp.float32)
     params = parameters(2, x, None)
 
     def program(kernel):
-        module = attention(kernel, 2, jnp.float32)
-        with sharding.samples_divided(spread):
-            return str(jax.make_jaxpr(module.apply)(params, x, None))
+        return str(jax.make_jaxpr(attention(kernel, 2, jnp.float32).apply)(params, x, None))
 
-    assert program("auto") == program("xla") != program("pallas")
+    with sharding.samples_divided(NamedSharding(Mesh(np.array([other]), "data"), P("data"))):
+        assert sharding.device_of_samples() == other
+        assert program("auto") == program("xla")
+    assert sharding.device_of_samples() == jax.devices()[0]
 
 
 def test_the_products_in_a_kernel_count():

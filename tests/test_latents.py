@@ -28,7 +28,7 @@ from models.runs import load_run
 from models.sampling import generate
 from models.vae import load_vae
 from scripts import cache_latents
-from training import drift
+from training import drift, fill_memory
 from utils import config as config_lib
 from utils import sharding
 from utils.errors import UserError
@@ -160,8 +160,8 @@ def test_goes_on_after_a_kill(place):
         data.load(f"latents:{place}")
 
 
-def run(place, folder, **changes):
-    """A few steps of a tiny generator, the images encoded as they come."""
+def build(place, folder, **changes):
+    """A tiny generator, for images that are encoded as they come."""
     config = config_lib.resolve(
         TINY
         | STREAM
@@ -187,11 +187,30 @@ def run(place, folder, **changes):
         }
         | changes
     )
-    parts = drift.build(
-        config, data.load(config.dataset_name, options=config.data), sharding.make_mesh(2, 1)
-    )
-    drift.train(parts, drift.open_run(config))
+    dataset = data.load(config.dataset_name, options=config.data)
+    return drift.build(config, dataset, sharding.make_mesh(2, 1))
+
+
+def run(place, folder, **changes):
+    """A few steps of it."""
+    parts = build(place, folder, **changes)
+    drift.train(parts, drift.open_run(parts.config))
     return parts
+
+
+def test_a_draw_does_not_depend_on_how_many_are_encoded_at_once(place, monkeypatch):
+    """Not in what a field keeps of all reals either."""
+    parts = build(place, "draws")
+
+    def features(at_once):
+        monkeypatch.setattr(fill_memory, "ENCODED_AT_ONCE", at_once)
+        sets = [found for found, _ in fill_memory.real_features(parts)]
+        (name,) = sets[0]
+        return np.concatenate([found[name] for found in sets])
+
+    whole = features(N)
+    assert len(np.unique(whole[:, 0, 0])) == N
+    np.testing.assert_array_equal(features(4), whole)
 
 
 def test_encoded_as_they_come(place):

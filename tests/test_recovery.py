@@ -1,6 +1,8 @@
 """What a run does about a step that is no number, or that does not end, and where its time went."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from test_train import ROOT, STREAM, everything_saved, records, same_bits, train
 
+from training import loop
 from training.drift import DriftJob
 from training.goodput import Goodput
 from training.recovery import another_seed
@@ -84,6 +87,47 @@ def test_a_bank_that_holds_all_goes_on_with_other_random_numbers(tmp_path, break
     snapshots = Checkpoints(tmp_path / "averages")
     assert snapshots.steps() == [2, 4, 6]
     assert (tmp_path / "averages" / "6.replaced").exists()
+
+
+def test_going_back_holds_one_state(tmp_path, breaks, monkeypatch):
+    """A run may need most of the memory: the state that is given up goes before the other comes."""
+    held = []
+    restore = DriftJob.restore
+
+    def looked_at(job, checkpoints):
+        held.append([hasattr(job, name) for name in ("state", "bank")])
+        restore(job, checkpoints)
+
+    monkeypatch.setattr(DriftJob, "restore", looked_at)
+    breaks += [6]
+    train(tmp_path, CHANGES | {"max_steps": 6, "on_nonfinite": "rollback"})
+    assert held == [[False, False]]
+
+
+def test_speeds_leave_out_the_step_that_compiles(tmp_path, monkeypatch):
+    """But where a log line ends with the first step there is nothing else to tell."""
+    steps = []
+    read = loop.Clock.read
+
+    def looked_at(clock, step, batch_size):
+        steps.append(step - clock.first_step)
+        return read(clock, step, batch_size)
+
+    monkeypatch.setattr(loop.Clock, "read", looked_at)
+    for interval, counted in ((2, [1, 2]), (1, [1, 1, 1, 1])):
+        del steps[:]
+        train(tmp_path / str(interval), CHANGES | {"max_steps": 4, "log_interval": interval})
+        assert steps == counted
+
+
+def test_a_signal_during_the_last_step_has_nothing_to_stop(tmp_path, monkeypatch):
+    def late(job, step, values):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(DriftJob, "after_log", late)
+    train(tmp_path, CHANGES | {"max_steps": 4})
+    assert json.loads((tmp_path / "goodput.json").read_text())["finished"]
 
 
 def fill_of(folder):

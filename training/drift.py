@@ -37,7 +37,7 @@ from training.reports import drift_report
 from training.resolve_field import settings_of_state
 from training.resolve_start import check_from_flow, check_weights
 from training.run_folder import check_same_run
-from training.state import compile_step, to_items
+from training.state import jit_step_of_run, to_items
 from utils import config as config_lib
 from utils import processes, sharding
 from utils.errors import UserError
@@ -179,6 +179,10 @@ class DriftJob(Job):
         bank, self.position = fill_bank(self.parts)
         self.bank = put_bank(self.parts, bank)
 
+    def release(self) -> None:
+        super().release()
+        del self.bank
+
     def items(self) -> dict[str, Any]:
         return checkpoint_items(self.parts, self.state, self.bank)
 
@@ -293,7 +297,7 @@ def make_step(parts: DriftParts | FlowParts, first_step: int = 0, seed: int | No
 
 
 def jit_step(parts: DriftParts | FlowParts) -> Callable:
-    """Returns the compiled program of a step.
+    """Returns the jitted program of a step; its first call compiles it.
 
     With the bank in host memory it is (state, batch, encoder_params) -> (state, metrics): the batch
     comes from outside. Otherwise it takes and returns what the step of `make_step` does.
@@ -324,8 +328,8 @@ def jit_step(parts: DriftParts | FlowParts) -> Callable:
         return drift_step(state, batch, encode=encode, **arguments)
 
     if parts.bank_on_host:
-        return compile_step(step_on_batch, parts.mesh, state_shapes(parts), donated=1)
-    return compile_step(step, parts.mesh, state_shapes(parts), donated=2)
+        return jit_step_of_run(step_on_batch, parts.mesh, state_shapes(parts), donated=1)
+    return jit_step_of_run(step, parts.mesh, state_shapes(parts), donated=2)
 
 
 def jit_flow_step(parts: FlowParts) -> Callable:
@@ -350,7 +354,7 @@ def jit_flow_step(parts: FlowParts) -> Callable:
             spread=spread,
         )
 
-    return compile_step(step, parts.mesh, state_shapes(parts), donated=2)
+    return jit_step_of_run(step, parts.mesh, state_shapes(parts), donated=2)
 
 
 # ---- the checkpoint ----

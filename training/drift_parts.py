@@ -64,7 +64,10 @@ class DriftParts(GeneratorParts):
 
     @property
     def layout(self) -> sharding.MeshLayout:
-        """Where the samples of a step are on the devices (utils/sharding.py)."""
+        """Where the samples of a step are on the devices (utils/sharding.py).
+
+        There is a place for them: `resolve_sizes` has checked it.
+        """
         classes = self.drift.n_c // self.drift.groups
         rows = self.drift.n_neg // self.drift.parts
         return sharding.choose_layout(self.mesh, classes, rows)

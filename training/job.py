@@ -178,6 +178,10 @@ class Job:
         self.position = metadata["position"]
         self.rollbacks = metadata.get("rollbacks", 0)
 
+    def release(self) -> None:
+        """Lets go of the arrays of the state, so that `restore` finds their memory free."""
+        del self.state
+
     def checkpoint_shapes(self) -> dict[str, Any]:
         """Returns `items` as shapes, dtypes and shardings."""
         raise NotImplementedError

@@ -1,7 +1,8 @@
 """The loop of every training: step, log, evaluate, draw, save, and stop when asked to.
 
 A trainer is a `Job` (training/job.py). The loop waits for the device only where it logs, evaluates,
-draws or saves; between these, steps are queued ahead of it.
+draws, saves or keeps a snapshot; between these, steps are queued ahead of it. (A CPU takes them one
+by one.)
 """
 
 import contextlib
@@ -174,6 +175,8 @@ def take_steps(
                     clock.devices = utilisation(job.parts.mesh, job.trace_step(batch))
                     goodput.started()
                     job.began = True
+            if step == start + 1 and not is_due(step, config.log_interval, last):
+                clock.restart(step)  # the first step compiled: speeds are those of the others
 
             # ---- log: this waits for the device ----
             if is_due(step, config.log_interval, last):
@@ -187,33 +190,38 @@ def take_steps(
                 clock.restart(step)
 
             watchdog.rest()
+            stopping = distributed.stop_after(step, stop.requested)
+            evaluates = is_due(step, config.eval_interval, last)
+            draws = is_due(step, config.sample_interval, last)
+            keeps = is_snapshot(step, config.optim.ema_snapshots, last)
+            saves = is_due(step, config.save_interval, last) or stopping
+            if evaluates or draws or keeps or saves:
+                jax.block_until_ready(metrics)  # what is queued is time of steps, not of these
             with clock.paused():
-                stopping = distributed.stop_after(step, stop.requested)
-
                 # ---- evaluate, draw ----
                 with goodput.during("evaluating"):
-                    if is_due(step, config.eval_interval, last):
+                    if evaluates:
                         job.evaluate(step, run_log)
-                    if is_due(step, config.sample_interval, last):
+                    if draws:
                         run_log.image(step, "samples", job.draw(step))
 
                 # ---- keep the averages of which others can be made ----
-                if is_snapshot(step, config.optim.ema_snapshots, last):
+                if keeps:
                     check_finite(step, to_floats(metrics))
                     with goodput.during("saving"):
                         snapshots.save(step, snapshot_items(job.state), {}, wait=True)
 
                 # ---- save: nothing that is not finite, so that the run can go on from it ----
-                if is_due(step, config.save_interval, last) or stopping:
+                if saves:
                     check_finite(step, to_floats(metrics))
                     with goodput.during("saving"):
                         held.confirm()
                         run_log.flush()  # what is resumed from here has the lines before it
                         checkpoints.save(step, *job.checkpoint())
-                        goodput.save()
+                    goodput.save()
 
-                # ---- stop, as a signal asked to ----
-                if stopping:
+                # ---- stop, as a signal asked to; after the last step there is nothing to stop ----
+                if stopping and step < last:
                     checkpoints.wait()
                     environment.note_end(folder, step)
                     name = stop.name or "SIGTERM"  # another process got it
@@ -271,9 +279,10 @@ class Clock:
         self.seconds_paused += time.perf_counter() - before
 
     def read(self, step: int, batch_size: int) -> dict[str, float]:
-        """Returns images per second, and the shares of the matrix arithmetic and of waiting.
+        """Returns images per second, the shares of the matrix arithmetic and of waiting for data,
+        and the seconds of the interval, without pauses.
 
-        Waiting is for data. The last are the seconds themselves.
+        The first interval begins after the first step, unless a log line ends with this very step.
         """
         seconds = time.perf_counter() - self.began - self.seconds_paused
         steps = step - self.first_step

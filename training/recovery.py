@@ -68,6 +68,7 @@ def roll_back(job: Job, checkpoints: Checkpoints, error: NotFinite) -> int:
             "--optim.learning_rate, or raise --optim.warmup_steps"
         )
     used = job.position
+    job.release()
     job.restore(checkpoints)
     skipped = used - job.position
     # The checkpoint's seed knows the times before it was saved; each since then is another one.

@@ -38,10 +38,10 @@ def make_state(
     return jax.jit(first_state, out_shardings=shardings)(*given)
 
 
-def compile_step(
+def jit_step_of_run(
     step: Callable, mesh: jax.sharding.Mesh, state: TrainState, donated: int
 ) -> Callable:
-    """Returns a step compiled for the devices of a run.
+    """Returns the jitted step for the devices of a run; its first call compiles it.
 
     Args:
         step: (state, ...) -> (state, ..., metrics).

@@ -140,7 +140,8 @@ def local_copy(mesh: Mesh, tree: Any) -> Any:
     """
     if jax.process_count() == 1:
         return tree
-    # A named function, not a lambda: jit compiles a function that it has seen only once.
+    # A named function, not a lambda: jit knows what it has compiled by the function itself, and
+    # would compile a new lambda at every call.
     everywhere = jax.jit(_same, out_shardings=replicated(mesh))(tree)
     # Every device has a whole copy now. The same buffers, seen as arrays on a mesh of this
     # process's devices, can be used by programs that the other processes do not run.
@@ -222,8 +223,8 @@ class MeshLayout:
 
     A class whose rows are all on one device needs nothing from other devices. Where rows are
     divided, the feature vectors of a class are gathered, without their gradient, and the sums of
-    the softmax over x are reduced over the devices. Images never travel, unless they are the
-    features.
+    the softmax over x are reduced over the devices. Images never travel, unless raw pixels are
+    the features.
 
     Attributes:
         mesh: the mesh of the run.
@@ -305,7 +306,8 @@ _OF_SAMPLES: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextV
 def samples_divided(sharding: NamedSharding | None) -> Iterator[None]:
     """Says to what is traced within how samples are divided, by their leading axis.
 
-    A kernel that is written by hand needs it, since XLA cannot divide what it did not write.
+    A kernel that is written by hand needs it, since XLA cannot divide what it did not write
+    (models/fused_attention.py). It has to surround the tracing, not the running, of the program.
     """
     before = _OF_SAMPLES.set(sharding)
     try:
@@ -319,15 +321,15 @@ def sharding_of_samples() -> NamedSharding | None:
     return _OF_SAMPLES.get()
 
 
-def platform_of_samples() -> str:
-    """Returns the platform whose devices hold the samples: "cpu", "gpu" or "tpu".
+def device_of_samples() -> jax.Device:
+    """Returns one of the devices that hold the samples.
 
-    They may be devices that are not here, for which a step is planned.
+    It may be a device that is not here, for which a step is planned.
     """
     divided = sharding_of_samples()
     if divided is None:
-        return jax.default_backend()
-    return divided.mesh.devices.flat[0].platform
+        return jax.devices()[0]
+    return divided.mesh.devices.flat[0]
 
 
 def choose_layout(mesh: Mesh, classes: int, rows: int) -> MeshLayout | None:
