@@ -2,7 +2,7 @@
 
 Command   python train_drift.py --dataset_name cifar10 --recipe cifar10_learned_identity
               --save_dir runs/cifar10_learned_identity
-Hardware  one GPU of 80 GB
+Hardware  one GPU of 80 GB, as cifar10; not planned itself
 Time      not measured yet
 Expected  not known
 Measured  not measured yet

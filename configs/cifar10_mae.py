@@ -2,7 +2,7 @@
 
 Command   python pretrain_mae.py --dataset_name cifar10
           python train_drift.py --recipe cifar10_mae
-Hardware  one GPU of 80 GB
+Hardware  one GPU of 80 GB, as cifar10; not planned itself
 Time      not measured yet
 Expected  not known
 Measured  not measured yet

@@ -4,7 +4,7 @@ Otherwise it is the recipe cifar10, whose field is the kernel baseline.
 
 Command   python train_drift.py --dataset_name cifar10 --recipe cifar10_small_sets
               --save_dir runs/cifar10_small_sets
-Hardware  one GPU of 80 GB
+Hardware  one GPU of 80 GB, as cifar10; not planned itself
 Time      not measured yet
 Expected  FID 10.23 after 100k steps, what a public reproduction of the paper reports
 Measured  not measured yet

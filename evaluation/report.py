@@ -314,7 +314,7 @@ def read_events(folder: pathlib.Path) -> list[dict]:
 
 
 def times(records: Sequence[dict], events: Sequence[dict]) -> list[list[str]]:
-    """Returns rows: steps, speed, seconds of steps, and their share of the time that passed."""
+    """Returns rows: steps, speed, seconds of steps and in all, and the share that counted."""
     stepping = sum(record.get("seconds", 0) for record in records)
     speeds = [record["images_per_s"] for record in records if "images_per_s" in record]
     rows = [["steps", f"{records[-1]['step'] if records else 0:,}"]]
@@ -323,11 +323,10 @@ def times(records: Sequence[dict], events: Sequence[dict]) -> list[list[str]]:
     rows.append(["time of steps", duration(stepping)])
     passed = time_of_sessions(events)
     if passed:
-        share = min(1.0, stepping / passed)
         rows.append(["time from start to end", duration(passed)])
-        rows.append(
-            ["goodput", f"{share:.0%}; the rest is compilation, evaluations, pictures, checkpoints"]
-        )
+    if records and "goodput" in records[-1]:
+        rest = "the rest is compilation, evaluations, pictures, checkpoints, and what was lost"
+        rows.append(["goodput", f"{records[-1]['goodput']:.0%}; {rest}"])
     starts = sum(event["event"] == "start" for event in events)
     if starts > 1:
         rows.append(["starts", f"{starts}: it was resumed"])

@@ -296,6 +296,7 @@ def test_parameter_counts_of_the_published_sizes(name):
         (dict(noise_classes=-1), "noise_classes is -1"),
         (dict(attention="flash"), "'flash'"),
         (dict(attention="cudnn"), "use_bf16"),
+        (dict(attention="cudnn", use_bf16=True, attn_fp32=False, num_heads=4), "multiple of 8"),
     ],
 )
 def test_contradicting_fields(change, words):
