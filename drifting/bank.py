@@ -83,12 +83,15 @@ _COUNTER_NAMES = ("filled", "next", "pool_filled", "pool_next")
 
 
 class Plan(flax.struct.PyTreeNode):
-    """What `draw` decided: the classes of a step, their guidance scales and their slots."""
+    """What `draw` decided: the classes of a step, their guidance scales and their slots.
+
+    The arrays begin with [C], or with [K, C] where the classes are in groups.
+    """
 
     labels: Any  # [C] int32
     alpha: Any  # [C] float32
     positives: Any  # [C, N_pos] slots in the queue of each class
-    present: Any  # [C, N_pos] bool: whether the slot holds a sample
+    present: Any  # [C, N_pos] bool: whether the slot of a positive holds a sample
     unconditional: Any  # [C, N_unc] indices for `take_any_class`
     dropped: Any = None  # [C] bool: classes that become the null class; None without class dropout
     any_class: Any = None  # [C, N_pos] indices for `take_any_class`: the null class's positives
@@ -170,7 +173,7 @@ def push_slots(
     same_class = labels[:, None] == labels[None, :]
     before = jnp.sum(jnp.tril(same_class, -1), 1)  # samples of the class ahead of it in this push
     after = jnp.sum(jnp.triu(same_class, 1), 1)  # and behind it
-    slot = jnp.where(after < size, (counters.next[labels] + before) % size, size)
+    slot = jnp.where(after < size, (counters.next[labels] + before) % size, size)  # size: no slot
     new = jnp.zeros_like(counters.next).at[labels].add(1)
     filled, next_slot = jnp.minimum(counters.filled + new, size), (counters.next + new) % size
     counters = counters.replace(filled=filled, next=next_slot)
@@ -236,7 +239,7 @@ def push_host(bank: Bank, slots: tuple, samples: Any, labels: np.ndarray) -> Ban
 
 
 def _without_replacement(key, filled, size, n):
-    """Draws n different slots out of the first `filled` [...] of `size`.
+    """Draws n different slots, `size` at most, out of the first `filled` [...] of them.
 
     Returns the slots [..., n] and whether each holds a sample, which all do when filled >= n.
     """
@@ -254,7 +257,7 @@ def class_slots(key: jax.Array, filled: jax.Array, size: int, n: int):
         key: a random key.
         filled: [B], samples in the queue of each class.
         size: the length of the queues; n = size takes a queue as a whole, in its order.
-        n: how many.
+        n: how many, at most `size`.
 
     Returns:
         The slots [B, n], and whether each holds a sample.
@@ -268,7 +271,10 @@ def class_slots(key: jax.Array, filled: jax.Array, size: int, n: int):
 def any_class_slots(key: jax.Array, counters: Counters, sizes: Sizes, n_draws: int, n: int):
     """Draws n recent samples of any class without replacement, n_draws times.
 
-    Returns indices [n_draws, n] for `take_any_class`, and whether each holds a sample.
+    There is room for n in the bank.
+
+    Returns indices [n_draws, n] for `take_any_class`, and whether each holds a sample. They are
+    slots of the pool; or class * L + slot, where there is none.
     """
     per_class, pool = sizes
     if pool:
@@ -338,7 +344,8 @@ def draw(
     if conditions is None:
         positives, present = class_slots(key["positives"], filled, sizes.per_class, c.n_pos)
     else:
-        # All are of class 0, in whose queue the anchors are drawn as classes are among classes.
+        # All are of class 0, in whose queue the anchors are drawn as classes are among classes. The
+        # labels above are all 0 then, so their key is free for this.
         held = counters.filled[0]
         anchors, _ = _without_replacement(key["labels"], held, sizes.per_class, c.n_c)
         positives, present = nearest_slots(key["positives"], conditions, anchors, held, c.n_pos)

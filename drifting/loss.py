@@ -11,7 +11,7 @@ For a feature set j, with generated features x and a field V:
 
 The mean in S_j is over all samples y by their weights; as in the authors' release it counts x among
 them, at distance 0. S_j and lambda are pooled over all problems of the set: all classes and all
-locations.
+locations. As there, S_j is at least 1e-3, and lambda^2 at least 1e-8.
 """
 
 import functools
@@ -129,7 +129,8 @@ def problem_losses(
     def mean(values):
         return add(values) / add(jnp.ones(len(p.set_of)))
 
-    # S_j sqrt(D): the mean distance from a generated sample to all samples y (A.6).
+    # S_j sqrt(D): the mean distance from a generated sample to all samples y (A.6). The first
+    # self_neg of y are x themselves: all N of them, or none where a second batch repels.
     y = jnp.concatenate([p.gen_neg, p.unc, p.pos], 1)
     weight_y = jnp.concatenate([p.weight_gen_neg, p.weight_unc, p.weight_pos], 1)
     distances = functools.partial(weighted_distances, self_neg=p.self_neg)
@@ -142,15 +143,16 @@ def problem_losses(
     # V at every temperature (Alg. 2), measured as the features are.
     tau, unit = jnp.asarray(temperatures), s * jnp.sqrt(d)
 
-    def v_of(arrays, unit, each, each_tau):
+    def field_of_some(arrays, unit, each, each_tau):
         some = p._replace(**arrays, recalled=Recalled(p.recalled.shared, each, each_tau))
         return guided_field(some, tau, unit, field, guidance)
 
     arrays = {name: getattr(p, name) for name in ARRAYS}
+    # What the memory tells of each problem, and of each at each temperature (memory.py).
     told = (arrays, unit, p.recalled.each, p.recalled.each_tau)
-    v, perplexity = in_turn(v_of, told, together)  # [B, tau, N, D], [B, tau, N]
+    v, perplexity = in_turn(field_of_some, told, together)  # [B, tau, N, D], [B, tau, N]
 
-    # V~ = sum_tau V_tau / lambda_tau, lambda_tau = sqrt(mean V_tau^2), clipped as in the release.
+    # V~ = sum_tau V_tau / lambda_tau, lambda_tau = sqrt(mean V_tau^2).
     # Both are in units of phi~: V / S_j is never written down, which would move it once more.
     sq_norm = mean((jnp.mean(v**2, axis=(2, 3)) / s[:, None] ** 2).T)  # [tau, sets]
     if pooled is not None and pooled.drift_sq_norm is not None:
@@ -224,7 +226,7 @@ def guided_field(
     field = find_field(field)
     shared, each, each_tau = p.recalled
 
-    def v_of(neg, weight_neg, self_neg):
+    def field_against(neg, weight_neg, self_neg):
         def one_problem(x, pos, neg, weight_pos, weight_neg, unit, each, each_tau, tau):
             more = shared | each | each_tau
             problem = (x, pos, neg, weight_pos, weight_neg, tau)
@@ -237,8 +239,8 @@ def guided_field(
         return all_problems(*problems, tau)
 
     if guidance == "field" and p.unc.shape[1]:
-        v, perplexity = v_of(p.gen_neg, p.weight_gen_neg, p.self_neg)
-        v_unc, _ = v_of(p.unc, p.weight_unc, 0)
+        v, perplexity = field_against(p.gen_neg, p.weight_gen_neg, p.self_neg)
+        v_unc, _ = field_against(p.unc, p.weight_unc, 0)
         others = 1 - (p.self_neg > 0) / p.gen.shape[1]  # a sample is not its own negative
         weight_gen = jnp.maximum(jnp.sum(p.weight_gen_neg, 1) * others, 1e-8)
         w = jnp.sum(p.weight_unc, 1) / weight_gen  # alpha - 1
@@ -247,7 +249,7 @@ def guided_field(
     # Sec. 3.5: unconditional reals are negatives beside the generated ones.
     neg = jnp.concatenate([p.gen_neg, p.unc], 1)
     weight_neg = jnp.concatenate([p.weight_gen_neg, p.weight_unc], 1)
-    return v_of(neg, weight_neg, p.self_neg)
+    return field_against(neg, weight_neg, p.self_neg)
 
 
 def weighted_distances(

@@ -94,7 +94,7 @@ def train_step(
             bank = push(bank, to_stored(images), labels)
         seed, step, known = state.seed, state.step, bank.conditions
         plan = draw(bank.counters, bank.sizes, seed, step, config, known)
-        plan = layout.groups(in_groups(plan, config.groups))
+        plan = layout.groups(in_groups(plan, config.groups))  # [K, C / K, ...] of [C, ...]
         batch = batch_from_plan(bank, plan, config.sample_shape)
     networks = {"generate": generate, "encode": encode, "optimizer": optimizer}
     state, metrics = drift_step(state, batch, **networks, config=config, layout=layout)
@@ -130,7 +130,8 @@ def drift_step(
         norms, "alpha_mean", and what the field's memory tells.
     """
     c = config
-    # A bank of images knows the shape of a sample; one of features does not.
+    # A bank of images knows the shape of a sample, pos [K, C, N_pos, *shape]; one of features does
+    # not.
     sample_shape = c.sample_shape or batch.pos.shape[3:]
     with jax.named_scope("noise"):
         random, memory_key = draw_random_numbers(state, c, sample_shape)
@@ -229,8 +230,9 @@ def group_loss(
 
     # Features of a second batch, of the reals, and of the samples that receive the gradient.
     phi_second = jax.lax.stop_gradient(phi(random.second)) if c.second_batch else None
-    # Reals are images, or a tree of features where the bank stores these.
-    reals = jax.tree.map(lambda *pair: jnp.concatenate(pair, 1), batch.unc, batch.pos)
+    # Reals are images, or a tree of features where the bank stores these. They stay class by class,
+    # while generated samples are in the order of `layout.merge`.
+    reals = jax.tree.map(concatenate_rows, batch.unc, batch.pos)
     reals = layout.classes(reals)  # [C, N_unc + N_pos, ...]
     with jax.named_scope("encoder"):
         phi_real = real_features(reals, random.mirrored, encode, c.flip, layout, c.parts)
@@ -306,6 +308,11 @@ def unconditional_weights(alpha: jax.Array, config: DriftConfig) -> jax.Array:
     return jnp.broadcast_to(weight[:, None], (len(alpha), config.n_unc))
 
 
+def concatenate_rows(unconditional: jax.Array, positives: jax.Array) -> jax.Array:
+    """Returns the reals of each class [C, N_unc + N_pos, ...], unconditional ones first."""
+    return jnp.concatenate([unconditional, positives], 1)
+
+
 def of_each_sample(of_class: jax.Array, n: int, layout: Layout) -> jax.Array:
     """Repeats a value of each class [C] for its n generated samples, [C n]."""
     return layout.merge(jnp.repeat(of_class[:, None], n, 1))
@@ -329,7 +336,8 @@ def feature_loss(
 
     Args:
         phi_gen: {name: [C N, T, D]}, features of generated samples.
-        phi_real: {str(D): [C R, sum(T), D]}, packed features of reals, unconditional ones first.
+        phi_real: {str(D): [C R, sum(T), D]}, packed features of reals: the sets of one width side
+            by side. They are class by class, R = N_unc + N_pos, unconditional ones first.
         weight_pos, weight_unc: [C, N_pos] and [C, N_unc], weights of the reals.
         config: the numbers of the step.
         phi_second: features of a second generated batch, which then repels.
@@ -349,6 +357,7 @@ def feature_loss(
     names_of = by_width(phi_gen)
     for i, (width, problems) in enumerate(zip(names_of, widths, strict=True)):
         scales = pooled[i] if pooled else None
+        # In parts, one location of all classes after the other: all distances at once are large.
         together = len(weight_pos) if config.parts > 1 else None
         if recalled and width in recalled:
             problems = problems._replace(recalled=recalled[width])
