@@ -1,7 +1,7 @@
 """ImageNet at 256x256 in pixels, as imagenet256_pixel_B; in latents: --recipe imagenet256_B.
 
 Command   python train_drift.py --dataset_name imagenet256
-Hardware  a pod: 128 TPU chips or 64 GPUs of 80 GB
+Hardware  8 H100 with --optim.accumulate 8 --model.remat 1 (plan, docs/scale.md); pods not planned
 Time      not measured yet
 Expected  FID 1.76 (paper)
 Measured  not measured yet

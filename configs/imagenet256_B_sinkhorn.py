@@ -3,7 +3,7 @@
 Field, iterations, batch and length are W-Flow's; what is not known of it is that of imagenet256_B.
 
 Command   python train_drift.py --recipe imagenet256_B_sinkhorn
-Hardware  a pod: 128 TPU chips or 64 GPUs of 80 GB
+Hardware  a pod: 128 TPU chips or 64 GPUs of 80 GB; not planned
 Time      not measured yet
 Expected  FID 1.52 (W-Flow)
 Measured  not measured yet

@@ -4,7 +4,8 @@ The generator has the width, depth and heads of DiT-XL, 679M parameters. Field, 
 and length are W-Flow's; what is not known of it is that of imagenet256_L.
 
 Command   python train_drift.py --recipe imagenet256_XL_sinkhorn
-Hardware  a pod: 128 TPU chips or 64 GPUs of 80 GB
+Hardware  8 H100 with --mesh.fsdp 8 --optim.accumulate 8 --model.remat 1 (plan, docs/scale.md);
+          pods not planned
 Time      not measured yet
 Expected  FID 1.29 (W-Flow)
 Measured  not measured yet

@@ -3,7 +3,7 @@
 The second batch, from which the field takes its negatives, has the size of the first.
 
 Command   python train_drift.py --recipe imagenet256_ablation_sinkhorn
-Hardware  a pod: 64 TPU chips or 32 GPUs of 80 GB
+Hardware  a pod: 64 TPU chips or 32 GPUs of 80 GB; not planned
 Time      not measured yet
 Expected  better than the kernel field: FID 7.08 to 7.29 rather than 8.46 at B after 100 epochs
           (arXiv 2605.11755)

@@ -3,7 +3,7 @@
 The features are those of an MAE and a ConvNeXt-V2.
 
 Command   python train_drift.py --recipe imagenet256_pixel_B
-Hardware  a pod: 128 TPU chips or 64 GPUs of 80 GB
+Hardware  8 H100 with --optim.accumulate 8 --model.remat 1 (plan, docs/scale.md); pods not planned
 Time      not measured yet
 Expected  FID 1.76 (paper)
 Measured  not measured yet

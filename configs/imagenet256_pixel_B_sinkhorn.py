@@ -3,7 +3,7 @@
 Otherwise it is the recipe imagenet256_pixel_B. W-Flow itself is of latents.
 
 Command   python train_drift.py --recipe imagenet256_pixel_B_sinkhorn
-Hardware  a pod: 128 TPU chips or 64 GPUs of 80 GB
+Hardware  a pod: 128 TPU chips or 64 GPUs of 80 GB; not planned
 Time      not measured yet
 Expected  not known; the kernel field has FID 1.76 (paper)
 Measured  not measured yet

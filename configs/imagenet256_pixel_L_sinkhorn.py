@@ -3,7 +3,7 @@
 Otherwise it is the recipe imagenet256_pixel_L. W-Flow itself is of latents.
 
 Command   python train_drift.py --recipe imagenet256_pixel_L_sinkhorn
-Hardware  a pod: 256 TPU chips or 128 GPUs of 80 GB
+Hardware  a pod: 256 TPU chips or 128 GPUs of 80 GB; not planned
 Time      not measured yet
 Expected  not known; the kernel field has FID 1.61 (paper)
 Measured  not measured yet

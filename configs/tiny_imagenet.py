@@ -1,7 +1,8 @@
 """Tiny ImageNet (100,000 images of 64x64, 200 classes), class-conditional, with DINOv2 features.
 
 Command   python train_drift.py --dataset_name tiny_imagenet
-Hardware  one node of 8 GPUs
+Hardware  one node of 8 GPUs, not planned; with --optim.accumulate 32 one of 24 GB (plan,
+          docs/scale.md)
 Time      not measured yet
 Expected  not known
 Measured  not measured yet
