@@ -3,7 +3,7 @@
 Command   python train_drift.py --dataset_name mnist_5k
 Hardware  two CPU cores
 Time      seven minutes of training
-Expected  fd_pixels 15.9, precision 0.88, recall 0.79, class agreement 0.98 against the test split
+Expected  fd_pixels 16.3, precision 0.87, recall 0.79, class agreement 0.97 against the test split
 Measured  five seeds, docs/benchmarks.md
 
 Of 1,000 training digits in the place of generated ones: 12.15, 0.88, 0.88.
@@ -12,10 +12,10 @@ Of 1,000 training digits in the place of generated ones: 12.15, 0.88, 0.88.
 from configs import digits
 
 OVERRIDES = digits.OVERRIDES | {
-    "max_steps": 1000,
-    "eval_interval": 250,
-    "sample_interval": 250,
-    "save_interval": 250,
+    "max_steps": 800,
+    "eval_interval": 200,
+    "sample_interval": 200,
+    "save_interval": 200,
     "model.patch_size": 28,  # one token per image, as of the digits
     "model.hidden_size": 256,
     "model.depth": 2,
