@@ -270,7 +270,10 @@ def test_many_classes_stay_whole():
 
 @pytest.mark.parametrize("guidance", ["negatives", "field"])
 def test_locations_in_turn_are_those_at_once(guidance):
-    """Two classes of three locations, in the order of `make_problems`; to the last digits."""
+    """Two classes of three locations, in the order of `make_problems`.
+
+    Two programs round differently, and not alike on every processor: 1.2e-6 has been seen.
+    """
     rng = np.random.default_rng(1)
     gen, pos, neg = rng.normal(size=(3, 6, 5, 4)).astype(np.float32)
     problems = one_set_of_problems(gen, pos + np.arange(6)[:, None, None], neg)
@@ -278,7 +281,7 @@ def test_locations_in_turn_are_those_at_once(guidance):
     solve = functools.partial(problem_losses, problems, (0.05, 0.2), "kernel", guidance)
     answers = jax.jit(solve)(), jax.jit(functools.partial(solve, together=2))()
     for at_once, in_turn in zip(*map(jax.tree.leaves, answers), strict=True):
-        np.testing.assert_allclose(in_turn, at_once, rtol=1e-6)
+        np.testing.assert_allclose(in_turn, at_once, rtol=1e-5)
 
 
 ONE_CLASS = {
