@@ -50,7 +50,7 @@ from utils.sharding import device_of_samples
 
 AttentionKernel = Literal["auto", "xla", "cudnn", "pallas"]
 # What "auto" takes a kernel for.
-KINDS_OF_PALLAS = ("TPU v6 lite", "TPU v6e")  # JAX's names of one chip
+KIND_OF_PALLAS = "TPU v6 lite"  # JAX's name of the v6e
 MOST_TOKENS_OF_PALLAS = 512  # the backward pass holds several weights of all pairs in the chip
 WIDEST_HEAD_OF_CUDNN = 128  # on every GPU from Ampere on; newer ones take more
 
@@ -404,7 +404,7 @@ def kernel_of_device(
         heads: their number.
         dtype: of queries, keys and values. cuDNN takes bfloat16 alone.
     """
-    if device.device_kind in KINDS_OF_PALLAS:
+    if device.device_kind == KIND_OF_PALLAS:
         return "pallas" if tokens <= MOST_TOKENS_OF_PALLAS and fits(width, heads) else "xla"
     capability = str(getattr(device, "compute_capability", ""))  # such as "9.0"; AMD's is "gfx90a"
     is_ampere = capability[:1].isdigit() and float(capability) >= 8

@@ -92,10 +92,9 @@ def real_features(parts: DriftParts) -> Iterator[tuple[dict[str, np.ndarray], np
     views = [encode, encode_mirrored] if parts.drift.flip else [encode]
     encoders = [on_one_device(view, parts.encoder_params, ENCODED_AT_ONCE) for view in views]
     reals = pipeline.in_order(parts.dataset, ENCODED_AT_ONCE, 0, config.data.workers, augment=True)
-    done = 0
-    for images, labels in reals:
+    for i, (images, labels) in enumerate(reals):
         if parts.makes_latents and parts.space:
-            images = parts.space.encode(images, config.seed, config.data.flip, first=done)
-        done += len(labels)
+            first = i * ENCODED_AT_ONCE
+            images = parts.space.encode(images, config.seed, config.data.flip, first)
         for encoder in encoders:
             yield encoder(images), labels
