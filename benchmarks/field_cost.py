@@ -9,12 +9,14 @@ fit a small machine, so the parts are measured apart and added up:
     generator    forward and backward for the 64 samples; measured on --images of them
     encoder      forward for all 144, backward for the 64; likewise
     field        V of every feature set at every location, with its loss and gradient; sets of one
-                 shape at a time, on --locations of them; and the training of the learned field
+                 shape at a time, on --locations of them. Beside them the training of the learned
+                 field, and the moments of all classes together for the Frechet field
 
 A second generated batch is one more forward pass of both networks for 64 samples. One line of JSON:
 seconds of each part, each field's share of the step, and FLOPs on paper.
 """
 
+import collections
 import math
 import pathlib
 import sys
@@ -26,17 +28,22 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.frame import machine, print_line, time_in_turn
 from configs.default import Key
 from drifting.fields import make_field
+from drifting.fields.frechet import Moments
 from drifting.fields.learned import field_loss, init_field
+from drifting.layout import ONE_DEVICE
 from drifting.loss import drift_loss
+from drifting.memory import NOTHING_RECALLED, Recalled, Seen
 from models.build import build_generator
 from models.features import STATISTICS, feature_sets
 from models.generator import init_params
 from models.mae import MAE
 from utils import config as config_lib
+from utils.errors import UserError
 from utils.flops import matmul_rate
 from utils.memory import keep_freed_memory
 
@@ -50,14 +57,20 @@ FLAGS = (
         "[1, inf)",
     ),
     Key("networks", True, "time the generator and the encoder"),
+    Key("fields", "", "some of the fields, separated by commas; all if empty"),
 )
 N, P, U = 64, 64, 16  # generated, positive and unconditional samples
 TEMPERATURES = (0.02, 0.05, 0.2)
 LATENTS = (32, 32, 4)
 CLASSES = 1000
 FIELD_WIDTH = 64  # hidden units of the learned field
+LANDMARKS = 256  # of mmd
 
 Sets = Mapping[str, tuple[int, int]]  # (locations, features) of each feature set by name
+
+
+def _nothing(problems: int, width: int) -> Recalled:
+    return NOTHING_RECALLED
 
 
 class Case(NamedTuple):
@@ -67,6 +80,8 @@ class Case(NamedTuple):
     options: dict[str, Any]
     second: bool = False  # whether it has a second generated batch for its negatives
     guidance: str = "negatives"
+    # (problems, width) -> what the field is told beside the samples
+    recall: Callable[[int, int], Recalled] = _nothing
 
 
 def main(flag_values):
@@ -77,6 +92,7 @@ def main(flag_values):
     features = jax.eval_shape(encode, encoder_params, image)
     sets: Sets = {name: (f.shape[1], f.shape[2]) for name, f in features.items()}
 
+    cases = chosen_cases(sets, flags.fields)
     line = machine() | {"channels": flags.channels, "sets": len(sets)} | flops_on_paper(sets)
     network_s = second_s = None
     if flags.networks:
@@ -84,7 +100,7 @@ def main(flag_values):
         network_s = parts["gen_both"] + N * parts["enc_both"] + (P + U) * parts["enc_forward"]
         second_s = parts["gen_forward"] + N * parts["enc_forward"]
         line |= parts
-    line |= fields_in_a_step(sets, flags.locations, network_s, second_s)
+    line |= fields_in_a_step(sets, cases, flags.locations, network_s, second_s)
     line["matmul_gflop_per_s"] = matmul_rate() / 1e9
     print_line(line)
 
@@ -162,33 +178,53 @@ def network_seconds(encode: Callable, encoder_params: Any, images: int) -> dict[
 # ---------------------------------------------------------------- the fields
 
 
-def fields_in_a_step(
-    sets: Sets, locations: int, network_s: float | None, second_s: float | None
-) -> dict[str, Any]:
-    """Returns the seconds of each field, and its share of a step where the networks are timed.
-
-    Args:
-        sets: the feature sets.
-        locations: of a set that are timed.
-        network_s: seconds of both networks in a step; None if they are not timed.
-        second_s: of a second generated batch.
-    """
+def chosen_cases(sets: Sets, fields: str) -> dict[str, Case]:
+    """Returns the fields to time by name. Raises UserError for a name in --fields that is none."""
     widths = sorted({width for _, width in sets.values()})
     learned = init_field(jax.random.key(0), widths, FIELD_WIDTH, True)
     no_iteration = Case("sinkhorn", {"iterations": 0.0}, second=True, guidance="field")
     cases = {
         "kernel": Case("kernel", {}),
         "uncoupled": Case("uncoupled", {}),
-        "sinkhorn, no iteration": no_iteration,
+        "sinkhorn without iterations": no_iteration,
         "sinkhorn": no_iteration._replace(options={}),
         "learned": Case("learned", {"params": learned}),
+        "mmd": Case("mmd", {}),
+        f"mmd with {LANDMARKS} landmarks": Case("mmd", {}, recall=some_landmarks),
+        "frechet": Case("frechet", {}, recall=some_transport),
     }
+    if not fields:
+        return cases
+    names = fields.split(",")
+    if not cases.keys() >= set(names):
+        raise UserError(f"--fields {fields}: expected some of {', '.join(cases)}")
+    return {name: cases[name] for name in names}
+
+
+def fields_in_a_step(
+    sets: Sets,
+    cases: Mapping[str, Case],
+    locations: int,
+    network_s: float | None,
+    second_s: float | None,
+) -> dict[str, Any]:
+    """Returns the seconds of each field, and its share of a step where the networks are timed.
+
+    Args:
+        sets: the feature sets.
+        cases: the fields by name.
+        locations: of a set that are timed.
+        network_s: seconds of both networks in a step; None if they are not timed.
+        second_s: of a second generated batch.
+    """
     field_s, step_s = {}, {}
     found: dict[str, Any] = {}
     for name, case in cases.items():
         field_s[name] = field_seconds(case, sets, locations)
         if name == "learned":
-            field_s[name] += training_seconds(learned, sets)
+            field_s[name] += training_seconds(case.options["params"], sets)
+        if name == "frechet":
+            field_s[name] += moments_seconds(sets)
         found[name] = {"field_s": field_s[name]}
         if network_s is not None and second_s is not None:
             step_s[name] = network_s + field_s[name]
@@ -197,16 +233,17 @@ def fields_in_a_step(
             share = field_s[name] / step_s[name]
             found[name] |= {"step_s": step_s[name], "share": share}
     if network_s is not None and second_s is not None:
-        iterations = field_s["sinkhorn"] - field_s["sinkhorn, no iteration"]
         found["second_batch_share"] = second_s / (network_s + second_s)
-        found["sinkhorn_iterations_share"] = iterations / step_s["sinkhorn, no iteration"]
+        if {"sinkhorn", "sinkhorn without iterations"} <= cases.keys():
+            iterations = field_s["sinkhorn"] - field_s["sinkhorn without iterations"]
+            found["sinkhorn_iterations_share"] = iterations / step_s["sinkhorn without iterations"]
     return found
 
 
 def field_seconds(case: Case, sets: Sets, locations: int) -> float:
     """Returns the seconds of the loss and its gradient for all feature sets of one class."""
 
-    def loss(gen, real, other):
+    def loss(gen, real, other, recalled):
         values, _ = drift_loss(
             gen,
             real[:, :P],
@@ -216,6 +253,7 @@ def field_seconds(case: Case, sets: Sets, locations: int) -> float:
             field=make_field(case.field, case.options),
             second=other if case.second else None,
             guidance=case.guidance,
+            recalled=recalled,
         )
         return values.sum()
 
@@ -227,7 +265,8 @@ def field_seconds(case: Case, sets: Sets, locations: int) -> float:
             gen = jax.random.normal(jax.random.key(0), (some, N, width))
             real = jax.random.normal(jax.random.key(1), (some, P + U, width))
             other = jax.random.normal(jax.random.key(2), (some, N, width))
-            timed[shape] = seconds(jax.grad(loss), gen, real, other) * count / some
+            recalled = case.recall(some, width)
+            timed[shape] = seconds(jax.grad(loss), gen, real, other, recalled) * count / some
         total += timed[shape]
     return total
 
@@ -243,6 +282,42 @@ def training_seconds(params: Any, sets: Sets) -> float:
         return field_loss(params, jax.random.key(0), samples, jnp.ones((1, P)), TEMPERATURES)
 
     return seconds(jax.grad(loss), params, samples)
+
+
+def some_landmarks(problems: int, width: int) -> Recalled:
+    """Returns random landmarks of each problem, alike in weight."""
+    z = jax.random.normal(jax.random.key(3), (problems, LANDMARKS, width))
+    weight = jnp.full((problems, len(TEMPERATURES), LANDMARKS), 1 / LANDMARKS)
+    unit = jnp.full(problems, math.sqrt(2 * width))
+    return Recalled(each={"z": z, "unit_z": unit}, each_tau={"weight_z": weight})
+
+
+def some_transport(problems: int, width: int) -> Recalled:
+    """Returns means and a transport map of each problem."""
+    mean = jnp.zeros((problems, width))
+    transport = jnp.broadcast_to(jnp.eye(width), (problems, width, width))
+    return Recalled(each={"mean_gen": mean, "mean_real": mean, "transport": transport})
+
+
+def moments_seconds(sets: Sets) -> float:
+    """Returns the seconds in which Frechet's memory looks at the sets of one class."""
+    memory = Moments(moments="all", moment_decay=0.999)
+    total = 0.0
+    for (count, width), number in collections.Counter(sets.values()).items():
+        kind = {"set": jax.ShapeDtypeStruct((1, count, width), jnp.float32)}
+        state = memory.init(jax.random.key(0), kind, 1)
+        of_reals = {"set": (np.zeros(width), np.eye(width))}
+        state = jax.tree.map(jnp.asarray, memory.know(state, [of_reals]))
+
+        def look(state, gen):
+            real = {"set": jnp.zeros((P, *gen.shape[1:]))}
+            label = jnp.zeros(1, jnp.int32)
+            seen = Seen(label, {"set": gen}, real, jnp.ones((1, P)), TEMPERATURES, ONE_DEVICE)
+            return memory.look(state, jax.random.key(0), seen)[0]
+
+        gen = jax.random.normal(jax.random.key(0), (N, count, width))
+        total += number * seconds(look, state, gen)
+    return total
 
 
 def flops_on_paper(sets: Sets) -> dict[str, Any]:

@@ -15,11 +15,16 @@ and so are the pairs [seconds, CPU seconds] of each cause:
     trace        of the step, and its lowering to the compiler's input
     compile      of the step, or its reading out of the cache
     step         its run
+
+"peak_gib" is the most memory that the process had. "read_gib" is what it and the processes that
+read for it had read from the disk, on Linux alone.
 """
 
 import json
+import math
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,15 +43,26 @@ def main() -> None:
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         for i in range(1 + WARM_STARTS):
             flags = [*sys.argv[1:], "--save_dir", f"{folder}/run_{i}"]
-            done = subprocess.run(
-                [sys.executable, __file__, *flags],
-                env=environment | {CHILD: repr(time.time())},
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            facts = {"cache": "warm" if i else "cold"} | json.loads(done.stdout)
+            facts = {"cache": "warm" if i else "cold"} | facts_of_start(flags, environment)
             print(json.dumps(facts), flush=True)
+
+
+def facts_of_start(flags: list[str], environment: dict[str, str]) -> dict:
+    """Starts a run in a process of its own, and returns what that says of itself."""
+    with subprocess.Popen(
+        [sys.executable, __file__, *flags],
+        env=environment | {CHILD: repr(time.time())},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        # Processes that read data for it outlive it, and would hold the pipe open.
+        os.killpg(process.pid, signal.SIGKILL)
+    if not line:
+        sys.exit("the run ended before its first step")
+    return json.loads(line)
 
 
 def start(began: float) -> None:
@@ -112,9 +128,25 @@ class Causes:
         self.last = now
 
     def facts(self) -> dict:
-        """Returns the whole time and that of each cause."""
+        """Returns the whole time and that of each cause, and memory and disk."""
+        from benchmarks.frame import peak_bytes  # its imports are not the run's
+
         whole = {"seconds": self.last[0] - self.began, "cpu_seconds": self.last[1]}
+        whole["peak_gib"] = peak_bytes() / 2**30
+        whole["read_gib"] = bytes_read() / 2**30
         return {name: round(value, 2) for name, value in whole.items()} | self.seconds
+
+
+def bytes_read() -> float:
+    """Returns the bytes that this process and its children read from the disk; NaN unless Linux."""
+    try:
+        processes = [pathlib.Path("/proc/self")]
+        for children in pathlib.Path("/proc/self/task").glob("*/children"):
+            processes += [pathlib.Path("/proc") / pid for pid in children.read_text().split()]
+        read = [(process / "io").read_text() for process in processes]
+    except OSError:
+        return math.nan
+    return sum(float(text.split("read_bytes: ")[1].split()[0]) for text in read)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ Data and the weights of --random_encoder and --random_mae are random. One line o
     share_of_matmul_rate   of all FLOPs in this rate
     mfu                    of the matrix products in the data sheet's rate, in bfloat16
     arguments_mb, temporary_mb, peak_mb    memory; the peak is that of the whole process on a CPU
-    bank_mb                samples of the bank, or their features
+    bank_mb                one copy of the bank: samples, or their features
     first_loss             for comparisons: the same step on the same data gives the same number
     peers                  recorded figures of other programs for the same setting
 

@@ -327,8 +327,19 @@ TABLE = (
     ),
     Key("drift.bank_global", 1000, "reals kept of any class; 0 = use the class queues", "[0, inf)"),
     Key("drift.bank_push", 64, "new reals per step", "[1, 1048576]"),
-    Key("drift.bank_placement", "auto", "auto = by bank_budget_gb", ("auto", "device", "host")),
-    Key("drift.bank_budget_gb", 4.0, "largest bank that auto puts on a device, in GB", "(0, inf)"),
+    Key(
+        "drift.bank_placement",
+        "auto",
+        "device = whole on each; divided = a part of each sample on each; host = in host memory; "
+        "auto = by size",
+        ("auto", "device", "divided", "host"),
+    ),
+    Key(
+        "drift.bank_budget_gb",
+        4.0,
+        "largest part of the bank that auto puts on a device, in GB",
+        "(0, inf)",
+    ),
     Key(
         "drift.monitor",
         "",

@@ -114,10 +114,10 @@ class Batch(flax.struct.PyTreeNode):
 # ---------------------------------------------------------------- an empty bank
 
 
-def empty_bank(
+def bank_shapes(
     n_classes: int, per_class: int, pool: int, sample: Any, condition_width: int = 0
 ) -> Bank:
-    """Returns a bank without samples, as NumPy arrays.
+    """Returns the shapes and dtypes of a bank; nothing is allocated.
 
     Args:
         n_classes: C, the number of class queues.
@@ -127,19 +127,30 @@ def empty_bank(
         condition_width: K, the numbers of a condition; 0 for classes.
     """
 
-    def zeros(*lead):
-        return jax.tree.map(lambda a: np.zeros((*lead, *a.shape), a.dtype), sample)
+    def samples(*lead):
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((*lead, *a.shape), a.dtype), sample)
+
+    def count(*shape):
+        return jax.ShapeDtypeStruct(shape, np.int32)
 
     counters = Counters(
-        filled=np.zeros(n_classes, np.int32),
-        next=np.zeros(n_classes, np.int32),
-        pool_filled=np.zeros((), np.int32),
-        pool_next=np.zeros((), np.int32),
+        filled=count(n_classes), next=count(n_classes), pool_filled=count(), pool_next=count()
     )
     conditions = None
     if condition_width:
-        conditions = np.full((per_class, condition_width), NULL)
-    return Bank(zeros(n_classes, per_class), zeros(pool), counters, conditions)
+        conditions = jax.ShapeDtypeStruct((per_class, condition_width), np.float32)
+    return Bank(samples(n_classes, per_class), samples(pool), counters, conditions)
+
+
+def empty_bank(
+    n_classes: int, per_class: int, pool: int, sample: Any, condition_width: int = 0
+) -> Bank:
+    """Returns a bank without samples, as NumPy arrays. The arguments are those of `bank_shapes`."""
+    shapes = bank_shapes(n_classes, per_class, pool, sample, condition_width)
+    bank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
+    if bank.conditions is not None:
+        bank.conditions[:] = NULL
+    return bank
 
 
 def bank_bytes(

@@ -81,7 +81,7 @@ def train_step(
 
     Args:
         fresh: new reals, (images [S, H, W, channels], labels [S] or conditions [S, K]); None for a
-            bank that already holds all data.
+            bank that already holds all data. Where the bank stores rows, images may be rows too.
         to_stored: images -> what the bank stores of them: themselves, or features (cache.py).
         generate, encode, optimizer, config, layout: as in `drift_step`.
 

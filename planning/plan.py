@@ -74,7 +74,7 @@ def plan(flags: Any, config: Any, target: str) -> dict[str, Any]:
         "recipe": config.recipe,
         "fsdp": config.mesh.fsdp,
         "generated": config.batch_size,
-        "bank": "host" if parts.bank_on_host else "chip",
+        "bank": parts.bank_place,
         "memory_gib": round(memory / GIB, 2) if memory else None,
     }
     figures |= _held(parts, state, step_arguments)

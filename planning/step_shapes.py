@@ -64,16 +64,12 @@ def arguments(parts: Any, state: Any) -> tuple[Any, ...]:
     if parts.bank_on_host:
         batch = _with_sharding(_batch(parts), parts.layout.groups_sharding)
         return state, batch, encoder
-    bank = _with_sharding(jax.eval_shape(parts.empty_bank), everywhere)
-    fresh = None if parts.whole_bank else _with_sharding(_fresh_reals(parts), everywhere)
-    return state, bank, fresh, encoder
-
-
-def _fresh_reals(parts: Any) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Returns the newest samples for the bank and their labels."""
-    count, dtype = parts.reals_per_step, np.dtype(parts.dataset.dtype)
-    samples = jax.ShapeDtypeStruct((count, *parts.dataset.shape), dtype)
-    return samples, jax.ShapeDtypeStruct((count, *_label(parts)[0]), _label(parts)[1])
+    fresh = None
+    if not parts.whole_bank:
+        shape, dtype = _label(parts)
+        labels = jax.ShapeDtypeStruct((parts.reals_per_step, *shape), dtype, sharding=everywhere)
+        fresh = parts.new_reals, labels
+    return state, parts.bank_shapes, fresh, encoder
 
 
 def _label(parts: Any) -> tuple[tuple[int, ...], Any]:

@@ -1,6 +1,7 @@
 """The bank against a model of it made of Python lists."""
 
 import collections
+import types
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from data.dataset import Dataset
 from drifting import bank as banks
 from drifting.config import DriftConfig
+from training.resolve_bank import place_of_bank
 from training.resolve_sizes import class_shares
 from utils.errors import UserError
 
@@ -217,3 +219,37 @@ def test_labels_by_frequency():
 def test_frequencies_must_be_known():
     with pytest.raises(UserError, match="samples per class of five are not known .* give uniform"):
         class_shares("frequency", five_classes(None))
+
+
+@pytest.mark.parametrize(
+    "size, divided, samples, features, features_of_a_stream",
+    [
+        (0.2, 0.1, "device", "device", "device"),  # little is saved
+        (0.6, 0.3, "divided", "device", "device"),
+        (4, 4, "device", "device", "device"),  # one device, or samples that do not divide
+        (4, 2, "divided", "device", "device"),
+        (5, 5, "host", "host", "device"),
+        (8, 1, "divided", "divided", "divided"),
+        (80, 10, "host", "host", "divided"),
+    ],
+)
+def test_where_a_bank_is(size, divided, samples, features, features_of_a_stream):
+    """size, divided: GB in all and on a device, of 4 that "auto" takes there."""
+
+    def place(placement, cached, per_class):
+        settings = {"bank_placement": placement, "bank_per_class": per_class}
+        drift = types.SimpleNamespace(**settings, bank_budget_gb=4.0)
+        return place_of_bank(drift, int(size * 1e9), int(divided * 1e9), cached)
+
+    assert place("auto", False, 128) == place("auto", False, "all") == samples
+    assert place("auto", True, "all") == features
+    assert place("auto", True, 128) == features_of_a_stream
+    for asked in ("device", "host"):
+        assert place(asked, False, 128) == asked
+    assert place("divided", False, 128) == ("divided" if divided < size else "device")
+
+
+def test_a_bank_that_is_small_and_over_the_budget():
+    drift = types.SimpleNamespace(bank_placement="auto", bank_per_class=128, bank_budget_gb=0.1)
+    assert place_of_bank(drift, int(2e8), int(1e8), cached=False) == "divided"
+    assert place_of_bank(drift, int(2e8), int(2e8), cached=False) == "host"

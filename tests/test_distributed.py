@@ -211,8 +211,11 @@ def test_strangers_at_the_port_are_ignored():
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Four steps in two processes and two more in one have the losses of one process all along."""
-    flags = TINY | STREAM | {"max_steps": 4}
+    """Four steps in two processes and two more in one have the losses of one process all along.
+
+    The two divide the bank, so that both hold a part of each of its samples.
+    """
+    flags = TINY | STREAM | {"max_steps": 4, "drift.bank_placement": "divided"}
     one, two = tmp_path / "one", tmp_path / "two"
     finish(tmp_path, flags | {"save_dir": two}, devices=1)
     assert len(records(two)) == 4

@@ -2,6 +2,7 @@
 asked for, and after a kill the same to the byte.
 """
 
+import concurrent.futures
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from test_vae import spec_of, tensors_of, write
 
 import data
 from data import pipeline
+from data.latents import Latents
 from evaluation.fid_csv import read_rows
 from evaluation.load_reference import load_reference
 from models.encoders import load_encoder
@@ -160,8 +162,25 @@ def test_goes_on_after_a_kill(place):
         data.load(f"latents:{place}")
 
 
+def test_rows_of_a_file(tmp_path):
+    array = np.arange(2 * 3 * 4, dtype=np.float16).reshape(2, 3, 4)
+    np.save(tmp_path / "latents.npy", array)
+    np.save(tmp_path / "labels.npy", np.zeros(3, np.int32))
+    samples = Latents(tmp_path, flips=2)
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        read = list(threads.map(lambda i: samples[i]["image"], range(6)))
+    np.testing.assert_array_equal(read, array.reshape(6, 4))
+    assert len(list(samples)) == 6
+    for outside in (-1, 6):
+        with pytest.raises(IndexError, match=f"latent {outside} of 6"):
+            samples[outside]
+    os.truncate(tmp_path / "latents.npy", os.path.getsize(tmp_path / "latents.npy") - 1)
+    with pytest.raises(UserError, match="ends within latent 5"):
+        samples[5]
+
+
 def build(place, folder, **changes):
-    """A tiny generator, for images that are encoded as they come."""
+    """A tiny generator, for images that are encoded as they come; two devices divide the bank."""
     config = config_lib.resolve(
         TINY
         | STREAM
@@ -177,6 +196,7 @@ def build(place, folder, **changes):
             "drift.bank_push": 4,
             "drift.bank_per_class": 4,
             "drift.bank_global": 8,
+            "drift.bank_placement": "divided",
             "max_steps": 4,
             "sample_interval": 4,
             "eval_interval": 4,

@@ -6,6 +6,7 @@ The numbers are those of one device and one group.
 import dataclasses
 import functools
 import operator
+import re
 from typing import NamedTuple
 
 import jax
@@ -19,9 +20,11 @@ from drifting.accumulate import in_groups, mean_over_groups
 from drifting.loss import problem_losses
 from drifting.problems import one_set_of_problems
 from training import drift
+from training.reals import next_reals, put_bank
 from utils import config as config_lib
 from utils import sharding
 from utils.errors import UserError
+from utils.memory import bytes_on_a_device
 
 WIDE = TINY | {
     "model.hidden_size": 64,  # wide enough for parameters to be sharded
@@ -41,8 +44,7 @@ def parts_of(changes, devices, fsdp):
 def begin(parts):
     """(state, bank, step) on the mesh."""
     bank = drift.fill_bank(parts)[0]
-    bank = bank if parts.bank_on_host else jax.device_put(bank, sharding.replicated(parts.mesh))
-    return drift.make_state(parts), bank, drift.make_step(parts)
+    return drift.make_state(parts), put_bank(parts, bank), drift.make_step(parts)
 
 
 @functools.cache
@@ -179,7 +181,7 @@ def test_groups_take_less_memory():
     assert used[1] < 0.5 * used[0], used
 
 
-def test_groups_on_a_host_bank():
+def test_groups_on_a_bank_in_other_places():
     stream = {
         "optim.accumulate": 2,
         "drift.n_pos": 8,
@@ -188,12 +190,29 @@ def test_groups_on_a_host_bank():
         "drift.bank_push": 8,
     }
     losses = []
-    for placement in ("device", "host"):
-        state, bank, step = begin(parts_of(stream | {"drift.bank_placement": placement}, 2, 1))
-        labels = np.arange(8, dtype=np.int32)
-        _, _, metrics = step(state, bank, (np.ones((8, 8, 8, 1), np.uint8), labels), {})
+    for placement in ("device", "divided", "host"):
+        parts = parts_of(stream | {"drift.bank_placement": placement}, 2, 1)
+        state, bank, step = begin(parts)
+        fresh = np.ones((8, 8, 8, 1), np.uint8), np.arange(8, dtype=np.int32)
+        _, bank, metrics = step(state, bank, next_reals(parts, iter([fresh])), {})
         losses.append(float(metrics["loss"]))
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+        if placement == "divided":  # the new bank too: half of each sample on a device
+            assert bytes_on_a_device(bank.samples) * 2 == bank.samples.nbytes
+            assert bytes_on_a_device(bank.pool) * 2 == bank.pool.nbytes
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+
+
+def test_no_device_gets_all_that_is_drawn_of_a_divided_bank():
+    """Where rows are divided too, the half that wants a class gets it, and nothing else."""
+    parts = parts_of(FEW | {"drift.bank_placement": "divided"}, 4, 2)
+    assert parts.layout.class_axes == ("data",) and parts.layout.row_axes == ("fsdp",)
+    state, bank, step = begin(parts)
+    assert bytes_on_a_device(bank.samples) * 2 == bank.samples.nbytes
+    text = step.lower(state, bank, None, {}).compile().as_text()
+    assert re.search(r"u8\[[^=]* all-to-all\(", text)
+    whole = parts.drift.n_c * parts.drift.n_pos * 64  # numbers of all positives
+    for dims in re.findall(r"= u8\[([\d,]+)\]\S* (?:all-gather|all-reduce|all-to-all)\(", text):
+        assert np.prod([int(n) for n in dims.split(",")]) <= whole // 2, dims
 
 
 class GroupStats(NamedTuple):

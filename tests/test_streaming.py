@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from conftest import CHILD_XLA_FLAGS, ROOT
@@ -202,18 +201,21 @@ def test_real_processes(name, kind, tmp_path):
 @pytest.mark.parametrize("n", [3, 8, 10])
 def test_rows_joined_on_devices(n):
     """One process on eight devices, also where they do not divide the rows."""
-    rows = {"x": np.arange(2 * n, dtype=np.float32).reshape(n, 2), "k": np.arange(n)}
+    rows = {"x": np.arange(16 * n, dtype=np.float32).reshape(n, 16), "k": np.arange(n)}
+    mesh = sharding.make_mesh(8, 1)
+    whole, within = sharding.replicated(mesh), sharding.within_samples(mesh, ("data",), (n, 16), 1)
 
     def add(params, rows):
         return rows | {"x": rows["x"] + params}
 
-    exchange = sharding.RowExchange(sharding.make_mesh(8, 1), n, add, np.float32(5))
-    joined = exchange(rows)
-    np.testing.assert_array_equal(joined["x"], rows["x"] + 5)
-    np.testing.assert_array_equal(joined["k"], rows["k"])
-    assert isinstance(joined["x"], jax.Array)
-    assert joined["x"].is_fully_replicated
-    assert len(joined["x"].sharding.device_set) == 8
+    for place, columns in ((whole, 16), (within, 2)):
+        results = {"x": place, "k": whole}
+        joined = sharding.RowExchange(mesh, n, add, np.float32(5), results)(rows)
+        np.testing.assert_array_equal(joined["x"], rows["x"] + 5)
+        np.testing.assert_array_equal(joined["k"], rows["k"])
+        assert joined["k"].is_fully_replicated
+        shards = joined["x"].addressable_shards
+        assert [shard.data.shape for shard in shards] == [(n, columns)] * 8
 
 
 def test_labels_and_mistakes(name, tmp_path, monkeypatch):

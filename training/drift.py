@@ -148,15 +148,21 @@ class DriftJob(Job):
             device_memory(parts.mesh.devices.flat[0]),
             "give a smaller --batch_size",
         )
-        there = host_memory()
-        if not parts.bank_on_host:
-            there = device_memory(parts.mesh.devices.flat[0])
+        smaller = "give a smaller --drift.bank_per_class and --drift.bank_global"
+        # Each process fills the first bank in host memory; then the devices take their parts.
         check_memory(
-            "the bank of reals",
+            "the bank of reals in host memory",
             parts.bank_bytes,
-            there,
-            "give a smaller --drift.bank_per_class and --drift.bank_global",
+            host_memory(),
+            smaller,
         )
+        if not parts.bank_on_host:
+            check_memory(
+                "the bank of reals",
+                bytes_on_a_device(parts.bank_shapes),
+                device_memory(parts.mesh.devices.flat[0]),
+                smaller,
+            )
 
     @classmethod
     def report(cls, parts: DriftParts | FlowParts) -> str:
@@ -328,8 +334,8 @@ def jit_step(parts: DriftParts | FlowParts) -> Callable:
         return drift_step(state, batch, encode=encode, **arguments)
 
     if parts.bank_on_host:
-        return jit_step_of_run(step_on_batch, parts.mesh, state_shapes(parts), donated=1)
-    return jit_step_of_run(step, parts.mesh, state_shapes(parts), donated=2)
+        return jit_step_of_run(step_on_batch, parts.mesh, state_shapes(parts))
+    return jit_step_of_run(step, parts.mesh, state_shapes(parts), parts.bank_shapes)
 
 
 def jit_flow_step(parts: FlowParts) -> Callable:
@@ -354,7 +360,7 @@ def jit_flow_step(parts: FlowParts) -> Callable:
             spread=spread,
         )
 
-    return jit_step_of_run(step, parts.mesh, state_shapes(parts), donated=2)
+    return jit_step_of_run(step, parts.mesh, state_shapes(parts), parts.bank_shapes)
 
 
 # ---- the checkpoint ----
@@ -387,14 +393,7 @@ def saves_samples(parts: GeneratorParts) -> bool:
 
 def checkpoint_shapes(parts: GeneratorParts) -> dict[str, Any]:
     """Returns `checkpoint_items` of these parts, as shapes, dtypes and shardings."""
-    # Without a sharding, arrays are restored as NumPy arrays: a bank in host memory.
-    bank_sharding = None if parts.bank_on_host else sharding.replicated(parts.mesh)
-
-    def with_sharding(array):
-        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=bank_sharding)
-
-    bank = jax.tree.map(with_sharding, jax.eval_shape(parts.empty_bank))
-    return checkpoint_items(parts, state_shapes(parts), bank)
+    return checkpoint_items(parts, state_shapes(parts), parts.bank_shapes)
 
 
 def check_same_vae(before: dict | None, now: dict | None, source: pathlib.Path) -> None:

@@ -64,13 +64,12 @@ class DriftParts(GeneratorParts):
 
     @property
     def layout(self) -> sharding.MeshLayout:
-        """Where the samples of a step are on the devices (utils/sharding.py).
+        """Where the samples of a step are on the devices (utils/sharding.py)."""
+        return layout_of_step(self.drift, self.mesh)
 
-        There is a place for them: `resolve_sizes` has checked it.
-        """
-        classes = self.drift.n_c // self.drift.groups
-        rows = self.drift.n_neg // self.drift.parts
-        return sharding.choose_layout(self.mesh, classes, rows)
+    @property
+    def bank_axes(self) -> tuple[str, ...]:
+        return self.layout.bank_axes
 
 
 def build(
@@ -114,7 +113,8 @@ def build(
 
     # ---- the numbers of a step, and the bank that it draws from ----
     drift = drift_config(config, dataset, field, sizes, model, encoder)
-    config, stored, on_host = resolve_bank(config, dataset, sizes, drift, encoder, mesh)
+    layout = layout_of_step(drift, mesh)
+    config, stored, place = resolve_bank(config, dataset, sizes, drift, encoder, layout)
 
     # ---- the optimiser ----
     schedule, optimizer = build_optimizer(config.optim, config.max_steps)
@@ -132,10 +132,16 @@ def build(
         stored=stored,
         per_class=sizes.per_class,
         pool=sizes.pool,
-        bank_on_host=on_host,
+        bank_place=place,
         space=space or decoder,
         given=given,
     )
+
+
+def layout_of_step(drift: DriftConfig, mesh: jax.sharding.Mesh) -> sharding.MeshLayout:
+    """Returns where the samples of a step are. `resolve_sizes` has checked that they divide."""
+    classes, rows = drift.n_c // drift.groups, drift.n_neg // drift.parts
+    return sharding.choose_layout(mesh, classes, rows)
 
 
 def drift_config(

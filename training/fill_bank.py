@@ -14,6 +14,7 @@ from training.generator_parts import GeneratorParts
 from training.host_bank import HostBank
 from training.one_device import on_one_device
 from training.reals import stream_reals
+from utils.sharding import local_copy
 
 STORED_AT_ONCE = 128  # samples whose features are computed in one call
 
@@ -74,7 +75,7 @@ def take_stream(parts: DriftParts, bank: Bank) -> tuple[Bank, int]:
     host, position = HostBank(parts), 0
     store = store_on_one_device(parts, parts.config.drift.bank_push)
     for images, labels in stream_reals(parts, 0):
-        images, labels = jax.device_get((images, labels))
+        images, labels = jax.device_get(local_copy(parts.mesh, (images, labels)))
         bank = host.push(bank, store(images), labels)
         position += len(labels)
 

@@ -14,8 +14,9 @@ from models.latents import LatentSpace
 from training.generator_parts import GeneratorParts
 from training.job import check_batch_size, mirrors
 from training.optimizer import build_optimizer
-from training.resolve_bank import image_row, is_on_host
+from training.resolve_bank import image_row, part_of_a_device, place_of_bank
 from training.resolve_sizes import counts_unknown
+from utils.sharding import ALL_AXES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,19 +43,24 @@ def build_flow(
 ) -> FlowParts:
     """Returns the parts of a run with --objective flow; they are explained in `GeneratorParts`.
 
-    The bank holds all data, if it is asked to and they fit on the device. Otherwise it holds
+    The bank holds all data, if it is asked to and they are within its budget. Otherwise it holds
     nothing, and each step takes a batch of the stream.
     """
     check_batch_size(config.batch_size, mesh)
     stored = image_row(dataset)
-    per_class = 0
+    per_class, place = 0, "device"
     if config.drift.bank_per_class == "all":
         if dataset.counts is None:
             raise counts_unknown(dataset)
         largest = max(dataset.counts)
-        size = bank_bytes(dataset.n_classes, largest, 0, stored)
-        if not is_on_host(config.drift, size, cached=False):
+        part = part_of_a_device(mesh, ALL_AXES, stored)
+        size, divided = (
+            bank_bytes(dataset.n_classes, largest, 0, sample) for sample in (stored, part)
+        )
+        # Whether it holds them does not depend on the devices, as the bank is in the checkpoint.
+        if place_of_bank(config.drift, size, size, cached=False) != "host":
             per_class = largest
+            place = place_of_bank(config.drift, size, divided, cached=False)
 
     network = build_generator(config.model, dataset.shape, dataset.n_classes)
     step = FlowConfig(
@@ -76,7 +82,7 @@ def build_flow(
         stored=stored,
         per_class=per_class,
         pool=0,
-        bank_on_host=False,
+        bank_place=place,
         space=space,
         given=given,
         flow=step,

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
+import numpy as np
 
-from drifting.bank import Bank, bank_bytes, empty_bank
+from drifting.bank import Bank, bank_bytes, bank_shapes, empty_bank
 from models.generator import GeneratorModel
 from models.latents import LatentSpace
 from training.job import Parts
@@ -25,7 +27,7 @@ class GeneratorParts(Parts):
     stored: Any  # shape and dtype of what it stores of a sample; or a tree of them, its features
     per_class: int  # the length of its class queues
     pool: int  # the length of its queue of any class
-    bank_on_host: bool
+    bank_place: str  # "device" whole on each, "divided" over them, or "host"
 
     # The VAE, where the generator learns latents, and data, scores or figures take images.
     space: LatentSpace | None
@@ -46,14 +48,65 @@ class GeneratorParts(Parts):
     @property
     def bank_bytes(self) -> int:
         """The memory of the bank's samples."""
-        return bank_bytes(*self._bank_shape)
+        return bank_bytes(*self._bank_arguments)
+
+    @property
+    def bank_on_host(self) -> bool:
+        """Whether the bank is in host memory."""
+        return self.bank_place == "host"
+
+    @property
+    def bank_shapes(self) -> Bank:
+        """The arrays of the bank, as shapes, dtypes and shardings.
+
+        A bank in host memory has no shardings: checkpoints then restore it as NumPy arrays.
+        """
+        bank = bank_shapes(*self._bank_arguments)
+        if self.bank_on_host:
+            return bank
+        shardings = jax.tree.map(lambda _: sharding.replicated(self.mesh), bank)
+        if self.bank_place == "divided":
+            samples, pool = (
+                self._within_samples(bank.samples, 2),
+                self._within_samples(bank.pool, 1),
+            )
+            shardings = shardings.replace(samples=samples, pool=pool)
+        return sharding.shapes_with_shardings(bank, shardings)
+
+    @property
+    def bank_axes(self) -> tuple[str, ...]:
+        """The axes of the mesh over which a bank is divided."""
+        return sharding.ALL_AXES
+
+    def _within_samples(self, tree: Any, leading: int) -> Any:
+        """Returns shardings that divide arrays within their samples."""
+
+        def sharding_of(array):
+            return sharding.within_samples(self.mesh, self.bank_axes, array.shape, leading)
+
+        return jax.tree.map(sharding_of, tree)
+
+    @property
+    def new_reals(self) -> jax.ShapeDtypeStruct:
+        """New real samples on their way into a step: shape, dtype and sharding.
+
+        For a divided bank of samples they are rows [S, numbers], and divided likewise, so that
+        each device takes its part alone. Otherwise, and where the bank stores features, they are
+        whole samples [S, H, W, C] on every device.
+        """
+        dataset, n = self.dataset, self.reals_per_step
+        shape, place = (n, *dataset.shape), sharding.replicated(self.mesh)
+        if self.bank_place == "divided" and not self.cached:
+            shape = (n, math.prod(dataset.shape))
+            place = sharding.within_samples(self.mesh, self.bank_axes, shape, 1)
+        return jax.ShapeDtypeStruct(shape, np.dtype(dataset.dtype), sharding=place)
 
     def empty_bank(self) -> Bank:
         """Returns the bank without samples, as NumPy arrays."""
-        return empty_bank(*self._bank_shape)
+        return empty_bank(*self._bank_arguments)
 
     @property
-    def _bank_shape(self) -> tuple[int, int, int, Any, int]:
+    def _bank_arguments(self) -> tuple[int, int, int, Any, int]:
         dataset = self.dataset
         width = dataset.condition_width
         return dataset.n_classes, self.per_class, self.pool, self.stored, width
@@ -80,14 +133,21 @@ class GeneratorParts(Parts):
 
         It is kept: filling the bank and the steps after it use the same compiled program.
         """
-        own = self.reals_per_step // jax.process_count()
-        if self.makes_latents and self.space:
-            params = jax.device_get(self.space.params)
-            to_latents = functools.partial(latents_of_rows, self.space, self.config)
-            return sharding.RowExchange(self.mesh, own, to_latents, params)
-        if jax.process_count() > 1:
-            return sharding.RowExchange(self.mesh, own)
-        return None
+        space = self.space if self.makes_latents else None
+        if space is None and jax.process_count() == 1:
+            return None
+        reals, whole = self.new_reals, sharding.replicated(self.mesh)
+
+        def to_new_reals(params, rows):
+            if space is not None:
+                rows = latents_of_rows(space, self.config, params, rows)
+            images, labels, index = rows
+            return images.reshape(-1, *reals.shape[1:]), labels, index
+
+        params = None if space is None else jax.device_get(space.params)
+        own = reals.shape[0] // jax.process_count()
+        results = (reals.sharding, whole, whole)
+        return sharding.RowExchange(self.mesh, own, to_new_reals, params, results)
 
 
 def latents_of_rows(space: LatentSpace, config: Any, params: Any, rows: tuple) -> tuple:

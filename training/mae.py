@@ -165,4 +165,4 @@ def make_step(parts: MAEParts) -> Any:
         config=parts.step,
         all_gather=functools.partial(sharding.all_gather, parts.mesh),
     )
-    return state.jit_step_of_run(step, parts.mesh, state_shapes(parts), donated=1)
+    return state.jit_step_of_run(step, parts.mesh, state_shapes(parts))

@@ -9,16 +9,18 @@ import numpy as np
 from data import pipeline
 from drifting.bank import Bank
 from training.generator_parts import GeneratorParts
+from training.state import shardings_of
 from utils import sharding
 
 
 def stream_reals(parts: GeneratorParts, position: int) -> Iterator[tuple[Any, Any]]:
-    """Yields batches (samples [S, H, W, C], labels [S]) without end; S is `parts.reals_per_step`.
+    """Yields batches (samples [S, ...], labels [S]) without end; S is `parts.reals_per_step`.
 
     Conditions [S, K] are in the place of labels where the data set has them.
 
     They are the same however many processes read them. They are NumPy arrays; or, where several
-    processes read a part each or images become latents on the way, arrays on every device.
+    processes read a part each or images become latents on the way, arrays on the devices, as
+    `parts.new_reals` says.
 
     position: how many samples of the stream were taken before.
     """
@@ -47,11 +49,14 @@ def next_reals(parts: GeneratorParts, stream: Iterator | None) -> tuple[Any, Any
     on_devices = isinstance(fresh[0], jax.Array)
     if parts.bank_on_host or on_devices:
         return fresh
-    return sharding.put(fresh, sharding.replicated(parts.mesh))
+    images, labels = fresh
+    reals = parts.new_reals
+    images = sharding.put(images.reshape(reals.shape), reals.sharding)
+    return images, sharding.put(labels, sharding.replicated(parts.mesh))
 
 
 def put_bank(parts: GeneratorParts, bank: Bank) -> Bank:
-    """Returns a bank of NumPy arrays where steps want it: on every device, or in host memory."""
+    """Returns a bank of NumPy arrays where steps want it: on the devices, or in host memory."""
     if parts.bank_on_host:
         return bank
-    return sharding.put(bank, sharding.replicated(parts.mesh))
+    return jax.tree.map(sharding.put, bank, shardings_of(parts.bank_shapes))

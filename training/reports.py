@@ -15,6 +15,13 @@ from training.flow_parts import FlowParts
 from training.mae_parts import MAEParts
 from utils.memory import bytes_on_a_device
 
+# In words, the places of `training.resolve_bank.place_of_bank`.
+PLACES = {
+    "device": "on each device",
+    "divided": "divided over the devices",
+    "host": "in host memory",
+}
+
 
 def drift_report(parts: DriftParts | FlowParts, shapes: TrainState) -> str:
     """Returns the report of a generator's training. shapes: of its state, with shardings."""
@@ -129,5 +136,7 @@ def describe_bank(parts: DriftParts | FlowParts) -> str:
     stored = "features" if parts.cached else "samples"
     if isinstance(parts, DriftParts) and not parts.encode:  # a dry run does not load the encoder
         stored += " (of features, if they are kept, which takes the encoder to know)"
-    memory = "in host memory" if parts.bank_on_host else "on each device"
-    return f"{size} of {stored} {memory}"
+    place = PLACES[parts.bank_place]
+    if parts.bank_place == "divided":
+        place += f", {bytes_on_a_device(parts.bank_shapes) / 1e6:.1f} MB on each"
+    return f"{size} of {stored} {place}"

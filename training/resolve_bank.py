@@ -1,4 +1,4 @@
-"""What the bank of real samples stores, and whether it is on the devices or in host memory."""
+"""What the bank of real samples stores, and where it is."""
 
 import copy
 import functools
@@ -15,8 +15,11 @@ from drifting.config import DriftConfig
 from training.resolve_encoder import Encoder
 from training.resolve_sizes import StepSizes
 from utils.errors import UserError
+from utils.sharding import MeshLayout, within_samples
 
 log = logging.getLogger("train")
+
+SMALL = 2.5e8  # bytes on each device that are not worth dividing the bank
 
 
 def resolve_bank(
@@ -25,14 +28,14 @@ def resolve_bank(
     sizes: StepSizes,
     drift: DriftConfig,
     encoder: Encoder,
-    mesh: jax.sharding.Mesh,
-) -> tuple[Any, Any, bool]:
+    layout: MeshLayout,
+) -> tuple[Any, Any, str]:
     """Decides whether the bank stores samples or their features, and where it is.
 
     Returns:
         The configuration with --encoder.cache decided, as the choice is part of the run; the shape
-        and dtype of what is stored of one sample, or a tree of them; and whether the bank is in
-        host memory.
+        and dtype of what is stored of one sample, or a tree of them; and the place of the bank, as
+        `place_of_bank` names it.
     Raises:
         UserError: the features of reals cannot be stored, and it was asked for.
     """
@@ -44,11 +47,12 @@ def resolve_bank(
     stored, cached = image_row(dataset), False
     if encoder.encode is not None:
         features = stored_features(dataset, drift, encoder)
-        cached = resolve_cache(config, drift, size_of(features), mesh.size)
+        cached = resolve_cache(config, drift, size_of(features), layout.mesh.size)
         config = with_cache(config, cached)
         if cached:
             stored = features
-    return config, stored, is_on_host(config.drift, size_of(stored), cached)
+    part = part_of_a_device(layout.mesh, layout.bank_axes, stored)
+    return config, stored, place_of_bank(config.drift, size_of(stored), size_of(part), cached)
 
 
 def image_row(dataset: data.Dataset) -> jax.ShapeDtypeStruct:
@@ -67,17 +71,52 @@ def stored_features(dataset: data.Dataset, drift: DriftConfig, encoder: Encoder)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), batch)
 
 
-def is_on_host(drift: Any, size: int, cached: bool) -> bool:
-    """Returns whether a bank of `size` bytes is in host memory: by --drift.bank_placement.
+def part_of_a_device(mesh: jax.sharding.Mesh, axes: tuple[str, ...], stored: Any) -> Any:
+    """Returns the shapes and dtypes of what each device holds of a sample in a divided bank.
 
-    "auto" keeps new features on the device that computes them: on the host, each step would have
-    to wait for them.
+    The axes before those of a sample, its class and its slot, are divided in no bank.
+
+    axes: of the mesh, over which it is divided.
     """
-    waits_for_features = cached and drift.bank_per_class != "all"
-    is_large = size > drift.bank_budget_gb * 1e9
-    if drift.bank_placement == "auto":
-        return is_large and not waits_for_features
-    return drift.bank_placement == "host"
+
+    def part(array):
+        shape = within_samples(mesh, axes, array.shape, 0).shard_shape(array.shape)
+        return jax.ShapeDtypeStruct(shape, array.dtype)
+
+    return jax.tree.map(part, stored)
+
+
+def place_of_bank(drift: Any, size: int, divided: int, cached: bool) -> str:
+    """Returns where the bank is, by --drift.bank_placement.
+
+        device     whole on every device
+        divided    a part of each sample on every device
+        host       in host memory
+
+    A bank that cannot be divided is "device" in the place of "divided".
+
+    Args:
+        drift: the settings of the loss.
+        size: bytes of the bank.
+        divided: bytes of it on each device, where it is divided.
+        cached: whether it stores features.
+    """
+    place = drift.bank_placement
+    if place == "divided" and divided == size:
+        return "device"
+    if place != "auto":
+        return place
+
+    budget = drift.bank_budget_gb * 1e9
+    # Features are many numbers to exchange: they are divided only where memory is short.
+    is_best_whole = cached or size - divided <= SMALL
+    if size <= budget and is_best_whole:
+        return "device"
+    # New features stay on the devices that compute them: a step would wait for them on the host.
+    never_on_host = cached and drift.bank_per_class != "all"
+    if divided < size and (divided <= budget or never_on_host):
+        return "divided"
+    return "device" if size <= budget or never_on_host else "host"
 
 
 # ---- features in the place of samples ----

@@ -39,23 +39,25 @@ def make_state(
 
 
 def jit_step_of_run(
-    step: Callable, mesh: jax.sharding.Mesh, state: TrainState, donated: int
+    step: Callable, mesh: jax.sharding.Mesh, state: TrainState, bank: Any = None
 ) -> Callable:
     """Returns the jitted step for the devices of a run; its first call compiles it.
 
     Args:
-        step: (state, ...) -> (state, ..., metrics).
+        step: (state, ...) -> (state, metrics), or (state, bank, ...) -> (state, bank, metrics).
+            State and bank are donated: their memory is used for the new ones.
         mesh: the devices.
         state: shapes and shardings, as `state_shapes` returns them.
-        donated: how many of the first arguments are returned anew, the state among them: their
-            memory is used for the new ones. All results but the state are whole on every device.
+        bank: its shapes and shardings, if the step takes one.
     """
-    whole = sharding.replicated(mesh)
+    returned = [shardings_of(state)]
+    if bank is not None:
+        returned.append(shardings_of(bank))
     return jax.jit(
         step,
-        donate_argnums=tuple(range(donated)),
+        donate_argnums=tuple(range(len(returned))),
         compiler_options=compiler.options(mesh),
-        out_shardings=(shardings_of(state), *[whole] * donated),
+        out_shardings=(*returned, sharding.replicated(mesh)),
     )
 
 

@@ -14,8 +14,10 @@ FSDP). Samples are spread over all devices. What lives where, and who says so:
     parameters, optimiser, averages    each large array divided over fsdp     state_shardings
     parameters while they are used     whole on every device                  all_gather
     frozen networks, learned field     whole on every device                  replicated
-    bank of reals                      whole on every device, or on the host  replicated
-    new reals for the bank             read in parts, then on every device    RowExchange
+    bank of reals, a small one         whole on every device                  replicated
+    bank of reals, a large one         a part of each sample on each device,  within_samples
+                                       or in host memory
+    new reals for the bank             read in parts by the processes         RowExchange
     samples of a step, by classes      classes or their samples over devices  choose_layout
     batches without classes            divided evenly over all devices        batch_sharding
     samples of an evaluation           over the devices of one process        local_sharding
@@ -97,6 +99,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding that divides the leading axis evenly over all devices."""
     return NamedSharding(mesh, P(ALL_AXES))
+
+
+def within_samples(
+    mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...], leading: int
+) -> NamedSharding:
+    """Returns the sharding that divides each sample over axes of the mesh.
+
+    Samples are then written where they are, without communication. Whoever takes some of them whole
+    asks each device for its parts of these (an all-to-all).
+
+    Args:
+        mesh: the mesh of the run.
+        axes: of the mesh, over which samples are divided; along the others there are copies.
+        shape: of the array. Its largest axis that can be divided within the samples is divided;
+            where none can, the array is whole on every device.
+        leading: the number of axes that tell the samples apart.
+    """
+    axis = _largest_divisible(shape[leading:], math.prod(mesh.shape[name] for name in axes))
+    if axis is None:
+        return replicated(mesh)
+    axes_before = (None,) * (leading + axis)
+    return NamedSharding(mesh, P(*axes_before, axes))
 
 
 def local_sharding(mesh: Mesh | None = None) -> NamedSharding:
@@ -181,7 +205,14 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
 
 def _axis_to_divide(shape: tuple[int, ...], parts: int) -> int | None:
     """Returns the largest axis that `parts` divides, or None for an array to keep whole."""
-    if parts == 1 or math.prod(shape) < MIN_SHARDED_SIZE:
+    if math.prod(shape) < MIN_SHARDED_SIZE:
+        return None
+    return _largest_divisible(shape, parts)
+
+
+def _largest_divisible(shape: tuple[int, ...], parts: int) -> int | None:
+    """Returns the largest axis that `parts`, if they are several, divide; None if there is none."""
+    if parts == 1:
         return None
     divisible = [axis for axis, length in enumerate(shape) if length % parts == 0]
     return max(divisible, key=lambda axis: shape[axis], default=None)
@@ -224,7 +255,7 @@ class MeshLayout:
     A class whose rows are all on one device needs nothing from other devices. Where rows are
     divided, the feature vectors of a class are gathered, without their gradient, and the sums of
     the softmax over x are reduced over the devices. Images never travel, unless raw pixels are
-    the features.
+    the features or the bank is divided, whose reals do.
 
     Attributes:
         mesh: the mesh of the run.
@@ -250,6 +281,15 @@ class MeshLayout:
     def row_parts(self) -> int:
         """Into how many parts the rows of each class are divided."""
         return math.prod(self.mesh.shape[axis] for axis in self.row_axes)
+
+    @property
+    def bank_axes(self) -> tuple[str, ...]:
+        """The axes over which a large bank is divided within its samples.
+
+        A step then exchanges what it draws among the devices of these axes, each of which wants
+        other classes. Where all devices want all classes, each needs all that is drawn.
+        """
+        return self.class_axes or ALL_AXES
 
     @property
     def groups_sharding(self) -> NamedSharding:
@@ -369,7 +409,7 @@ def _unchanged(params: Any, rows: Any) -> Any:
 
 
 class RowExchange:
-    """Joins rows that each process has read by itself into arrays that every device holds whole.
+    """Joins rows that each process has read by itself into arrays over all devices.
 
     With R processes, row j of process r becomes row j R + r of the result: the processes take
     turns, as they do in the stream that they read from. So the result does not depend on R.
@@ -384,17 +424,24 @@ class RowExchange:
         n: rows of each process.
         transform: (params, rows) -> rows; None to leave them as they are.
         params: of `transform`; whole arrays, the same in every process.
+        results: the shardings of the joined rows, a tree like them; None: whole on every device.
     Raises:
         UserError: the processes have unlike numbers of devices.
     """
 
     def __init__(
-        self, mesh: Mesh, n: int, transform: Callable[[Any, Any], Any] | None = None, params=None
+        self,
+        mesh: Mesh,
+        n: int,
+        transform: Callable[[Any, Any], Any] | None = None,
+        params: Any = None,
+        results: Any = None,
     ):
         self.mesh = mesh
         self.devices = mesh.local_devices
         self.params = put(params, replicated(mesh))
         transform = transform or _unchanged
+        results = results or replicated(mesh)
 
         # Every device gets a block of the same size, so the last blocks of a process are filled up
         # with copies of its last row.
@@ -406,9 +453,11 @@ class RowExchange:
         order = _order_of_result(mesh, n, self.block)
 
         def transform_and_pick(params, rows):
-            return jax.tree.map(lambda array: array[order], transform(params, rows))
+            rows = transform(params, rows)
+            rows = jax.lax.with_sharding_constraint(rows, results)  # they travel once, and here
+            return jax.tree.map(lambda array: array[order], rows)
 
-        self._join = jax.jit(transform_and_pick, out_shardings=replicated(mesh))
+        self._join = jax.jit(transform_and_pick, out_shardings=results)
 
     def __call__(self, rows: Any) -> Any:
         """Returns arrays [n R, ...] for a tree of NumPy arrays [n, ...].
