@@ -116,7 +116,7 @@ def place_of_bank(drift: Any, size: int, divided: int, cached: bool) -> str:
     never_on_host = cached and drift.bank_per_class != "all"
     if divided < size and (divided <= budget or never_on_host):
         return "divided"
-    return "device" if size <= budget or never_on_host else "host"
+    return "device" if never_on_host else "host"
 
 
 # ---- features in the place of samples ----
