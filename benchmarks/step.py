@@ -142,12 +142,6 @@ def choose_settings(flag_values: Any) -> tuple[Any, list[Any]]:
     configs: list[Any] = [config_lib.resolve(of_run)]
     if flags.against:
         configs.append(config_lib.resolve(of_run | second_flags(flags.against)))
-    for config in configs:
-        if config.drift.bank_placement == "host":
-            raise UserError(
-                "--drift.bank_placement host: the benchmark times the step with the bank on the "
-                "device; leave it out"
-            )
     return flags, configs
 
 
@@ -175,6 +169,11 @@ class Step:
     def __init__(self, config: Any, flags: Any, filled: bool):
         self.config = config
         self.parts = parts = build_parts(config, flags)
+        if parts.bank_on_host:
+            raise UserError(
+                "the bank is in host memory, and the benchmark times a step with it on the device; "
+                "give --drift.bank_placement device"
+            )
         whole = sharding.replicated(parts.mesh)
         self.encoder_params = jax.device_put(parts.encoder_params, whole)
         self.state = make_state(parts)

@@ -20,6 +20,7 @@ Deciding which slots to use (`push_slots`, `draw`) is apart from moving samples 
 bits.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -157,10 +158,9 @@ def bank_bytes(
     n_classes: int, per_class: int, pool: int, sample: Any, condition_width: int = 0
 ) -> int:
     """Returns the memory of such a bank, without its counters, in bytes."""
-    arrays = jax.tree.leaves(sample)
-    of_sample = sum(int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize for a in arrays)
-    of_conditions = 4 * per_class * condition_width
-    return (n_classes * per_class + pool) * of_sample + of_conditions
+    bank = bank_shapes(n_classes, per_class, pool, sample, condition_width)
+    arrays = jax.tree.leaves((bank.samples, bank.pool, bank.conditions))
+    return sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays)
 
 
 # ---------------------------------------------------------------- pushing new samples

@@ -203,7 +203,7 @@ def test_groups_on_a_bank_in_other_places():
 
 
 def test_no_device_gets_all_that_is_drawn_of_a_divided_bank():
-    """Where rows are divided too, the half that wants a class gets it, and nothing else."""
+    """Where rows are divided too, no exchange brings a device more than half of the positives."""
     parts = parts_of(FEW | {"drift.bank_placement": "divided"}, 4, 2)
     assert parts.layout.class_axes == ("data",) and parts.layout.row_axes == ("fsdp",)
     state, bank, step = begin(parts)

@@ -86,7 +86,7 @@ class GeneratorParts(Parts):
 
         return jax.tree.map(sharding_of, tree)
 
-    @property
+    @functools.cached_property  # each step asks for it
     def new_reals(self) -> jax.ShapeDtypeStruct:
         """New real samples on their way into a step: shape, dtype and sharding.
 
