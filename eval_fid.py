@@ -17,10 +17,17 @@ pixels unless --features says otherwise: `fd_pixels` is a Frechet distance betwe
 FID. docs/evaluation.md has the traps.
 """
 
-from evaluation import evaluate_command
 from evaluation.flags import define_evaluation_flags
 from utils import config as config_lib
 
+
+def main(flag_values):
+    """Scores. The import takes seconds, for which --help and a mistyped flag do not wait."""
+    from evaluation import evaluate_command
+
+    evaluate_command.main(flag_values)
+
+
 if __name__ == "__main__":
     define_evaluation_flags()
-    config_lib.run_main(evaluate_command.main)
+    config_lib.run_main(main)

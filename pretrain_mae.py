@@ -7,9 +7,16 @@ The step that matters is `models.mae_step.mae_step`; training/mae.py compiles an
 """
 
 from configs.default import OF_TRAINERS
-from training import mae
 from utils import config as config_lib
+
+
+def main(flag_values):
+    """Trains. The import takes seconds, for which --help and a mistyped flag do not wait."""
+    from training import mae
+
+    mae.main(flag_values)
+
 
 if __name__ == "__main__":
     config_lib.define_flags(extra=OF_TRAINERS, schema=config_lib.MAE_TRAINER)
-    config_lib.run_main(mae.main)
+    config_lib.run_main(main)

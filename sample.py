@@ -9,10 +9,17 @@ Sample i depends on (seed, i) alone: the batch size and the devices do not chang
 --load_dir takes a run folder or a published artifact.
 """
 
-from evaluation import sample_command
 from evaluation.flags import define_sampling_flags
 from utils import config as config_lib
 
+
+def main(flag_values):
+    """Samples. The import takes seconds, for which --help and a mistyped flag do not wait."""
+    from evaluation import sample_command
+
+    sample_command.main(flag_values)
+
+
 if __name__ == "__main__":
     define_sampling_flags()
-    config_lib.run_main(sample_command.main)
+    config_lib.run_main(main)

@@ -7,9 +7,16 @@ The step that matters is `drifting.step.train_step`; training/drift.py compiles 
 """
 
 from configs.default import OF_TRAINERS
-from training import drift
 from utils import config as config_lib
+
+
+def main(flag_values):
+    """Trains. The import takes seconds, for which --help and a mistyped flag do not wait."""
+    from training import drift
+
+    drift.main(flag_values)
+
 
 if __name__ == "__main__":
     config_lib.define_flags(extra=OF_TRAINERS)
-    config_lib.run_main(drift.main)
+    config_lib.run_main(main)

@@ -2,6 +2,8 @@
 
     python benchmarks/fields.py --fields kernel,sinkhorn --temperatures "0.05;0.02,0.05,0.2"
         on digits
+    python benchmarks/fields.py --fields sinkhorn --temperatures 0.02 --settings drift.iterations=1
+        with other flags of train_drift.py, in the same table
     python benchmarks/fields.py --times 9
         the time of a step of all that OUT holds
     python benchmarks/fields.py --task toy:checkerboard --fields kernel,sinkhorn
@@ -42,10 +44,16 @@ from utils.logging import setup_logging
 log = logging.getLogger("benchmark")
 
 FLAGS = (
-    Key("task", "digits", "digits, or toy:NAME of scripts/toy2d.py"),
+    Key("task", "digits", "digits, mnist_5k, or toy:NAME of scripts/toy2d.py"),
     Key("fields", "kernel", "names for --drift.field, separated by commas"),
     Key("temperatures", "0.02,0.05,0.2", "sets of temperatures, separated by semicolons"),
-    Key("schedule", "", "value of --drift.temperature_schedule for all runs"),
+    Key("settings", "", "other flags of train_drift.py, as NAME=VALUE, separated by spaces"),
+    Key(
+        "ending",
+        "",
+        "flags of the last fifth of a run, which starts from the weights of the rest",
+    ),
+    Key("judge", "", "network of scores at the end of a run, such as efficientnet:lite0"),
     Key(
         "sizes",
         "32",
@@ -54,30 +62,25 @@ FLAGS = (
     Key("seeds", 3, "runs of each setting", "[1, inf)"),
     Key("max_steps", 800, "length of a run", "[8, inf)"),
     Key("limit", 0, "runs to do now; 0 = all", "[0, inf)"),
-    Key(
-        "times", 0, "digits: rounds in which the steps are timed, in the place of runs", "[0, inf)"
-    ),
+    Key("times", 0, "pictures: rounds in which the steps are timed, no runs", "[0, inf)"),
     Key("out", "runs/fields", "folder of the rows, the table and the figure"),
 )
-# What the table shows of each kind of task; the figure and equal time are of the first.
-SCORES = {
-    "digits": ("fd_pixels", "precision", "recall", "diversity"),
-    "toy": ("sliced_wasserstein", "modes", "worst_mode"),
-}
+PICTURES = ("digits", "mnist_5k")  # of ten classes each
+# What the table shows; the figure and equal time are of the first.
+SCORES_OF_PICTURES = ("fd_pixels", "precision", "recall", "class_agreement", "diversity")
+SCORES_OF_TOYS = ("sliced_wasserstein", "modes", "worst_mode")
 
 
 def main(flag_values):
     setup_logging()
     flags: Any = config_lib.all_flags(flag_values)
-    check_task(flags.task)
-    if flags.schedule and is_toy(flags.task):
-        raise UserError(f"--schedule {flags.schedule}: is for digits; leave it out")
+    check_task(flags)
     rows = runs.Rows(pathlib.Path(flags.out))
     if flags.times:
         time_steps(flags, rows)
     else:
         for key in rows.missing(keys(flags), flags.limit):
-            row = {"key": key} | do_run(key, rows.folder / f"run_{os.getpid()}")
+            row = {"key": key} | do_run(key, rows.folder / f"run_{os.getpid()}", flags.judge)
             rows.add(row)
             log.info("%s: %s", key, row["failed"] or row["curve"][-1])
             write(flags, rows)
@@ -88,14 +91,30 @@ def main(flag_values):
 # ---------------------------------------------------------------- the runs
 
 
-def check_task(task: str) -> None:
-    """Raises UserError for a task that does not exist."""
-    if is_toy(task):
-        if task.removeprefix("toy:") not in TOYS:
+def check_task(flags: Any) -> None:
+    """Raises UserError for a task that does not exist, and for flags that mean nothing to it."""
+    if is_toy(flags.task):
+        if flags.task.removeprefix("toy:") not in TOYS:
             known = ", ".join(f"toy:{name}" for name in TOYS)
-            raise UserError(f"--task {task}: unknown distribution (known: {known})")
-    elif task != "digits":
-        raise UserError(f"--task {task}: expected digits or toy:NAME")
+            raise UserError(f"--task {flags.task}: unknown distribution (known: {known})")
+        for name in ("settings", "ending", "judge"):
+            if flags[name]:
+                raise UserError(f"--{name} {flags[name]}: is for pictures; leave it out")
+    elif flags.task not in PICTURES:
+        raise UserError(f"--task {flags.task}: expected {', '.join(PICTURES)} or toy:NAME")
+    for settings in (flags.settings, flags.ending):
+        parse(settings)
+
+
+def parse(settings: str) -> dict[str, str]:
+    """Returns the flags of a text such as "drift.iterations=1 seed=2", values as text."""
+    found = {}
+    for word in settings.split():
+        name, equals, value = word.partition("=")
+        if not equals or name not in config_lib.KEYS:
+            raise UserError(f"{word!r}: expected NAME=VALUE, with a flag of train_drift.py")
+        found[name] = value
+    return found
 
 
 def is_toy(task: str) -> bool:
@@ -108,10 +127,9 @@ def keys(flags: Any) -> list[dict[str, Any]]:
     choices = itertools.product(
         range(flags.seeds), flags.fields.split(","), temperatures, numbers(flags.sizes, int)
     )
-    schedule = {"schedule": flags.schedule} if flags.schedule else {}
+    more = {"settings": flags.settings, "ending": flags.ending}
     return [
-        schedule
-        | {
+        {
             "task": flags.task,
             "field": field,
             "temperatures": taus,
@@ -119,33 +137,57 @@ def keys(flags: Any) -> list[dict[str, Any]]:
             "max_steps": flags.max_steps,
             "seed": seed,
         }
+        | {name: value for name, value in more.items() if value}
         for seed, field, taus, size in choices
     ]
 
 
-def do_run(key: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
-    """Trains, and returns what the row of a key holds; see `runs.train`."""
+def do_run(key: dict[str, Any], folder: pathlib.Path, judge: str) -> dict[str, Any]:
+    """Trains, and returns what the row of a key holds; see `runs.train`.
+
+    judge: network of scores of the end, which the row has as `judged`; "" for none.
+    """
     if is_toy(key["task"]):
         return toy2d_lab.benchmark_row(key)
-    return runs.train(digits_settings(key), folder)
+
+    def judged(run: pathlib.Path) -> dict[str, Any]:
+        return {"judged": runs.scores_of(key["task"], run, judge)} if judge else {}
+
+    if "ending" not in key:
+        return runs.train(settings_of_run(key), folder, judged)
+
+    most = key["max_steps"] * 4 // 5
+    last = settings_of_run(key | {"max_steps": key["max_steps"] - most}) | parse(key["ending"])
+
+    def end(run: pathlib.Path) -> dict[str, Any]:
+        last_folder = run.with_name(run.name + "_end")
+        return {"end": runs.train(last | {"init_from": str(run)}, last_folder, judged)}
+
+    row = runs.train(settings_of_run(key | {"max_steps": most}), folder, end)
+    if row["failed"]:
+        return row
+    ended = row.pop("end")
+    ended["curve"] = row["curve"] + [
+        point | {"step": most + point["step"]} for point in ended["curve"]
+    ]
+    return ended | {"step_ms": row["step_ms"]}
 
 
-def digits_settings(key: dict[str, Any]) -> dict[str, Any]:
-    """Returns the flags of train_drift.py for a run on digits."""
+def settings_of_run(key: dict[str, Any]) -> dict[str, Any]:
+    """Returns the flags of train_drift.py for a run on pictures."""
     steps = key["max_steps"]
     return {
-        "dataset_name": "digits",
+        "dataset_name": key["task"],
         "seed": key["seed"],
         "drift.field": key["field"],
         "drift.temperatures": tuple(key["temperatures"]),
-        "drift.temperature_schedule": key.get("schedule", ""),
         "drift.n_neg": key["size"],
         "batch_size": 10 * key["size"],
         "max_steps": steps,
         "optim.schedule": "constant",
         "log_interval": max(steps // 16, 1),
         "eval_interval": max(steps // 8, 1),
-    }
+    } | parse(key.get("settings", ""))
 
 
 def rows_of(flags: Any, rows: runs.Rows) -> list[dict[str, Any]]:
@@ -159,10 +201,10 @@ def time_steps(flags: Any, rows: runs.Rows) -> None:
     done = rows_of(flags, rows)
     if is_toy(flags.task) or not done:
         raise UserError(
-            f"--times {flags.times}: times the steps of the runs on digits that --out {flags.out} "
-            "holds; train some first"
+            f"--times {flags.times}: times the steps of runs on pictures, of which --out "
+            f"{flags.out} holds none; train some first"
         )
-    settings = {name_of(settings_of(row)): digits_settings(row["key"]) for row in done}
+    settings = {name_of(settings_of(row)): settings_of_run(row["key"]) for row in done}
     times_file(rows).write_text(json.dumps(runs.step_times(settings, flags.times)))
 
 
@@ -172,15 +214,16 @@ def times_file(rows: runs.Rows) -> pathlib.Path:
 
 # ---------------------------------------------------------------- the table and the figure
 
-Settings = tuple[str, str, int]  # field, temperatures, set size
+Settings = tuple[str, str, int]  # field and other flags, temperatures, set size
 
 
 def settings_of(row: dict[str, Any]) -> Settings:
     key = row["key"]
     temperatures = ",".join(f"{tau:g}" for tau in key["temperatures"])
-    if "schedule" in key:
-        temperatures += f" x {key['schedule']}"
-    return key["field"], temperatures, key["size"]
+    field = " ".join([key["field"], key.get("settings", "")]).strip()
+    if "ending" in key:
+        field += f", then {key['ending']}"
+    return field, temperatures, key["size"]
 
 
 def name_of(settings: Settings) -> str:
@@ -203,7 +246,7 @@ def write(flags: Any, rows: runs.Rows) -> str:
 
 
 def scores_of(task: str) -> tuple[str, ...]:
-    return SCORES["toy" if is_toy(task) else "digits"]
+    return SCORES_OF_TOYS if is_toy(task) else SCORES_OF_PICTURES
 
 
 def summary(
@@ -265,6 +308,9 @@ def describe(settings: Settings, group: list, scores: tuple[str, ...]) -> dict[s
     }
     for score in scores:
         line[score] = runs.mean_spread([end.get(score) for end in ends])
+    judged = [row["judged"] for row in group if row.get("judged")]
+    for score in judged[0] if judged else ():
+        line[f"{score}, judge"] = runs.mean_spread([found[score] for found in judged])
     return line
 
 

@@ -1,5 +1,7 @@
 """The flags of eval_fid.py and sample.py. A new flag is one row in one of the two tables.
 
+Nothing here imports jax, so --help and a mistyped flag are quick.
+
 Flags that several programs share, such as --seed, are rows of `configs/default.py`. The function
 below each table names those that the program takes.
 """
@@ -9,8 +11,6 @@ from typing import Any
 from absl import flags
 
 from configs.default import BUCKET, DISTRIBUTED, PATH, Key
-from metrics.resize import MODES
-from metrics.table import METRICS
 from utils import config as config_lib
 
 # All flags of a command by name, as `utils.config.all_flags` returns them: flags.load_dir. With the
@@ -29,7 +29,7 @@ EULER_STEPS = Key(
 RESIZE = Key(
     "resize",
     "",
-    f"how Inception's input is resized: {', '.join(MODES)}; empty = tf, the standard",
+    "how Inception's input is resized: tf (the standard; so is empty), pytorch or clean",
 )
 
 # ---------------------------------------------------------------- eval_fid.py
@@ -46,7 +46,11 @@ EVALUATION = (
         "samples to generate; 0 = 50,000, in pixels as many as the held-out split has",
         "[0, inf)",
     ),
-    Key("metrics", "", f"of {', '.join(METRICS)}, separated by commas; empty = the usual ones"),
+    Key(
+        "metrics",
+        "",
+        "names of metrics/table.py, separated by commas, such as fid,kid; empty = the usual ones",
+    ),
     Key(
         "against",
         "",

@@ -15,14 +15,12 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs.default import BUCKET, Key
-from evaluation.compare_runs import comparison_page, open_runs
 from evaluation.flags import Flags
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.files import replacing
 from utils.logging import setup_logging
 from utils.paths import to_path
-from utils.sharding import local_sharding
 
 log = logging.getLogger("compare")
 
@@ -42,7 +40,10 @@ def take_runs(words: list[str]) -> list[str]:
 
 
 def main(runs: list[str], flag_values):
-    """Writes the page."""
+    """Writes the page. The imports take seconds, for which a mistyped flag does not wait."""
+    from evaluation.compare_runs import comparison_page, open_runs
+    from utils.sharding import local_sharding
+
     setup_logging()
     flags: Flags = config_lib.all_flags(flag_values)
     out = to_path(flags.out)

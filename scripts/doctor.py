@@ -16,9 +16,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs.default import Key
-from training.doctor import examine
 from utils import config as config_lib
-from utils.compiler import keep_programs
 from utils.errors import UserError
 from utils.logging import setup_logging
 from utils.paths import refuse_checkpoint, to_path
@@ -27,7 +25,10 @@ FLAGS = (Key("json", False, "print the findings as one line of JSON"),)
 
 
 def main(flag_values):
-    """Prints the findings."""
+    """Prints the findings. The imports take seconds, for which a mistyped flag does not wait."""
+    from training.doctor import examine
+    from utils.compiler import keep_programs
+
     setup_logging()
     keep_programs()
     flags: Any = config_lib.all_flags(flag_values)

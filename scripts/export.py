@@ -26,10 +26,8 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs.default import BUCKET, PATH, Key
-from evaluation.export_command import export
 from evaluation.flags import EMA
 from utils import config as config_lib
-from utils.compiler import keep_programs
 from utils.logging import setup_logging
 
 FLAGS = (
@@ -47,6 +45,10 @@ FLAGS = (
 
 
 def main(flag_values):
+    """Exports. The imports take seconds, for which a mistyped flag does not wait."""
+    from evaluation.export_command import export
+    from utils.compiler import keep_programs
+
     setup_logging()
     keep_programs()
     logging.getLogger("export").info("%s", export(config_lib.all_flags(flag_values)))

@@ -16,10 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs.default import Key
 from evaluation.flags import EMA, EULER_STEPS, Flags
-from evaluation.play_page import open_page, serve
-from evaluation.sample_command import open_sampler
 from utils import config as config_lib
-from utils.compiler import keep_programs
 from utils.logging import setup_logging
 
 FLAGS = (
@@ -33,7 +30,11 @@ FLAGS = (
 
 
 def main(flag_values):
-    """Serves the page."""
+    """Serves the page. The imports take seconds, for which a mistyped flag does not wait."""
+    from evaluation.play_page import open_page, serve
+    from evaluation.sample_command import open_sampler
+    from utils.compiler import keep_programs
+
     setup_logging()
     keep_programs()
     flags: Flags = config_lib.all_flags(flag_values)

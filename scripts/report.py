@@ -14,18 +14,19 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from evaluation.flags import Flags
-from evaluation.report import write_report
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.logging import setup_logging
 from utils.paths import to_path
-from utils.sharding import local_sharding
 
 log = logging.getLogger("report")
 
 
 def main(flag_values):
-    """Writes the page."""
+    """Writes the page. The imports take seconds, for which a mistyped flag does not wait."""
+    from evaluation.report import write_report
+    from utils.sharding import local_sharding
+
     setup_logging()
     flags: Flags = config_lib.all_flags(flag_values)
     if not flags.load_dir:

@@ -167,6 +167,18 @@ def test_table_of_equal_steps_and_equal_time(tmp_path):
     assert (tmp_path / "digits.png").stat().st_size > 5000
 
 
+def test_other_flags_are_a_line_of_their_own():
+    """So that one table holds a field with and without them, and what a judge said of each."""
+    plain = row_of("sinkhorn", 0, 10.0, [4, 3, 2, 1])
+    other = row_of("sinkhorn", 0, 10.0, [5, 4, 3, 2]) | {"judged": {"fd_efficientnet": 9.0}}
+    other["key"] |= {"settings": "drift.iterations=1", "ending": "drift.field=frechet"}
+    table, _ = fields.summary([plain, other])
+    names = [line["field"] for line in table]
+    assert names == ["sinkhorn", "sinkhorn drift.iterations=1, then drift.field=frechet"]
+    assert table[1]["fd_efficientnet, judge"] == "9.000"
+    assert fields.settings_of_run(other["key"])["drift.iterations"] == "1"
+
+
 def test_figure_and_table_of_passes(tmp_path):
     def row(objective, steps, seed):
         found = {
@@ -216,6 +228,8 @@ def test_compare_takes_medians_of_the_numbers_that_both_have():
     [
         (fields, {"task": "toy:moons"}),
         (fields, {"task": "cifar10"}),
+        (fields, {"settings": "drift.iteration=1"}),
+        (fields, {"ending": "frechet"}),
         (passes, {"passes": "1;4"}),
         (passes, {"passes": "0,4"}),
     ],
