@@ -58,10 +58,10 @@ FLAGS = (
 TOO_LONG, WORK = 20, 300
 UNKNOWN = "--no_such_flag_at_all=1"  # refused only when every other flag was understood
 
-# A wrong command, and after the bar what its line leads to: other flags in the place of the last
-# ones. RUN is a finished run, MADE the folder of `make_files`.
+# A wrong command, and after the bar what its line leads to, in the place of the last flag. RUN is a
+# finished run, MADE the folder of `make_files`.
 WRITTEN = """
-    train_drift.py --dry_run --dataset_name digits --batch_size 70 | --batch_size 64
+    train_drift.py --dry_run --drift.n_neg 64 --batch_size 70 | --batch_size 64
     train_drift.py --dry_run --dataset_name digits --drift.alpha_min 2 | --drift.alpha_min 1
     train_drift.py --dry_run --dataset_name digits --drift.alpha_max 2 | --drift.alpha_max 1
     train_drift.py --dry_run --drift.bank_per_class 16 --drift.n_pos 32 | --drift.n_pos 16
@@ -69,9 +69,9 @@ WRITTEN = """
     train_drift.py --dry_run --dataset_name digits --model.hidden_size 130 | --model.hidden_size 128
     train_drift.py --dry_run --dataset_name digits --model.patch_size 3 | --model.patch_size 4
     train_drift.py --dry_run --objective flow --model.noise_classes 4 | --model.noise_classes 0
-    train_drift.py --dry_run --dataset_name digits --max_steps 50 | --optim.warmup_steps 10
+    train_drift.py --dry_run --dataset_name digits --max_steps 50 | --max_steps 150
     train_drift.py --dry_run --optim.end_learning_rate 1 | --optim.end_learning_rate 0
-    train_drift.py --dry_run --mesh.devices 3 --mesh.fsdp 2 | --mesh.fsdp 1 --mesh.devices 1
+    train_drift.py --dry_run --mesh.devices 3 --mesh.fsdp 2
     train_drift.py --dry_run --mesh.devices 64 | --mesh.devices 1
     train_drift.py --dry_run --model.preset debug --dataset_name mnist-5k | --dataset_name mnist_5k
     train_drift.py --dry_run --dataset_name folder:MADE/empty
@@ -87,9 +87,9 @@ WRITTEN = """
     train_drift.py --dry_run --dataset_name gs:/bucket/pictures
     train_drift.py --dry_run --recipe digit | --recipe digits
     train_drift.py --dry_run --model.preset debg | --model.preset debug
-    train_drift.py --dry_run --encoder.name mae
+    train_drift.py --save_dir MADE/a --encoder.name mae
     train_drift.py --dry_run --encoder.name effnet
-    train_drift.py --dry_run --encoder.name mae --encoder.path /nowhere
+    train_drift.py --save_dir MADE/b --encoder.name mae --encoder.path /nowhere
     train_drift.py --dry_run --drift.field sinkhor | --drift.field sinkhorn
     train_drift.py --dry_run --drift.field frechet --model.class_dropout_prob 0.1
     train_drift.py --dry_run --drift.temperature_schedule 10 | --drift.temperature_schedule 10:1
@@ -106,15 +106,15 @@ WRITTEN = """
     train_drift.py --dry_run --load_dir MADE/notes/notes.txt
     train_drift.py --dry_run --features nope | --features pixels
     train_drift.py --dry_run --fid_stats /nowhere.npz
-    train_drift.py --dry_run --fid_stats MADE/broken.npz
-    train_drift.py --dry_run --fid_stats MADE/negative.npz
+    train_drift.py --save_dir MADE/c --fid_stats MADE/broken.npz
+    train_drift.py --save_dir MADE/d --fid_stats MADE/negative.npz
     train_drift.py --dry_run --optim.accumulate 7
     train_drift.py --load_dir RUN --dataset_name mnist_5k
-    train_drift.py --load_dir RUN --model.hidden_size 64
+    train_drift.py --load_dir RUN --save_dir MADE/e --model.hidden_size 64
     train_drift.py --load_dir RUN --features nope
     train_drift.py --dataset cifar10
     train_drift.py --epochs 10
-    train_drift.py --lr 1e-3 | --optim.learning_rate 1e-3 --dry_run
+    train_drift.py --dry_run --lr 1e-3 | --optim.learning_rate 1e-3
     train_drift.py --config configs/digits.yaml
     train_drift.py --checkpoint RUN
     train_drift.py --resume RUN
@@ -195,9 +195,8 @@ class Command(NamedTuple):
 
     kind: str
     words: list[str]  # the program first
-    # The same without what is wrong. What the line says is put after it.
-    rest: list[str]
-    then: list[str] | None = None  # what the line leads to, where that cannot be read from it
+    rest: list[str]  # the same without what is wrong
+    then: list[str] | None = None  # what the line leads to, where that is not read from it
 
 
 class Outcome(NamedTuple):
@@ -341,7 +340,7 @@ def written(out: pathlib.Path) -> Iterator[Command]:
         line = line.replace("MADE", f"{out}/MADE").replace("RUN", f"{out}/RUN")
         wrong, _, then = line.partition(" | ")
         words = wrong.split()
-        yield Command("written", words, words, then.split() or None)
+        yield Command("written", words, words[:-2], then.split() or None)
 
 
 # ---------------------------------------------------------------- what becomes of them
@@ -357,7 +356,6 @@ def try_command(command: Command) -> Outcome:
     if command.kind == "written":
         if command.then is None:
             return Outcome(True, line)
-        # A later flag goes over an earlier one.
         then = [*command.rest, *command.then]
         again = run_program(then, WORK)
         right = again.returncode == 0

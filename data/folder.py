@@ -217,7 +217,7 @@ def _split_folder(
     if train is None:
         if split not in ("train", "test"):
             raise UserError(
-                f"--data.split {split}: {root} has no folder train, so its only split is train"
+                f"there is no split {split}: {root} has no folder train, so its only split is train"
             )
         if split == "test":
             warn_nothing_held_out(name)
@@ -237,5 +237,5 @@ def _split_folder(
         return root / train, "train"
     if not (root / split).is_dir():
         guess = did_you_mean(split, subfolders(root))
-        raise UserError(f"--data.split {split}: {root} has no such folder{guess}")
+        raise UserError(f"there is no split {split}: {root} has no such folder{guess}")
     return root / split, split

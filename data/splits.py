@@ -47,7 +47,7 @@ def choose_split(
         return own_name, "train"
     listed = ", ".join(names)
     guess = did_you_mean(split, names)
-    raise UserError(f"--data.split {split}: {name} has no such split{guess} (it has {listed})")
+    raise UserError(f"there is no split {split}: {name} has {listed}{guess}")
 
 
 def _candidates(names: list[str], split: str, own_names: Mapping[str, str] | None) -> list[str]:

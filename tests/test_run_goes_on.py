@@ -10,7 +10,7 @@ from test_train import TINY, refusal, run, train
 
 import data
 from models.runs import load_run
-from training import drift, mae
+from training import drift, mae, program
 from utils import config as config_lib
 from utils import sharding
 from utils.checkpoint import Checkpoints
@@ -72,8 +72,6 @@ def test_a_run_without_a_checkpoint_goes_on_with_its_settings(tmp_path, job):
     """A run that was stopped before its first checkpoint has a config.json and nothing else."""
     from absl import flags
 
-    from training import program
-
     given = {"dataset_name": "mnist_5k", "save_dir": str(tmp_path), "seed": 7}
     config = config_lib.resolve(given, schema=job.schema)
     config_lib.save_json(config, tmp_path / "config.json")
@@ -90,16 +88,24 @@ def test_a_run_without_a_checkpoint_goes_on_with_its_settings(tmp_path, job):
 
 def test_a_refused_start_leaves_no_settings(digits_run, tmp_path):
     """The next command in its folder would go on with them, and be refused as well."""
-    refused = {"load_dir": str(digits_run), "model.depth": 3}
-    with pytest.raises(UserError, match="model.depth = 1, but model.depth = 3"):
+    refused = {"load_dir": str(digits_run), "model.depth": 3, "model.num_heads": 1}
+    all_at_once = "model.depth = 1, model.num_heads = 2, but .* or --model.depth=1 --model.num_h"
+    with pytest.raises(UserError, match=all_at_once):
         train(tmp_path, refused)
     assert not (tmp_path / "config.json").exists()
 
     config_lib.save_json(config_lib.resolve(TINY), tmp_path / "config.json")
     before = (tmp_path / "config.json").read_text()
-    with pytest.raises(UserError, match="model.depth = 1, but model.depth = 3"):
+    with pytest.raises(UserError, match=all_at_once):
         train(tmp_path, refused)
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_run_of_the_other_trainer_is_no_start(digits_run):
+    config = config_lib.nest({"load_dir": str(digits_run)})
+    program.check_load_dir(config, drift.DriftJob.schema)
+    with pytest.raises(UserError, match=r"is of a run of train_drift\.py"):
+        program.check_load_dir(config, mae.MAEJob.schema)
 
 
 def test_a_finished_run_stores_no_setting_that_does_not_work(own_run):

@@ -36,7 +36,7 @@ def run(job_type: type[Job], flag_values: flags.FlagValues) -> None:
     keep_programs()
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.fsdp)
     parts = job_type.build(config, mesh)
-    check_load_dir(config)
+    check_load_dir(config, job_type.schema)
     job_type.check_parts(parts)
 
     # ---- a dry run ends here ----
@@ -76,9 +76,10 @@ def configure(
     return config, saved, choices
 
 
-def check_load_dir(config: Any) -> None:
-    """Checks that --load_dir holds a checkpoint to start from. Raises UserError."""
+def check_load_dir(config: Any, schema: config_lib.Schema) -> None:
+    """Checks that --load_dir holds a checkpoint of this program. Raises UserError."""
     if not config.load_dir:
         return
     refuse_checkpoint("load_dir", config.load_dir, step_flag=False)
-    Checkpoints(to_path(config.load_dir) / "checkpoints").look()
+    metadata, _ = Checkpoints(to_path(config.load_dir) / "checkpoints").look()
+    config_lib.refuse_other_trainer(config_lib.flatten(metadata["config"]), config.load_dir, schema)

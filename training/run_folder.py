@@ -23,6 +23,7 @@ from data.identity import difference, moved, renamed_classes
 from utils import config as config_lib
 from utils import storage
 from utils.checkpoint import Checkpoints
+from utils.config.values import as_text
 from utils.errors import UserError
 from utils.paths import refuse_checkpoint, to_path
 
@@ -33,10 +34,18 @@ UNREMARKABLE = {"save_dir", "load_dir", "init_from", "dry_run", "recipe"}
 
 
 def run_folder(config: Any, prefix: str = "") -> pathlib.Path:
-    """Returns the folder that --save_dir names, or else runs/<prefix><dataset_name>."""
+    """Returns the folder that --save_dir names, or else runs/<prefix><dataset_name>.
+
+    Raises UserError where --save_dir cannot be the folder of a run.
+    """
     if config.save_dir:
         refuse_checkpoint("save_dir", config.save_dir, step_flag=False)
-        return to_path(config.save_dir)
+        folder = to_path(config.save_dir)
+        if folder.is_file():
+            raise UserError(
+                f"--save_dir {folder}: is a file; cannot write a run there, give a folder"
+            )
+        return folder
     name = config.dataset_name.replace("/", "_").replace(":", "_")
     return pathlib.Path(f"runs/{prefix}{name}")
 
@@ -53,8 +62,6 @@ def has_checkpoint(folder: pathlib.Path) -> bool:
 
 def make_folder(folder: pathlib.Path) -> pathlib.Path:
     """Makes the run folder and returns it. Raises UserError where nothing can be written."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--save_dir {folder}: is a file; cannot write a run there, give a folder")
     # Each process tries for itself: on a cluster, the others may see another file system.
     mark = folder / f".writable_{jax.process_index()}"
     try:
@@ -92,16 +99,19 @@ def check_same_run(
         UserError: a fixed setting has changed. Any other change is a warning.
     """
     changed = changed_settings(config_lib.flatten(before), config_lib.flatten(config.to_dict()))
-    # Settings without a group come first: another data set explains another --data.channels.
-    for name in sorted(changed, key=has_group):
-        old, new = changed[name]
-        if name == "dataset_name" and moved(old, new):
-            continue  # `check_same_data` tells whether it is the same data
-        if name.startswith(fixed) and name not in free:
-            raise UserError(
-                f"{source} holds a run with {name} = {old}, but {name} = {new} was asked for; "
-                f"give another {flag_of(source, config)}, or --{name} {old}"
-            )
+    refused = [name for name in changed if name.startswith(fixed) and name not in free]
+    if "dataset_name" in refused and moved(*changed["dataset_name"]):
+        refused.remove("dataset_name")  # `check_same_data` tells whether it is the same data
+    elif "dataset_name" in refused:
+        refused = ["dataset_name"]  # which explains another --data.channels
+    if refused:
+        had = ", ".join(f"{name} = {changed[name][0]}" for name in refused)
+        wanted = ", ".join(f"{name} = {changed[name][1]}" for name in refused)
+        back = " ".join(f"--{name}={as_text(changed[name][0])}" for name in refused)
+        raise UserError(
+            f"{source} holds a run with {had}, but {wanted} was asked for; "
+            f"give another {flag_of(source, config)}, or {back}"
+        )
     for name, (old, new) in changed.items():
         if name not in UNREMARKABLE:
             log.warning("%s: %s was %s and is now %s", source, name, old, new)
@@ -165,8 +175,3 @@ def changed_settings(
         if comparable != new:
             changed[name] = (old, new)
     return changed
-
-
-def has_group(name: str) -> bool:
-    """Returns whether a setting belongs to a group, as "model.depth" does."""
-    return "." in name

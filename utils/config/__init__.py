@@ -40,7 +40,13 @@ from utils.config.command_line import (
 )
 from utils.config.levels import check_use, explain, resolve
 from utils.config.nesting import flatten, nest
-from utils.config.saved import from_dict, from_json, save_json, with_defaults
+from utils.config.saved import (
+    from_dict,
+    from_json,
+    refuse_other_trainer,
+    save_json,
+    with_defaults,
+)
 from utils.config.schema import KEYS, MAE_KEYS, MAE_TRAINER, TRAINER, Schema, recipes
 from utils.config.values import convert, expected
 
@@ -66,6 +72,7 @@ __all__ = [
     "nest",
     "parse",
     "recipes",
+    "refuse_other_trainer",
     "resolve",
     "run_main",
     "save_json",

@@ -34,7 +34,7 @@ def from_dict(
         UserError: an unknown key, a bad value, or the configuration of the other trainer.
     """
     dotted = flatten(values)
-    _refuse_other_trainer(dotted, source, schema)
+    refuse_other_trainer(dotted, source, schema)
     dotted = convert_all(dotted, schema.keys, source)
     missing = [name for name in schema.keys if name not in dotted]
     if missing:
@@ -53,7 +53,7 @@ def with_defaults(dotted: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
     return {key.name: key.default for key in schema.keys.values()} | dict(dotted)
 
 
-def _refuse_other_trainer(dotted: Mapping[str, Any], source: str, schema: Schema) -> None:
+def refuse_other_trainer(dotted: Mapping[str, Any], source: str, schema: Schema) -> None:
     """Raises UserError where the keys are those of the other trainer."""
     other = MAE_TRAINER if schema is TRAINER else TRAINER
     fits_other = dotted.keys() <= other.keys.keys()
