@@ -22,7 +22,8 @@ from utils import config as config_lib
 
 
 def main(flag_values):
-    """Scores. The import takes seconds, for which --help and a mistyped flag do not wait."""
+    """Scores."""
+    # Not at the top, since it imports jax: utils/config/__init__.py.
     from evaluation import evaluate_command
 
     evaluate_command.main(flag_values)

@@ -14,7 +14,8 @@ from utils import config as config_lib
 
 
 def main(flag_values):
-    """Samples. The import takes seconds, for which --help and a mistyped flag do not wait."""
+    """Samples."""
+    # Not at the top, since it imports jax: utils/config/__init__.py.
     from evaluation import sample_command
 
     sample_command.main(flag_values)

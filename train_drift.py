@@ -11,7 +11,8 @@ from utils import config as config_lib
 
 
 def main(flag_values):
-    """Trains. The import takes seconds, for which --help and a mistyped flag do not wait."""
+    """Trains."""
+    # Not at the top, since it imports jax: utils/config/__init__.py.
     from training import drift
 
     drift.main(flag_values)

@@ -4,6 +4,8 @@
         on digits
     python benchmarks/fields.py --fields sinkhorn --temperatures 0.02 --settings drift.iterations=1
         with other flags of train_drift.py, in the same table
+    python benchmarks/fields.py --ending "drift.field=frechet optim.learning_rate=1e-4"
+        with another field for the last fifth
     python benchmarks/fields.py --times 9
         the time of a step of all that OUT holds
     python benchmarks/fields.py --task toy:checkerboard --fields kernel,sinkhorn
@@ -27,6 +29,7 @@ import os
 import pathlib
 import statistics
 import sys
+from collections.abc import Callable
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -36,10 +39,12 @@ from benchmarks.runs import numbers
 from configs.default import Key
 from data.toy2d import TOYS
 from scripts import toy2d_lab
+from training.resolve_field import check_field
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.figures import save_panels
 from utils.logging import setup_logging
+from utils.words import did_you_mean
 
 log = logging.getLogger("benchmark")
 
@@ -53,7 +58,11 @@ FLAGS = (
         "",
         "flags of the last fifth of a run, which starts from the weights of the rest",
     ),
-    Key("judge", "", "network of scores at the end of a run, such as efficientnet:lite0"),
+    Key(
+        "judge",
+        "",
+        "network of scores at the end of each run that is done now, such as efficientnet:lite0",
+    ),
     Key(
         "sizes",
         "32",
@@ -62,10 +71,13 @@ FLAGS = (
     Key("seeds", 3, "runs of each setting", "[1, inf)"),
     Key("max_steps", 800, "length of a run", "[8, inf)"),
     Key("limit", 0, "runs to do now; 0 = all", "[0, inf)"),
-    Key("times", 0, "pictures: rounds in which the steps are timed, no runs", "[0, inf)"),
+    Key("times", 0, "pictures: rounds in which steps are timed, in the place of runs", "[0, inf)"),
     Key("out", "runs/fields", "folder of the rows, the table and the figure"),
 )
 PICTURES = ("digits", "mnist_5k")  # of ten classes each
+# What --settings and --ending cannot change, and --settings alone cannot.
+OF_THE_KEY = ("dataset_name", "seed", "max_steps", "save_dir", "drift.n_neg", "batch_size")
+OF_ITS_OWN_FLAG = ("drift.field", "drift.temperatures")
 # What the table shows; the figure and equal time are of the first.
 SCORES_OF_PICTURES = ("fd_pixels", "precision", "recall", "class_agreement", "diversity")
 SCORES_OF_TOYS = ("sliced_wasserstein", "modes", "worst_mode")
@@ -74,7 +86,7 @@ SCORES_OF_TOYS = ("sliced_wasserstein", "modes", "worst_mode")
 def main(flag_values):
     setup_logging()
     flags: Any = config_lib.all_flags(flag_values)
-    check_task(flags)
+    check_flags(flags)
     rows = runs.Rows(pathlib.Path(flags.out))
     if flags.times:
         time_steps(flags, rows)
@@ -91,7 +103,7 @@ def main(flag_values):
 # ---------------------------------------------------------------- the runs
 
 
-def check_task(flags: Any) -> None:
+def check_flags(flags: Any) -> None:
     """Raises UserError for a task that does not exist, and for flags that mean nothing to it."""
     if is_toy(flags.task):
         if flags.task.removeprefix("toy:") not in TOYS:
@@ -100,21 +112,33 @@ def check_task(flags: Any) -> None:
         for name in ("settings", "ending", "judge"):
             if flags[name]:
                 raise UserError(f"--{name} {flags[name]}: is for pictures; leave it out")
-    elif flags.task not in PICTURES:
+        return
+    if flags.task not in PICTURES:
         raise UserError(f"--task {flags.task}: expected {', '.join(PICTURES)} or toy:NAME")
-    for settings in (flags.settings, flags.ending):
-        parse(settings)
+    check_settings("settings", flags.settings, OF_THE_KEY + OF_ITS_OWN_FLAG)
+    check_settings("ending", flags.ending, OF_THE_KEY)
+    for key in keys(flags):
+        for more in ({}, parse(flags.ending)):
+            config: Any = config_lib.resolve(settings_of_run(key) | more)
+            check_field(config.drift)
+
+
+def check_settings(flag: str, text: str, refused: tuple[str, ...]) -> None:
+    """Raises UserError for what is no NAME=VALUE, or is said elsewhere."""
+    for word in text.split():
+        name, equals, _ = word.partition("=")
+        if not equals or name not in config_lib.KEYS:
+            meant = did_you_mean(name, config_lib.KEYS)
+            raise UserError(
+                f"--{flag} {word}: expected NAME=VALUE, with a flag of train_drift.py{meant}"
+            )
+        if name in refused:
+            raise UserError(f"--{flag} {word}: a row is told by it; give it as a flag of this one")
 
 
 def parse(settings: str) -> dict[str, str]:
-    """Returns the flags of a text such as "drift.iterations=1 seed=2", values as text."""
-    found = {}
-    for word in settings.split():
-        name, equals, value = word.partition("=")
-        if not equals or name not in config_lib.KEYS:
-            raise UserError(f"{word!r}: expected NAME=VALUE, with a flag of train_drift.py")
-        found[name] = value
-    return found
+    """Returns the flags of a text such as "drift.iterations=1 optim.ema=0.9", values as text."""
+    return dict(word.split("=", 1) for word in settings.split())
 
 
 def is_toy(task: str) -> bool:
@@ -153,24 +177,30 @@ def do_run(key: dict[str, Any], folder: pathlib.Path, judge: str) -> dict[str, A
     def judged(run: pathlib.Path) -> dict[str, Any]:
         return {"judged": runs.scores_of(key["task"], run, judge)} if judge else {}
 
-    if "ending" not in key:
-        return runs.train(settings_of_run(key), folder, judged)
+    if "ending" in key:
+        return train_with_ending(key, folder, judged)
+    return runs.train(settings_of_run(key), folder, judged)
 
+
+def train_with_ending(
+    key: dict[str, Any], folder: pathlib.Path, judged: Callable[[pathlib.Path], dict]
+) -> dict[str, Any]:
+    """Trains four fifths, and the last one from their weights with other flags.
+
+    Steps of the two take different times, so the row has no `step_ms`.
+    """
     most = key["max_steps"] * 4 // 5
+    first = settings_of_run(key | {"max_steps": most})
     last = settings_of_run(key | {"max_steps": key["max_steps"] - most}) | parse(key["ending"])
 
     def end(run: pathlib.Path) -> dict[str, Any]:
         last_folder = run.with_name(run.name + "_end")
         return {"end": runs.train(last | {"init_from": str(run)}, last_folder, judged)}
 
-    row = runs.train(settings_of_run(key | {"max_steps": most}), folder, end)
-    if row["failed"]:
-        return row
-    ended = row.pop("end")
-    ended["curve"] = row["curve"] + [
-        point | {"step": most + point["step"]} for point in ended["curve"]
-    ]
-    return ended | {"step_ms": row["step_ms"]}
+    row = runs.train(first, folder, end)
+    ended = row.pop("end", {"curve": []})
+    curve = [point | {"step": most + point["step"]} for point in ended["curve"]]
+    return row | ended | {"step_ms": None, "curve": row["curve"] + curve}
 
 
 def settings_of_run(key: dict[str, Any]) -> dict[str, Any]:
@@ -204,7 +234,11 @@ def time_steps(flags: Any, rows: runs.Rows) -> None:
             f"--times {flags.times}: times the steps of runs on pictures, of which --out "
             f"{flags.out} holds none; train some first"
         )
-    settings = {name_of(settings_of(row)): settings_of_run(row["key"]) for row in done}
+    settings = {
+        name_of(settings_of(row)): settings_of_run(row["key"])
+        for row in done
+        if "ending" not in row["key"]
+    }
     times_file(rows).write_text(json.dumps(runs.step_times(settings, flags.times)))
 
 
@@ -262,11 +296,11 @@ def summary(
     for row in rows:
         groups.setdefault(settings_of(row), []).append(row)
     step_ms = median_step_ms(groups)
-    if times and all(name_of(settings) in times for settings in groups):
-        step_ms = {settings: times[name_of(settings)] for settings in groups}
+    if times and all(name_of(settings) in times for settings in step_ms):
+        step_ms = {settings: times[name_of(settings)] for settings in step_ms}
 
     key = rows[0]["key"]
-    milliseconds = key["max_steps"] * min(step_ms.values())  # of training, for all alike
+    milliseconds = key["max_steps"] * min(step_ms.values(), default=0)  # of training, for all alike
     scores = scores_of(key["task"])
     table = []
     for settings, group in groups.items():
@@ -288,7 +322,7 @@ def median_step_ms(groups: dict[Settings, list]) -> dict[Settings, float]:
     """Returns the milliseconds of a step by the logs of the runs, where they have them."""
     found = {}
     for settings, group in groups.items():
-        times = [row["step_ms"] for row in group if row["step_ms"]]
+        times = [row["step_ms"] for row in group if row["step_ms"] and "ending" not in row["key"]]
         if times:
             found[settings] = statistics.median(times)
     return found
@@ -308,9 +342,9 @@ def describe(settings: Settings, group: list, scores: tuple[str, ...]) -> dict[s
     }
     for score in scores:
         line[score] = runs.mean_spread([end.get(score) for end in ends])
-    judged = [row["judged"] for row in group if row.get("judged")]
-    for score in judged[0] if judged else ():
-        line[f"{score}, judge"] = runs.mean_spread([found[score] for found in judged])
+    judged = [row.get("judged", {}) for row in group]
+    for score in dict.fromkeys(score for found in judged for score in found):
+        line[f"{score} of the judge"] = runs.mean_spread([found.get(score) for found in judged])
     return line
 
 

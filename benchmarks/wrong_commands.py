@@ -14,10 +14,11 @@ what they are taken for.
     stray      a word that belongs to no flag
     written    of WRITTEN
 
-A command held if it ended within 20 seconds with exit code 2 and one line, "error: ...". Then what
-the line says is done: the flag that was meant, the first choice, the end of the interval, or the
-command that stands beside it in WRITTEN; that must not be refused. A line of JSON for each command
-is in OUT/commands.jsonl, and a table comes at the end. Exit code 1 if one did not hold.
+A command held if it ended within 20 seconds with exit code 2, no traceback, and at its end one line
+"error: ..." about what was wrong. Where that line names a flag that was meant, a choice or an
+interval, the flag is given so, and must be understood; where a command stands beside it in WRITTEN,
+that must do its work. A line of JSON for each command is in OUT/commands.jsonl, and a table comes
+at the end. Exit code 1 if one did not hold.
 """
 
 import collections
@@ -31,8 +32,9 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
+from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -50,16 +52,17 @@ log = logging.getLogger("wrong_commands")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLAGS = (
-    Key("per_program", 20, "drawn commands of each program", "[1, inf)"),
+    Key("per_program", 20, "drawn commands of each program, at most", "[1, inf)"),
     Key("seed", 0, "of the draws", "[0, inf)"),
     Key("out", "", "folder to write, which must not be there yet"),
 )
-# Seconds: of a command that is wrong, and of one that does its work.
-TOO_LONG, WORK = 20, 300
+# Seconds that a command may take which is wrong, and one that does its work.
+TOO_LONG, LONGEST_WORK = 20, 300
 UNKNOWN = "--no_such_flag_at_all=1"  # refused only when every other flag was understood
 
-# A wrong command, and after the bar what its line leads to, in the place of the last flag. RUN is a
-# finished run, MADE the folder of `make_files`.
+# Wrong commands. What is wrong is the last flag, or one that is missing, which stands after #.
+# After the bar is what the line leads to, in the place of the last flag. RUN is a finished run,
+# MADE a folder of `make_files`.
 WRITTEN = """
     train_drift.py --dry_run --drift.n_neg 64 --batch_size 70 | --batch_size 64
     train_drift.py --dry_run --dataset_name digits --drift.alpha_min 2 | --drift.alpha_min 1
@@ -109,9 +112,9 @@ WRITTEN = """
     train_drift.py --save_dir MADE/c --fid_stats MADE/broken.npz
     train_drift.py --save_dir MADE/d --fid_stats MADE/negative.npz
     train_drift.py --dry_run --optim.accumulate 7
-    train_drift.py --load_dir RUN --dataset_name mnist_5k
+    train_drift.py --save_dir MADE/f --load_dir RUN --dataset_name mnist_5k
     train_drift.py --load_dir RUN --save_dir MADE/e --model.hidden_size 64
-    train_drift.py --load_dir RUN --features nope
+    train_drift.py --save_dir MADE/g --dataset_name digits --features nope
     train_drift.py --dataset cifar10
     train_drift.py --epochs 10
     train_drift.py --dry_run --lr 1e-3 | --optim.learning_rate 1e-3
@@ -125,7 +128,7 @@ WRITTEN = """
     pretrain_mae.py --dry_run --load_dir RUN
     pretrain_mae.py --dry_run --recipe digit
     pretrain_mae.py --dry_run --dataset_name folder:MADE/empty
-    sample.py
+    sample.py # --load_dir
     sample.py --load_dir /nowhere
     sample.py --load_dir MADE/empty
     sample.py --load_dir MADE/notes/notes.txt
@@ -138,11 +141,11 @@ WRITTEN = """
     sample.py --load_dir RUN --out MADE/f.npz --num_samples -4 | --num_samples 4
     sample.py --load_dir RUN/checkpoints/7
     sample.py --load_dir hf://nope
-    eval_fid.py
+    eval_fid.py # --load_dir
     eval_fid.py --load_dir /nowhere
     eval_fid.py --load_dir MADE/empty
     eval_fid.py --load_dir MADE/broken.npz
-    eval_fid.py --load_dir MADE/pictures
+    eval_fid.py --load_dir MADE/pictures # --fid_stats
     eval_fid.py --load_dir MADE/pictures --fid_stats MADE/negative.npz
     eval_fid.py --load_dir MADE/pictures --fid_stats MADE/notes
     eval_fid.py --load_dir RUN --num_samples 64 --features nope | --features pixels
@@ -155,20 +158,20 @@ WRITTEN = """
     eval_fid.py --load_dir RUN --num_samples 64 --reference_split nope
     eval_fid.py --load_dir RUN --num_samples 64 --resize nope
     eval_fid.py --load_dir RUN --features inception --inception_weights /nowhere
-    scripts/cache_latents.py --dataset_name digits
-    scripts/cache_latents.py --dataset_name nope --out MADE/latents
-    scripts/cache_latents.py --dataset_name digits --vae /nowhere --out MADE/latents
-    scripts/compute_fid_stats.py --dataset_name digits
-    scripts/compute_fid_stats.py --images /nowhere --out MADE/s.npz
-    scripts/compute_fid_stats.py --images MADE/empty --out MADE/s.npz
-    scripts/compare.py
-    scripts/compare.py /nowhere RUN
-    scripts/compare.py MADE/empty RUN
-    scripts/doctor.py
+    scripts/cache_latents.py --dataset_name digits # --out
+    scripts/cache_latents.py --out MADE/latents --dataset_name nope
+    scripts/cache_latents.py --dataset_name digits --out MADE/latents --vae /nowhere
+    scripts/compute_fid_stats.py --dataset_name digits # --inception_weights
+    scripts/compute_fid_stats.py --out MADE/s.npz --images /nowhere
+    scripts/compute_fid_stats.py --out MADE/s.npz --images MADE/empty
+    scripts/compare.py # run
+    scripts/compare.py RUN /nowhere
+    scripts/compare.py RUN MADE/empty
+    scripts/doctor.py # --load_dir
     scripts/doctor.py --load_dir MADE/empty
     scripts/doctor.py --load_dir /nowhere
-    scripts/export.py
-    scripts/export.py --load_dir MADE/empty --out MADE/x
+    scripts/export.py # --load_dir
+    scripts/export.py --out MADE/x --load_dir MADE/empty
     scripts/export.py --load_dir RUN --out MADE/y --step 7
     scripts/export.py --load_dir RUN --push noowner
     scripts/plan.py --recipe digits --target tpu:v9:1
@@ -177,14 +180,14 @@ WRITTEN = """
     scripts/plan.py --recipe digits --target gpu:h100:x
     scripts/plan.py --recipe nope
     scripts/plan.py --recipe imagenet256_ablation --stand_in 32x32
-    scripts/play.py
+    scripts/play.py # --load_dir
     scripts/play.py --load_dir MADE/empty
-    scripts/report.py
+    scripts/report.py # --load_dir
     scripts/report.py --load_dir /nowhere
     scripts/report.py --load_dir MADE/empty
-    scripts/toy2d.py --toy nope --out MADE/toy
-    scripts/toy2d.py --drift.field frechet --model.class_dropout_prob 0.1 --out MADE/toy
-    scripts/faults.py
+    scripts/toy2d.py --out MADE/toy --toy nope
+    scripts/toy2d.py --out MADE/toy --drift.field frechet --model.class_dropout_prob 0.1
+    scripts/faults.py # --out
     scripts/faults.py --out MADE/empty
     scripts/faults.py --out MADE/faults --kinds nope
 """
@@ -195,8 +198,9 @@ class Command(NamedTuple):
 
     kind: str
     words: list[str]  # the program first
-    rest: list[str]  # the same without what is wrong
-    then: list[str] | None = None  # what the line leads to, where that is not read from it
+    right: list[str]  # the same without what is wrong
+    about: str = ""  # what the line must have in it
+    then: list[str] = []  # what it leads to, where that is not read from it
 
 
 class Outcome(NamedTuple):
@@ -217,7 +221,7 @@ def main(flag_values):
     tried, held, followed = (collections.Counter() for _ in range(3))
     drawn = draw(flags.per_program, random.Random(flags.seed))
     for command in [*drawn, *written(out)]:
-        outcome = try_command(command)
+        outcome = try_command(command, out)
         tried[command.kind] += 1
         held[command.kind] += outcome.held
         followed[command.kind] += bool(outcome.followed)
@@ -226,7 +230,7 @@ def main(flag_values):
             file.write(json.dumps(row) + "\n")
         if not outcome.held:
             log.warning("%s: %s", " ".join(command.words), outcome.line)
-    print("| kind | tried | held | of them followed |\n|---|---|---|---|")
+    print("| kind | tried | held | followed, and right |\n|---|---|---|---|")
     for kind in tried:
         print(f"| {kind} | {tried[kind]} | {held[kind]} | {followed[kind]} |")
     print(f"| all | {tried.total()} | {held.total()} | {followed.total()} |")
@@ -249,14 +253,17 @@ def make_files(out: pathlib.Path) -> None:
             pixels = generator.integers(256, size=(32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(made / "pictures" / name / f"{i}.png")
     run = "train_drift.py --dataset_name digits --model.preset debug --max_steps 120"
-    run_program([*run.split(), "--eval_interval", "0", "--save_dir", str(out / "RUN")], WORK)
+    words = [*run.split(), "--eval_interval", "0", "--save_dir", str(out / "RUN")]
+    done = run_program(words, out, LONGEST_WORK)
+    if done.returncode:
+        raise UserError(f"{' '.join(words)}: {done.stderr[-400:]}")
 
 
 # ---------------------------------------------------------------- the commands
 
 
 def programs() -> list[str]:
-    """Returns the programs that read flags of ours, benchmarks left out."""
+    """Returns the programs that take flags of the table, benchmarks left out."""
     files = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
     return sorted(str(file.relative_to(ROOT)) for file in files if "run_main(" in file.read_text())
 
@@ -264,7 +271,7 @@ def programs() -> list[str]:
 @functools.cache
 def keys_of(program: str) -> dict[str, Key]:
     """Returns the settings that a program takes, by name. It is loaded but not run."""
-    taken: list[Key] = []
+    taken: list[Any] = []
     registered = absl_flags.FLAGS
     # This program's own flags are no part of another.
     ours = {key.name: registered[key.name] for key in FLAGS if key.name in registered}
@@ -276,12 +283,10 @@ def keys_of(program: str) -> dict[str, Key]:
         parsers = [flag_values[name].parser for name in set(flag_values) - before]
         taken.extend(parser.key for parser in parsers if hasattr(parser, "key"))
 
-    run_main, arguments = config_lib.run_main, sys.argv
-    config_lib.run_main, sys.argv = note, [program]
     try:
-        runpy.run_path(str(ROOT / program), run_name="__main__")
+        with mock.patch.object(config_lib, "run_main", note), mock.patch("sys.argv", [program]):
+            runpy.run_path(str(ROOT / program), run_name="__main__")
     finally:
-        config_lib.run_main, sys.argv = run_main, arguments
         for name in set(registered) - before:
             delattr(registered, name)
         for name, flag in ours.items():
@@ -290,15 +295,16 @@ def keys_of(program: str) -> dict[str, Key]:
 
 
 def draw(per_program: int, generator: random.Random) -> Iterator[Command]:
-    """Yields spoiled flags of every program, as many of each kind as there are or may be."""
+    """Yields `per_program` spoiled flags of every program, of kinds drawn at random."""
     for program in programs():
         kinds = collections.defaultdict(list)
         keys = keys_of(program)
         for key in keys.values():
             for kind, word in spoiled(key, generator):
-                kinds[kind].append(Command(kind, [program, word], [program]))
+                about = word.lstrip("-").partition("=")[0]
+                kinds[kind].append(Command(kind, [program, word], [program], about))
         if program != "scripts/compare.py":  # whose words are runs
-            kinds["stray"].append(Command("stray", [program, "digits"], [program]))
+            kinds["stray"].append(Command("stray", [program, "digits"], [program], "digits"))
         for commands in kinds.values():
             generator.shuffle(commands)
         for _ in range(per_program):
@@ -308,7 +314,7 @@ def draw(per_program: int, generator: random.Random) -> Iterator[Command]:
 
 
 def spoiled(key: Key, generator: random.Random) -> Iterator[tuple[str, str]]:
-    """Yields (kind, word) of what may be wrong about one flag."""
+    """Yields (kind, word) of what may be wrong about one flag, of more than one letter."""
     at = generator.randrange(len(key.name) - 1)
     if key.name[at] != key.name[at + 1]:
         typo = key.name[:at] + key.name[at + 1] + key.name[at] + key.name[at + 2 :]
@@ -326,7 +332,7 @@ def spoiled(key: Key, generator: random.Random) -> Iterator[tuple[str, str]]:
 
 
 def least_of(text: str) -> float:
-    """Returns what is in the first interval of a text, just above its lower end; or -inf."""
+    """Returns the least number, or nearly, of the first interval in a text; -inf without one."""
     interval = re.search(r"([\[(])([-\w.]+), [-\w.]+[\])]", text)
     if not interval:
         return -math.inf
@@ -336,48 +342,57 @@ def least_of(text: str) -> float:
 
 def written(out: pathlib.Path) -> Iterator[Command]:
     """Yields the commands of WRITTEN."""
+
+    def in_place(words: str) -> list[str]:
+        return [
+            re.sub("MADE|RUN", lambda found: f"{out}/{found[0]}", word) for word in words.split()
+        ]
+
     for line in WRITTEN.strip().splitlines():
-        line = line.replace("MADE", f"{out}/MADE").replace("RUN", f"{out}/RUN")
+        line, _, missing = line.strip().partition(" # ")
         wrong, _, then = line.partition(" | ")
-        words = wrong.split()
-        yield Command("written", words, words[:-2], then.split() or None)
+        words = in_place(wrong)
+        # A line names the flag, or else the end of its value, such as the name of a file.
+        about = missing or f"{words[-2].lstrip('-')}|{pathlib.Path(words[-1]).name}"
+        yield Command("written", words, words[:-2], about, in_place(then))
 
 
 # ---------------------------------------------------------------- what becomes of them
 
 
-def try_command(command: Command) -> Outcome:
+def try_command(command: Command, out: pathlib.Path) -> Outcome:
     """Runs a command, and what its line leads to."""
-    done = run_program(command.words, TOO_LONG)
+    done = run_program(command.words, out, TOO_LONG)
     fault = fault_of(done)
     if fault:
         return Outcome(False, fault)
     line = done.stderr.strip().splitlines()[-1]
-    if command.kind == "written":
-        if command.then is None:
-            return Outcome(True, line)
-        then = [*command.rest, *command.then]
-        again = run_program(then, WORK)
+    if not any(word in line for word in command.about.split("|")):
+        return Outcome(False, f"not about {command.about}: {line}")
+    if command.then:
+        then = [*command.right, *command.then]
+        again = run_program(then, out, LONGEST_WORK)
         right = again.returncode == 0
     else:
-        advice = advised(command.words[0], line)
+        advice = advised(keys_of(command.words[0]), line)
         if not advice:
             return Outcome(True, line)
-        then = [*command.rest, advice, UNKNOWN]
-        again = run_program(then, TOO_LONG)
+        # Flags are read in their order, and unknown ones are refused when all have been read.
+        then = [*command.right, advice, UNKNOWN]
+        again = run_program(then, out, TOO_LONG)
         right = not fault_of(again) and UNKNOWN.partition("=")[0] in again.stderr
     if not right:
         return Outcome(False, f"{line} | {' '.join(then)} | {again.stderr.strip()[-400:]}")
     return Outcome(True, line, " ".join(then))
 
 
-def run_program(words: list[str], seconds: float) -> subprocess.CompletedProcess:
-    """Runs a command to its end; after `seconds` the exit code is 124."""
-    command = [sys.executable, *words]
+def run_program(words: list[str], out: pathlib.Path, seconds: float) -> subprocess.CompletedProcess:
+    """Runs a command in the folder `out`; one that takes too long has the exit code 124."""
+    command = [sys.executable, str(ROOT / words[0]), *words[1:]]
     try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+        return subprocess.run(command, cwd=out, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired as error:
-        said = (error.stderr or b"").decode()
+        said = (error.stderr or b"").decode(errors="replace")
         return subprocess.CompletedProcess(command, 124, "", said)
 
 
@@ -392,11 +407,14 @@ def fault_of(done: subprocess.CompletedProcess) -> str:
     return ""
 
 
-def advised(program: str, line: str) -> str:
-    """Returns the flag that a line of `utils/config` leads to, with a value; or ""."""
+def advised(keys: Mapping[str, Key], line: str) -> str:
+    """Returns the flag that a line of `utils/config` leads to, with a value; or "".
+
+    keys: the settings of the program, by name.
+    """
     meant = re.search(r"did you mean --([\w.]+)", line)
     if meant:
-        return f"--{meant[1]}={as_text(keys_of(program)[meant[1]].default)}"
+        return f"--{meant[1]}={as_text(keys[meant[1]].default)}"
     named = re.match(r"error: -*([\w.]+)", line)
     expected = re.search(r"expected (.*)", line)
     if not named or not expected:

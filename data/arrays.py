@@ -52,7 +52,9 @@ def load_split(
         UserError: For another split, and for a column of labels, as there are no columns.
     """
     if split not in ("train", "test"):
-        raise UserError(f"there is no split {split}: {name} has the splits train and test")
+        raise UserError(
+            f"there is no split {split}: {name} has the splits train and test; give one of them"
+        )
     train, test = stratified_split(labels, held_out)
     chosen = train if split == "train" else test
     images, labels = images[chosen], labels[chosen]

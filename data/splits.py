@@ -47,7 +47,9 @@ def choose_split(
         return own_name, "train"
     listed = ", ".join(names)
     guess = did_you_mean(split, names)
-    raise UserError(f"there is no split {split}: {name} has {listed}{guess}")
+    raise UserError(
+        f"there is no split {split}: {name} has {listed}{guess or '; give one of them'}"
+    )
 
 
 def _candidates(names: list[str], split: str, own_names: Mapping[str, str] | None) -> list[str]:

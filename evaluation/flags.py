@@ -49,7 +49,7 @@ EVALUATION = (
     Key(
         "metrics",
         "",
-        "names of metrics/table.py, separated by commas, such as fid,kid; empty = the usual ones",
+        "names of docs/evaluation.md, separated by commas, such as fid,kid; empty = the usual ones",
     ),
     Key(
         "against",

@@ -43,8 +43,8 @@ def find_artifact(source: str | pathlib.Path, kind: str) -> pathlib.Path:
         folder = to_path(source)
         if not folder.is_dir():
             raise UserError(
-                f"{source} is not a folder: give the folder of a run, one with {METADATA_FILE} and "
-                f"{PARAMS_FILE}, or hf://<name>"
+                f"{source} is not a folder: give that of a run, or of a published artifact "
+                f"({METADATA_FILE} and {PARAMS_FILE}), or hf://NAME"
             )
         return storage.local(folder)
     name = str(source).removeprefix("hf://")
@@ -163,5 +163,5 @@ def _check_exists(file: pathlib.Path) -> None:
     if not file.is_file():
         raise UserError(
             f"{file.parent} has no {file.name}: give the folder of a run, which has a config.json, "
-            f"or of a published artifact, with {METADATA_FILE} and {PARAMS_FILE}"
+            f"or of a published artifact ({METADATA_FILE} and {PARAMS_FILE}), or hf://NAME"
         )

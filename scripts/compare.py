@@ -40,7 +40,8 @@ def take_runs(words: list[str]) -> list[str]:
 
 
 def main(runs: list[str], flag_values):
-    """Writes the page. The imports take seconds, for which a mistyped flag does not wait."""
+    """Writes the page."""
+    # Not at the top, since they import jax: utils/config/__init__.py.
     from evaluation.compare_runs import comparison_page, open_runs
     from utils.sharding import local_sharding
 

@@ -25,7 +25,8 @@ FLAGS = (Key("json", False, "print the findings as one line of JSON"),)
 
 
 def main(flag_values):
-    """Prints the findings. The imports take seconds, for which a mistyped flag does not wait."""
+    """Prints the findings."""
+    # Not at the top, since they import jax: utils/config/__init__.py.
     from training.doctor import examine
     from utils.compiler import keep_programs
 

@@ -45,7 +45,8 @@ FLAGS = (
 
 
 def main(flag_values):
-    """Exports. The imports take seconds, for which a mistyped flag does not wait."""
+    """Exports."""
+    # Not at the top, since they import jax: utils/config/__init__.py.
     from evaluation.export_command import export
     from utils.compiler import keep_programs
 

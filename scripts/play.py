@@ -30,7 +30,8 @@ FLAGS = (
 
 
 def main(flag_values):
-    """Serves the page. The imports take seconds, for which a mistyped flag does not wait."""
+    """Serves the page."""
+    # Not at the top, since they import jax: utils/config/__init__.py.
     from evaluation.play_page import open_page, serve
     from evaluation.sample_command import open_sampler
     from utils.compiler import keep_programs

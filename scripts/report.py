@@ -23,7 +23,8 @@ log = logging.getLogger("report")
 
 
 def main(flag_values):
-    """Writes the page. The imports take seconds, for which a mistyped flag does not wait."""
+    """Writes the page."""
+    # Not at the top, since they import jax: utils/config/__init__.py.
     from evaluation.report import write_report
     from utils.sharding import local_sharding
 

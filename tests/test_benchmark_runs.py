@@ -4,16 +4,20 @@ Programs take turns and lines are JSON; runs that are done are skipped, equal ti
 curves, and tables say mean and spread.
 """
 
+import collections
 import json
+import random
 import subprocess
 import sys
 import types
 
 import numpy as np
 import pytest
+from absl import flags
 from conftest import ROOT
 
-from benchmarks import compare, fields, frame, passes, runs, step, style
+from benchmarks import compare, fields, frame, passes, runs, step, style, wrong_commands
+from utils import config as config_lib
 from utils.errors import UserError
 
 # ---------------------------------------------------------------- the frame
@@ -175,7 +179,9 @@ def test_other_flags_are_a_line_of_their_own():
     table, _ = fields.summary([plain, other])
     names = [line["field"] for line in table]
     assert names == ["sinkhorn", "sinkhorn drift.iterations=1, then drift.field=frechet"]
-    assert table[1]["fd_efficientnet, judge"] == "9.000"
+    assert table[1]["fd_efficientnet of the judge"] == "9.000"
+    # Steps of two fields are no time of one.
+    assert table[1]["ms per step"] == "-" and "fd_pixels at equal time" not in table[1]
     assert fields.settings_of_run(other["key"])["drift.iterations"] == "1"
 
 
@@ -193,6 +199,26 @@ def test_figure_and_table_of_passes(tmp_path):
     assert [line["fd_pixels"] for line in table] == ["1.500 ± 0.707", "1.000", "1.000"]
     passes.draw(tmp_path / "passes.png", lines, {"drift": 10.0, "flow": 9.0})
     assert (tmp_path / "passes.png").stat().st_size > 5000
+
+
+def test_a_spoiled_flag_is_refused_and_the_line_followed():
+    """Of every third setting of the trainer: what its line says is understood."""
+    advised = collections.Counter()
+    given = config_lib.define_flags(flag_values=flags.FlagValues())
+
+    def parse(word):
+        config_lib.parse(["program", word], given)
+
+    for key in list(config_lib.KEYS.values())[::3]:
+        for kind, word in wrong_commands.spoiled(key, random.Random(0)):
+            with pytest.raises(UserError) as error:
+                parse(word)
+            advice = wrong_commands.advised(config_lib.KEYS, f"error: {error.value}")
+            advised[kind] += bool(advice)
+            if advice:
+                parse(advice)
+    assert min(advised[kind] for kind in ("typo", "word", "range", "huge")) > 5
+    assert advised["missing"] == 0
 
 
 def test_numbers():
@@ -230,6 +256,9 @@ def test_compare_takes_medians_of_the_numbers_that_both_have():
         (fields, {"task": "cifar10"}),
         (fields, {"settings": "drift.iteration=1"}),
         (fields, {"ending": "frechet"}),
+        (fields, {"settings": "seed=2"}),
+        (fields, {"fields": "sinkhor"}),
+        (fields, {"ending": "drift.iterations=x"}),
         (passes, {"passes": "1;4"}),
         (passes, {"passes": "0,4"}),
     ],

@@ -1,10 +1,13 @@
 """With what a run goes on: its own settings and its own data, whatever the command leaves out."""
 
 import json
+import pathlib
+import shlex
 import shutil
 
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 from test_train import TINY, refusal, run, train
 
@@ -70,8 +73,6 @@ def train_on(pictures, folder, **changes):
 @pytest.mark.parametrize("job", [drift.DriftJob, mae.MAEJob])
 def test_a_run_without_a_checkpoint_goes_on_with_its_settings(tmp_path, job):
     """A run that was stopped before its first checkpoint has a config.json and nothing else."""
-    from absl import flags
-
     given = {"dataset_name": "mnist_5k", "save_dir": str(tmp_path), "seed": 7}
     config = config_lib.resolve(given, schema=job.schema)
     config_lib.save_json(config, tmp_path / "config.json")
@@ -89,7 +90,9 @@ def test_a_run_without_a_checkpoint_goes_on_with_its_settings(tmp_path, job):
 def test_a_refused_start_leaves_no_settings(digits_run, tmp_path):
     """The next command in its folder would go on with them, and be refused as well."""
     refused = {"load_dir": str(digits_run), "model.depth": 3, "model.num_heads": 1}
-    all_at_once = "model.depth = 1, model.num_heads = 2, but .* or --model.depth=1 --model.num_h"
+    all_at_once = (
+        "model.depth = 1, model.num_heads = 2, but model.depth = 3, model.num_heads = 1 was"
+    )
     with pytest.raises(UserError, match=all_at_once):
         train(tmp_path, refused)
     assert not (tmp_path / "config.json").exists()
@@ -99,6 +102,29 @@ def test_a_refused_start_leaves_no_settings(digits_run, tmp_path):
     with pytest.raises(UserError, match=all_at_once):
         train(tmp_path, refused)
     assert (tmp_path / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "had, wanted",
+    [
+        ({"optim.ema": (0.9, 0.99), "model.clip_output": True}, {"model.depth": 2}),
+        ({"encoder.path": "", "model.depth": 5}, {"encoder.path": "/my runs/mae"}),
+        ({"encoder.path": "/my runs/mae"}, {}),
+        ({"objective": "flow", "model.noise_classes": 0}, {"encoder.name": "whiten"}),
+    ],
+)
+def test_what_a_refused_run_says_gives_its_settings_back(had, wanted):
+    """Whatever the type of a setting, and with spaces in it."""
+    had, wanted = config_lib.resolve(TINY | had), config_lib.resolve(TINY | wanted)
+    before = json.loads(json.dumps(had.to_dict()))
+    with pytest.raises(UserError) as error:
+        drift.DriftJob.check_same_run(before, wanted, pathlib.Path("run"))
+    words = shlex.split(str(error.value).partition("give another --save_dir, or ")[2])
+
+    given = config_lib.define_flags(flag_values=flags.FlagValues())
+    given = config_lib.given_flags(config_lib.parse(["program", *words], given))
+    assert given and given.items() <= config_lib.flatten(had).items()
+    assert not given.items() & config_lib.flatten(wanted).items()
 
 
 def test_a_run_of_the_other_trainer_is_no_start(digits_run):

@@ -13,6 +13,8 @@ from sklearn.model_selection import train_test_split
 import data
 from data import pipeline
 from data.arrays import stratified_split
+from evaluation.flags import RESIZE
+from metrics.resize import MODES
 from utils.compiler import keep_programs
 
 SLOW = "sklearn scipy.stats pandas matplotlib tqdm wandb datasets torch tensorflow"
@@ -39,6 +41,33 @@ def test_a_start_imports_what_it_needs_and_keeps_programs(tmp_path):
     of_the_tests = jax.config.jax_compilation_cache_dir  # named by the environment
     keep_programs()
     assert jax.config.jax_compilation_cache_dir == of_the_tests
+
+
+PROGRAMS = (
+    "train_drift pretrain_mae sample eval_fid "
+    "scripts/doctor scripts/report scripts/export scripts/play scripts/compare"
+)
+PARSE = f"""
+import runpy
+import sys
+from absl import flags
+from utils import config
+config.run_main = lambda main: None
+for name in "{PROGRAMS}".split():
+    before = set(flags.FLAGS)
+    runpy.run_path(f"{{name}}.py", run_name="__main__")
+    assert len(set(flags.FLAGS) - before) >= 2 and "jax" not in sys.modules, name
+    for flag in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, flag)
+"""
+
+
+def test_a_mistyped_flag_does_not_wait_for_jax():
+    subprocess.run([sys.executable, "-c", PARSE], cwd=ROOT, check=True)
+
+
+def test_help_lists_the_ways_of_resizing():
+    assert all(mode in RESIZE.help for mode in MODES)
 
 
 def test_the_split_is_that_of_scikit_learn():

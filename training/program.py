@@ -82,4 +82,5 @@ def check_load_dir(config: Any, schema: config_lib.Schema) -> None:
         return
     refuse_checkpoint("load_dir", config.load_dir, step_flag=False)
     metadata, _ = Checkpoints(to_path(config.load_dir) / "checkpoints").look()
-    config_lib.refuse_other_trainer(config_lib.flatten(metadata["config"]), config.load_dir, schema)
+    before = config_lib.flatten(metadata["config"])
+    config_lib.refuse_other_trainer(before, f"--load_dir {config.load_dir}", schema)

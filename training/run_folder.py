@@ -14,6 +14,7 @@ A run folder holds everything that evaluation and sampling need:
 
 import logging
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,13 +42,12 @@ def run_folder(config: Any, prefix: str = "") -> pathlib.Path:
     if config.save_dir:
         refuse_checkpoint("save_dir", config.save_dir, step_flag=False)
         folder = to_path(config.save_dir)
-        if folder.is_file():
-            raise UserError(
-                f"--save_dir {folder}: is a file; cannot write a run there, give a folder"
-            )
-        return folder
-    name = config.dataset_name.replace("/", "_").replace(":", "_")
-    return pathlib.Path(f"runs/{prefix}{name}")
+    else:
+        name = config.dataset_name.replace("/", "_").replace(":", "_")
+        folder = pathlib.Path(f"runs/{prefix}{name}")
+    if not storage.is_bucket(folder) and folder.is_file():
+        raise UserError(f"--save_dir {folder}: is a file; cannot write a run there, give a folder")
+    return folder
 
 
 def has_run(folder: pathlib.Path) -> bool:
@@ -102,12 +102,14 @@ def check_same_run(
     refused = [name for name in changed if name.startswith(fixed) and name not in free]
     if "dataset_name" in refused and moved(*changed["dataset_name"]):
         refused.remove("dataset_name")  # `check_same_data` tells whether it is the same data
-    elif "dataset_name" in refused:
-        refused = ["dataset_name"]  # which explains another --data.channels
+    for cause in ("dataset_name", "objective"):
+        if cause in refused:
+            refused = [cause]  # the others may differ because of it
     if refused:
-        had = ", ".join(f"{name} = {changed[name][0]}" for name in refused)
-        wanted = ", ".join(f"{name} = {changed[name][1]}" for name in refused)
-        back = " ".join(f"--{name}={as_text(changed[name][0])}" for name in refused)
+        had = ", ".join(f"{name} = {in_words(changed[name][0])}" for name in refused)
+        wanted = ", ".join(f"{name} = {in_words(changed[name][1])}" for name in refused)
+        flags = [f"--{name}={as_text(changed[name][0])}" for name in refused]
+        back = " ".join(map(shlex.quote, flags))
         raise UserError(
             f"{source} holds a run with {had}, but {wanted} was asked for; "
             f"give another {flag_of(source, config)}, or {back}"
@@ -161,6 +163,11 @@ def flag_of(source: pathlib.Path, config: Any) -> str:
     """Returns the flag that names the run folder `source`."""
     is_loaded = config.load_dir and to_path(config.load_dir) == source
     return "--load_dir" if is_loaded else "--save_dir"
+
+
+def in_words(value: Any) -> str:
+    """Returns the value of a setting as one would type it, nothing as ''."""
+    return as_text(value) or "''"
 
 
 def changed_settings(

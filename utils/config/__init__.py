@@ -9,6 +9,8 @@ one new row there. A key that is in no table is an error. Nothing in this folder
 keeps `--help` fast. A program looks like this:
 
     def main(flag_values):
+        from training import drift      # which imports jax
+
         config = config_lib.resolve(flag_values)
         ...
 

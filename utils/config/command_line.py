@@ -181,9 +181,7 @@ def help_text(flag_values: flags.FlagValues) -> str:
         lines.append(f"recipes: {', '.join(recipes(schema.recipes))}")
     if "model.preset" in rows:
         lines.append(f"presets: {', '.join(PRESETS)}")
-    lines.append(
-        "--flagfile=FILE reads flags from a file; --helpfull lists those of the libraries too."
-    )
+    lines.append("--flagfile=FILE reads flags from a file; --helpfull lists absl's too.")
     return "\n".join(lines) + "\n"
 
 
