@@ -118,7 +118,7 @@ WRITTEN = """
     train_drift.py --dataset cifar10
     train_drift.py --epochs 10
     train_drift.py --dry_run --lr 1e-3 | --optim.learning_rate 1e-3
-    train_drift.py --config configs/digits.yaml
+    train_drift.py --config digits.yaml
     train_drift.py --checkpoint RUN
     train_drift.py --resume RUN
     train_drift.py --dry_run --save_dir MADE/notes/notes.txt
