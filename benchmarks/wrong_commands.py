@@ -113,7 +113,7 @@ WRITTEN = """
     train_drift.py --save_dir MADE/d --fid_stats MADE/negative.npz
     train_drift.py --dry_run --optim.accumulate 7
     train_drift.py --save_dir MADE/f --load_dir RUN --dataset_name mnist_5k
-    train_drift.py --load_dir RUN --save_dir MADE/e --model.hidden_size 64
+    train_drift.py --load_dir RUN --save_dir MADE/e --model.depth 5
     train_drift.py --save_dir MADE/g --dataset_name digits --features nope
     train_drift.py --dataset cifar10
     train_drift.py --epochs 10
