@@ -80,7 +80,7 @@ def test_an_older_run_was_not_clipped(tmp_path):
     before = config_lib.flatten(job.config.to_dict())
     job.config.load_dir = str(tmp_path)
     assert before.pop("model.clip_output")
-    with pytest.raises(UserError, match="clip_output = False, .* give another --load_dir, or"):
+    with pytest.raises(UserError, match="clip_output = false, .* give another --load_dir, or"):
         job.check_metadata({"config": before}, tmp_path)
 
 
