@@ -41,7 +41,7 @@ def test_a_learned_field_resumes_in_the_same_bits(tmp_path):
     assert min(moved) > 1e-3, "every array of the field's parameters is trained"
     assert resumed[-1]["field_loss"] < resumed[0]["field_loss"]
     assert resumed[-1]["field_grad_norm"] > 0
-    with pytest.raises(UserError, match="drift.field = learned, but drift.field = kernel"):
+    with pytest.raises(UserError, match="drift.field = learned, .*but drift.field = kernel"):
         train(tmp_path / "resumed", {"max_steps": 12, "drift.field": "kernel"})
 
 
