@@ -372,7 +372,7 @@ def try_command(command: Command, out: pathlib.Path) -> Outcome:
     if command.then:
         then = [*command.right, *command.then]
         again = run_program(then, out, LONGEST_WORK)
-        right = again.returncode == 0
+        worked = again.returncode == 0
     else:
         advice = advised(keys_of(command.words[0]), line)
         if not advice:
@@ -380,8 +380,8 @@ def try_command(command: Command, out: pathlib.Path) -> Outcome:
         # Flags are read in their order, and unknown ones are refused when all have been read.
         then = [*command.right, advice, UNKNOWN]
         again = run_program(then, out, TOO_LONG)
-        right = not fault_of(again) and UNKNOWN.partition("=")[0] in again.stderr
-    if not right:
+        worked = not fault_of(again) and UNKNOWN.partition("=")[0] in again.stderr
+    if not worked:
         return Outcome(False, f"{line} | {' '.join(then)} | {again.stderr.strip()[-400:]}")
     return Outcome(True, line, " ".join(then))
 
