@@ -140,7 +140,7 @@ WRITTEN = """
     sample.py --load_dir RUN --num_samples 1e13
     sample.py --load_dir RUN --out MADE/f.npz --num_samples -4 | --num_samples 4
     sample.py --load_dir RUN/checkpoints/7
-    sample.py --load_dir hf://nope
+    sample.py --load_dir hf://name
     eval_fid.py # --load_dir
     eval_fid.py --load_dir /nowhere
     eval_fid.py --load_dir MADE/empty
