@@ -76,6 +76,7 @@ def train(
     settings: Mapping[str, Any],
     folder: pathlib.Path,
     measure: Callable[[pathlib.Path], dict] | None = None,
+    pause: int = 0,
 ) -> dict[str, Any]:
     """Trains, and returns what a row holds.
 
@@ -87,6 +88,7 @@ def train(
         settings: flags of train_drift.py, with their values.
         folder: of the run; it is removed before and after.
         measure: returns more for the row, given the folder of a run that did not fail.
+        pause: step at which the run ends once, is scored, and goes on; 0 for none.
     """
     shutil.rmtree(folder, ignore_errors=True)
     of_benchmark = {
@@ -94,10 +96,12 @@ def train(
         "sample_interval": 0,
         "save_interval": settings["max_steps"],
     }
-    config = config_lib.resolve(dict(settings) | of_benchmark)
+    ends = [pause] if 0 < pause < settings["max_steps"] else []
     failed = ""
     try:
-        drift.train(build(config), drift.open_run(config))
+        for end in [*ends, settings["max_steps"]]:
+            config = config_lib.resolve(dict(settings) | of_benchmark | {"max_steps": end})
+            drift.train(build(config), drift.open_run(config))
     except UserError as error:
         if "not finite" not in str(error):
             raise

@@ -11,8 +11,8 @@
 The steps of all encoders are timed first, in turn (OUT/times.json). Each run then lasts --seconds
 by that time. One judge is EfficientNet-Lite2 on held-out images, from which none of them learns,
 though it is of the same family and the same photographs as Lite0; the other is pixels, at the end.
-Equal time is the end of a run, equal steps the first evaluation, which comes when the slowest
-encoder is through. The learning rate is constant after the warm-up.
+Equal time is the end of a run. Equal steps is where the slowest encoder is through: there each run
+is scored once, and goes on. The learning rate is constant after the warm-up.
 
 Each run is a line of OUT/rows.jsonl; the same command goes on where it was stopped. The table is
 OUT/teachers.md and .csv: mean and standard deviation over the seeds.
@@ -119,15 +119,14 @@ def settings(flags: Any, encoder: str, steps: int, seed: int) -> dict[str, Any]:
 def do_run(flags: Any, key: dict, equal: int, folder: pathlib.Path) -> dict[str, Any]:
     """Trains and scores, and returns what the row of a key holds.
 
-    equal: number of steps after which all encoders are compared; also between evaluations.
+    equal: number of steps after which all encoders are compared.
     """
-    given = settings(flags, key["encoder"], key["steps"], key["seed"])
-    given |= {"features": JUDGE, "eval_interval": equal}
+    given = settings(flags, key["encoder"], key["steps"], key["seed"]) | {"features": JUDGE}
 
     def in_pixels(run: pathlib.Path) -> dict[str, Any]:
         return {"in_pixels": runs.scores_of(flags.dataset_name, run, "pixels")}
 
-    return runs.train(given, folder, in_pixels)
+    return runs.train(given, folder, in_pixels, pause=equal)
 
 
 # ---------------------------------------------------------------- the table

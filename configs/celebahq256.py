@@ -3,7 +3,7 @@
 The features are those of an MAE and a ConvNeXt-V2 of ImageNet.
 
 Command   python train_drift.py --dataset_name celebahq256
-Hardware  one GPU of 80 GB (37 GiB by the plan, docs/scale.md)
+Hardware  one GPU of 80 GB (37 GiB by the plan, docs/plans.md)
 Time      not measured yet
 Expected  not known
 Measured  not measured yet

@@ -1,7 +1,7 @@
 """CIFAR-10 (50,000 images of 32x32), unconditional, with DINOv2 features.
 
 Command   python train_drift.py --dataset_name cifar10
-Hardware  one GPU of 80 GB; with --optim.accumulate 8 one of 24 GB (plans, docs/scale.md)
+Hardware  one GPU of 80 GB; with --optim.accumulate 8 one of 24 GB (plans, docs/plans.md)
 Time      not measured yet
 Expected  FID 6.74 after 100k steps, what a public reproduction of the paper reports for DINOv2
           features and these group sizes

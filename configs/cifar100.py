@@ -1,7 +1,7 @@
 """CIFAR-100 (50,000 images of 32x32), unconditional, DINOv2 features: the settings of CIFAR-10.
 
 Command   python train_drift.py --dataset_name cifar100
-Hardware  one GPU of 80 GB; with --optim.accumulate 8 one of 24 GB (plans of cifar10, docs/scale.md)
+Hardware  one GPU of 80 GB; with --optim.accumulate 8 one of 24 GB (plans of cifar10, docs/plans.md)
 Time      not measured yet
 Expected  not known
 Measured  not measured yet

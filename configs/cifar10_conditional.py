@@ -1,7 +1,7 @@
 """CIFAR-10 (50,000 images of 32x32), conditional on the class, with DINOv2 features.
 
 Command   python train_drift.py --recipe cifar10_conditional
-Hardware  one GPU of 24 GB (plan, docs/scale.md)
+Hardware  one GPU of 24 GB (plan, docs/plans.md)
 Time      not measured yet
 Expected  not known; in a public reproduction ten groups of 64 gave FID 10.23, one group of 640
           without classes 6.74

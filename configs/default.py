@@ -38,7 +38,12 @@ TABLE = (
     ),
     Key("dataset_name", "digits", "what to learn: a source in data/", BUCKET),
     Key("save_dir", "", "run folder; empty = runs/<dataset_name>; a run in it is resumed", BUCKET),
-    Key("load_dir", "", "run folder to continue or to read", BUCKET),
+    Key(
+        "load_dir",
+        "",
+        "the run to read; a training goes on from its newest checkpoint, in another save_dir",
+        BUCKET,
+    ),
     Key(
         "init_from",
         "",
@@ -62,7 +67,7 @@ TABLE = (
     Key(
         "keep_interval",
         0,
-        "also keep the checkpoints of every such many steps; 0 = none",
+        "also keep every checkpoint at a multiple of so many steps; 0 = none",
         "[0, inf)",
     ),
     Key(
@@ -178,14 +183,14 @@ TABLE = (
     Key(
         "model.clip_output",
         False,
-        "clip samples to [-1, 1], where pixels are, but for a tenth of what is beyond; "
-        "the gradient passes as if they were not clipped",
+        "pull samples back to [-1, 1], where pixels are; of what is beyond, a tenth is kept, and "
+        "the gradient passes unchanged",
     ),
     Key(
         "model.clip_margin",
         0.0,
-        "with clip_output: how far beyond [-1, 1] that tenth begins; a background that varies "
-        "less becomes flat",
+        "with clip_output: what is beyond by less than this is cut wholly, so that a background "
+        "that trembles becomes flat",
         "[0, 10]",
     ),
     Key(
@@ -272,7 +277,8 @@ TABLE = (
     Key(
         "drift.guidance",
         "auto",
-        "unconditional reals as negatives, or V += w V_unc; auto = field for sinkhorn",
+        "how unconditional reals enter: as negatives, or V += (alpha - 1) V_unc; auto = field for "
+        "sinkhorn",
         ("auto", "negatives", "field"),
     ),
     Key(
@@ -314,7 +320,7 @@ TABLE = (
     Key("drift.class_sampling", "uniform", "draw of a step's classes", ("uniform", "frequency")),
     Key("drift.n_neg", 64, "samples generated per class; each other's negatives", "[2, 1048576]"),
     Key("drift.n_pos", 64, "reals per class; all = all that the bank holds", "[2, 1048576] or all"),
-    Key("drift.n_unc", 16, "reals of any class, weighted negatives for guidance", "[0, 1048576]"),
+    Key("drift.n_unc", 16, "reals of any class in a step, for guidance; 0 = none", "[0, 1048576]"),
     Key("drift.alpha_min", 1.0, "least guidance scale; 1 = no guidance", "[1, inf)"),
     Key("drift.alpha_max", 4.0, "greatest guidance scale", "[1, inf)"),
     Key("drift.alpha_power", 3.0, "k in p(alpha) ~ alpha^-k", "[0, inf)"),
@@ -325,7 +331,12 @@ TABLE = (
         "reals kept per class; all = the whole data set",
         "[1, inf) or all",
     ),
-    Key("drift.bank_global", 1000, "reals kept of any class; 0 = use the class queues", "[0, inf)"),
+    Key(
+        "drift.bank_global",
+        1000,
+        "reals kept of any class, for guidance; 0 = class queues",
+        "[0, inf)",
+    ),
     Key("drift.bank_push", 64, "new reals per step", "[1, 1048576]"),
     Key(
         "drift.bank_placement",
@@ -473,7 +484,7 @@ TABLE = (
     Key(
         "optim.ema",
         (0.999, 0.9995, 0.9998, 0.9999),
-        "parameter averages; the first samples",
+        "decays of the parameter averages that are kept; samples are made with the first",
         "(0, 1)",
     ),
     Key(
@@ -489,9 +500,9 @@ TABLE = (
     # ---- who shows the metrics, beside metrics.jsonl ----
     Key("log", "", "trackers: tensorboard, trackio, or both with a comma"),
     Key("wandb.mode", "disabled", "Weights & Biases", ("online", "offline", "disabled")),
-    Key("wandb.project", "drift", "project there and in Trackio"),
-    Key("wandb.name", "", "name of the run there; empty = that of the run folder"),
-    Key("wandb.entity", "", "its team; empty = yours"),
+    Key("wandb.project", "drift", "project in Weights & Biases, and in Trackio"),
+    Key("wandb.name", "", "name of the run in Weights & Biases; empty = that of the run folder"),
+    Key("wandb.entity", "", "team in Weights & Biases; empty = yours"),
 )
 
 # Of one process of a job, not of the run: flags of the programs that are no part of config.json.

@@ -1,7 +1,8 @@
 """ImageNet at 256x256 in pixels, as imagenet256_pixel_B; in latents: --recipe imagenet256_B.
 
 Command   python train_drift.py --dataset_name imagenet256
-Hardware  8 H100 with --optim.accumulate 8 --model.remat 1 (plan, docs/scale.md); pods not planned
+Hardware  8 H100 with --optim.accumulate 8 --model.remat 1 --drift.bank_placement host (plan,
+          docs/plans.md); pods not planned
 Time      not measured yet
 Expected  FID 1.76 (paper)
 Measured  not measured yet

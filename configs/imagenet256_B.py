@@ -6,7 +6,7 @@ Command   python train_drift.py --recipe imagenet256_B
           or, with latents that scripts/cache_latents.py made once,
           python train_drift.py --recipe imagenet256_B --dataset_name latents:DIR
               --model.use_stable_vae 0
-Hardware  a pod: 128 TPU v6e or 64 H100; fewer with the flags of their plans (docs/scale.md)
+Hardware  a pod: 128 TPU v6e or 64 H100; fewer with the flags of their plans (docs/plans.md)
 Time      not measured yet
 Expected  FID 1.75 (paper, alpha 1.1)
 Measured  not measured yet

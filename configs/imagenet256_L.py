@@ -7,7 +7,7 @@ Command   python train_drift.py --recipe imagenet256_L
           python train_drift.py --recipe imagenet256_L --dataset_name latents:DIR
               --model.use_stable_vae 0
 Hardware  a pod: 128 TPU v6e with --mesh.fsdp 2 --model.remat 1, or 64 H100 with --mesh.fsdp 8
-          --model.remat 1 (plans, docs/scale.md)
+          --model.remat 1 (plans, docs/plans.md)
 Time      not measured yet
 Expected  FID 1.54 (paper, alpha 1.0)
 Measured  not measured yet

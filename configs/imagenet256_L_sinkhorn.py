@@ -3,7 +3,7 @@
 Field, iterations, batch and length are W-Flow's; what is not known of it is that of imagenet256_L.
 
 Command   python train_drift.py --recipe imagenet256_L_sinkhorn
-Hardware  a pod: 128 TPU v6e with --mesh.fsdp 2 --model.remat 1 (plan, docs/scale.md)
+Hardware  a pod: 128 TPU v6e with --mesh.fsdp 2 --model.remat 1 (plan, docs/plans.md)
 Time      not measured yet
 Expected  FID 1.35 (W-Flow)
 Measured  not measured yet

@@ -5,7 +5,7 @@ and length are W-Flow's; what is not known of it is that of imagenet256_L.
 
 Command   python train_drift.py --recipe imagenet256_XL_sinkhorn
 Hardware  a pod: 128 TPU v6e with --mesh.fsdp 4 --model.remat 1, or 8 H100 with --mesh.fsdp 8
-          --optim.accumulate 8 --model.remat 1 (plans, docs/scale.md)
+          --optim.accumulate 8 --model.remat 1 (plans, docs/plans.md)
 Time      not measured yet
 Expected  FID 1.29 (W-Flow)
 Measured  not measured yet

@@ -6,7 +6,7 @@ Command   python train_drift.py --recipe imagenet256_ablation
           or, with latents that scripts/cache_latents.py made once,
           python train_drift.py --recipe imagenet256_ablation --dataset_name latents:DIR
               --model.use_stable_vae 0
-Hardware  a pod: 64 TPU v6e; others, and 8 GPUs, with the flags of their plans (docs/scale.md)
+Hardware  a pod: 64 TPU v6e; others, and 8 GPUs, with the flags of their plans (docs/plans.md)
 Time      not measured yet
 Expected  FID 8.46 (paper, alpha 2.0); in the authors' release 35.2, 13.3, 10.7, 9.5, 8.8, 8.3 after
           each 5k steps

@@ -3,7 +3,7 @@
 Command   python scripts/cache_latents.py --dataset_name imagenet256
               --vae stabilityai/sd-vae-ft-ema --out DIR
           python train_drift.py --dataset_name latents:DIR --recipe imagenet256_latent
-Hardware  a pod: 128 TPU v6e or 64 H100; fewer with the flags of their plans (docs/scale.md)
+Hardware  a pod: 128 TPU v6e or 64 H100; fewer with the flags of their plans (docs/plans.md)
 Time      not measured yet
 Expected  FID 1.75 (paper, B/2 in latents, alpha 1.1)
 Measured  not measured yet

@@ -4,7 +4,7 @@ The features are those of an MAE and a ConvNeXt-V2.
 
 Command   python train_drift.py --recipe imagenet256_pixel_B
 Hardware  8 H100 with --optim.accumulate 8 --model.remat 1 --drift.bank_placement host (plan,
-          docs/scale.md); pods not planned
+          docs/plans.md); pods not planned
 Time      not measured yet
 Expected  FID 1.76 (paper)
 Measured  not measured yet

@@ -2,7 +2,7 @@
 
 Command   python train_drift.py --dataset_name tiny_imagenet
 Hardware  one node of 8 GPUs, not planned; with --optim.accumulate 32 one of 24 GB (plan,
-          docs/scale.md)
+          docs/plans.md)
 Time      not measured yet
 Expected  not known
 Measured  not measured yet

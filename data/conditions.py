@@ -26,12 +26,12 @@ def check_no_labels(name: str, options: Options) -> None:
 
 
 def to_vectors(name: str, column: str, values: Any) -> np.ndarray:
-    """Returns the conditions of all samples, float32 [S, K].
+    """Returns the conditions of all samples, float32 [S, E].
 
     Args:
         name: of the data set, for messages.
         column: that holds them.
-        values: an array [S, K], or a sequence of S vectors.
+        values: an array [S, E], or a sequence of S vectors.
     Raises:
         UserError: they are no vectors of one width, or some numbers are not finite or too large.
     """

@@ -46,7 +46,7 @@ class Dataset:
         order: Of a set that has to be read in an order of its own (streaming): (samples, seed,
             first position, number of processes) -> samples by position of the endless stream.
             None where any order will do.
-        conditions: [S, K] float32, a vector of each sample, from which it is generated in the place
+        conditions: [S, E] float32, a vector of each sample, from which it is generated in the place
             of a class. There is one class then. None for classes.
     """
 

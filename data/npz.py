@@ -6,7 +6,7 @@
 `npz:FILE.npz` is all for training. In `npz:FOLDER` the files are splits by their names, `train.npz`
 and `test.npz`. Images are uint8 [S, H, W] or [S, H, W, C], and labels are integers or texts [S].
 `--data.image_column` and `--data.label_column` name other arrays, and `--data.condition_column`
-that of conditions [S, K].
+that of conditions [S, E].
 """
 
 import functools

@@ -7,7 +7,7 @@ number of processes, goes on with the very next sample.
 import atexit
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import grain
 import numpy as np
@@ -193,6 +193,8 @@ def everything(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         samples = [
             dataset.augment(sample, np.random.default_rng(i)) for i, sample in enumerate(samples)
         ]
+    if not samples:
+        raise UserError(f"{dataset.name}: none of its {len(readable)} samples can be read")
     names = ["image", "label" if dataset.conditions is None else "condition"]
     return _images_and_labels({name: np.stack([s[name] for s in samples]) for name in names})
 
@@ -255,14 +257,21 @@ def _read_ahead(
 # ---------------------------------------------------------------- enough of each class
 
 
-def check_counts(dataset: Dataset, counts: Sequence[int] | np.ndarray, needed: int, flag: str):
+def check_counts(
+    dataset: Dataset, counts: Sequence[int] | np.ndarray, needed: int | Literal["all"], flag: str
+) -> None:
     """Raises UserError unless each class has `needed` samples, as `flag` asks for.
 
-    counts: samples of each class, in the order of the labels.
+    Args:
+        dataset: whose classes they are.
+        counts: samples of each class, in the order of the labels.
+        needed: samples of each; "all" there are, which must be one at least.
+        flag: for the message.
     """
+    least_needed = 1 if needed == "all" else needed
     few = []
     for name, count in zip(dataset.class_names, counts, strict=True):
-        if count < needed:
+        if count < least_needed:
             few.append((name, int(count)))
     if not few:
         return

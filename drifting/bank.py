@@ -58,7 +58,7 @@ class Bank(flax.struct.PyTreeNode):
     samples: Any  # [C, L, ...], or a tree of such arrays: the class queues
     pool: Any  # [G, ...], or a tree of such arrays: the global queue
     counters: Counters
-    conditions: Any = None  # [L, K] float32, of the one class queue; None for classes
+    conditions: Any = None  # [L, E] float32, of the one class queue; None for classes
 
     @property
     def sizes(self) -> Sizes:
@@ -105,7 +105,7 @@ class Batch(flax.struct.PyTreeNode):
     Images have the bank's dtype: uint8 stands for [-1, 1].
     """
 
-    labels: Any  # [C] int32, or conditions [C, K] float32
+    labels: Any  # [C] int32, or conditions [C, E] float32
     alpha: Any  # [C] float32: guidance scales
     pos: Any  # [C, N_pos, H, W, channels], or what the bank stores in the place of images
     weight_pos: Any  # [C, N_pos] float32: 1, or 0 where a class has fewer samples than N_pos
@@ -204,7 +204,7 @@ def push_slots(
 def push(bank: Bank, samples: Any, labels: jax.Array) -> Bank:
     """Returns the bank after samples [S, ...] of labels [S] joined it; the oldest leave.
 
-    labels: or conditions [S, K].
+    labels: or conditions [S, E].
     """
     labels, conditions = class_and_condition(labels)
     slot, pool_slot, counters = push_slots(bank.counters, bank.sizes, labels)
@@ -227,7 +227,7 @@ def push_host(bank: Bank, slots: tuple, samples: Any, labels: np.ndarray) -> Ban
 
     Args:
         slots: what `push_slots` returned for these labels, as NumPy arrays.
-        labels: [S], or conditions [S, K].
+        labels: [S], or conditions [S, E].
     """
     labels, conditions = class_and_condition(labels)
     slot, pool_slot, counters = slots
@@ -337,7 +337,7 @@ def draw(
     """Decides which classes, guidance scales and samples make up the batch of `step`.
 
     It depends on nothing but the seed, the step, how full the queues are, and the conditions of the
-    bank, [L, K], if it has some.
+    bank, [L, E], if it has some.
     """
     c = config
     purposes = ("labels", "alpha", "positives", "unconditional", "class dropout", "null class")

@@ -5,7 +5,7 @@ with is made anew in each step: some reals of the bank are drawn as anchors, sam
 from an anchor's condition, and their positives are the reals with the conditions nearest to it, by
 the plain L2 distance.
 
-Where a function takes the labels of samples, [S] int32, their conditions, [S, K] float32, may stand
+Where a function takes the labels of samples, [S] int32, their conditions, [S, E] float32, may stand
 in their place. All samples are then of class 0, and a condition of NaN is that of the null class.
 """
 
@@ -19,7 +19,7 @@ NULL = np.float32(np.nan)
 
 
 def class_and_condition(labels: Any) -> tuple[Any, Any]:
-    """Returns the classes [S] of samples, and their conditions [S, K] or None."""
+    """Returns the classes [S] of samples, and their conditions [S, E] or None."""
     if labels.ndim == 1:
         return labels, None
     return np.zeros(len(labels), np.int32), labels
@@ -38,7 +38,7 @@ def nearest_slots(
 
     Args:
         key: a random key.
-        conditions: [L, K], of the queue.
+        conditions: [L, E], of the queue.
         anchors: [C], slots of the queue.
         filled: how many of the L slots hold samples.
         n: how many, less than L.

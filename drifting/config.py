@@ -48,7 +48,9 @@ class DriftConfig:
     # The loss.
     set_weight: Callable[[str], float] = _weight_one  # weight of a feature set, by its name
     battery: Battery = ONE_ENCODER  # the encoders, where they are several
-    monitor: str = ""  # the feature set of the energy distance and the diversity; "" takes the last
+    monitor: str = (
+        ""  # the feature set of the energy distance and the diversity; "" takes the last by name
+    )
     #                    one that has a single vector per image
 
     # The samples.
@@ -61,7 +63,7 @@ class DriftConfig:
     # Memory: the step can go through its samples one part after another (accumulate.py).
     groups: int = 1  # K groups of classes
     exact_scales: bool = False  # pool the scalars of the loss over all groups
-    parts: int = 1  # K parts of the samples of each class
+    row_parts: int = 1  # K parts of the samples of each class
 
 
 def temperature_factor(config: DriftConfig, step: jax.Array) -> jax.Array | None:

@@ -25,7 +25,8 @@ def mean_distances(
 ) -> Distances:
     """Returns the mean distances between the features of generated and of real samples.
 
-    Of more than TILE positives, evenly spaced ones stand for all.
+    Of more than TILE positives, evenly spaced ones stand for all. A class without pairs is left
+    out: one with a single real has no distance between two.
     """
     stride = -(-pos.shape[1] // kernel_tiled.TILE)
     pos, weight_pos = pos[:, ::stride], weight_pos[:, ::stride]
@@ -33,8 +34,9 @@ def mean_distances(
     (n_classes, n), p = gen.shape[:2], pos.shape[1]
 
     def mean(distances, weight):
-        of_class = jnp.sum(distances * weight, (1, 2)) / jnp.maximum(jnp.sum(weight, (1, 2)), 1)
-        return jnp.mean(of_class)
+        pairs = jnp.sum(weight, (1, 2))
+        of_class = jnp.sum(distances * weight, (1, 2)) / jnp.maximum(pairs, 1)
+        return jnp.sum(of_class) / jnp.maximum(jnp.sum(pairs > 0), 1)
 
     pairs_gen = jnp.broadcast_to(1 - jnp.eye(n), (n_classes, n, n))
     pairs_real = weight_pos[:, :, None] * weight_pos[:, None, :] * (1 - jnp.eye(p))
@@ -58,6 +60,8 @@ def measure(
                      independent draws of one distribution, and below when x repeats y
     diversity        E||x-x'|| / E||y-y'||: 0 when the generator has collapsed
 
+    Where no class has two different reals, E||x-y|| stands for E||y-y'|| as the unit of both.
+
     Args:
         by_width: what the loss returned, an entry for each width of feature.
         distances: of the set that is watched.
@@ -75,6 +79,7 @@ def measure(
     metrics["perplexity"] = mean([stats.perplexity for stats in by_width])
 
     gen_gen, real_real, gen_real = distances
-    metrics["energy_distance"] = (2 * gen_real - gen_gen - real_real) / real_real
-    metrics["diversity"] = gen_gen / real_real
+    unit = jnp.where(real_real > 0, real_real, jnp.maximum(gen_real, 1e-30))
+    metrics["energy_distance"] = (2 * gen_real - gen_gen - real_real) / unit
+    metrics["diversity"] = gen_gen / unit
     return metrics

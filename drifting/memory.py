@@ -24,7 +24,7 @@ from drifting.layout import Layout
 class Seen(NamedTuple):
     """What a memory sees of C classes of a step. Features have no gradient."""
 
-    labels: jax.Array  # [C] int32
+    labels: jax.Array  # [C] int32, or conditions [C, E] float32
     gen: dict[str, jax.Array]  # {name: [C N, T, D]}, features of generated samples
     real: dict[str, jax.Array]  # {name: [C R, T, D]}, features of reals, the P positives last
     weight_pos: jax.Array  # [C, P], of the positives

@@ -80,7 +80,7 @@ def train_step(
     It is a pure function, to be jitted with `state` and `bank` donated.
 
     Args:
-        fresh: new reals, (images [S, H, W, channels], labels [S] or conditions [S, K]); None for a
+        fresh: new reals, (images [S, H, W, channels], labels [S] or conditions [S, E]); None for a
             bank that already holds all data. Where the bank stores rows, images may be rows too.
         to_stored: images -> what the bank stores of them: themselves, or features (cache.py).
         generate, encode, optimizer, config, layout: as in `drift_step`.
@@ -145,11 +145,12 @@ def drift_step(
         config=c,
         layout=layout,
         memory_state=state.field,
-        memory_key=memory_key,
         balance=state.balance,
         temperatures=temperatures,
     )
-    groups = layout.groups((batch, in_groups(random, c.groups)))
+    # Each group has a key of its own; a single one has that of the step.
+    memory_keys = memory_key[None] if c.groups == 1 else jax.random.split(memory_key, c.groups)
+    groups = (*layout.groups((batch, in_groups(random, c.groups))), memory_keys)
     (loss, stats), grads = mean_over_groups(loss_fn, state.params, groups, c.exact_scales)
 
     # The update and the averages.
@@ -184,7 +185,7 @@ def drift_step(
 
 def group_loss(
     params: Any,
-    group: tuple[Batch, RandomNumbers],
+    group: tuple[Batch, RandomNumbers, jax.Array],
     pooled: list[Scales] | None,
     *,
     generate: Callable,
@@ -192,7 +193,6 @@ def group_loss(
     config: DriftConfig,
     layout: Layout,
     memory_state: Any,
-    memory_key: jax.Array,
     balance: Any,
     temperatures: Sequence[float] | jax.Array,
 ) -> tuple[jax.Array, StepStats]:
@@ -200,16 +200,16 @@ def group_loss(
 
     Args:
         params: of the generator.
-        group: the reals and the random numbers of the group.
+        group: the reals and the random numbers of the group, and the key of the field's memory.
         pooled: scalars of the loss over all groups, or None for those of this group.
         generate, encode, config, layout: as in `drift_step`.
         memory_state: what the field keeps from step to step.
-        memory_key: the random key of its memory.
         balance: the sizes of encoders in balance, or None.
         temperatures: tau of this step.
     """
     c = config
-    batch, random = layout.classes(group)  # each class is whole on its devices from here on
+    batch, random, memory_key = group
+    batch, random = layout.classes((batch, random))  # each class is whole on its devices now
 
     def phi_of_part(noise):
         """Features [C, n, T, D] of n samples x = f(eps) of each class."""
@@ -225,7 +225,7 @@ def group_loss(
 
     def phi(noise):
         """Features [C N, T, D] of generated samples; `layout.merge` decides their order."""
-        by_class = in_parts(phi_of_part, noise, c.parts)
+        by_class = in_parts(phi_of_part, noise, c.row_parts)
         return {name: layout.merge(sets) for name, sets in by_class.items()}
 
     # Features of a second batch, of the reals, and of the samples that receive the gradient.
@@ -235,7 +235,7 @@ def group_loss(
     reals = jax.tree.map(concatenate_rows, batch.unc, batch.pos)
     reals = layout.classes(reals)  # [C, N_unc + N_pos, ...]
     with jax.named_scope("encoder"):
-        phi_real = real_features(reals, random.mirrored, encode, c.flip, layout, c.parts)
+        phi_real = real_features(reals, random.mirrored, encode, c.flip, layout, c.row_parts)
     phi_real = jax.lax.stop_gradient(phi_real)
     phi_gen = phi(random.first)
 
@@ -358,7 +358,7 @@ def feature_loss(
     for i, (width, problems) in enumerate(zip(names_of, widths, strict=True)):
         scales = pooled[i] if pooled else None
         # In parts, one location of all classes after the other: all distances at once are large.
-        together = len(weight_pos) if config.parts > 1 else None
+        together = len(weight_pos) if config.row_parts > 1 else None
         if recalled and width in recalled:
             problems = problems._replace(recalled=recalled[width])
         with jax.named_scope("losses"):
@@ -375,7 +375,9 @@ def feature_loss(
 
 
 def last_vector(phi: dict[str, jax.Array]) -> str:
-    """Returns the name of the last feature set that has one vector per image.
+    """Returns the name, the last in the alphabet, of a feature set with one vector per image.
+
+    Their order in a tree depends on how it was computed.
 
     Raises ValueError where there is none.
     """
@@ -384,4 +386,4 @@ def last_vector(phi: dict[str, jax.Array]) -> str:
         raise ValueError(
             f"none of the feature sets {sorted(phi)} has one vector per image to watch"
         )
-    return vectors[-1]
+    return max(vectors)

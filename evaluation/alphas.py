@@ -1,11 +1,14 @@
 """Guidance scales: a list of them, or the search for the best. The paper calls the scale alpha."""
 
 import functools
+import logging
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from utils.errors import UserError
+
+log = logging.getLogger("eval")
 
 USUAL_INTERVAL = "1,4"  # of a search; the paper trains with alpha from 1 to 4
 
@@ -43,6 +46,26 @@ def parse_alphas(text: str) -> Alphas:
     if is_search:
         return Alphas([], (numbers[0], numbers[1]))
     return Alphas(list(dict.fromkeys(numbers)))
+
+
+def warn_beyond_training(metadata: Mapping[str, Any], scale: float) -> None:
+    """Warns of a guidance scale that the generator has not learned. A flow takes any.
+
+    Args:
+        metadata: what a run says of itself. A published artifact does not say what it learned.
+        scale: the greatest that is asked for.
+    """
+    config = metadata.get("config", {})
+    if config.get("objective") != "drift" or "drift" not in config:
+        return
+    most = config["drift"]["alpha_max"]
+    if scale > most:
+        log.warning(
+            "--cfg_scale %g: this generator was trained with scales up to %g "
+            "(--drift.alpha_max); beyond them it knows nothing",
+            scale,
+            most,
+        )
 
 
 def golden_section(

@@ -8,7 +8,7 @@ from utils.npz import read_npy
 
 
 def read_conditions(flag: str, path: str, width: int) -> np.ndarray:
-    """Returns the conditions in an .npy file, float32 [S, K]; a single vector [K] is one.
+    """Returns the conditions in an .npy file, float32 [S, E]; a single vector [E] is one.
 
     Args:
         flag: that names the file, for messages.
@@ -35,13 +35,13 @@ def read_conditions(flag: str, path: str, width: int) -> np.ndarray:
 
 
 def spread(conditions: np.ndarray, n: int) -> np.ndarray:
-    """Returns n of the conditions [S, K], evenly spaced; all of them where they are no more."""
+    """Returns n of the conditions [S, E], evenly spaced; all of them where they are no more."""
     if len(conditions) <= n:
         return conditions
     return conditions[np.linspace(0, len(conditions) - 1, n).astype(int)]
 
 
 def nearest(conditions: np.ndarray, wanted: np.ndarray, n: int) -> np.ndarray:
-    """Returns the positions of the n of the conditions [S, K] nearest to one of them [K]."""
+    """Returns the positions of the n of the conditions [S, E] nearest to one of them [E]."""
     squared = ((conditions - wanted) ** 2).sum(1)
     return np.argsort(squared, kind="stable")[:n]

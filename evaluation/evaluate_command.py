@@ -30,7 +30,7 @@ def main(flag_values: flags.FlagValues) -> None:
     setup_logging()
     keep_programs()
     all_flags = config_lib.all_flags(flag_values)
-    with distributed.job(all_flags.distributed):
+    with distributed.all_processes(all_flags.distributed):
         score_and_print(all_flags, config_lib.given_flags(flag_values))
 
 

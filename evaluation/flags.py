@@ -61,7 +61,7 @@ EVALUATION = (
     Key(
         "error_groups",
         1,
-        "0 = scores without their standard errors; any other number: with them",
+        "0 = scores without their standard errors",
         "[0, inf)",
     ),
     RESIZE,
@@ -147,7 +147,7 @@ SAMPLING = (
     Key(
         "conditions",
         "",
-        "of a generator of conditions: an .npy of vectors [S, K] to draw from, as if each were a "
+        "of a generator of conditions: an .npy of vectors [S, E] to draw from, as if each were a "
         "class; empty = some that the run has learned from",
         BUCKET,
     ),

@@ -62,7 +62,7 @@ class Reference:
             at hand.
         read_held_out: gives the evidence of held-out real images, which are not among those of the
             reference. Called by all processes. None: there are none.
-        read_conditions: gives the conditions [S, K] of the data set, of the split that samples are
+        read_conditions: gives the conditions [S, E] of the data set, of the split that samples are
             compared with where that is one of its splits. None: it has none.
     """
 

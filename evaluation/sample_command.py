@@ -11,6 +11,7 @@ from absl import flags
 from PIL import Image
 
 from baselines.flow import with_steps
+from evaluation.alphas import warn_beyond_training
 from evaluation.conditions import nearest, read_conditions, spread
 from evaluation.flags import Flags
 from evaluation.image_files import write_npz
@@ -25,7 +26,7 @@ from utils.errors import UserError
 from utils.figures import save_comparison, save_grid, to_uint8
 from utils.files import replacing
 from utils.logging import setup_logging
-from utils.memory import check_memory, host_memory
+from utils.memory import host_memory, require_memory
 from utils.paths import refuse_checkpoint, to_path
 from utils.sharding import local_sharding
 
@@ -44,7 +45,7 @@ class Sampler:
         space: the VAE that decodes samples which are latents; None = samples stay as they are.
         seed: of the noise.
         batch_size: samples per call of the generator.
-        conditions: [C, K], of a generator that takes these, where they are counted as classes are:
+        conditions: [C, E], of a generator that takes these, where they are counted as classes are:
             label i is the condition i. None for classes.
     """
 
@@ -62,7 +63,7 @@ class Sampler:
         return self.model.num_classes if self.conditions is None else len(self.conditions)
 
     def given(self, labels: np.ndarray) -> np.ndarray:
-        """Returns what the generator takes for labels [N]: these, or conditions [N, K]."""
+        """Returns what the generator takes for labels [N]: these, or conditions [N, E]."""
         if self.conditions is None:
             return labels
         no_condition = np.full_like(self.conditions[:1], np.nan)
@@ -112,6 +113,7 @@ def main(flag_values: flags.FlagValues) -> None:
 def write_result(all_flags: Flags) -> pathlib.Path:
     """Draws what the flags ask for and writes it; returns the file or folder."""
     model, params, metadata = load(all_flags.load_dir, all_flags.step, all_flags.ema)
+    warn_beyond_training(metadata, max(all_flags.cfg_scale))
     model = with_steps(model, all_flags.denoise_timesteps)
     conditions = choose_conditions(model, metadata, all_flags)
     n_classes = model.num_classes if conditions is None else len(conditions)
@@ -171,7 +173,7 @@ def open_sampler(flags: Flags, batch_size: int = 1) -> Sampler:
 
 
 def choose_conditions(model, metadata: dict, all_flags: Flags) -> np.ndarray | None:
-    """Returns the conditions [C, K] that samples are drawn from; None of a generator of classes.
+    """Returns the conditions [C, E] that samples are drawn from; None of a generator of classes.
 
     They are those of --conditions, or some of those that the run has learned from: for a grid
     CONDITIONS_SHOWN, for files one for each sample, if there are as many.
@@ -266,7 +268,7 @@ def write_samples(sampler: Sampler, classes: list[int], all_flags: Flags) -> pat
     if out.suffix != ".npz":
         check_pictures(sampler)
     size = math.prod(sampler.model.sample_shape)
-    check_memory(
+    require_memory(
         f"--num_samples {all_flags.num_samples}: holding the samples",
         all_flags.num_samples * (4 + 4 * size),
         host_memory(),

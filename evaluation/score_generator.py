@@ -5,7 +5,7 @@ import logging
 import pathlib
 
 from baselines import flow
-from evaluation.alphas import Alphas, parse_alphas
+from evaluation.alphas import Alphas, parse_alphas, warn_beyond_training
 from evaluation.choose_metrics import parse_metrics
 from evaluation.curves import draw_curves
 from evaluation.evaluate import measure, usual_count
@@ -43,6 +43,7 @@ def score_generator(request: Request) -> Scored:
         )
     steps = checkpoint_steps(request.folder) if flags.all else [flags.step or None]
     generator = open_generator(request, steps[0])
+    warn_beyond_training(generator.metadata, max(alphas.interval or alphas.values))
     model = generator.model
     space = latent_space_of(model, generator.metadata, flags.vae, request.sharding)
     shape = space.image_shape(model.sample_shape) if space else model.sample_shape

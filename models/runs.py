@@ -68,7 +68,7 @@ def describe_run(
 
 
 def load_conditions(folder: Folder, metadata: dict[str, Any]) -> np.ndarray:
-    """Returns the conditions that a run has learned from and keeps, float32 [S, K].
+    """Returns the conditions that a run has learned from and keeps, float32 [S, E].
 
     metadata: of `describe_run`.
     """

@@ -65,7 +65,7 @@ def main(flag_values):
     """Runs the program, in this process of the job."""
     setup_logging()
     flags = config_lib.all_flags(flag_values)
-    with distributed.job(flags.distributed):
+    with distributed.all_processes(flags.distributed):
         compute(flags, config_lib.given_flags(flag_values))
 
 

@@ -1,6 +1,7 @@
 """A hook of MkDocs: the pages of the site that are generated, see mkdocs.yml.
 
 flags.md           every flag of every program, from the tables of flags
+recipes.md         every recipe, from the headers of configs/
 api/NAME.md        the library `drifting`, from its docstrings; nothing is imported for it
 gallery.md         every figure of the docs
 contributing.md    CONTRIBUTING.md
@@ -59,7 +60,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def generated_pages() -> dict[str, str]:
     """Returns {path: Markdown} of all pages that are not in docs/."""
-    pages = {"flags.md": flags_page(), "gallery.md": gallery_page()}
+    pages = {
+        "flags.md": flags_page(),
+        "recipes.md": recipes_page(),
+        "gallery.md": gallery_page(),
+    }
     for name, file in (("contributing", "CONTRIBUTING"), ("changes", "CHANGELOG")):
         text = (ROOT / f"{file}.md").read_text(encoding="utf-8")
         pages[f"{name}.md"] = text.replace("](docs/", "](")
@@ -117,6 +122,26 @@ def table(keys: Iterable[Key]) -> str:
         cells = [f"`--{key.name}`", shown, html.escape(key.help, quote=False), expected(key)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def recipes_page() -> str:
+    """Returns the headers of all recipes: what each learns, on what, and what to expect."""
+    parts = [
+        "# Every recipe\n\nMade of the headers of the files in `configs/`. A recipe whose result "
+        "nobody has measured says so.\n"
+    ]
+    programs = {"configs": "train_drift.py", "configs/mae": "pretrain_mae.py"}
+    for folder, program in programs.items():
+        parts.append(f"## {program}\n")
+        for file in sorted((ROOT / folder).glob("*.py")):
+            header = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            title, _, rest = header.partition("\n\n")
+            if re.search(r"^Command ", rest, re.MULTILINE):
+                parts.append(f"### {file.stem}\n\n{title}\n\n```text\n{rest}\n```\n")
+    return "\n".join(parts)
 
 
 # ---------------------------------------------------------------- the API

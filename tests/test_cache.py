@@ -24,6 +24,7 @@ from drifting.images import mirror, to_float
 from models.encoders.mae import save_mae
 from models.mae import mae_shapes
 from training import drift
+from training.resolve_encoder import Encoder, resolve_monitor
 from utils import sharding
 from utils.errors import UserError
 
@@ -180,6 +181,21 @@ def test_what_is_watched_is_no_spread(encoder):
         parts_of(encoder | STREAM | {"encoder.statistics": "mean,std"}).drift.monitor
         == "conv1_mean"
     )
+
+
+def test_what_is_watched_is_the_last_set_of_the_encoder():
+    """Not the last in the alphabet, as JAX returns it."""
+
+    def encode(params, images):
+        vector = images.mean((1, 2))[:, None]
+        names = ("norm_x", "layer9_mean", "layer10_mean", "layer10_std")
+        return {name: vector for name in names} | {"map": images[:, 0]}
+
+    encoder = Encoder(encode, {})
+    assert resolve_monitor("", encoder, (4, 4, 3)) == "layer10_mean"
+    assert resolve_monitor("norm_x", encoder, (4, 4, 3)) == "norm_x"
+    with pytest.raises(UserError, match="this encoder has norm_x, layer9_mean"):
+        resolve_monitor("map", encoder, (4, 4, 3))
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from test_web_page import Quiet
 from configs.default import DISTRIBUTED
 from evaluation.flags import EVALUATION, SAMPLING
 from scripts import docs_pages
-from utils.config import KEYS, MAE_KEYS
+from utils.config import KEYS, MAE_KEYS, recipes
 
 
 def test_every_flag_has_a_row():
@@ -32,6 +32,13 @@ def test_every_flag_has_a_row():
     assert "| `--drift.n_neg` | `64` |" in text and "runs/&lt;dataset_name&gt;" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 5 for row in rows)
+
+
+def test_every_recipe_has_its_header():
+    text = docs_pages.recipes_page()
+    names = set(re.findall(r"^### (\w+)$", text, re.MULTILINE))
+    assert names == {*recipes(), *recipes("configs.mae")}
+    assert text.count("\nMeasured ") == len(re.findall("^### ", text, re.MULTILINE))
 
 
 def test_the_library_is_described():

@@ -99,10 +99,10 @@ def test_mistakes():
     with pytest.raises(UserError, match="absent there .* give --model.refine_channels=0, or"):
         fitted(parts, model, shapes)
     latents = dataclasses.replace(data.load("digits"), dtype="float32")
-    given = config_lib.resolve({"recipe": "none", "model.clip_output": True}).model
+    given = config_lib.resolve({"recipe": "none", "model.clip_output": True})
     with pytest.raises(UserError, match="--model.clip_output 1: only the pixels of images"):
         check_output(given, model, latents)
     large = model.clone(input_size=128, patch_size=128)
-    given = config_lib.resolve({"recipe": "none", "model.output_init": "data"}).model
+    given = config_lib.resolve({"recipe": "none", "model.output_init": "data"})
     with pytest.raises(UserError, match="a patch has 16,384 numbers, .* at most 4,096"):
         check_output(given, large, latents)

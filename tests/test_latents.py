@@ -389,6 +389,14 @@ def test_reference_of_cached_latents_is_their_images(place):
             },
             "has no config.json",
         ),
+        (
+            {"model.use_stable_vae": True, "vae": "VAE", "encoder.name": "whiten"},
+            "--encoder.name whiten: it is fitted to samples",
+        ),
+        (
+            {"model.use_stable_vae": True, "vae": "VAE", "model.output_init": "data"},
+            "--model.output_init data: it is fitted to samples",
+        ),
     ],
 )
 def test_mistakes_are_one_line(place, flags, words):

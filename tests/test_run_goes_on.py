@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
-from test_train import TINY, refusal, run, train
+from test_train import TINY, parts_of, refusal, run, train
 
 import data
 from models.runs import load_run
-from training import drift, mae, program
+from training import drift, fill_bank, mae, program
 from utils import config as config_lib
 from utils import sharding
 from utils.checkpoint import Checkpoints
@@ -111,6 +111,7 @@ def test_a_refused_start_leaves_no_settings(digits_run, tmp_path):
         ({"encoder.path": "", "model.depth": 5}, {"encoder.path": "/my runs/mae"}),
         ({"encoder.path": "/my runs/mae"}, {}),
         ({"objective": "flow", "model.noise_classes": 0}, {"encoder.name": "whiten"}),
+        ({"encoder.cache": "on", "drift.bank_per_class": 16}, {"data.flip": True}),
     ],
 )
 def test_what_a_refused_run_says_gives_its_settings_back(had, wanted):
@@ -125,6 +126,29 @@ def test_what_a_refused_run_says_gives_its_settings_back(had, wanted):
     given = config_lib.given_flags(config_lib.parse(["program", *words], given))
     assert given and given.items() <= config_lib.flatten(had).items()
     assert not given.items() & config_lib.flatten(wanted).items()
+
+
+def test_settings_that_a_run_may_change():
+    """They begin like others that it may not."""
+    had = {"drift.field": "frechet", "drift.moments": "all", "drift.moments_file": "a.npz"}
+    wanted = {"drift.moments_file": "b.npz", "encoder.cache_budget_gb": 5.0, "data.flip": True}
+    had, wanted = config_lib.resolve(TINY | had), config_lib.resolve(TINY | had | wanted)
+    drift.DriftJob.check_same_run(had.to_dict(), wanted, pathlib.Path("run"))
+
+
+def test_too_few_could_be_read_for_a_step():
+    parts = parts_of({"drift.n_unc": 150, "drift.alpha_max": 3.0})
+    fill_bank.check_what_was_read(parts, np.full(10, 15))
+    with pytest.raises(UserError, match=r"--drift.n_unc 150: only 140 samples"):
+        fill_bank.check_what_was_read(parts, np.full(10, 14))
+    with pytest.raises(UserError, match=r"--drift.n_pos all: class '3' of digits has 0 samples"):
+        fill_bank.check_what_was_read(parts, 100 * (np.arange(10) != 3))
+
+
+def test_a_run_that_is_through_is_no_start(digits_run, tmp_path):
+    with pytest.raises(UserError, match="at step 8, and --max_steps 8 was asked for"):
+        train(tmp_path, {"load_dir": str(digits_run), "max_steps": 8})
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_a_run_of_the_other_trainer_is_no_start(digits_run):

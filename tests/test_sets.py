@@ -9,7 +9,7 @@ from drifting.battery import Battery
 from drifting.config import DriftConfig
 from drifting.fields.learned import field_loss, init_field
 from drifting.loss import drift_loss
-from drifting.measure import Distances, measure
+from drifting.measure import Distances, mean_distances, measure
 from drifting.problems import by_width, pack, unpack
 from drifting.state import named_key, named_keys
 from drifting.step import feature_loss
@@ -54,6 +54,19 @@ def test_compiler_settings_that_are_named_or_unknown_are_left_alone(monkeypatch)
         "xla_cpu_experimental_ynn_fusion_type",
     }
     assert jax.jit(lambda x: x + 1, compiler_options=compiler.options(mesh))(1) == 2
+
+
+def test_classes_with_a_single_real_have_no_distance_between_two():
+    random = np.random.default_rng(0)
+    gen, pos = random.normal(size=(2, 2, 4, 3)).astype(np.float32)
+    one, all_four = np.float32([1, 0, 0, 0]), np.ones(4, np.float32)
+
+    found = mean_distances(gen, pos, jnp.stack([one, all_four]))
+    alone = mean_distances(gen[1:], pos[1:], all_four[None])
+    np.testing.assert_allclose(found.real_real, alone.real_real, rtol=1e-6)
+
+    no_pairs = measure([], mean_distances(gen, pos, jnp.stack([one, one])), ())
+    assert np.isfinite([no_pairs["energy_distance"], no_pairs["diversity"]]).all()
 
 
 CONFIG = DriftConfig(

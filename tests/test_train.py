@@ -433,6 +433,11 @@ ONE_LINE = [
     ({"model.patch_size": 3}, "patch"),
     ({"max_steps": -1}, "max_steps"),
     ({"load_dir": "nowhere"}, "nowhere"),
+    (
+        {"drift.n_unc": 200, "drift.n_pos": 8, "drift.bank_per_class": 16, "drift.alpha_max": 3.0}
+        | {"drift.bank_global": 0},
+        "160 samples of any class",  # not as many as the data have
+    ),
 ]
 
 

@@ -89,7 +89,7 @@ def look(job: DriftJob) -> list[FeatureSet]:
     """Returns the feature sets of the step that a run would take next, of some of its classes."""
     parts: Any = job.parts
     n_c = min(parts.drift.n_c, MOST_CLASSES)
-    drift = dataclasses.replace(drift_now(job), n_c=n_c, groups=1, parts=1)
+    drift = dataclasses.replace(drift_now(job), n_c=n_c, groups=1, row_parts=1)
     draw_next = jax.jit(functools.partial(draw, sizes=job.bank.sizes, config=drift))
     bank, state = job.bank, job.state
     plan = draw_next(bank.counters, seed=state.seed, step=state.step, conditions=bank.conditions)

@@ -42,7 +42,7 @@ from utils import config as config_lib
 from utils import processes, sharding
 from utils.errors import UserError
 from utils.logging import RunLog
-from utils.memory import bytes_on_a_device, check_memory, device_memory, host_memory
+from utils.memory import bytes_on_a_device, device_memory, host_memory, require_memory
 
 log = logging.getLogger("train")
 
@@ -64,7 +64,7 @@ def train(parts: DriftParts | FlowParts, folder: pathlib.Path) -> None:
 
 def report(parts: DriftParts | FlowParts) -> str:
     """Returns what the run takes, known before it starts."""
-    return drift_report(parts, state_shapes(parts))
+    return DriftJob.report(parts)
 
 
 class DriftJob(Job):
@@ -84,10 +84,12 @@ class DriftJob(Job):
         "objective",
         "optim.name",
         "optim.ema",
+        "optim.ema_snapshots",
         "model.",
         "drift.bank_",
         "encoder.",
-        "data.stream",
+        "data.streaming",
+        "data.stream_window",
         "data.config",
         "data.condition_column",
     )
@@ -101,6 +103,7 @@ class DriftJob(Job):
         "model.attn_fp32",
         "drift.bank_placement",
         "drift.bank_budget_gb",
+        "encoder.cache_budget_gb",  # what it decides is in encoder.cache
         "drift.field_lr",
         "drift.moment_decay",
     )
@@ -133,7 +136,7 @@ class DriftJob(Job):
 
     @classmethod
     def check_memory(cls, parts: DriftParts | FlowParts) -> None:
-        check_memory(
+        require_memory(
             "what the field keeps from step to step",
             bytes_on_a_device(cls.shapes(parts).field),
             device_memory(parts.mesh.devices.flat[0]),
@@ -142,7 +145,7 @@ class DriftJob(Job):
         )
         super().check_memory(parts)
         samples = 4 * parts.config.batch_size * math.prod(parts.dataset.shape) // parts.mesh.size
-        check_memory(
+        require_memory(
             "the generated samples of a step",
             samples,
             device_memory(parts.mesh.devices.flat[0]),
@@ -150,14 +153,14 @@ class DriftJob(Job):
         )
         smaller = "give a smaller --drift.bank_per_class and --drift.bank_global"
         # Each process fills the first bank in host memory; then the devices take their parts.
-        check_memory(
+        require_memory(
             "the bank of reals in host memory",
             parts.bank_bytes,
             host_memory(),
             smaller,
         )
         if not parts.bank_on_host:
-            check_memory(
+            require_memory(
                 "the bank of reals",
                 bytes_on_a_device(parts.bank_shapes),
                 device_memory(parts.mesh.devices.flat[0]),
@@ -166,13 +169,16 @@ class DriftJob(Job):
 
     @classmethod
     def report(cls, parts: DriftParts | FlowParts) -> str:
-        return report(parts)
+        return drift_report(parts, state_shapes(parts))
 
     @classmethod
     def check_same_run(cls, before: Mapping[str, Any], config: Any, source: pathlib.Path) -> None:
         fixed = cls.fixed
         for settings in (before, config.to_dict()):
-            fixed += settings_of_state(config_lib.flatten(settings))  # it is in the checkpoint
+            flat = config_lib.flatten(settings)
+            fixed += settings_of_state(flat)  # it is in the checkpoint
+            if flat["encoder.cache"] == "on" and flat["drift.bank_per_class"] != "all":
+                fixed += ("data.flip",)  # the bank, which is there too, has mirrored features
         check_same_run(before, config, source, fixed, cls.free)
 
     # ---- begin, or go on from a checkpoint ----
@@ -378,7 +384,7 @@ def checkpoint_items(parts: GeneratorParts, state: TrainState, bank: Bank) -> di
 
 
 def conditions_kept(parts: GeneratorParts) -> list[int] | None:
-    """Returns the shape [L, K] of the conditions in a checkpoint; None for classes."""
+    """Returns the shape [L, E] of the conditions in a checkpoint; None for classes."""
     width = parts.dataset.condition_width
     return [parts.per_class, width] if width else None
 

@@ -34,7 +34,7 @@ from training.resolve_encoder import (
     resolve_monitor,
 )
 from training.resolve_field import resolve_field
-from training.resolve_sizes import StepSizes, check_reals, groups_and_parts, resolve_sizes
+from training.resolve_sizes import StepSizes, check_reals, resolve_sizes
 from training.resolve_start import resolve_start
 from utils import sharding
 
@@ -106,7 +106,7 @@ def build(
     # ---- the networks: the generator, and the encoder that compares its samples ----
     classes, width = dataset.n_classes, dataset.condition_width
     model = build_generator(config.model, dataset.shape, classes, width)
-    check_output(config.model, model, dataset)
+    check_output(config, model, dataset)
     decoder = resolve_decoder(config, dataset, mesh, space)
     encoder = resolve_encoder(config, dataset, decoder, load_encoder)
     real_moments = read_moments(config, dataset, encoder)
@@ -154,7 +154,6 @@ def drift_config(
 ) -> DriftConfig:
     """Returns the numbers of a step, by the paper's names."""
     drift = config.drift
-    groups, parts = groups_and_parts(sizes.n_c, drift.n_neg, config.optim.accumulate)
     return DriftConfig(
         n_classes=dataset.n_classes,
         n_c=sizes.n_c,
@@ -176,7 +175,7 @@ def drift_config(
         class_dropout_prob=config.model.class_dropout_prob,
         flip=mirrors(config, dataset.dtype),
         sample_shape=tuple(dataset.shape),
-        groups=groups,
+        groups=sizes.groups,
         exact_scales=drift.exact_scales,
-        parts=parts,
+        row_parts=sizes.row_parts,
     )

@@ -14,6 +14,7 @@ from training.generator_parts import GeneratorParts
 from training.host_bank import HostBank
 from training.one_device import on_one_device
 from training.reals import stream_reals
+from utils.errors import UserError
 from utils.sharding import local_copy
 
 STORED_AT_ONCE = 128  # samples whose features are computed in one call
@@ -45,6 +46,8 @@ def hold_everything(parts: GeneratorParts, bank: Bank) -> Bank:
 
     counters.filled[:] = np.bincount(labels, minlength=dataset.n_classes)
     counters.next[:] = counters.filled % parts.per_class
+    if isinstance(parts, DriftParts):
+        check_what_was_read(parts, counters.filled)
     slots = np.zeros_like(labels)
     for label in range(dataset.n_classes):
         slots[labels == label] = np.arange(counters.filled[label])
@@ -56,6 +59,20 @@ def hold_everything(parts: GeneratorParts, bank: Bank) -> Bank:
         for queue, new in zip(queues, stored, strict=True):
             queue[labels[some], slots[some]] = new.reshape(-1, *queue.shape[2:])
     return bank
+
+
+def check_what_was_read(parts: DriftParts, filled: np.ndarray) -> None:
+    """Raises UserError where too many samples could not be read for what a step draws.
+
+    filled: samples of each class that could be read.
+    """
+    dataset, drift = parts.dataset, parts.config.drift
+    pipeline.check_counts(dataset, filled, drift.n_pos, "--drift.n_pos")
+    if filled.sum() < drift.n_unc:
+        raise UserError(
+            f"--drift.n_unc {drift.n_unc}: only {filled.sum()} samples of {dataset.name} could be "
+            "read; repair the others, or give less"
+        )
 
 
 def take_stream(parts: DriftParts, bank: Bank) -> tuple[Bank, int]:
@@ -88,7 +105,7 @@ def take_stream(parts: DriftParts, bank: Bank) -> tuple[Bank, int]:
         if was_all_seen:
             if takes_all and counters.filled.min() > 0:
                 break
-            needed = 1 if takes_all else of_each_class
+            needed = "all" if takes_all else of_each_class
             pipeline.check_counts(dataset, counters.filled, needed, "--drift.n_pos")
     return bank, position
 

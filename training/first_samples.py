@@ -22,7 +22,7 @@ import data
 from models.dit import DiT
 from models.generator import GeneratorModel
 from models.sampling import generate
-from training.resolve_encoder import some_samples
+from training.resolve_encoder import check_fit, some_samples
 from utils.errors import UserError
 
 MADE = 1024  # samples of the random generator
@@ -60,17 +60,18 @@ def check_output(config: Any, model: GeneratorModel, dataset: data.Dataset) -> N
     """Raises UserError where the generator's samples cannot be what the flags say of them.
 
     Args:
-        config: the group `model` of the configuration.
+        config: the configuration of the run.
         model: the generator.
         dataset: the data as the generator sees it.
     """
-    if config.clip_output and dataset.dtype != "uint8":
+    if config.model.clip_output and dataset.dtype != "uint8":
         raise UserError(
             "--model.clip_output 1: only the pixels of images are in [-1, 1], and this generator "
             "learns latents or vectors; give --model.clip_output 0"
         )
-    if config.output_init == "random":
+    if config.model.output_init == "random":
         return
+    check_fit(config, "--model.output_init data")
     numbers = math.prod(model.sample_shape)
     if isinstance(model, DiT):
         numbers = model.patch_size**2 * model.out_channels

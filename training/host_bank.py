@@ -41,7 +41,7 @@ class HostBank:
     def push(self, bank: banks.Bank, samples: Any, labels: Any) -> banks.Bank:
         """Returns the bank with new samples [S, ...] of labels [S]; its queues change in place.
 
-        labels: or conditions [S, K].
+        labels: or conditions [S, E].
         """
         samples, labels = jax.device_get((samples, labels))
         classes = np.asarray(class_and_condition(labels)[0], np.int32)

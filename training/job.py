@@ -26,7 +26,7 @@ from utils import processes, sharding
 from utils.checkpoint import Checkpoints
 from utils.errors import UserError
 from utils.logging import RunLog
-from utils.memory import bytes_on_a_device, check_memory, device_memory
+from utils.memory import bytes_on_a_device, device_memory, require_memory
 from utils.sharding import round_up
 
 
@@ -100,7 +100,7 @@ class Job:
     @classmethod
     def check_memory(cls, parts: Any) -> None:
         """Raises UserError where the state alone does not fit on a device."""
-        check_memory(
+        require_memory(
             "the state of the training (parameters, optimiser, averages)",
             bytes_on_a_device(cls.shapes(parts)),
             device_memory(parts.mesh.devices.flat[0]),

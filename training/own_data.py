@@ -247,7 +247,7 @@ def preset_of(machine: Machine) -> tuple[dict[str, Any], str]:
     """Returns the sizes of the generator that a device has memory for, and why."""
     if machine.is_cpu:
         sizes = {"model.hidden_size": 128, "model.depth": 3, "model.num_heads": 4}
-        return sizes, "the demo's width and depth, for a CPU"
+        return sizes, "the width and depth of the recipe digits, for a CPU"
     gigabytes = machine.bytes_per_device / 1e9
     if gigabytes < 12:
         name = "tiny"

@@ -22,7 +22,7 @@ from utils.paths import refuse_checkpoint, to_path
 def main(job_type: type[Job], flag_values: flags.FlagValues) -> None:
     """Runs the program in this process, which may be one of several of a job."""
     setup_logging()
-    with distributed.job(config_lib.all_flags(flag_values).distributed):
+    with distributed.all_processes(config_lib.all_flags(flag_values).distributed):
         run(job_type, flag_values)
 
 

@@ -16,7 +16,7 @@ from utils import sharding
 def stream_reals(parts: GeneratorParts, position: int) -> Iterator[tuple[Any, Any]]:
     """Yields batches (samples [S, ...], labels [S]) without end; S is `parts.reals_per_step`.
 
-    Conditions [S, K] are in the place of labels where the data set has them.
+    Conditions [S, E] are in the place of labels where the data set has them.
 
     They are the same however many processes read them. They are NumPy arrays; or, where several
     processes read a part each or images become latents on the way, arrays on the devices, as

@@ -107,8 +107,9 @@ def describe_step(parts: DriftParts | FlowParts) -> str:
     groups = ""
     if drift.groups > 1:
         groups = f" in {drift.groups} groups"
-    if drift.parts > 1:
-        groups = f" in {drift.parts} parts of {drift.n_neg // drift.parts} generated of each class"
+    if drift.row_parts > 1:
+        rows = drift.n_neg // drift.row_parts
+        groups = f" in {drift.row_parts} parts of {rows} generated of each class"
     return f"{drift.n_c} {kind} x ({samples}){groups}; {parts.layout}"
 
 

@@ -56,6 +56,7 @@ def resolve_encoder(
     if decoder:
         decode = (decode_latents(decoder), jax.device_get(decoder.params))
     if "whiten" in config.encoder.name.split("+"):
+        check_fit(config, "--encoder.name whiten")
         whiten.check_size(dataset.shape)
     encoder = read_encoder(
         config.encoder,
@@ -95,19 +96,32 @@ def read_encoder(
 
 
 def some_samples(dataset: data.Dataset) -> np.ndarray:
-    """Returns samples all over the data set [S, H, W, C], as the generator sees them, float32."""
+    """Returns samples all over the data set [S, H, W, C], in [-1, 1] if they are pixels, float32.
+
+    They are those of the data set: images, also where they become latents on the way.
+    """
     readable = Readable(dataset)
     places = np.linspace(0, len(readable) - 1, min(len(readable), FITTED_ON)).astype(int)
     images = np.stack([readable[place]["image"] for place in places])
     return np.asarray(to_float(jnp.asarray(images)))
 
 
+def check_fit(config: Any, flag: str) -> None:
+    """Raises UserError for what is fitted to samples, where the generator learns made latents."""
+    if config.model.use_stable_vae:
+        raise UserError(
+            f"{flag}: it is fitted to samples of the data set, and with --model.use_stable_vae 1 "
+            "those are images, but the generator makes latents; cache these first, with "
+            "scripts/cache_latents.py, or leave it out"
+        )
+
+
 def resolve_monitor(name: str, encoder: Encoder, shape: tuple[int, ...]) -> str:
     """Returns the feature set that the energy distance and the diversity are measured in.
 
-    It has one vector per image. Without a name it is the last such set, rather not one of standard
-    deviations: those of a small map may be the same for all images. A dry run, without an encoder,
-    returns the name as it is.
+    It has one vector per image. Without a name it is the last such set in the encoder's own order,
+    rather not one of standard deviations: those of a small map may be the same for all images. A
+    dry run, without an encoder, returns the name as it is.
 
     Args:
         name: --drift.monitor, or "".
@@ -118,9 +132,16 @@ def resolve_monitor(name: str, encoder: Encoder, shape: tuple[int, ...]) -> str:
     """
     if encoder.encode is None:
         return name
+    encode, vectors = encoder.encode, []
+
+    def note_vectors(params, images):
+        # What is traced has the encoder's own order; what comes out is sorted by name.
+        sets = encode(params, images)
+        vectors.extend(key for key, features in sets.items() if features.shape[1] == 1)
+        return sets
+
     sample = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    sets = jax.eval_shape(encoder.encode, encoder.params, sample)
-    vectors = [key for key, features in sets.items() if features.shape[1] == 1]
+    jax.eval_shape(note_vectors, encoder.params, sample)
     if not vectors or (name and name not in vectors):
         known = ", ".join(vectors) or "none, add the raw sample with --encoder.name none+..."
         raise UserError(

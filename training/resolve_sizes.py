@@ -15,6 +15,8 @@ class StepSizes(NamedTuple):
     """Numbers that depend on the data and the devices, not on the flags alone."""
 
     n_c: int  # N_c: the classes of a step
+    groups: int  # how --optim.accumulate divides them
+    row_parts: int  # how it divides the rows of each class instead
     n_pos: int  # N_pos: the positives of each
     per_class: int  # the length of the bank's class queues
     pool: int  # the length of its queue of any class; 0 if it holds all data
@@ -38,7 +40,9 @@ def resolve_sizes(config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh) -
         n_pos = drift.n_pos
         if dataset.counts and not dataset.condition_width:
             pipeline.check_counts(dataset, dataset.counts, n_pos, "--drift.n_pos")
-    sizes = StepSizes(n_c, n_pos, per_class, pool, class_shares(drift.class_sampling, dataset))
+    shares = class_shares(drift.class_sampling, dataset)
+    groups, row_parts = groups_and_parts(n_c, drift.n_neg, config.optim.accumulate)
+    sizes = StepSizes(n_c, groups, row_parts, n_pos, per_class, pool, shares)
     check_draws_of_any_class(config, dataset, sizes)
     if dataset.condition_width:
         check_nearest(config, dataset, sizes)
@@ -88,7 +92,7 @@ def check_draws_of_any_class(config: Any, dataset: data.Dataset, sizes: StepSize
     if sizes.pool:
         held = sizes.pool
     elif dataset.counts:
-        held = sum(dataset.counts)
+        held = sum(min(count, sizes.per_class) for count in dataset.counts)
     else:
         held = dataset.n_classes * sizes.per_class
     for flag, n in draws.items():
@@ -197,7 +201,8 @@ def no_layout(config: Any, n_c: int, near: int, mesh: jax.sharding.Mesh) -> User
         other = "or a smaller --optim.accumulate"
 
     fewer_devices = ""
-    for k in range(1, devices):
+    all_are_needed = jax.process_count() > 1
+    for k in range(1, 1 if all_are_needed else devices):
         if (n_c // groups) % k == 0 and k % config.mesh.fsdp == 0:
             fewer_devices = f", or --mesh.devices {k}"
 

@@ -93,13 +93,16 @@ def check_same_run(
         before: all settings that the run has had so far, nested or dotted.
         config: the settings that are asked for now.
         source: the run folder, for messages.
-        fixed: settings that must not change, by their names or by how their names start.
+        fixed: settings that must not change: their names, or how those start, up to a dot or an
+            underscore.
         free: those among them that may change all the same.
     Raises:
         UserError: a fixed setting has changed. Any other change is a warning.
     """
     changed = changed_settings(config_lib.flatten(before), config_lib.flatten(config.to_dict()))
-    refused = [name for name in changed if name.startswith(fixed) and name not in free]
+    starts = tuple(name for name in fixed if name.endswith((".", "_")))
+    refused = [name for name in changed if name in fixed or name.startswith(starts)]
+    refused = [name for name in refused if name not in free]
     if "dataset_name" in refused and moved(*changed["dataset_name"]):
         refused.remove("dataset_name")  # `check_same_data` tells whether it is the same data
     for cause in ("dataset_name", "objective"):

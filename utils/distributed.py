@@ -48,7 +48,7 @@ SEEN_BY_ALL = 60
 
 
 @contextlib.contextmanager
-def job(options) -> Iterator[None]:
+def all_processes(options) -> Iterator[None]:
     """Joins the other processes, if there are any, and leaves together with them.
 
     In one of several processes an error within the block ends this process at once, with one line.

@@ -65,7 +65,7 @@ def bytes_on_a_device(tree: Any) -> int:
     return size
 
 
-def check_memory(what: str, needed: int, there: int, advice: str) -> None:
+def require_memory(what: str, needed: int, there: int, advice: str) -> None:
     """Raises UserError where something takes more bytes than there are."""
     if needed > there:
         raise UserError(

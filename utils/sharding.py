@@ -404,10 +404,6 @@ def _of_several(mesh: Mesh, axes: tuple[str, ...]) -> tuple[str, ...]:
 # ---------------------------------------------------------------- new reals
 
 
-def _unchanged(params: Any, rows: Any) -> Any:
-    return rows
-
-
 class RowExchange:
     """Joins rows that each process has read by itself into arrays over all devices.
 
@@ -440,7 +436,6 @@ class RowExchange:
         self.mesh = mesh
         self.devices = mesh.local_devices
         self.params = put(params, replicated(mesh))
-        transform = transform or _unchanged
         results = results or replicated(mesh)
 
         # Every device gets a block of the same size, so the last blocks of a process are filled up
@@ -453,7 +448,8 @@ class RowExchange:
         order = _order_of_result(mesh, n, self.block)
 
         def transform_and_pick(params, rows):
-            rows = transform(params, rows)
+            if transform:
+                rows = transform(params, rows)
             rows = jax.lax.with_sharding_constraint(rows, results)  # they travel once, and here
             return jax.tree.map(lambda array: array[order], rows)
 

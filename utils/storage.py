@@ -269,7 +269,8 @@ def local(path: str | os.PathLike) -> pathlib.Path:
 
 def is_copy(path: str | os.PathLike) -> bool:
     """Returns whether a file is a copy that `local` has made."""
-    return pathlib.Path(path).is_relative_to(_scratch() / "copies")
+    has_copies = _scratch.cache_info().currsize > 0  # asking for the folder would make it
+    return has_copies and pathlib.Path(path).is_relative_to(_scratch() / "copies")
 
 
 @functools.cache

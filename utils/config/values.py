@@ -31,8 +31,10 @@ NOUNS: dict[type, str] = {
 
 def expected(key: Key) -> str:
     """Returns what a key accepts in words, such as "an integer in [1, inf) or all"."""
-    if key.accepts in (PATH, BUCKET):
+    if key.accepts == PATH:
         return "a path"
+    if key.accepts == BUCKET:
+        return "a path, gs://... or s3://..."
     if isinstance(key.accepts, tuple):
         return "one of " + ", ".join(key.accepts)
     noun = NOUNS[type(key.default)]
