@@ -328,7 +328,7 @@ def test_parts_of_one_class_are_exact(changes, devices):
     one = curve(tuple((ONE_CLASS | changes).items()), 1, 1, 3)
     divided = ONE_CLASS | changes | {"optim.accumulate": 4}
     parts = parts_of(divided, devices, 1)
-    assert (parts.drift.groups, parts.drift.parts) == (1, 4)
+    assert (parts.drift.groups, parts.drift.row_parts) == (1, 4)
     other = curve(tuple(divided.items()), devices, 1, 3)
     for key in ("loss", "grad_norm", "energy_distance", "param_norm"):
         np.testing.assert_allclose(

@@ -140,7 +140,7 @@ def build(
 
 def layout_of_step(drift: DriftConfig, mesh: jax.sharding.Mesh) -> sharding.MeshLayout:
     """Returns where the samples of a step are. `resolve_sizes` has checked that they divide."""
-    classes, rows = drift.n_c // drift.groups, drift.n_neg // drift.parts
+    classes, rows = drift.n_c // drift.groups, drift.n_neg // drift.row_parts
     return sharding.choose_layout(mesh, classes, rows)
 
 
