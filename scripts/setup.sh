@@ -26,9 +26,12 @@ if ! [ -x .venv/bin/python ] || ! cmp -s requirements.lock .venv/requirements.lo
     exit 2
   fi
   install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; }
-  # uv takes a quarter of pip's time. It does not read pip's settings, so pip stands behind it.
+  # uv takes a part of pip's time. It does not read pip's settings, so pip stands behind it. Both
+  # compile the packages here and now: many containers forbid Python to write bytecode
+  # (PYTHONDONTWRITEBYTECODE), and each program would compile them anew, for some ten seconds.
   with_uv() {
-    install uv && .venv/bin/uv pip install --quiet --python .venv/bin/python "$@"
+    install uv &&
+      .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python "$@"
   }
   with_uv -r requirements.lock 2>/dev/null || install -r requirements.lock
   cp requirements.lock .venv/requirements.lock
