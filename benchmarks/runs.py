@@ -88,7 +88,8 @@ def train(
         settings: flags of train_drift.py, with their values.
         folder: of the run; it is removed before and after.
         measure: returns more for the row, given the folder of a run that did not fail.
-        pause: step at which the run ends once, is scored, and goes on; 0 for none.
+        pause: step at which the run ends once, is scored, and goes on; 0 for none. The learning
+            rate must not depend on the length of a run.
     """
     shutil.rmtree(folder, ignore_errors=True)
     of_benchmark = {
@@ -96,12 +97,16 @@ def train(
         "sample_interval": 0,
         "save_interval": settings["max_steps"],
     }
-    ends = [pause] if 0 < pause < settings["max_steps"] else []
+    config = config_lib.resolve(dict(settings) | of_benchmark)
+    last = config.max_steps
     failed = ""
     try:
-        for end in [*ends, settings["max_steps"]]:
-            config = config_lib.resolve(dict(settings) | of_benchmark | {"max_steps": end})
-            drift.train(build(config), drift.open_run(config))
+        if 0 < pause < last:
+            first = config_lib.resolve({"max_steps": pause}, saved=config)
+            drift.train(build(first), drift.open_run(first))
+            saved = config_lib.from_json(folder / "config.json")
+            config = config_lib.resolve({"max_steps": last}, saved=saved)
+        drift.train(build(config), drift.open_run(config))
     except UserError as error:
         if "not finite" not in str(error):
             raise
