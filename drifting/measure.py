@@ -56,11 +56,8 @@ def measure(
     drift_rms_<tau>  root mean square of V before its normalisation; 0 at equilibrium
     feature_scale    S sqrt(D), a mean distance
     perplexity       over how many positives the attraction spreads
-    energy_distance  (2 E||x-y|| - E||x-x'|| - E||y-y'||) / E||y-y'||: 0 when x and y are
-                     independent draws of one distribution, and below when x repeats y
-    diversity        E||x-x'|| / E||y-y'||: 0 when the generator has collapsed
 
-    Where no class has two different reals, E||x-y|| stands for E||y-y'|| as the unit of both.
+    and those of `spread`.
 
     Args:
         by_width: what the loss returned, an entry for each width of feature.
@@ -78,8 +75,21 @@ def measure(
     metrics["feature_scale"] = mean([stats.distance for stats in by_width])
     metrics["perplexity"] = mean([stats.perplexity for stats in by_width])
 
+    return metrics | spread(distances)
+
+
+def spread(distances: Distances) -> dict[str, Float[Array, ""]]:
+    """Returns how far apart samples are, in units of the distance between two reals.
+
+    energy_distance  (2 E||x-y|| - E||x-x'|| - E||y-y'||) / E||y-y'||: 0 when x and y are
+                     independent draws of one distribution, and below when x repeats y
+    diversity        E||x-x'|| / E||y-y'||: 0 when the generator has collapsed
+
+    Where no class has two different reals, the unit is E||x-y||.
+    """
     gen_gen, real_real, gen_real = distances
     unit = jnp.where(real_real > 0, real_real, jnp.maximum(gen_real, 1e-30))
-    metrics["energy_distance"] = (2 * gen_real - gen_gen - real_real) / unit
-    metrics["diversity"] = gen_gen / unit
-    return metrics
+    return {
+        "energy_distance": (2 * gen_real - gen_gen - real_real) / unit,
+        "diversity": gen_gen / unit,
+    }

@@ -341,9 +341,9 @@ def test_corrupt_images_are_skipped_counted_and_named(tmp_path, caplog):
     dataset = data.load(f"folder:{root}", options={"max_corrupt": 0.2})
     assert "3 unreadable images" in message(pipeline.everything, dataset)
     assert "3 unreadable images" in message(take, pipeline.stream(dataset, 0, 4), 6)
+    dataset = data.load(f"folder:{root}", options={"max_corrupt": 1.0})
     for file in root.rglob("*.jpg"):
         file.write_bytes(b"no image")
-    dataset = data.load(f"folder:{root}", options={"max_corrupt": 1.0})
     assert "none of its 12 samples can be read" in message(pipeline.everything, dataset)
 
 

@@ -354,6 +354,9 @@ def test_reference_of_cached_latents_is_their_images(place):
     assert reference.gallery.image(0).shape == (8, 8, 3)
 
 
+FITTED = {"model.use_stable_vae": True, "vae": "VAE", "drift.n_pos": 2}
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
@@ -390,11 +393,11 @@ def test_reference_of_cached_latents_is_their_images(place):
             "has no config.json",
         ),
         (
-            {"model.use_stable_vae": True, "vae": "VAE", "encoder.name": "whiten"},
+            FITTED | {"encoder.name": "whiten"},
             "--encoder.name whiten: it is fitted to samples",
         ),
         (
-            {"model.use_stable_vae": True, "vae": "VAE", "model.output_init": "data"},
+            FITTED | {"model.output_init": "data"},
             "--model.output_init data: it is fitted to samples",
         ),
     ],

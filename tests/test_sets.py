@@ -9,7 +9,7 @@ from drifting.battery import Battery
 from drifting.config import DriftConfig
 from drifting.fields.learned import field_loss, init_field
 from drifting.loss import drift_loss
-from drifting.measure import Distances, mean_distances, measure
+from drifting.measure import Distances, mean_distances, measure, spread
 from drifting.problems import by_width, pack, unpack
 from drifting.state import named_key, named_keys
 from drifting.step import feature_loss
@@ -65,8 +65,8 @@ def test_classes_with_a_single_real_have_no_distance_between_two():
     alone = mean_distances(gen[1:], pos[1:], all_four[None])
     np.testing.assert_allclose(found.real_real, alone.real_real, rtol=1e-6)
 
-    no_pairs = measure([], mean_distances(gen, pos, jnp.stack([one, one])), ())
-    assert np.isfinite([no_pairs["energy_distance"], no_pairs["diversity"]]).all()
+    no_pairs = spread(mean_distances(gen, pos, jnp.stack([one, one])))
+    assert np.isfinite(list(no_pairs.values())).all()
 
 
 CONFIG = DriftConfig(
