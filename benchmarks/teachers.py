@@ -121,7 +121,8 @@ def do_run(flags: Any, key: dict, equal: int, folder: pathlib.Path) -> dict[str,
 
     equal: number of steps after which all encoders are compared.
     """
-    given = settings(flags, key["encoder"], key["steps"], key["seed"]) | {"features": JUDGE}
+    given = settings(flags, key["encoder"], key["steps"], key["seed"])
+    given |= {"features": JUDGE, "eval_interval": key["steps"]}  # where it pauses, and at the end
 
     def in_pixels(run: pathlib.Path) -> dict[str, Any]:
         return {"in_pixels": runs.scores_of(flags.dataset_name, run, "pixels")}
