@@ -320,7 +320,12 @@ TABLE = (
     Key("drift.class_sampling", "uniform", "draw of a step's classes", ("uniform", "frequency")),
     Key("drift.n_neg", 64, "samples generated per class; each other's negatives", "[2, 1048576]"),
     Key("drift.n_pos", 64, "reals per class; all = all that the bank holds", "[2, 1048576] or all"),
-    Key("drift.n_unc", 16, "reals of any class in a step, for guidance; 0 = none", "[0, 1048576]"),
+    Key(
+        "drift.n_unc",
+        16,
+        "reals of any class that each class of a step has for guidance; 0 = none",
+        "[0, 1048576]",
+    ),
     Key("drift.alpha_min", 1.0, "least guidance scale; 1 = no guidance", "[1, inf)"),
     Key("drift.alpha_max", 4.0, "greatest guidance scale", "[1, inf)"),
     Key("drift.alpha_power", 3.0, "k in p(alpha) ~ alpha^-k", "[0, inf)"),

@@ -48,10 +48,8 @@ class DriftConfig:
     # The loss.
     set_weight: Callable[[str], float] = _weight_one  # weight of a feature set, by its name
     battery: Battery = ONE_ENCODER  # the encoders, where they are several
-    monitor: str = (
-        ""  # the feature set of the energy distance and the diversity; "" takes the last by name
-    )
-    #                    one that has a single vector per image
+    monitor: str = ""  # the feature set of the energy distance and the diversity, which has one
+    #                    vector per image; "" takes the last of these by name
 
     # The samples.
     style_shape: tuple[int, int]  # style codebooks and their size (A.2); (0, 0) for none

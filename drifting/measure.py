@@ -25,27 +25,26 @@ def mean_distances(
 ) -> Distances:
     """Returns the mean distances between the features of generated and of real samples.
 
-    Of more than TILE positives, evenly spaced ones stand for all. A class without pairs is left
-    out: one with a single real has no distance between two.
+    Of more than TILE positives, evenly spaced ones stand for all. A class with a single real has no
+    distance between two: that to the generated samples stands for it.
     """
     stride = -(-pos.shape[1] // kernel_tiled.TILE)
     pos, weight_pos = pos[:, ::stride], weight_pos[:, ::stride]
     gen, pos, weight_pos = jax.lax.stop_gradient((gen, pos, weight_pos))
     (n_classes, n), p = gen.shape[:2], pos.shape[1]
 
-    def mean(distances, weight):
-        pairs = jnp.sum(weight, (1, 2))
-        of_class = jnp.sum(distances * weight, (1, 2)) / jnp.maximum(pairs, 1)
-        return jnp.sum(of_class) / jnp.maximum(jnp.sum(pairs > 0), 1)
+    def of_classes(distances, weight):
+        return jnp.sum(distances * weight, (1, 2)) / jnp.maximum(jnp.sum(weight, (1, 2)), 1)
 
     pairs_gen = jnp.broadcast_to(1 - jnp.eye(n), (n_classes, n, n))
     pairs_real = weight_pos[:, :, None] * weight_pos[:, None, :] * (1 - jnp.eye(p))
     pairs_both = jnp.broadcast_to(weight_pos[:, None, :], (n_classes, n, p))
-    return Distances(
-        gen_gen=mean(distance(gen, gen, n), pairs_gen),
-        real_real=mean(distance(pos, pos, p), pairs_real),
-        gen_real=mean(distance(gen, pos), pairs_both),
-    )
+    gen_gen = of_classes(distance(gen, gen, n), pairs_gen)
+    gen_real = of_classes(distance(gen, pos), pairs_both)
+    real_real = of_classes(distance(pos, pos, p), pairs_real)
+    has_pairs = jnp.sum(weight_pos, 1) > 1
+    real_real = jnp.where(has_pairs, real_real, gen_real)
+    return Distances(jnp.mean(gen_gen), jnp.mean(real_real), jnp.mean(gen_real))
 
 
 def measure(
@@ -84,12 +83,9 @@ def spread(distances: Distances) -> dict[str, Float[Array, ""]]:
     energy_distance  (2 E||x-y|| - E||x-x'|| - E||y-y'||) / E||y-y'||: 0 when x and y are
                      independent draws of one distribution, and below when x repeats y
     diversity        E||x-x'|| / E||y-y'||: 0 when the generator has collapsed
-
-    Where no class has two different reals, the unit is E||x-y||.
     """
     gen_gen, real_real, gen_real = distances
-    unit = jnp.where(real_real > 0, real_real, jnp.maximum(gen_real, 1e-30))
     return {
-        "energy_distance": (2 * gen_real - gen_gen - real_real) / unit,
-        "diversity": gen_gen / unit,
+        "energy_distance": (2 * gen_real - gen_gen - real_real) / real_real,
+        "diversity": gen_gen / real_real,
     }

@@ -18,6 +18,7 @@ from test_train import STACKED, TINY, collectives, train
 import data
 from drifting.accumulate import in_groups, mean_over_groups
 from drifting.loss import problem_losses
+from drifting.memory import Memory
 from drifting.problems import one_set_of_problems
 from training import drift
 from training.reals import next_reals, put_bank
@@ -334,3 +335,22 @@ def test_parts_of_one_class_are_exact(changes, devices):
         np.testing.assert_allclose(
             [row[key] for row in other], [row[key] for row in one], rtol=1e-5, err_msg=key
         )
+
+
+class Watch(Memory):
+    """Tells the mean of a random number over the groups of a step, and of its square."""
+
+    def look(self, state, key, seen):
+        number = jax.random.uniform(key)
+        return {"number": number, "square": number**2}, {}
+
+    def update(self, state, observed):
+        return state, observed
+
+
+def test_each_group_has_random_numbers_of_its_own():
+    parts = parts_of({"model.name": "mlp", "optim.accumulate": 2} | FEW, 1, 1)
+    parts = dataclasses.replace(parts, drift=dataclasses.replace(parts.drift, memory=Watch()))
+    state, bank, step = begin(parts)
+    metrics = step(state, bank, None, {})[2]
+    assert metrics["square"] > metrics["number"] ** 2  # one number twice would give equality

@@ -138,11 +138,11 @@ def test_settings_that_a_run_may_change():
 
 def test_too_few_could_be_read_for_a_step():
     parts = parts_of({"drift.n_unc": 150, "drift.alpha_max": 3.0})
-    fill_bank.check_what_was_read(parts, np.full(10, 15))
+    fill_bank.check_what_was_read(parts, np.full(10, 15), 150)
     with pytest.raises(UserError, match=r"--drift.n_unc 150: only 140 samples"):
-        fill_bank.check_what_was_read(parts, np.full(10, 14))
+        fill_bank.check_what_was_read(parts, np.full(10, 14), 140)
     with pytest.raises(UserError, match=r"--drift.n_pos all: class '3' of digits has 0 samples"):
-        fill_bank.check_what_was_read(parts, 100 * (np.arange(10) != 3))
+        fill_bank.check_what_was_read(parts, 100 * (np.arange(10) != 3), 900)
 
 
 def test_a_run_that_is_through_is_no_start(digits_run, tmp_path):

@@ -56,17 +56,19 @@ def test_compiler_settings_that_are_named_or_unknown_are_left_alone(monkeypatch)
     assert jax.jit(lambda x: x + 1, compiler_options=compiler.options(mesh))(1) == 2
 
 
-def test_classes_with_a_single_real_have_no_distance_between_two():
+def test_a_class_with_a_single_real():
     random = np.random.default_rng(0)
     gen, pos = random.normal(size=(2, 2, 4, 3)).astype(np.float32)
     one, all_four = np.float32([1, 0, 0, 0]), np.ones(4, np.float32)
 
-    found = mean_distances(gen, pos, jnp.stack([one, all_four]))
-    alone = mean_distances(gen[1:], pos[1:], all_four[None])
-    np.testing.assert_allclose(found.real_real, alone.real_real, rtol=1e-6)
+    both = mean_distances(gen, pos, jnp.stack([one, all_four]))
+    first = mean_distances(gen[:1], pos[:1], one[None])
+    second = mean_distances(gen[1:], pos[1:], all_four[None])
+    np.testing.assert_allclose(both, np.mean([first, second], 0), rtol=1e-6)
 
-    no_pairs = spread(mean_distances(gen, pos, jnp.stack([one, one])))
-    assert np.isfinite(list(no_pairs.values())).all()
+    assert first.real_real == first.gen_real  # the only distance to a real that there is
+    far_apart = jnp.mean(jnp.linalg.norm(gen[0, :, None] - gen[0], axis=-1)) * 4 / 3
+    np.testing.assert_allclose(spread(first)["diversity"], far_apart / first.gen_real, rtol=1e-5)
 
 
 CONFIG = DriftConfig(

@@ -47,7 +47,7 @@ def hold_everything(parts: GeneratorParts, bank: Bank) -> Bank:
     counters.filled[:] = np.bincount(labels, minlength=dataset.n_classes)
     counters.next[:] = counters.filled % parts.per_class
     if isinstance(parts, DriftParts):
-        check_what_was_read(parts, counters.filled)
+        check_what_was_read(parts, counters.filled, counters.filled.sum())
     slots = np.zeros_like(labels)
     for label in range(dataset.n_classes):
         slots[labels == label] = np.arange(counters.filled[label])
@@ -61,16 +61,19 @@ def hold_everything(parts: GeneratorParts, bank: Bank) -> Bank:
     return bank
 
 
-def check_what_was_read(parts: DriftParts, filled: np.ndarray) -> None:
+def check_what_was_read(parts: DriftParts, filled: np.ndarray, held: int) -> None:
     """Raises UserError where too many samples could not be read for what a step draws.
 
-    filled: samples of each class that could be read.
+    Args:
+        parts: of the run.
+        filled: samples of each class that could be read.
+        held: samples of which those of any class are drawn.
     """
     dataset, drift = parts.dataset, parts.config.drift
     pipeline.check_counts(dataset, filled, drift.n_pos, "--drift.n_pos")
-    if filled.sum() < drift.n_unc:
+    if held < drift.n_unc:
         raise UserError(
-            f"--drift.n_unc {drift.n_unc}: only {filled.sum()} samples of {dataset.name} could be "
+            f"--drift.n_unc {drift.n_unc}: only {held} samples of {dataset.name} could be "
             "read; repair the others, or give less"
         )
 
@@ -103,10 +106,10 @@ def take_stream(parts: DriftParts, bank: Bank) -> tuple[Bank, int]:
             break
         was_all_seen = position > len(dataset.samples) + len(labels)
         if was_all_seen:
-            if takes_all and counters.filled.min() > 0:
+            if takes_all:
+                check_what_was_read(parts, counters.filled, held)
                 break
-            needed = "all" if takes_all else of_each_class
-            pipeline.check_counts(dataset, counters.filled, needed, "--drift.n_pos")
+            pipeline.check_counts(dataset, counters.filled, of_each_class, "--drift.n_pos")
     return bank, position
 
 

@@ -71,7 +71,8 @@ def check_output(config: Any, model: GeneratorModel, dataset: data.Dataset) -> N
         )
     if config.model.output_init == "random":
         return
-    check_fit(config, "--model.output_init data")
+    if not config.init_from:  # whose weights are the start
+        check_fit(config, "--model.output_init data")
     numbers = math.prod(model.sample_shape)
     if isinstance(model, DiT):
         numbers = model.patch_size**2 * model.out_channels

@@ -75,7 +75,8 @@ class Job:
 
     schema: config_lib.Schema  # its flags, and how they fit together
     folder_prefix: str = ""  # the usual run folder is runs/<prefix><dataset_name>
-    # A run that goes on must keep these settings, named by how their names start ...
+    # A run that goes on must keep these settings. A name that ends in . or _ stands for all that
+    # begin so ...
     fixed: tuple[str, ...] = ()
     free: tuple[str, ...] = ()  # ... but for these.
 

@@ -149,7 +149,7 @@ def take_steps(
     job: Job, start: int, saving: Saving, stop: StopSignal, profile: Profile, goodput: Goodput
 ) -> None:
     """Takes the steps after `start`. Raises NotFinite for a run that left the numbers."""
-    checkpoints, snapshots = saving.checkpoints, saving.snapshots
+    checkpoints, snapshots, held = saving
     config, folder = job.config, job.folder
     last = config.max_steps
     goodput.to_start()
@@ -195,8 +195,7 @@ def take_steps(
                 clock.restart(step)
 
             watchdog.rest()
-            # After the last step there is nothing to stop.
-            stopping = step < last and distributed.stop_after(step, stop.requested)
+            stopping = distributed.stop_after(step, stop.requested)
             evaluates = is_due(step, config.eval_interval, last)
             draws = is_due(step, config.sample_interval, last)
             keeps = is_snapshot(step, config.optim.ema_snapshots, last)
@@ -204,32 +203,31 @@ def take_steps(
             if evaluates or draws or keeps or saves:
                 jax.block_until_ready(metrics)  # what is queued is time of steps, not of these
             with clock.paused():
-                # ---- keep the averages of which others can be made ----
-                if keeps:
-                    check_finite(step, to_floats(metrics))
-                    with goodput.during("saving"):
-                        snapshots.save(step, snapshot_items(job.state), {}, wait=True)
-
-                # ---- who asks a run to stop may not wait for the rest ----
-                if stopping:
-                    check_finite(step, to_floats(metrics))
-                    save(job, step, saving, run_log, goodput)
-                    checkpoints.wait()
-
-                # ---- evaluate, draw ----
+                # ---- evaluate, draw: a run that goes on from what is saved here does neither ----
                 with goodput.during("evaluating"):
                     if evaluates:
                         job.evaluate(step, run_log)
                     if draws:
                         run_log.image(step, "samples", job.draw(step))
 
-                # ---- save: nothing that is not finite, so that the run can go on from it ----
-                if saves and not stopping:
+                # ---- keep the averages of which others can be made ----
+                if keeps:
                     check_finite(step, to_floats(metrics))
-                    save(job, step, saving, run_log, goodput)
+                    with goodput.during("saving"):
+                        snapshots.save(step, snapshot_items(job.state), {}, wait=True)
 
-                # ---- stop, as a signal asked to ----
-                if stopping:
+                # ---- save: nothing that is not finite, so that the run can go on from it ----
+                if saves:
+                    check_finite(step, to_floats(metrics))
+                    with goodput.during("saving"):
+                        held.confirm()
+                        run_log.flush()  # what is resumed from here has the lines before it
+                        checkpoints.save(step, *job.checkpoint())
+                    goodput.save()
+
+                # ---- stop, as a signal asked to; after the last step there is nothing to stop ----
+                if stopping and step < last:
+                    checkpoints.wait()
                     environment.note_end(folder, step)
                     name = stop.name or "SIGTERM"  # another process got it
                     log.warning("%s: saved at step %d; the same command resumes it", name, step)
@@ -238,15 +236,6 @@ def take_steps(
         checkpoints.wait()
     figures = "samples/, curves.png, " if config.sample_interval else ""
     log.info("%s: done; %smetrics.jsonl and checkpoints/ are there", folder, figures)
-
-
-def save(job: Job, step: int, saving: Saving, run_log: RunLog, goodput: Goodput) -> None:
-    """Begins to write a checkpoint, and what the log has before it."""
-    with goodput.during("saving"):
-        saving.held.confirm()
-        run_log.flush()  # what is resumed from here has the lines before it
-        saving.checkpoints.save(step, *job.checkpoint())
-    goodput.save()
 
 
 def is_due(step: int, interval: int, last: int) -> bool:

@@ -46,6 +46,7 @@ class MAEJob(Job):
         "data.config",
         "optim.name",
         "optim.ema",
+        "optim.ema_snapshots",
         "mae.base_channels",
         "mae.layers",
         "mae.input_patch_size",

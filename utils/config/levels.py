@@ -1,4 +1,4 @@
-"""The levels of a configuration, merged: default < recipe < objective < preset < command line.
+"""The levels of a configuration, merged: default < recipe < data < objective < preset < flags.
 
 A run that is resumed, or a saved one that is read, has its saved configuration in the place of the
 defaults and the recipe.
