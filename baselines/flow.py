@@ -133,7 +133,9 @@ def sample_t(key: jax.Array, n: int, kind: str) -> Float[Array, " n"]:
 
 
 def draw(bank: Bank, u: Float[Array, " B"]) -> tuple[jax.Array, jax.Array]:
-    """Draws samples of a bank that holds all data, with replacement, each as likely.
+    """Draws samples of a bank that holds all data, with replacement.
+
+    Each is as likely, as far as float32 goes: u has steps of 2^-23.
 
     u: uniform numbers in [0, 1). Returns (images [B, ...], labels [B]).
     """

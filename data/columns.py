@@ -166,7 +166,7 @@ def look_at_images(name: str, column: str, values: list[Any]) -> Pixels:
     arrays = [np.asarray(v) for v in present if isinstance(v, list | np.ndarray)]
     if not arrays:
         return Pixels()
-    if any(array.dtype.kind not in "iubf" for array in arrays):
+    if any(array.dtype.kind not in "iubf" or not array.size for array in arrays):
         raise UserError(f"{name}: column {column!r} holds no arrays of numbers; {advice}")
     low = min(float(array.min()) for array in arrays)
     high = max(float(array.max()) for array in arrays)

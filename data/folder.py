@@ -20,7 +20,9 @@ from data.dataset import Dataset, Options
 from data.images import make_images
 from data.layout import (
     HELD_OUT,
+    LABELS_FILE,
     SUFFIXES,
+    TRAIN,
     check_depth,
     check_not_storage,
     find_split,
@@ -84,7 +86,7 @@ def load_root(
     """
     one_class = wants_one_class(name, options)
     train = None if one_class and not _has_train(root) else find_train(name, root)
-    folder, split = _split_folder(name, root, train, split)
+    folder, split = _split_folder(name, root, train, split, one_class)
     train_folder = root if train is None else root / train
     files_of_class = _find_classes(name, folder, train_folder, one_class)
     counts = [len(files) for files in files_of_class.values()]
@@ -106,7 +108,7 @@ def load_root(
 
 
 def _has_train(root: pathlib.Path) -> bool:
-    return (root / "train").is_dir()
+    return bool(find_split(subfolders(root), TRAIN))
 
 
 # ---------------------------------------------------------------- classes
@@ -180,6 +182,7 @@ def _listed_classes(
         log.info("%s: dataset.json has no labels, so one class: training is unconditional", name)
         return {"all": files}
     files_of_class: dict[str, list[str]] = {str(label): [] for label in classes}
+    learned = set(classes)
     for file in files:
         below = os.path.relpath(file, folder)
         if below not in labels:
@@ -187,7 +190,7 @@ def _listed_classes(
                 f"{name}: {folder / 'dataset.json'} has no label for {below}; write it anew, or "
                 "give --data.label_column none for one class"
             )
-        if labels[below] in classes:
+        if labels[below] in learned:
             files_of_class[str(labels[below])].append(file)
     return files_of_class
 
@@ -208,11 +211,13 @@ def _annotated_classes(
 
 
 def _split_folder(
-    name: str, root: pathlib.Path, train: str | None, split: str
+    name: str, root: pathlib.Path, train: str | None, split: str, one_class: bool
 ) -> tuple[pathlib.Path, str]:
     """Returns the folder of a split, and the split that it really is.
 
     Where nothing is held out, "test" is the training split, and a warning says so.
+
+    one_class: whether labels are not wanted, so that any pictures will do.
     """
     if train is None:
         if split not in ("train", "test"):
@@ -220,7 +225,7 @@ def _split_folder(
                 f"there is no split {split}: {root} has no folder train, so its only split is train"
             )
         if split == "test":
-            warn_nothing_held_out(name)
+            warn_nothing_held_out(name, names=HELD_OUT)
         return root, "train"
     if split == "train":
         return root / train, split
@@ -231,9 +236,11 @@ def _split_folder(
             # A folder without the classes does not count: ImageNet's own test split has no labels.
             folder = root / held_out
             has_classes = classes <= set(subfolders(folder)) <= folders
-            if has_classes or read_annotations(name, folder) is not None:
+            has_labels = has_classes or (folder / LABELS_FILE).is_file()
+            has_labels = has_labels or read_annotations(name, folder) is not None
+            if has_labels or (one_class and has_images(folder)):
                 return folder, split
-        warn_nothing_held_out(name, " with the classes of train")
+        warn_nothing_held_out(name, " with the classes of train", HELD_OUT)
         return root / train, "train"
     if not (root / split).is_dir():
         guess = did_you_mean(split, subfolders(root))

@@ -15,6 +15,7 @@ from utils.errors import UserError
 
 PROBED = 32  # images looked at to find the shape of a data set
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")  # of Pillow
+WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 # (index) -> (content that `open_image` takes, label, name for messages).
 Read = Callable[[int], tuple[Any, Any, str]]
@@ -58,15 +59,20 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     16 bits are scaled to 8, and what is transparent is laid on white. Raises ValueError for pixels
     whose range is not known.
     """
+    clear = image.info.get("transparency")
     if image.mode.startswith("I"):
         # Pillow's own conversion would cut everything above 255 off.
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"grey values from {values.min()} to {values.max()}, expected 16 bits")
-        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
+        opaque = np.full_like(values, 255) if clear is None else 255 * (values != clear)
+        grey, alpha = (
+            Image.fromarray(array.astype(np.uint8)) for array in (np.round(values / 257), opaque)
+        )
+        image = grey if clear is None else Image.merge("LA", (grey, alpha))
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known")
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(background, image)

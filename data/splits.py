@@ -68,15 +68,20 @@ def _candidates(names: list[str], split: str, own_names: Mapping[str, str] | Non
     return [*known, *HELD_OUT]
 
 
-def warn_nothing_held_out(name: str, condition: str = ""):
+def warn_nothing_held_out(
+    name: str, condition: str = "", names: tuple[str, ...] = HELD_OUT
+) -> None:
     """Says that scores will be against training samples.
 
-    condition: what a held-out split would have to be besides its name, as in " with the classes
-    of train".
+    Args:
+        name: of the data set.
+        condition: what a held-out split would have to be besides its name, as in " with the classes
+            of train".
+        names: that it may have.
     """
     log.warning(
         "%s has no held-out split%s (%s): the training split stands in for it",
         name,
         condition,
-        ", ".join(HELD_OUT),
+        ", ".join(names),
     )

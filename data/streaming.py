@@ -127,7 +127,11 @@ def load(
         )
     first_label, class_names, counts = 0, ("all",), (n,)
     if label:
-        first_label, class_names = find_classes(name, features, label, footers)
+        first_label, class_names = find_classes(
+            name, features, label, footers_of_train(name, files, card, own_name, footers)
+        )
+        if not isinstance(features[label], datasets.ClassLabel):
+            check_bounds(name, label, footers, first_label, len(class_names))
         counts = None
     groups = RowGroups(name, footers, image, label, first_label)
     size, channels = options.image_size, options.channels
@@ -150,6 +154,42 @@ def load(
         max_corrupt=options.max_corrupt,
         order=order,
     )
+
+
+def footers_of_train(
+    name: str,
+    files: Mapping[str, list[str]],
+    card: Card | None,
+    own_name: str,
+    footers: list[Footer],
+) -> list[Footer]:
+    """Returns the footers of the training split, whose classes count for every split.
+
+    Args:
+        name: of the data set, for messages.
+        files: {split: its files}.
+        card: of a well-known data set.
+        own_name, footers: the split that is read, which stands in where none is for training.
+    """
+    try:
+        train, _ = choose_split(name, files, "train", card and card.own_names)
+    except UserError:
+        return footers
+    if train == own_name:
+        return footers
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return list(pool.map(read_footer, files[train]))
+
+
+def check_bounds(name: str, label: str, footers: list[Footer], first: int, n_classes: int) -> None:
+    """Raises UserError where a split has integer labels that the training split has not."""
+    bounds = _bounds_of_column(label, footers)
+    if bounds and not (first <= bounds[0] and bounds[1] < first + n_classes):
+        raise UserError(
+            f"{name}: column {label!r} has labels from {bounds[0]} to {bounds[1]} in this split, "
+            f"and from {first} to {first + n_classes - 1} in the training split; give another "
+            "--data.split, or --data.label_column none for one class"
+        )
 
 
 def find_classes(

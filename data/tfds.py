@@ -381,7 +381,7 @@ def _with_classes(
     label, names = read.label, ()
     if isinstance(features[label], tfds.features.ClassLabel):
         names = tuple(features[label].names)
-    if max(len(read.records), len(train.records)) > COUNTED:
+    if len(train.records) > COUNTED:
         if not names:
             raise UserError(
                 f"{name}: feature {label!r} is no class label, so the number of classes is not "

@@ -32,11 +32,12 @@ def sample_alpha(
     """
     key_u, key_off = jax.random.split(key)
     u = jax.random.uniform(key_u, shape)
+    ratio = alpha_max / alpha_min  # in units of alpha_min no power is too large
     if power == 1:
-        alpha = alpha_min * (alpha_max / alpha_min) ** u
+        alpha = alpha_min * ratio**u
     else:
-        low, high = alpha_min ** (1.0 - power), alpha_max ** (1.0 - power)
-        alpha = (low + u * (high - low)) ** (1 / (1.0 - power))
+        low, high = 1.0, ratio ** (1.0 - power)
+        alpha = alpha_min * (low + u * (high - low)) ** (1 / (1.0 - power))
     alpha = jnp.clip(alpha, alpha_min, alpha_max)
     return jnp.where(jax.random.uniform(key_off, shape) < no_cfg_frac, 1.0, alpha)
 

@@ -62,7 +62,7 @@ def request_of_other(request: Request) -> Request:
         flags=flags.copy_and_resolve_references(),
         given=given,
         folder=folder,
-        run=find_run(folder),
+        run=find_run(flags.against),
         writes=False,
     )
     other.flags.load_dir, other.flags.step, other.flags.samples_npz = flags.against, 0, ""

@@ -80,10 +80,15 @@ def open_runs(folders: Sequence[str]) -> list[Run]:
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
-    return [
-        Run(name, path, read_rows(path / "fid.csv"))
-        for name, path in zip(names, paths, strict=True)
-    ]
+    return [Run(name, path, own_rows(path)) for name, path in zip(names, paths, strict=True)]
+
+
+def own_rows(folder: pathlib.Path) -> list[dict]:
+    """Returns the rows of a run's fid.csv that are of its own samples.
+
+    `eval_fid.py --load_dir OTHER --out RUN` adds rows of others.
+    """
+    return [row for row in read_rows(folder / "fid.csv") if not row.get("samples")]
 
 
 def comparison_page(

@@ -31,7 +31,7 @@ from utils import processes, storage
 from utils.errors import UserError
 from utils.files import replacing
 from utils.npz import read_npz
-from utils.paths import cache_folder, to_path
+from utils.paths import cache_folder, to_local, to_path
 
 log = logging.getLogger("eval")
 
@@ -125,15 +125,24 @@ def dataset_facts(dataset: Dataset, options: Mapping[str, Any] | None) -> dict[s
     facts = {"dataset_name": dataset.name, "split": dataset.split, "shape": dataset.shape}
     facts["data"] = {} if options is None else dict(options)
     files = getattr(getattr(dataset.samples, "read", None), "files", None)
+    kind, _, path = dataset.name.partition(":")
+    if kind == "npz":  # one file, of which `identity` looks at some samples
+        files = [str(to_local(path))]
     return facts | identity(dataset) | ({} if files is None else {"files": _of_files(files)})
 
 
 def image_facts(images: Images) -> dict[str, Any]:
-    """Returns what tells images apart: names, sizes and times of files, or all of an array."""
+    """Returns what tells images apart: names, sizes and times of files, or all of an array.
+
+    Labels count too, since they are kept beside the features.
+    """
+    labels = 0  # None would mean that nothing tells them apart
+    if images.labels is not None:
+        labels = zlib.crc32(np.ascontiguousarray(images.labels).data)
     if isinstance(images.items, np.ndarray):
         checksum = zlib.crc32(np.ascontiguousarray(images.items).data)
-        return {"images": [list(images.items.shape), checksum]}
-    return {"images": _of_files(images.items), "channels": images.channels}
+        return {"images": [list(images.items.shape), checksum], "labels": labels}
+    return {"images": _of_files(images.items), "channels": images.channels, "labels": labels}
 
 
 def _of_files(files: Iterable[str]) -> str | None:

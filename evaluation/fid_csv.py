@@ -26,6 +26,8 @@ SETTINGS = (
     "reference",
     "labels",
     "denoise_timesteps",
+    "vae",
+    "data",
 )
 # Columns that stay text even where they look like numbers.
 TEXTS = (
@@ -36,6 +38,8 @@ TEXTS = (
     "weights",
     "reference",
     "labels",
+    "vae",
+    "data",
 )
 DISTANCES = ("fid", "fd_")  # how names of Frechet distances start
 # How names of scores start that are better when they are larger, and those that are best at none.

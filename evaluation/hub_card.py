@@ -87,7 +87,8 @@ def space_card(title: str, repository: str, licence: str) -> str:
 
 def is_of(row: dict, metadata: dict) -> bool:
     """Returns whether a row of fid.csv is of this generator: its step and its average."""
-    return (row.get("step"), row.get("ema")) == (metadata["step"], metadata["ema"])
+    is_own = not row.get("samples")
+    return is_own and (row.get("step"), row.get("ema")) == (metadata["step"], metadata["ema"])
 
 
 def results(row: dict, metadata: dict) -> list[Any]:

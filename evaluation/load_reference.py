@@ -321,6 +321,11 @@ def held_out_reader(
 
     def read() -> Evidence:
         dataset = load_split("test")
+        if dataset.split == "train":
+            raise UserError(
+                f"{dataset.name} has no held-out images, and --metrics fdr, swr and memorisation "
+                "compare with some; leave them out, or give data with a test split"
+            )
         with_features = need_features(measurement.wanted)
 
         def measure():

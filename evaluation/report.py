@@ -109,7 +109,7 @@ def result_line(rows: Sequence[dict], floor: float | None) -> str:
     """Returns the result in one line, with its error and the floor where they are known."""
     if not rows:
         return "No scores yet: eval_fid.py --load_dir adds them."
-    row = next((row for row in rows if row.get("cfg_scale", 1) == 1), rows[0])
+    row = shown_row(rows)
     name = distance_name(row)
     if not name:
         return describe_scores(row)
@@ -123,13 +123,18 @@ def result_line(rows: Sequence[dict], floor: float | None) -> str:
     return f"{text}; {others}." if others else f"{text}."
 
 
+def shown_row(rows: Sequence[dict]) -> dict:
+    """Returns the row that is the result: the first without guidance, or else the first."""
+    return next((row for row in rows if row.get("cfg_scale", 1) == 1), rows[0])
+
+
 def floor_of(config: Any, rows: Sequence[dict]) -> float | None:
     """Returns the Frechet distance in pixels of training images and held-out ones.
 
-    A generator that is as good as more data would reach it. None where the scores are not in
+    A generator that is as good as more data would reach it. None where the result is not in
     pixels, nothing is held out, or it would take long.
     """
-    if not any(row.get("features") == "pixels" for row in rows):
+    if not rows or shown_row(rows).get("features") != "pixels":
         return None
     try:
         name, options = data.origin(config.dataset_name, config.data)
@@ -268,10 +273,15 @@ def points(records: Sequence[dict], key: str) -> list[tuple[float, float]]:
     return thinned(found, MOST_POINTS)
 
 
+def values_of(records: Sequence[dict], key: str) -> list[float]:
+    """Returns all values of a metric."""
+    return [r[key] for r in records if isinstance(r.get(key), int | float)]
+
+
 def health(records: Sequence[dict], config: Any) -> list[list[str]]:
     """Returns rows of the watch: collapse, distance, numbers that were none, waiting for data."""
     rows = []
-    diversity = [value for _, value in points(records, "diversity")]
+    diversity = values_of(records, "diversity")
     if diversity:
         ratio = config.collapse_ratio
         verdict = "collapsed" if diversity[-1] < ratio else "no collapse"
@@ -282,7 +292,7 @@ def health(records: Sequence[dict], config: Any) -> list[list[str]]:
                 f"{min(diversity):.3g} at its least; {ratio:g} would be a collapse",
             ]
         )
-    energy = [value for _, value in points(records, "energy_distance")]
+    energy = values_of(records, "energy_distance")
     if energy:
         before, last = energy[len(energy) * 3 // 4], energy[-1]
         is_falling = before - last > max(0.1 * abs(before), 0.01 * abs(energy[0]))
@@ -290,7 +300,7 @@ def health(records: Sequence[dict], config: Any) -> list[list[str]]:
         rows.append(["energy distance", f"{energy[0]:.3g} at first, {last:.3g} now, {trend}"])
     broken = [str(record["step"]) for record in records if record.get("not_finite")]
     rows.append(["not finite", f"at steps {', '.join(broken)}" if broken else "never"])
-    waits = [value for _, value in points(records, "data_wait")]
+    waits = values_of(records, "data_wait")
     if waits:
         rows.append(["waiting for data", f"{np.mean(waits):.1%} of the time"])
     return rows
@@ -339,7 +349,7 @@ def time_of_sessions(events: Sequence[dict]) -> float:
     for event in events:
         if event["event"] == "start":
             start = event["time"]
-        elif start is not None:
+        elif event["event"] == "end" and start is not None:
             seconds += event["time"] - start
             start = None
     return seconds

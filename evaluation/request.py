@@ -19,9 +19,19 @@ from evaluation.reference import Reference
 from models.runs import is_run
 from utils import config as config_lib
 from utils import storage
+from utils.config.values import as_text
 from utils.errors import UserError
 from utils.paths import refuse_checkpoint, to_path
 from utils.sharding import local_sharding, round_up
+
+# Flags of data that do not change what an image is.
+HOW_DATA_ARE_READ = (
+    "data.dir",
+    "data.workers",
+    "data.streaming",
+    "data.stream_window",
+    "data.max_corrupt",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +80,18 @@ class Request:
         """The fid.csv that rows go to; None: they are only printed."""
         return self.out / "fid.csv" if self.out else None
 
+    @property
+    def row_settings(self) -> dict[str, str]:
+        """What a row of fid.csv says of flags that change the images: the VAE, and how data are
+        read. Those that are not given are left out.
+        """
+        options = []
+        for name, value in sorted(self.given.items()):
+            if name.startswith("data.") and name not in HOW_DATA_ARE_READ:
+                options.append(f"{name.removeprefix('data.')}={as_text(value)}")
+        settings = {"vae": self.given.get("vae", ""), "data": " ".join(options)}
+        return {name: value for name, value in settings.items() if value}
+
     def setting(self, name: str) -> Any:
         """Returns a setting of the command line or, where it is not given, of the run."""
         if name in self.given:
@@ -111,7 +133,7 @@ def read_request(flags: Flags, given: Mapping[str, Any]) -> Request:
     """
     check_paths(flags)
     folder = folder_of(flags.load_dir)
-    run = find_run(folder)
+    run = find_run(flags.load_dir)
     dataset_name = given.get("dataset_name", run.dataset_name if run else "")
     sharding = local_sharding()
     return Request(
@@ -131,9 +153,9 @@ def folder_of(source: str) -> pathlib.Path:
     return pathlib.Path() if source.startswith("hf://") else to_path(source)
 
 
-def find_run(folder: pathlib.Path) -> ConfigDict | None:
-    """Returns the configuration of the run in a folder; None where it is no run."""
-    return config_lib.from_json(folder / "config.json") if is_run(folder) else None
+def find_run(source: str) -> ConfigDict | None:
+    """Returns the configuration of the run that --load_dir or --against names; None for others."""
+    return config_lib.from_json(to_path(source) / "config.json") if is_run(source) else None
 
 
 def check_paths(flags: Flags) -> None:

@@ -267,10 +267,12 @@ def write_samples(sampler: Sampler, classes: list[int], all_flags: Flags) -> pat
         )
     if out.suffix != ".npz":
         check_pictures(sampler)
-    size = math.prod(sampler.model.sample_shape)
+    shape = sampler.model.sample_shape
+    if sampler.space:
+        shape = sampler.space.image_shape(shape)
     require_memory(
-        f"--num_samples {all_flags.num_samples}: holding the samples",
-        all_flags.num_samples * (4 + 4 * size),
+        f"--num_samples {all_flags.num_samples}: holding the samples, twice when they are joined,",
+        all_flags.num_samples * (4 + 2 * 4 * math.prod(shape)),
         host_memory(),
         "write fewer at a time, with another --seed",
     )
@@ -360,6 +362,8 @@ def real_rows(sampler: Sampler, classes: list[int], all_flags: Flags) -> np.ndar
             of_class = np.flatnonzero(labels == label)
         else:
             of_class = nearest(labels, sampler.conditions[label], per_class)
-        row = images[np.resize(of_class, per_class)]
+        row = np.full((per_class, *images.shape[1:]), 128, np.uint8)  # grey where there is none
+        if len(of_class):
+            row = images[np.resize(of_class, per_class)]
         rows += [row] * len(all_flags.cfg_scale)
     return np.concatenate(rows)

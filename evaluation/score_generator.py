@@ -135,7 +135,7 @@ def score_checkpoint(
         )
 
     of_own_run = request.run and request.out == request.folder
-    settings = {
+    settings = request.row_settings | {
         "samples": "" if of_own_run else flags.load_dir,
         "step": generator.metadata.get("step", 0),
         "ema": str(generator.metadata.get("ema", "")),

@@ -42,7 +42,7 @@ def score_images(request: Request) -> Scored:
         request.flags.error_groups > 0,
     )
     joined = join(found)
-    row = {"samples": source} | joined.row
+    row = request.row_settings | {"samples": source} | joined.row
     log.info("%s: %s", source, describe_scores(row))
     if request.table and processes.is_first():
         append_row(request.table, row)

@@ -97,6 +97,8 @@ class Collector:
     def result(self) -> Evidence:
         """Returns what all processes have found, which must all call it; errors as `collect`."""
         n = self._values.check()
+        if np.min(concatenate_all(np.array([self._values.n_samples]))) == 0:
+            raise UserError("no samples to score: give at least two for each process")
         mu, sigma = join(self._moments.result()).result()
         return Evidence(n, mu, sigma, _join_rows(self._features), _join_rows(self._logits))
 

@@ -34,8 +34,10 @@ def usual_distance(gallery: Float[ndarray, "N D"], most: int = 100) -> float:
     """Returns how far an image of the gallery is from the nearest other one.
 
     It is the median over at most `most` images, at equal steps. A sample that is much nearer to an
-    image than that repeats it.
+    image than that repeats it. It is 0 for a gallery of one.
     """
+    if len(gallery) < 2:
+        return 0.0  # there is no other one
     step = -(-len(gallery) // most)
     _, distances = nearest(gallery[::step], gallery, 2)
     return float(np.median(distances[:, 1]))  # The nearest of all is the image itself.

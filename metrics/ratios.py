@@ -16,6 +16,8 @@ from metrics.fid import frechet_distance
 from metrics.frechet_error import fid_estimates
 from utils.errors import UserError
 
+SAME = 1e-9  # a squared distance in features, below which two sets are the same but for rounding
+
 
 def ratio(distance: float, of_reals: float) -> float:
     """Returns the distance of generated images over that of held-out reals.
@@ -23,7 +25,7 @@ def ratio(distance: float, of_reals: float) -> float:
     Raises:
         UserError: The reals are at no distance, so they are those of the reference.
     """
-    if of_reals <= 0:
+    if of_reals <= SAME:
         raise UserError(
             "--metrics fdr: the held-out reals are the reference itself; give another "
             "--reference_split or --fid_stats"

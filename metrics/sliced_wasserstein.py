@@ -106,7 +106,8 @@ def _one_dimension(
     weights = np.where(order < len(x), 1 / len(x), -1 / len(y))
     difference = np.cumsum(weights, 0)[:-1]  # F - G between neighbours
     gaps = np.diff(np.take_along_axis(values, order, 0), axis=0)
-    sign = np.where(np.abs(difference) > ROUNDING, np.sign(difference), 0)
+    difference[np.abs(difference) <= ROUNDING] = 0
+    sign = np.sign(difference)
     tail = np.zeros_like(values)
     tail[:-1] = np.cumsum((sign * gaps)[::-1], 0)[::-1]
     potential = np.empty_like(values)

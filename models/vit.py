@@ -417,11 +417,10 @@ def locate(source: str) -> tuple[PublicModel | None, Path, str]:
     named = find_public_model(name)
     if colon and named:
         return named, Path(path), path
-    if Path(source).expanduser().exists():
-        return model_of_folder(Path(source).expanduser()), Path(source), source
-
     repository = source.removeprefix("hf://")
     known = find_public_model(repository)
+    if not known and Path(source).expanduser().exists():
+        return model_of_folder(Path(source).expanduser()), Path(source), source
     if known:
         repository = known.repository
     elif repository.count("/") != 1:

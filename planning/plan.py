@@ -16,6 +16,7 @@ from planning.traffic import collective_traffic, estimated_cycles, memory_traffi
 from training import drift
 from utils import sharding
 from utils.chips import CHIPS, GIB, Chip, memory_of, network_of
+from utils.errors import UserError
 from utils.flops import matmul_flops
 from utils.memory import bytes_on_a_device
 
@@ -117,6 +118,11 @@ def leave_out_figures(flags: Any, config: Any) -> None:
 def build_parts(flags: Any, config: Any, target: str) -> Any:
     """Returns the parts of a run on the devices of a target; encoders are known by their shapes."""
     devices = devices_of(target)
+    if config.mesh.devices > len(devices):
+        raise UserError(
+            f"--mesh.devices {config.mesh.devices}: {target} has {len(devices)}; give a larger "
+            "target, or leave it out"
+        )
     if config.mesh.devices:
         devices = devices[: config.mesh.devices]
     mesh = sharding.mesh_from_devices(devices, config.mesh.fsdp)

@@ -84,9 +84,10 @@ def plan_alone(target: str) -> dict:
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         words = [*sys.argv[1:], "--target", target, "--json", file.name]
         done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.DEVNULL)
-        if done.returncode not in (0, 1):
-            raise SystemExit(2)
-        return json.loads(pathlib.Path(file.name).read_text())[0]
+        written = pathlib.Path(file.name).read_text()
+        if done.returncode not in (0, 1) or not written:
+            raise SystemExit(2)  # it has said why
+        return json.loads(written)[0]
 
 
 def is_absent(word: str) -> bool:

@@ -13,7 +13,7 @@ for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
   fi
 done
 if [ -z "$python" ]; then
-  found=$(python3 --version 2>&1)
+  found=$(python3 --version 2>&1) || found="not there"
   advice="install one, or name it: PYTHON=/path/to/python3.12 $0"
   echo "error: no Python 3.11 to 3.13 found (python3 is $found); $advice" >&2
   exit 2

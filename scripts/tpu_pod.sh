@@ -92,11 +92,12 @@ create() {
 }
 
 install() {
-  local archive
-  archive=$(mktemp --suffix=.tar.gz)
-  git ls-files -z | tar --null -czf "$archive" -T -
-  tpu scp --worker=all "$archive" "$TPU_NAME:/tmp/jax-drift.tar.gz"
-  rm -f "$archive"
+  local folder
+  folder=$(mktemp -d)
+  git ls-files -z | tar --null -czf "$folder/jax-drift.tar.gz" -T -
+  call compute tpus tpu-vm scp "$folder/jax-drift.tar.gz" "$TPU_NAME:/tmp/jax-drift.tar.gz" \
+    "${place[@]}" --worker=all
+  rm -rf "$folder"
   everywhere "set -e
     mkdir -p ~/jax-drift && tar -xzf /tmp/jax-drift.tar.gz -C ~/jax-drift && cd ~/jax-drift
     command -v uv >/dev/null || python3 -m pip install --quiet --user uv

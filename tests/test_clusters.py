@@ -87,7 +87,10 @@ def test_a_slice_is_queued_for_until_the_run_is_done(
     assert len(made) == slices and all("--spot" in call for call in made)
     trained = [call for call in calls if "train_drift.py" in call]
     assert len(trained) == runs and r"--save_dir gs://b/a\ run" in trained[0]
-    assert sum(" scp " in call for call in calls) == runs
+    sent = [call.partition(" scp ")[2].split() for call in calls if " scp " in call]
+    assert len(sent) == runs
+    for source, target, *_ in sent:
+        assert source.endswith("/jax-drift.tar.gz") and target == "drift:/tmp/jax-drift.tar.gz"
     assert not any("gcsfuse" in call for call in calls)
 
 

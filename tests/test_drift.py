@@ -138,6 +138,8 @@ def test_alpha_has_its_density():
         for q in (0.1, 0.5, 0.9):
             assert abs(np.quantile(a, q) - grid[np.searchsorted(cdf / cdf[-1], q)]) < 0.02
         assert a.min() >= 1 and a.max() <= 4
+    steep = np.asarray(sample_alpha(jax.random.key(0), (9_999,), 4.0, 8.0, 70.0, 0.0))
+    assert abs(np.median(steep) - 4 * 2 ** (1 / 69)) < 0.01
     half = np.asarray(sample_alpha(jax.random.key(0), (100_000,), 1.5, 4.0, 3.0, 0.5))
     assert abs((half == 1).mean() - 0.5) < 0.01
     assert (np.asarray(sample_alpha(jax.random.key(0), (9,), 1.0, 1.0, 3.0, 0.0)) == 1).all()

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +31,13 @@ import data
 from data import pipeline
 from evaluation import curves, evaluate, evaluate_command, fid_csv, networks, score_generator
 from evaluation.alphas import golden_section, parse_alphas
+from evaluation.fid_csv import SETTINGS
 from evaluation.flags import define_evaluation_flags
 from evaluation.image_files import read_images, write_npz
 from evaluation.labels import choose_labels, label_kind
 from evaluation.load_reference import feature_count, load_reference
 from evaluation.progress import with_bar
+from evaluation.request import Request, find_run
 from metrics import collect as collect_lib
 from metrics.collect import collect
 from metrics.fid import frechet_distance, moments
@@ -394,12 +397,37 @@ def test_alphas(text, expected):
     assert parse_alphas(text) == expected
 
 
+def test_what_one_process_does_alone_waits_for_no_other(monkeypatch):
+    """As the first does for its report; asking the others would wait for them forever."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with processes.alone():
+        assert processes.text_of_first("mine") == "mine"
+        assert [a.tolist() for a in processes.concatenate_all(np.arange(2))] == [[0, 1]]
+        processes.wait_for_all("nobody")
+    assert not processes.is_single()
+
+
+def test_flags_that_change_the_images_are_settings_of_a_row():
+    given = {"vae": "v", "data.image_size": 32, "data.dir": "d", "data.flip": True, "step": 3}
+    of_row = Request.row_settings.fget(types.SimpleNamespace(given=given))
+    assert of_row == {"vae": "v", "data": "flip=true image_size=32"}
+    assert set(of_row) <= set(SETTINGS)
+
+
+def test_a_name_of_the_hub_is_no_run_of_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints").mkdir()
+    config_lib.save_json(config_lib.resolve({"recipe": "none"}), tmp_path / "config.json")
+    monkeypatch.chdir(tmp_path)
+    assert find_run(".") and find_run("hf://name") is None
+
+
 def test_nearest_finds_copies():
     gallery = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
     order, distance = nearest(gallery[[7, 200]], gallery, 3)
     assert order[:, 0].tolist() == [7, 200] and distance[:, 0].tolist() == [0, 0]
     assert (np.diff(distance) > 0).all()
     d = np.linalg.norm(gallery[:, None] - gallery[None], axis=-1) + 1e9 * np.eye(300)
+    assert usual_distance(gallery[:1]) == 0
     assert usual_distance(gallery, most=100) == pytest.approx(np.median(d.min(1)[::3]), rel=1e-6)
 
 

@@ -120,6 +120,7 @@ def test_sliced_wasserstein_is_scipys():
         columns = zip((x @ directions).T, (y @ directions).T, strict=True)
         return [wasserstein_distance(of_x, of_y, weights) for of_x, of_y in columns]
 
+    assert not sliced_wasserstein.slices(x, np.tile(x, (3, 1)), 7, seed=1).distances.any()
     equal = np.full(40, 1 / 40)
     assert found.distances == pytest.approx(distances(equal), rel=1e-12)
     expected = found.distances.mean()
@@ -144,11 +145,14 @@ def test_sliced_wasserstein_is_scipys():
             {"features": "coarse:a+coarse:b", "reference_split": "train"},
             "2 networks are called coarse",
         ),
+        ({"features": "pixels", "dataset_name": "npz:X"}, "x.npz has no held-out images"),
     ],
-    ids=["reference is held out", "typo", "same name"],
+    ids=["reference is held out", "typo", "same name", "nothing held out"],
 )
 def test_a_mistake_is_one_line(flags, words, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(NETWORKS, "coarse", coarse)
     write_npz(tmp_path / "x.npz", np.zeros((9, 8, 8, 1), np.uint8), np.zeros(9, int))
     with pytest.raises(UserError, match=words):
-        call(capsys, load_dir=tmp_path / "x.npz", dataset_name="digits", metrics="fdr", **flags)
+        flags = {"dataset_name": "digits", "load_dir": tmp_path / "x.npz"} | flags
+        flags["dataset_name"] = flags["dataset_name"].replace("X", str(tmp_path / "x.npz"))
+        call(capsys, metrics="fdr", **flags)

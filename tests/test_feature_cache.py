@@ -11,7 +11,8 @@ from PIL import Image
 from test_eval import call, convolution
 
 from evaluation import feature_cache, networks
-from evaluation.image_files import write_npz
+from evaluation.feature_cache import image_facts
+from evaluation.image_files import Images, write_npz
 from metrics.evidence import Evidence
 
 HELD_OUT = 560  # 540 digits, and 20 to fill up the last batch
@@ -125,6 +126,12 @@ def test_images_in_files_may_change(network, samples, tmp_path, capsys):
         os.utime(folder / "7.png", (2, 2))
         if "fid_stats" in source:
             assert changed["fid_40"] != row["fid_40"]
+
+
+def test_labels_are_kept_with_the_features():
+    items = np.zeros((4, 8, 8, 1), np.uint8)
+    of_labels = (None, np.arange(4), np.arange(4)[::-1])
+    assert len({str(image_facts(Images("x", items, labels))) for labels in of_labels}) == 3
 
 
 def test_a_full_cache_loses_what_was_used_longest_ago(network, samples, capsys):

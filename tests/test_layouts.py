@@ -10,6 +10,7 @@ from test_data import file_of, message, parquet, pictures, prepare_tfds
 
 import data
 from data import pipeline
+from data.images import to_mode
 from evaluation.image_files import batches, read_images
 from utils.errors import UserError
 
@@ -47,6 +48,20 @@ def test_known_spellings_of_splits(tmp_path, train, held_out):
         found = data.load(f"folder:{tmp_path}", split)
         assert (found.class_names, found.split) == (("cat", "dog"), split)
         assert found.counts == (2, 2)
+        assert data.load(f"folder:{tmp_path}", split, {"label_column": "none"}).counts == (4,)
+
+
+def test_a_held_out_split_without_classes(tmp_path):
+    """It does where labels are not wanted; and where dataset.json has them."""
+    write(tmp_path, "train/cat", "train/dog", "test")
+    assert data.load(f"folder:{tmp_path}", "test").split == "train"
+    assert data.load(f"folder:{tmp_path}", "test", {"label_column": "none"}).counts == (2,)
+
+    for split, labels in (("train", [4, 5]), ("val", [5])):
+        write(tmp_path / "edm", f"{split}/00000", n=len(labels))
+        rows = [[f"00000/{i}.png", label] for i, label in enumerate(labels)]
+        (tmp_path / "edm" / split / "dataset.json").write_text(json.dumps({"labels": rows}))
+    assert data.load(f"folder:{tmp_path / 'edm'}", "test").counts == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +136,18 @@ def test_labels_that_start_at_one(tmp_path, streaming):
     found = data.load(f"hf:{tmp_path}", "train", {"streaming": streaming})
     assert found.class_names == ("1", "2", "3")
     assert sorted(int(found.samples[i]["label"]) for i in range(6)) == [0, 0, 1, 1, 2, 2]
+
+    parquet(tmp_path, {"image": files_of(2), "label": [2, 3]}, name="test.parquet")
+    found = data.load(f"hf:{tmp_path}", "test", {"streaming": streaming})
+    assert found.class_names == ("1", "2", "3")
+    assert [int(found.samples[i]["label"]) for i in range(2)] == [1, 2]
+
+
+def test_a_streamed_split_with_labels_that_training_has_not(tmp_path):
+    parquet(tmp_path, {"image": files_of(3), "label": [0, 1, 1]})
+    parquet(tmp_path, {"image": files_of(2), "label": [1, 2]}, name="test.parquet")
+    said = message(data.load, f"hf:{tmp_path}", "test", {"streaming": 1})
+    assert "labels from 1 to 2 in this split, and from 0 to 1 in the training split" in said
 
 
 def test_classes_of_the_training_split_count(tmp_path, caplog):
@@ -225,6 +252,21 @@ def turned(i):
 def sixteen_bits(i):
     values = np.random.default_rng(i).integers(0, 65536, (SIDE, SIDE)).astype(np.uint16)
     return Image.fromarray(values), "png", {}
+
+
+def sixteen_bits_with_a_clear_grey(i):
+    values = np.random.default_rng(i).integers(0, 65536, (SIDE, SIDE)).astype(np.uint16)
+    values[0] = 900
+    return Image.fromarray(values), "png", {"transparency": 900}
+
+
+def test_clear_pixels_are_white_and_others_keep_their_colour(tmp_path):
+    image, _, options = sixteen_bits_with_a_clear_grey(0)
+    image.save(tmp_path / "0.png", **options)
+    pixels = read_images(tmp_path)[0]
+    assert (pixels[0] == 255).all() and pixels[1:].std() > 20
+    lab = Image.new("LAB", (2, 2), (120, 180, 60))
+    assert to_mode(lab, "RGB").getpixel((0, 0)) == lab.convert("RGB").getpixel((0, 0))
 
 
 def grey_among_colours(i):

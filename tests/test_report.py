@@ -76,6 +76,7 @@ def test_what_is_said():
     assert line.startswith("fd_pixels 1.25 ± 0.031 at step 5, of 540 samples; training images")
     assert line.endswith("recall 0.500.")
     assert floor_of(None, [row | {"features": "inception"}]) is None
+    assert floor_of(None, [row | {"features": "inception"}, row]) is None
     assert thinned(range(100), 3) == [0, 50, 99] and thinned([1, 2], 3) == [1, 2]
     assert [duration(s) for s in (3.4, 200, 7500)] == ["3 s", "3 min 20 s", "2 h 5 min"]
 
@@ -87,6 +88,15 @@ def test_a_collapse_is_told(run):
     assert rows["collapse watch"].startswith("collapsed: diversity 0.01")
     assert rows["not finite"] == "at steps 2"
     assert report.points(read_metrics(run / "metrics.jsonl"), "loss")
+    dip = [{"step": i, "diversity": 0.02 if i == 501 else 1.0} for i in range(1001)]
+    rows = dict(health(dip, types.SimpleNamespace(collapse_ratio=0.1)))
+    assert "0.02 at its least" in rows["collapse watch"]
+
+
+def test_a_session_is_from_its_start_to_its_end():
+    events = [("start", 0), ("rollback", 10), ("end", 1000), ("start", 2000)]
+    events = [{"event": event, "time": time} for event, time in events]
+    assert report.time_of_sessions(events) == 1000
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -283,7 +283,8 @@ class DriftJob(Job):
         from evaluation.report import write_report  # not needed before the end
 
         try:
-            path = write_report(self.folder, self.config.seed, sharding.local_sharding())
+            with processes.alone():
+                path = write_report(self.folder, self.config.seed, sharding.local_sharding())
         except Exception as error:  # what was learned is saved, and matters more
             log.warning("no report (%s); scripts/report.py tries again", error)
         else:

@@ -61,6 +61,12 @@ def check_whole(parts: DriftParts) -> None:
             f"--drift.field {field}: it reads all of {dataset.name} once, which streams; "
             "give --data.streaming 0, or another field"
         )
+    if field == "frechet" and parts.config.drift.moments == "class" and 0 in dataset.counts:
+        empty = dataset.class_names[dataset.counts.index(0)]
+        raise UserError(
+            f"--drift.moments class: class {empty!r} of {dataset.name} has no samples; take it out, "
+            "or give --drift.moments all"
+        )
 
 
 def checksum_of(parts: DriftParts) -> int:

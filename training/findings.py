@@ -360,12 +360,19 @@ def feature_sets(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding
             text = "it does not move with the image, so no gradient comes of it"
         else:
             continue
-        findings.append(
-            Finding(f"feature set {one.name}", text, f'give --encoder.layers "!{one.name}"')
-        )
+        findings.append(Finding(f"feature set {one.name}", text, how_to_drop(one.name)))
     if findings:
         return findings
     return [Finding("feature sets", f"all {len(sets)} tell images apart")]
+
+
+def how_to_drop(name: str) -> str:
+    """Returns what to do about a feature set that tells nothing."""
+    if name == "global":
+        return "take none out of --encoder.name"
+    encoder, slash, own_name = name.rpartition("/")
+    of_encoder = f" in the place of {encoder}" if slash else ""
+    return f'add "!{own_name}" to the names in --encoder.layers{of_encoder}'
 
 
 # ---------------------------------------------------------------- encoders

@@ -57,6 +57,7 @@ def train(job: Job, profiled: int = 0) -> None:
                     take_steps(job, start, saving, stop, profile, goodput)
                     break
                 except NotFinite as error:
+                    profile.stop()
                     start = roll_back(job, checkpoints, error)
                     snapshots.go_back(start)
                     goodput.lose()

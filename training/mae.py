@@ -130,7 +130,8 @@ class MAEJob(Job):
         """Writes the encoder in the published format, where the user asked for it."""
         folder = self.config.mae.export
         if folder and processes.is_first():
-            export_run(self.folder, folder)
+            with processes.alone():
+                export_run(self.folder, folder)
             log.info("%s: the encoder in the published format, for --encoder.path", folder)
 
 

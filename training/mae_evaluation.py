@@ -83,7 +83,7 @@ def held_out_batches(parts: MAEParts) -> Iterator[tuple[jax.Array, jax.Array, in
     batches = pipeline.in_order(parts.held_out, size, 0, parts.config.data.workers)
     taken = 0
     for images, labels in batches:
-        n = len(images)
+        n = min(len(images), HELD_OUT - taken)
         filled = [fill_up(images, size), fill_up(labels, size)]
         yield *jax.device_put(filled, devices), n
         taken += size

@@ -15,7 +15,8 @@ Which arrays are matrices, and of what shape:
     kernels of convolutions      [height, width, in, out]       one of [height width in, out]
 
 The first and the last layer, embeddings, positions, norms and biases are AdamW's: what goes in and
-out of a network is no map between hidden vectors, as the authors of Muon say.
+out of a network is no map between hidden vectors, as the authors of Muon say. What brings alpha or
+a condition in is a matrix like the others here.
 """
 
 from collections.abc import Callable

@@ -86,6 +86,7 @@ class Profile:
         steps = min(count, last - start) if processes.is_first() else 0
         self.first = min(start + 1 + self.WARM_UP, last - steps + 1)
         self.last = self.first + steps - 1  # before the first where there is nothing to trace
+        self.is_running = False
 
     def before(self, step: int) -> None:
         """Begins the trace if `step` is the first to be traced."""
@@ -95,14 +96,21 @@ class Profile:
             jax.profiler.start_trace(
                 self.folder, create_perfetto_trace=True, profiler_options=options
             )
+            self.is_running = True
 
     def after(self, step: int, metrics: Any) -> None:
         """Ends the trace if `step` was the last; `metrics` are what its program gives."""
-        if step == self.last >= self.first:
+        if step == self.last and self.is_running:
             jax.block_until_ready(metrics)
-            jax.profiler.stop_trace()
+            self.stop()
             newest = max(self.folder.rglob("perfetto_trace.json.gz"), key=_age)
             log.info("%s: open it at https://ui.perfetto.dev", newest)
+
+    def stop(self) -> None:
+        """Ends a trace that is running, as where its steps are taken once more."""
+        if self.is_running:
+            jax.profiler.stop_trace()
+            self.is_running = False
 
 
 def _age(path: pathlib.Path) -> float:

@@ -1,6 +1,6 @@
 """Several processes as one job: how they start, what they agree on, and how they end.
 
-    with job(flags.distributed):  # before the first use of a device
+    with all_processes(flags.distributed):  # before the first use of a device
         ...
 
 Every process runs the same program with the same arguments, and arrays live on a mesh over the

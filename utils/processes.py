@@ -4,10 +4,32 @@ Each process has devices of its own. How a job starts and stops is in `utils/dis
 functions here that exchange something must be called by all processes, in the same order.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 
 LONGEST_TEXT = 256  # bytes
+
+
+_is_alone = False
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """What is done within is this process's own affair: it asks and waits for no other."""
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        yield
+    finally:
+        _is_alone = before
+
+
+def is_single() -> bool:
+    """Tells whether there are no others to exchange anything with."""
+    return _is_alone or jax.process_count() == 1
 
 
 def is_first() -> bool:
@@ -31,7 +53,7 @@ def concatenate_all(array: np.ndarray) -> list[np.ndarray]:
         array: [n, ...]; n may differ between the processes, the rest of the shape may not.
     """
     array = np.ascontiguousarray(array)
-    if jax.process_count() == 1:
+    if is_single():
         return [array]
     from jax.experimental.multihost_utils import process_allgather
 
@@ -48,7 +70,7 @@ def concatenate_all(array: np.ndarray) -> list[np.ndarray]:
 
 def text_of_first(text: str) -> str:
     """Returns the text of process 0, cut to 256 bytes, in all. All processes must call it."""
-    if jax.process_count() == 1:
+    if is_single():
         return text
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
@@ -59,7 +81,7 @@ def text_of_first(text: str) -> str:
 
 def wait_for_all(name: str) -> None:
     """Returns when all processes have called this with the same name."""
-    if jax.process_count() > 1:
+    if not is_single():
         from jax.experimental.multihost_utils import sync_global_devices
 
         sync_global_devices(name)

@@ -62,7 +62,8 @@ def _by_encoder(config: Any, flag: str, parse: Callable[[str], Any]) -> dict[str
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(","))
+    words = (word.strip() for word in text.split(","))
+    return tuple(word for word in words if word)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

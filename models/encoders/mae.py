@@ -4,7 +4,6 @@ The network is in `models/mae.py`. The weights are those of a run of pretrain_ma
 in the published format (`models/artifacts.py`).
 """
 
-import json
 import pathlib
 from typing import Any
 
@@ -69,7 +68,7 @@ def load_shapes(name: str, source: str, bf16: bool | None) -> FrozenEncoder:
     if published in PUBLISHED:
         model = MAE(**PUBLISHED[published])
     elif source and file.is_file():
-        model = mae_from_config(json.loads(file.read_text())["model_config"], str(file))
+        model = mae_from_config(read_metadata(file.parent, "mae")["model_config"], str(file))
     else:
         raise UserError(
             f"--encoder.path {source or '(empty)'}: the size of this MAE is not known; give a "

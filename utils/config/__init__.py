@@ -2,7 +2,7 @@
 
 For each key a later level goes over an earlier one:
 
-    default < recipe < objective < preset < command line
+    default < recipe < data < objective < preset < command line
 
 All keys, defaults and help texts are rows of the tables in `configs/default.py`, so a new flag is
 one new row there. A key that is in no table is an error. Nothing in this folder imports jax, which

@@ -40,7 +40,7 @@ def read_tensors(path: str | Path, sha256: str = "") -> Tensors:
     path = find_file(Path(path).expanduser())
     # https://docs.pytorch.org/docs/stable/hub.html: check_hash of load_state_dict_from_url
     in_name = re.search(r"-([0-9a-f]{8,64})\.pth?$", path.name)
-    if not sha256 and in_name:
+    if not sha256 and in_name and not in_name[1].isdecimal():  # which is rather a date
         sha256 = in_name[1]
     check_sha256(path, sha256)
     try:
