@@ -468,6 +468,9 @@ def test_checksums(tiny, tmp_path):
     named = tmp_path / "resnet18-f37072fd.pth"
     named.write_bytes(b"something else")
     refused(f"resnet18:{named}", "SHA-256", "f37072fd")
+    dated = tmp_path / "resnet18-20231105.pth"
+    dated.write_bytes(b"something else")
+    refused(f"resnet18:{dated}", "resnet18-20231105.pth is damaged")
 
 
 def test_a_pth_with_code_is_not_run(tmp_path):

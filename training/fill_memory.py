@@ -64,8 +64,8 @@ def check_whole(parts: DriftParts) -> None:
     if field == "frechet" and parts.config.drift.moments == "class" and 0 in dataset.counts:
         empty = dataset.class_names[dataset.counts.index(0)]
         raise UserError(
-            f"--drift.moments class: class {empty!r} of {dataset.name} has no samples; take it out, "
-            "or give --drift.moments all"
+            f"--drift.moments class: class {empty!r} of {dataset.name} has no samples; take it "
+            "out, or give --drift.moments all"
         )
 
 
