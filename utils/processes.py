@@ -27,6 +27,11 @@ def alone() -> Iterator[None]:
         _is_alone = before
 
 
+def is_alone() -> bool:
+    """Tells whether this process is one of several and asks none of them; see `alone`."""
+    return _is_alone and jax.process_count() > 1
+
+
 def is_single() -> bool:
     """Tells whether there are no others to exchange anything with."""
     return _is_alone or jax.process_count() == 1

@@ -13,6 +13,8 @@ import os
 import pathlib
 from typing import Any
 
+import jax
+
 from utils import processes, storage
 from utils.checkpoint.checksums import CHECKSUMS, MARK
 from utils.errors import UserError
@@ -45,15 +47,25 @@ def temporary_path_class(folder: pathlib.Path) -> Any:
 
 def reader(ocp: Any, folder: pathlib.Path) -> Any:
     """Returns what reads an item of the step in `folder`; whether it is complete is known."""
-    handler = ocp.PyTreeCheckpointHandler()
+    options = ocp.options.MultiprocessingOptions()
+    if processes.is_alone():  # Orbax waits for all processes otherwise
+        own = jax.process_index()
+        options = ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"alone_{own}"
+        )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
     if not storage.is_bucket(folder):
-        return ocp.Checkpointer(handler)
+        return ocp.Checkpointer(handler, multiprocessing_options=options)
     if str(folder).startswith("s3://"):
         teach_s3()
     from orbax.checkpoint.path import atomicity
 
     # Of this one Orbax asks no mark.
-    return ocp.Checkpointer(handler, temporary_path_class=atomicity.AtomicRenameTemporaryPath)
+    return ocp.Checkpointer(
+        handler,
+        multiprocessing_options=options,
+        temporary_path_class=atomicity.AtomicRenameTemporaryPath,
+    )
 
 
 @functools.cache
