@@ -51,13 +51,13 @@ def explain(name: str, source: str, is_local: bool, card: Card | None, error: Ex
             f"{name}: {source} cannot be read as a data set ({in_words(error, 200)}); "
             "expected parquet, arrow or image files, or what save_to_disk writes"
         )
-    if any(_is_out_of_reach(cause) for cause in causes):
-        return _how_to_copy(name, source, card)
     if "gated" in text or any(_status(cause) in (401, 403) for cause in causes):
         return (
             f"{name}: {page} is gated; accept its terms there, then log in with `hf auth login` "
             "(or set HF_TOKEN), and run the command again"
         )
+    if any(_is_out_of_reach(cause) for cause in causes):
+        return _how_to_copy(name, source, card)
     if type(error).__name__ == "DatasetNotFoundError":
         return (
             f"{name}: {page} does not exist or is private; correct the name, or log in with "
