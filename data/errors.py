@@ -51,7 +51,7 @@ def explain(name: str, source: str, is_local: bool, card: Card | None, error: Ex
             f"{name}: {source} cannot be read as a data set ({in_words(error, 200)}); "
             "expected parquet, arrow or image files, or what save_to_disk writes"
         )
-    if "gated" in text or any(_status(cause) in (401, 403) for cause in causes):
+    if "gated" in text or any(_is_refused(cause) for cause in causes):
         return (
             f"{name}: {page} is gated; accept its terms there, then log in with `hf auth login` "
             "(or set HF_TOKEN), and run the command again"
@@ -66,9 +66,10 @@ def explain(name: str, source: str, is_local: bool, card: Card | None, error: Ex
     return f"{name}: {page} cannot be opened ({in_words(error, 200)})"
 
 
-def _status(error: BaseException) -> int | None:
-    """Returns the status of a web server's answer, if the error is one."""
-    return getattr(getattr(error, "response", None), "status_code", None)
+def _is_refused(error: BaseException) -> bool:
+    """Tells a set that is there and asks for a log-in; a name that is not there has status 401."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return type(error).__name__ == "GatedRepoError" or status == 403
 
 
 def _how_to_copy(name: str, source: str, card: Card | None) -> str:

@@ -502,6 +502,13 @@ def test_hub_errors_say_what_to_do(tmp_path, monkeypatch):
     assert "accept its terms" in message(data.load, "imagenet64")
     failing(not_found("Dataset 'me/set403' doesn't exist on the Hub or cannot be accessed."))
     assert "does not exist or is private" in message(data.load, "hf:me/set403")
+    for status, words in ((401, "does not exist or is private"), (403, "accept its terms")):
+        cause = OSError("an answer of the server")
+        cause.response = types.SimpleNamespace(status_code=status)
+        error = not_found("cannot be accessed")
+        error.__cause__ = cause
+        failing(error)
+        assert words in message(data.load, "hf:me/mine")
     failing(ConnectionError("<object at 0x7f24031a0b10>: no route"))
     assert "cannot be reached" in message(data.load, "hf:me/mine")
     failing(not_found("Dataset 'me/mine' doesn't exist on the Hub or cannot be accessed."))
