@@ -72,6 +72,8 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
         image = grey if clear is None else Image.merge("LA", (grey, alpha))
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known")
+    if image.mode == "LAB":
+        image = image.convert("RGB")  # Pillow has no way from it to grey
     if image.mode in WITH_ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")

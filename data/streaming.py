@@ -127,10 +127,11 @@ def load(
         )
     first_label, class_names, counts = 0, ("all",), (n,)
     if label:
-        first_label, class_names = find_classes(
-            name, features, label, footers_of_train(name, files, card, own_name, footers)
-        )
-        if not isinstance(features[label], datasets.ClassLabel):
+        if isinstance(features[label], datasets.ClassLabel):
+            first_label, class_names = find_classes(name, features, label, footers)
+        else:
+            learned = footers_of_train(name, files, card, own_name, footers)
+            first_label, class_names = find_classes(name, features, label, learned)
             check_bounds(name, label, footers, first_label, len(class_names))
         counts = None
     groups = RowGroups(name, footers, image, label, first_label)
@@ -187,8 +188,8 @@ def check_bounds(name: str, label: str, footers: list[Footer], first: int, n_cla
     if bounds and not (first <= bounds[0] and bounds[1] < first + n_classes):
         raise UserError(
             f"{name}: column {label!r} has labels from {bounds[0]} to {bounds[1]} in this split, "
-            f"and from {first} to {first + n_classes - 1} in the training split; give another "
-            "--data.split, or --data.label_column none for one class"
+            f"and from {first} to {first + n_classes - 1} in the training split; leave "
+            "--data.streaming out, or give --data.label_column none for one class"
         )
 
 

@@ -419,7 +419,7 @@ def locate(source: str) -> tuple[PublicModel | None, Path, str]:
         return named, Path(path), path
     repository = source.removeprefix("hf://")
     known = find_public_model(repository)
-    if not known and Path(source).expanduser().exists():
+    if source not in PUBLIC_MODELS and Path(source).expanduser().exists():
         return model_of_folder(Path(source).expanduser()), Path(source), source
     if known:
         repository = known.repository

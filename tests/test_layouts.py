@@ -267,6 +267,7 @@ def test_clear_pixels_are_white_and_others_keep_their_colour(tmp_path):
     assert (pixels[0] == 255).all() and pixels[1:].std() > 20
     lab = Image.new("LAB", (2, 2), (120, 180, 60))
     assert to_mode(lab, "RGB").getpixel((0, 0)) == lab.convert("RGB").getpixel((0, 0))
+    assert to_mode(lab, "L").getpixel((0, 0)) == lab.convert("RGB").convert("L").getpixel((0, 0))
 
 
 def grey_among_colours(i):

@@ -24,6 +24,9 @@ FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "ema_params.msgpack")
 # ---- files ----
 
 
+DATE = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])")
+
+
 def read_tensors(path: str | Path, sha256: str = "") -> Tensors:
     """Returns the tensors of a file by name.
 
@@ -40,7 +43,7 @@ def read_tensors(path: str | Path, sha256: str = "") -> Tensors:
     path = find_file(Path(path).expanduser())
     # https://docs.pytorch.org/docs/stable/hub.html: check_hash of load_state_dict_from_url
     in_name = re.search(r"-([0-9a-f]{8,64})\.pth?$", path.name)
-    if not sha256 and in_name and not in_name[1].isdecimal():  # which is rather a date
+    if not sha256 and in_name and not DATE.fullmatch(in_name[1]):
         sha256 = in_name[1]
     check_sha256(path, sha256)
     try:
