@@ -51,7 +51,7 @@ def explain(name: str, source: str, is_local: bool, card: Card | None, error: Ex
             f"{name}: {source} cannot be read as a data set ({in_words(error, 200)}); "
             "expected parquet, arrow or image files, or what save_to_disk writes"
         )
-    if "gated" in text or any(_is_refused(cause) for cause in causes):
+    if re.search(r"\bgated\b", text) or any(_is_refused(cause) for cause in causes):
         return (
             f"{name}: {page} is gated; accept its terms there, then log in with `hf auth login` "
             "(or set HF_TOKEN), and run the command again"

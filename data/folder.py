@@ -236,10 +236,10 @@ def _split_folder(
             # A folder without the classes does not count: ImageNet's own test split has no labels.
             folder = root / held_out
             has_classes = classes <= set(subfolders(folder)) <= folders
-            in_files = [(part / LABELS_FILE).is_file() for part in (folder, root / train)]
-            has_labels = has_classes or all(in_files)
-            has_labels = has_labels or read_annotations(name, folder) is not None
-            if has_labels or (one_class and has_images(folder)):
+            in_files = all((part / LABELS_FILE).is_file() for part in (folder, root / train))
+            if has_classes or in_files or read_annotations(name, folder) is not None:
+                return folder, split
+            if one_class and has_images(folder):
                 return folder, split
         warn_nothing_held_out(name, " with the classes of train", HELD_OUT)
         return root / train, "train"

@@ -65,11 +65,10 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"grey values from {values.min()} to {values.max()}, expected 16 bits")
-        opaque = np.full_like(values, 255) if clear is None else 255 * (values != clear)
-        grey, alpha = (
-            Image.fromarray(array.astype(np.uint8)) for array in (np.round(values / 257), opaque)
-        )
-        image = grey if clear is None else Image.merge("LA", (grey, alpha))
+        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
+        if clear is not None:
+            alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+            image = Image.merge("LA", (image, alpha))
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known")
     if image.mode == "LAB":

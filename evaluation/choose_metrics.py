@@ -55,7 +55,8 @@ def choose_metrics(
         if not available[needed] and needed.startswith("held_out") and not held_out:
             raise UserError(
                 f"--metrics {metric}: it needs held_out reals beside the reference, which must be "
-                "the training images of a data set; give --dataset_name and --reference_split train"
+                "the training images of a data set that has a held-out split; give --dataset_name "
+                "and --reference_split train"
             )
         if not available[needed]:
             raise UserError(
@@ -63,6 +64,11 @@ def choose_metrics(
                 "does not give; leave it out, or give images as the reference"
             )
     return wanted or tuple(metric for metric in USUAL if available[METRICS[metric].needs])
+
+
+def need_held_out(metrics: Iterable[str]) -> bool:
+    """Returns whether one of the metrics compares with held-out real images."""
+    return any(METRICS[metric].needs.startswith("held_out") for metric in metrics)
 
 
 def need_features(metrics: Iterable[str]) -> bool:

@@ -31,10 +31,10 @@ from metrics.neighbours import nearest, usual_distance
 from metrics.networks import ERROR
 from models.latents import latent_space_of
 from models.runs import is_run
-from utils import page, storage
+from utils import page
 from utils.errors import UserError
 from utils.figures import to_uint8
-from utils.paths import to_path
+from utils.paths import absolute, to_path
 
 log = logging.getLogger("compare")
 
@@ -70,8 +70,7 @@ def open_runs(folders: Sequence[str]) -> list[Run]:
     """
     if not folders:
         raise UserError("no run is given; for example: scripts/compare.py runs/a runs/b")
-    paths = [to_path(folder) for folder in folders]
-    paths = [path if storage.is_bucket(path) else path.resolve() for path in paths]
+    paths = [absolute(to_path(folder)) for folder in folders]
     for path, given in zip(paths, folders, strict=True):
         if not is_run(path):
             raise UserError(f"{given} is no run folder; give folders that the trainer has written")

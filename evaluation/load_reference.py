@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 
 import data
 from data import Dataset, pipeline
-from evaluation.choose_metrics import choose_metrics, need_features, parse_metrics
+from evaluation.choose_metrics import choose_metrics, need_features, need_held_out, parse_metrics
 from evaluation.dataset_images import DatasetImages
 from evaluation.feature_cache import NO_CACHE, FeatureCache, dataset_facts, image_facts
 from evaluation.image_files import Images, batches, read_images
@@ -316,16 +316,18 @@ def held_out_reader(
     load_split: Callable[[str], Dataset],
     facts: Callable[[Dataset], dict],
     measurement: Measurement,
-) -> Callable[[], Evidence]:
-    """Returns a function that reads the held-out split, as `Reference` has it."""
+) -> Callable[[], Evidence] | None:
+    """Returns a function that reads the held-out split, as `Reference` has it.
+
+    None where no metric asks for it, or nothing is held out: the training split does not stand in.
+    """
+    if not need_held_out(measurement.wanted):
+        return None
+    dataset = load_split("test")
+    if dataset.split == "train":
+        return None
 
     def read() -> Evidence:
-        dataset = load_split("test")
-        if dataset.split == "train":
-            raise UserError(
-                f"{dataset.name} has no held-out images, and --metrics fdr, swr and memorisation "
-                "compare with some; leave them out, or give data with a test split"
-            )
         with_features = need_features(measurement.wanted)
 
         def measure():

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from einops import rearrange
 
+from evaluation.choose_metrics import need_held_out
 from metrics.class_agreement import fit_classifier
 from metrics.collect import to_float
 from metrics.evidence import Evidence
@@ -90,8 +91,7 @@ class Reference:
     @functools.cached_property
     def held_out(self) -> Evidence | None:
         """The evidence of held-out real images; None where no metric needs it."""
-        needs = [METRICS[metric].needs for metric in self.metrics]
-        if self.read_held_out is None or not any(need.startswith("held_out") for need in needs):
+        if self.read_held_out is None or not need_held_out(self.metrics):
             return None
         return self.read_held_out()
 

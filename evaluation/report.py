@@ -269,19 +269,18 @@ def is_drift(key: str) -> bool:
 
 def points(records: Sequence[dict], key: str) -> list[tuple[float, float]]:
     """Returns (step, value) of a metric, where it is a number; at most MOST_POINTS."""
-    found = [(r["step"], r[key]) for r in records if isinstance(r.get(key), int | float)]
-    return thinned(found, MOST_POINTS)
+    return thinned(all_points(records, key), MOST_POINTS)
 
 
-def values_of(records: Sequence[dict], key: str) -> list[float]:
-    """Returns all values of a metric."""
-    return [r[key] for r in records if isinstance(r.get(key), int | float)]
+def all_points(records: Sequence[dict], key: str) -> list[tuple[float, float]]:
+    """Returns (step, value) of a metric, where it is a number."""
+    return [(r["step"], r[key]) for r in records if isinstance(r.get(key), int | float)]
 
 
 def health(records: Sequence[dict], config: Any) -> list[list[str]]:
     """Returns rows of the watch: collapse, distance, numbers that were none, waiting for data."""
     rows = []
-    diversity = values_of(records, "diversity")
+    diversity = [value for _, value in all_points(records, "diversity")]
     if diversity:
         ratio = config.collapse_ratio
         verdict = "collapsed" if diversity[-1] < ratio else "no collapse"
@@ -292,7 +291,7 @@ def health(records: Sequence[dict], config: Any) -> list[list[str]]:
                 f"{min(diversity):.3g} at its least; {ratio:g} would be a collapse",
             ]
         )
-    energy = values_of(records, "energy_distance")
+    energy = [value for _, value in all_points(records, "energy_distance")]
     if energy:
         before, last = energy[len(energy) * 3 // 4], energy[-1]
         is_falling = before - last > max(0.1 * abs(before), 0.01 * abs(energy[0]))
@@ -300,7 +299,7 @@ def health(records: Sequence[dict], config: Any) -> list[list[str]]:
         rows.append(["energy distance", f"{energy[0]:.3g} at first, {last:.3g} now, {trend}"])
     broken = [str(record["step"]) for record in records if record.get("not_finite")]
     rows.append(["not finite", f"at steps {', '.join(broken)}" if broken else "never"])
-    waits = values_of(records, "data_wait")
+    waits = [value for _, value in all_points(records, "data_wait")]
     if waits:
         rows.append(["waiting for data", f"{np.mean(waits):.1%} of the time"])
     return rows

@@ -25,8 +25,9 @@ from utils.paths import refuse_checkpoint, to_path
 from utils.sharding import local_sharding, round_up
 
 # Flags of data that do not change what an image is.
-HOW_DATA_ARE_READ = (
+NOT_OF_THE_IMAGES = (
     "data.dir",
+    "data.split",  # of the training
     "data.workers",
     "data.streaming",
     "data.stream_window",
@@ -82,12 +83,12 @@ class Request:
 
     @property
     def row_settings(self) -> dict[str, str]:
-        """What a row of fid.csv says of flags that change the images: the VAE, and how data are
-        read. Those that are not given are left out.
+        """What a row of fid.csv says of flags that change the images: the VAE, and options of the
+        data. Those that are not given are left out.
         """
         options = []
         for name, value in sorted(self.given.items()):
-            if name.startswith("data.") and name not in HOW_DATA_ARE_READ:
+            if name.startswith("data.") and name not in NOT_OF_THE_IMAGES:
                 options.append(f"{name.removeprefix('data.')}={as_text(value)}")
         settings = {"vae": self.given.get("vae", ""), "data": " ".join(options)}
         return {name: value for name, value in settings.items() if value}

@@ -22,6 +22,7 @@ from metrics.table import METRICS
 from models.latents import LatentSpace, latent_space_of
 from utils import processes
 from utils.errors import UserError
+from utils.paths import absolute
 
 log = logging.getLogger("eval")
 
@@ -134,7 +135,7 @@ def score_checkpoint(
             with_errors=flags.error_groups > 0,
         )
 
-    of_own_run = request.run and request.out == request.folder
+    of_own_run = request.run and request.out and absolute(request.out) == absolute(request.folder)
     settings = request.row_settings | {
         "samples": "" if of_own_run else flags.load_dir,
         "step": generator.metadata.get("step", 0),

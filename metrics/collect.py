@@ -225,9 +225,8 @@ class BlockedMoments:
         self.rows = [rows[n_whole:]]
 
     def result(self) -> Moments:
-        """Returns the moments of everything. Raises UserError if there was nothing."""
-        if self.moments is None:
-            raise UserError("no samples to score: give at least two for each process")
+        """Returns the moments of everything, of which there must be some."""
+        assert self.moments is not None
         self.moments.update(np.concatenate(self.rows))
         self.rows = []
         return self.moments

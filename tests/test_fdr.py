@@ -145,7 +145,7 @@ def test_sliced_wasserstein_is_scipys():
             {"features": "coarse:a+coarse:b", "reference_split": "train"},
             "2 networks are called coarse",
         ),
-        ({"features": "pixels", "dataset_name": "npz:X"}, "x.npz has no held-out images"),
+        ({"features": "pixels", "dataset_name": "npz:X"}, "a data set that has a held-out split"),
     ],
     ids=["reference is held out", "typo", "same name", "nothing held out"],
 )

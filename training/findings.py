@@ -369,10 +369,10 @@ def feature_sets(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding
 def how_to_drop(name: str) -> str:
     """Returns what to do about a feature set that tells nothing."""
     if name == "global":
-        return "take none out of --encoder.name"
+        return "take none out of --encoder.name, or name another encoder there"
     encoder, slash, own_name = name.rpartition("/")
-    of_encoder = f" in the place of {encoder}" if slash else ""
-    return f'add "!{own_name}" to the names in --encoder.layers{of_encoder}'
+    of_encoder = f", in the place of {encoder}" if slash else ""
+    return f'give --encoder.layers the names of the maps, and "!{own_name}"{of_encoder}'
 
 
 # ---------------------------------------------------------------- encoders

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 # Seconds without a sign of life after which JAX counts a process as gone.
 HEARTBEAT = 30
+# Seconds that the others wait at the end for the first one, which writes the report alone.
+LONGEST_END = 3600
 # What JAX says when another process is gone.
 GONE = re.compile(
     "heartbeat|unhealthy|task is set to ERROR|coordination service|[Cc]onnection (closed|reset)"
@@ -104,6 +106,7 @@ def _start_jax(member: Member, hosts: Sequence[str], timeout: int) -> None:
         local_device_ids=member.local_devices,
         initialization_timeout=timeout,
         heartbeat_timeout_seconds=HEARTBEAT,
+        shutdown_timeout_seconds=LONGEST_END,
     )
     if not processes.is_first():
         logging.getLogger().setLevel(logging.ERROR)

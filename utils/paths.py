@@ -73,6 +73,11 @@ def to_local(text: Any) -> pathlib.Path:
     return storage.local(to_path(text))
 
 
+def absolute(path: pathlib.Path) -> pathlib.Path:
+    """Returns the one spelling of a path by which two of them can be compared."""
+    return path if storage.is_bucket(path) else path.resolve()
+
+
 # ---- a checkpoint in the place of its run ----
 
 

@@ -62,8 +62,10 @@ def _by_encoder(config: Any, flag: str, parse: Callable[[str], Any]) -> dict[str
 
 
 def _words(text: str) -> tuple[str, ...]:
-    words = (word.strip() for word in text.split(","))
-    return tuple(word for word in words if word)
+    words = tuple(word.strip() for word in text.split(","))
+    if "" in words:
+        raise ValueError("an empty word")
+    return words
 
 
 def _sizes(text: str) -> tuple[int, ...]:
