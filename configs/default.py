@@ -92,7 +92,7 @@ TABLE = (
         "fid_stats",
         "",
         "the reals to measure against: statistics or images (.npz), "
-        "or a folder; empty = the data set",
+        "or a folder; {network} in it is the network's name; empty = the data set",
         BUCKET,
     ),
     Key(

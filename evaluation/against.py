@@ -80,14 +80,18 @@ def judge(first: Scored, second: Scored) -> dict[str, Verdict]:
     Raises:
         UserError: the samples are not equally many.
     """
-    counts = first.row["num_samples"], second.row["num_samples"]
-    if counts[0] != counts[1]:
-        raise UserError(
-            f"--against: {counts[0]:,} samples against {counts[1]:,}; most scores depend on their "
-            "number, so give equally many"
-        )
+    check_counts(first.row["num_samples"], second.row["num_samples"])
     names = [name for name in first.estimates if name in second.estimates and is_score(name)]
     return {name: verdict(name, first.estimates[name], second.estimates[name]) for name in names}
+
+
+def check_counts(first: int, second: int) -> None:
+    """Raises UserError where two sets of samples are not equally many."""
+    if first != second:
+        raise UserError(
+            f"--against: {first:,} samples against {second:,}; most scores depend on their "
+            "number, so give equally many"
+        )
 
 
 def verdict(name: str, first: Estimate, second: Estimate) -> Verdict:

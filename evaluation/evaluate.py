@@ -1,7 +1,7 @@
 """The scores of one set of parameters. The trainer calls it as eval_fid.py does."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from evaluation.clock import Clock
 from evaluation.labels import label_kind, labels_of_samples
 from evaluation.progress import with_bar
 from evaluation.reference import Reference
-from evaluation.scoring import Scored, check_count, score
+from evaluation.scoring import Scored, check_count, score_in_networks
 from metrics.networks import STANDARD_COUNT
 from models.latents import LatentSpace
 from models.sampling import generate
@@ -26,14 +26,14 @@ SANITY_SAMPLES = 32  # per process
 
 
 def evaluate(model, params, reference: Reference, **settings) -> dict:
-    """Returns the row of `measure`."""
-    return measure(model, params, reference, **settings).row
+    """Returns the row of `measure` in one network."""
+    return measure(model, params, [reference], **settings).row
 
 
 def measure(
     model,
     params,
-    reference: Reference,
+    references: Sequence[Reference],
     *,
     cfg_scale: float,
     seed: int,
@@ -52,7 +52,7 @@ def measure(
 
     Args:
         model, params: the generator.
-        reference: what the samples are compared with.
+        references: what the samples are compared with, the same reals in each network.
         cfg_scale: the guidance scale alpha.
         seed: of the noise.
         num_samples: to generate; 0 = `usual_count`.
@@ -61,19 +61,22 @@ def measure(
         labels: which classes, as the flag --labels says.
         on_batch: is shown every batch of images [B,H,W,C], floats in about [-1, 1].
         space: the VAE that decodes samples which are latents; None = they are images.
-        with_errors: as of `evaluation.scoring.score`.
+        with_errors: whether the standard errors are wanted.
     Raises:
         UserError: the samples do not fit the reference, are too few, or are broken.
     """
+    reference = references[0]
     n = num_samples or usual_count(reference)
     image_shape = space.image_shape(model.sample_shape) if space else model.sample_shape
-    reference.check_shape(image_shape)
-    check_count(n, reference.metrics)
+    for one in references:
+        one.check_shape(image_shape)
+        check_count(n, one.metrics)
     kind = label_kind(labels, reference, model)
     sample_labels = labels_of_samples(model, kind, reference, n)
     own = processes.own_range(n)
     batch_size = min(batch_size, round_up(len(own), sharding.mesh.size if sharding else 1))
-    reference.prepare()  # before the clock starts
+    for one in references:
+        one.prepare()  # before the clock starts
     samples = generate(
         model,
         params,
@@ -86,7 +89,7 @@ def measure(
     )
     images = map(space.decode, samples) if space else samples
     clock = Clock(with_bar(images, len(own), "samples"), on_batch)
-    scored = score(clock, reference, sample_labels, batch_size, sharding, with_errors)
+    scored = score_in_networks(clock, references, sample_labels, batch_size, sharding, with_errors)
     log.info("%d samples: %s", n, clock.report(len(own)))
     return scored._replace(row=scored.row | {"labels": kind})
 

@@ -10,8 +10,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from evaluation import against
+from evaluation.choose_metrics import is_of_six
 from evaluation.flags import OF_GENERATORS, Flags
+from evaluation.image_files import read_images
 from evaluation.judge import judge_is_encoder
+from evaluation.networks import network_name
 from evaluation.request import Request, make_folders, read_request
 from evaluation.score_generator import score_generator
 from evaluation.score_images import score_images
@@ -39,6 +42,8 @@ def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
     request = read_request(all_flags, given)
     make_folders(request)
     other = against.request_of_other(request) if all_flags.against else None
+    if other and not request.is_generator:
+        against.check_counts(*(len(read_images(r.flags.load_dir)) for r in (request, other)))
     notes = judge_notes(request)
     scored = score(request)
     row = scored.row | {
@@ -50,9 +55,18 @@ def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
     if other:
         judge_notes(other)
         notes["against"] = compare(scored, score(other), request)
-    row |= notes
+    row |= notes | missing_networks(request, scored)
     if processes.is_first():
         print(json.dumps(row))
+
+
+def missing_networks(request: Request, scored: Scored) -> dict[str, list[str]]:
+    """Returns which networks of a published mean this machine lacks, for JSON; {} = none."""
+    if not is_of_six(request.flags.metrics):
+        return {}
+    found = scored.row["features"].split("+")
+    names = map(network_name, request.networks)
+    return {"missing_networks": [name for name in names if name not in found]}
 
 
 def score(request: Request) -> Scored:

@@ -15,6 +15,7 @@ import logging
 import os
 import pathlib
 import re
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -72,15 +73,10 @@ class FeatureCache(NamedTuple):
             with_features: Whether the features of each image are needed, beside their moments.
             measure: Reads the images.
         """
-        if self.folder is None or network.params is None:
+        place = self._place(network, facts)
+        if place is None:
             return measure()
-        device = jax.devices()[0].device_kind
-        of_images = facts()
-        if None in of_images.values():
-            return measure()
-        key = {"version": VERSION, "device": device, **of_images, **network.facts}
-        text = json.dumps(key, sort_keys=True, default=str)
-        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+        path, text = place
         found = _read(path, text, with_features)
         # All processes read the images or none: measuring is a work of all.
         if np.all(processes.concatenate_all(np.array([found is not None]))) and found:
@@ -89,8 +85,33 @@ class FeatureCache(NamedTuple):
         found = measure()
         if processes.is_first():
             _write(path, text, found, with_features and self._may_keep(found))
-            _remove_oldest(self.folder, self.limit, path)
+            _remove_oldest(path.parent, self.limit, path)
         return found
+
+    def has(
+        self, network: Network, facts: Callable[[], Mapping[str, Any]], with_features: bool
+    ) -> bool:
+        """Returns whether `find` would hardly measure. All processes must call it.
+
+        A file may still turn out to be damaged when it is read as a whole.
+        """
+        place = self._place(network, facts)
+        is_here = place is not None and _holds(place[0], with_features)
+        return bool(np.all(processes.concatenate_all(np.array([is_here]))))
+
+    def _place(
+        self, network: Network, facts: Callable[[], Mapping[str, Any]]
+    ) -> tuple[pathlib.Path, str] | None:
+        """Returns the file of some images, and the key that it must hold; None: none is kept."""
+        if self.folder is None or network.params is None:
+            return None
+        of_images = facts()
+        if None in of_images.values():
+            return None
+        device = jax.devices()[0].device_kind
+        key = {"version": VERSION, "device": device, **of_images, **network.facts}
+        text = json.dumps(key, sort_keys=True, default=str)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz", text
 
     def _may_keep(self, found: Found) -> bool:
         """Returns whether features are not too many to be kept."""
@@ -178,6 +199,17 @@ def _read(path: pathlib.Path, key: str, with_features: bool) -> Found | None:
         os.utime(path)  # It was used now; see `_remove_oldest`.
     features = arrays["features"] if with_features else None
     return Evidence(count, mu, sigma, features), arrays.get("labels")
+
+
+def _holds(path: pathlib.Path, with_features: bool) -> bool:
+    """Returns whether a file is there, with features where they are needed."""
+    if not path.is_file():
+        return False
+    try:
+        with zipfile.ZipFile(path) as file:
+            return not with_features or "features.npy" in file.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _write(path: pathlib.Path, key: str, found: Found, with_features: bool) -> None:

@@ -84,6 +84,13 @@ EVALUATION = (
         "split of the data set to score against; empty = train, in pixels and by efficientnet test",
     ),
     Key(
+        "held_out",
+        "",
+        "held-out reals for fdr, swr and memorisation: images or statistics as of --fid_stats; "
+        "empty = those of the data set",
+        BUCKET,
+    ),
+    Key(
         "labels",
         "",
         "labels of the samples: uniform, reference, or a file (.npz, .npy, .txt; of conditions "

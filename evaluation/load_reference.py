@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import logging
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,55 +16,36 @@ from data import Dataset, pipeline
 from evaluation.choose_metrics import choose_metrics, need_features, need_held_out, parse_metrics
 from evaluation.dataset_images import DatasetImages
 from evaluation.feature_cache import NO_CACHE, FeatureCache, dataset_facts, image_facts
-from evaluation.image_files import Images, batches, read_images
-from evaluation.networks import load_network, load_usual_network
-from evaluation.progress import with_bar
+from evaluation.image_files import Images, read_images
+from evaluation.networks import load_network, load_usual_network, network_name
+from evaluation.reals import Measurement, Reals
 from evaluation.reference import RealImages, Reference
-from metrics.collect import collect
 from metrics.evidence import Evidence
 from metrics.networks import Network, default_network
 from metrics.statistics import Statistics, check_provenance, read_statistics
-from utils import processes
 from utils.errors import UserError
 from utils.paths import to_path
+
+log = logging.getLogger("eval")
 
 # Up to so many training samples, a classifier on raw pixels and a gallery beside the held-out split
 # are worth their time.
 CLASSIFIER_LIMIT = 20_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """How real images are measured.
-
-    Attributes:
-        network: gives their features.
-        wanted: names of metrics; () = the usual ones.
-        batch_size: images per call of the network.
-        sharding: of the leading axis of a batch over this process's devices; it divides batch_size.
-        cache: where features of real images are kept.
-    """
-
-    network: Network
-    wanted: tuple[str, ...]
-    batch_size: int
-    sharding: NamedSharding | None
-    cache: FeatureCache
-
-    def collect(self, images: RealImages, with_features: bool) -> Evidence:
-        """Returns what the network makes of images. All processes must call it."""
-        own = processes.own_range(len(images))
-        own_batches = with_bar(batches(images, own, self.batch_size), len(own), "reals")
-        return collect(self.network, own_batches, self.batch_size, with_features, self.sharding)
+def load_reference(dataset_name: str, *, features: str = "", **how: Any) -> Reference:
+    """Returns the reference of one network; see `load_references` for the rest."""
+    return load_references(dataset_name, networks=[features], **how)[0]
 
 
-def load_reference(
+def load_references(
     dataset_name: str,
     *,
-    features: str = "",
+    networks: Sequence[str] = ("",),
     resize: str = "",
     inception_weights: str = "",
     fid_stats: str = "",
+    held_out: str = "",
     split: str = "",
     metrics: str = "",
     data_options: Mapping | None = None,
@@ -71,18 +53,25 @@ def load_reference(
     batch_size: int = 256,
     sharding: NamedSharding | None = None,
     cache: FeatureCache = NO_CACHE,
-) -> Reference:
-    """Returns the reference of `fid_stats` or else of a data set.
+    skip_missing: bool = False,
+) -> list[Reference]:
+    """Returns the reference of `fid_stats` or else of a data set, in each of some networks.
+
+    They are the same real images, which are read once for all networks.
 
     Args:
         dataset_name: "" = none. Of a data set of latents, the images that they encode are taken.
-        features, resize, inception_weights, fid_stats, metrics: as the flags of these names.
+        networks: as --features has them, one by one; "" = the usual one.
+        resize: as the flag of this name; beside other networks, that of Inception.
+        inception_weights, fid_stats, held_out, metrics: as the flags of these names.
         split: of the data set; "" = train, in pixels and with efficientnet test.
         data_options: the options of group `data`, None = its defaults.
         shape: (H, W, C) of the samples, where it is known before the data set is read.
-        batch_size: images per call of the network.
+        batch_size: images per call of a network.
         sharding: of the leading axis of a batch over this process's devices; it divides batch_size.
         cache: where features of the reals are kept; by default they are not.
+        skip_missing: whether networks whose weights cannot be had are left out, with a line each,
+            unless none is left.
     Raises:
         UserError: there is nothing to compare with, or it cannot be read or compared.
     """
@@ -90,57 +79,145 @@ def load_reference(
         raise UserError("nothing to compare with: give --fid_stats, or --dataset_name")
     if dataset_name:
         dataset_name, data_options = data.origin(dataset_name, data_options)
+    sources = Sources(dataset_name, data_options, fid_stats, held_out)
 
-    @functools.cache
-    def load_split(split: str) -> Dataset:
-        return data.load(dataset_name, split, data_options)
+    shapes = {features: shape or sources.shape(features) for features in networks}
 
-    def with_conditions(reference: Reference, split: str) -> Reference:
-        if not dataset_name or not (data_options or {}).get("condition_column"):
-            return reference
+    def load(features: str) -> Network:
+        mode = resize if len(networks) == 1 or network_name(features) == "inception" else ""
+        load_one = load_network if features or fid_stats else load_usual_network
+        return load_one(features or default_network(shapes[features]), mode, inception_weights)
 
-        def read_conditions() -> np.ndarray:
-            return load_split(split).conditions
-
-        return dataclasses.replace(reference, read_conditions=read_conditions)
-
-    statistics, images = read_fid_stats(fid_stats, features)
-    if not shape and images is not None:
-        shape = images.shape
-    elif not shape and dataset_name:
-        shape = load_split("test").shape
-
-    if features or fid_stats:
-        network = load_network(features or default_network(shape), resize, inception_weights)
-    else:
-        network = load_usual_network(default_network(shape), resize, inception_weights)
-    measurement = Measurement(network, parse_metrics(metrics), batch_size, sharding, cache)
-
-    def facts_of_split(dataset: Dataset) -> dict:
-        return dataset_facts(dataset, data_options)
-
-    if statistics is not None:
-        read_held_out = None
-        if dataset_name and statistics.provenance.get("split") != "test":
-            read_held_out = held_out_reader(load_split, facts_of_split, measurement)
-        reference = of_statistics(
-            fid_stats, statistics, measurement, dataset_name, shape, read_held_out
+    loaded = {}
+    for features in networks:
+        try:
+            loaded[features] = load(features)
+        except UserError as error:
+            if not skip_missing:
+                raise
+            log.warning("without %s: %s", network_name(features), error)
+    if not loaded:
+        raise UserError(
+            f"none of the networks {', '.join(networks)} can be had, see above; give another "
+            "--features"
         )
-        own_split = statistics.provenance.get("split", "train")
-        reference = with_conditions(reference, own_split)
-        if not is_of_dataset(statistics, dataset_name):
-            return reference
+    # Published figures are against the training split.
+    usual_split = "train" if any(network.counted for network in loaded.values()) else "test"
 
-        def open_gallery() -> RealImages:
-            return DatasetImages(load_split(statistics.provenance["split"]))
+    def reference_of(features: str) -> Reference:
+        wanted = parse_metrics(metrics)
+        measurement = Measurement(loaded[features], wanted, batch_size, sharding, cache)
+        statistics, reals = sources.fid_stats(features)
+        if statistics is not None:
+            name = sources.name_of_fid_stats(features)
+            return of_statistics(name, statistics, measurement, sources, features, shapes[features])
+        if reals is not None:
+            return of_images(reals, measurement, sources, features)
+        return of_dataset(split or usual_split, measurement, sources, features)
 
-        return dataclasses.replace(reference, open_gallery=open_gallery)
-    if images is not None:
-        facts = functools.partial(image_facts, images)
-        return with_conditions(of_images(fid_stats, images, facts, measurement), "train")
-    split = split or ("train" if network.counted else "test")
-    reference = of_dataset(dataset_name, split, load_split, facts_of_split, measurement)
-    return with_conditions(reference, split)
+    return [reference_of(features) for features in loaded]
+
+
+class HeldOut(NamedTuple):
+    """Held-out real images in a network.
+
+    Attributes:
+        read: gives their evidence, as `Reference.read_held_out`; None: there are none.
+        has_features: whether it has the features of each.
+    """
+
+    read: Callable[[], Evidence] | None = None
+    has_features: bool = False
+
+
+class Sources:
+    """What real images there are: splits of a data set, and what two flags name. Read once each.
+
+    Attributes:
+        dataset_name: "" = none.
+        options: of group `data`; None = its defaults.
+    """
+
+    def __init__(
+        self, dataset_name: str, options: Mapping | None, fid_stats: str = "", held_out: str = ""
+    ):
+        self.dataset_name = dataset_name
+        self.options = options
+        self._fid_stats = fid_stats
+        self._held_out = held_out
+        self._splits: dict[str, Dataset] = {}
+        self._reals: dict[str, Reals] = {}
+
+    def split(self, name: str) -> Dataset:
+        """Returns a split of the data set."""
+        if name not in self._splits:
+            self._splits[name] = data.load(self.dataset_name, name, self.options)
+        return self._splits[name]
+
+    def reals_of_split(self, name: str) -> Reals:
+        """Returns the images of a split."""
+        dataset = self.split(name)
+        key = f"{dataset.name}:{dataset.split}"
+        if key not in self._reals:
+            facts = functools.partial(dataset_facts, dataset, self.options)
+            self._reals[key] = Reals(DatasetImages(dataset), facts, key)
+        return self._reals[key]
+
+    def shape(self, features: str) -> tuple[int, ...] | None:
+        """Returns (H, W, C) of the real images for a network; None where nothing says it."""
+        _, reals = self.fid_stats(features)
+        if reals is not None:
+            return tuple(reals.images.shape)
+        return tuple(self.split("test").shape) if self.dataset_name else None
+
+    def fid_stats(self, features: str) -> tuple[Statistics | None, Reals | None]:
+        """Returns what --fid_stats names for a network; two None where it is not given."""
+        return self._of_files(self.name_of_fid_stats(features), features)
+
+    def name_of_fid_stats(self, features: str) -> str:
+        """Returns the path of --fid_stats for a network; "" where it is not given."""
+        return for_network(self._fid_stats, features)
+
+    def _of_files(self, source: str, features: str) -> tuple[Statistics | None, Reals | None]:
+        """Returns what a flag names, statistics or images; two None for ""."""
+        if source in self._reals:
+            return None, self._reals[source]
+        statistics, images = read_fid_stats(source, features)
+        if images is None:
+            return statistics, None
+        self._reals[source] = Reals(images, functools.partial(image_facts, images), source)
+        return None, self._reals[source]
+
+    def held_out(self, measurement: Measurement, features: str) -> HeldOut:
+        """Returns the held-out real images: of --held_out, or of the data set's own split.
+
+        There are none where no metric asks for them, or the data set has none: the training split
+        does not stand in. Their features are always kept, because errors are of them.
+        """
+        if not need_held_out(measurement.wanted):
+            return HeldOut()
+        source = for_network(self._held_out, features)
+        if source:
+            statistics, reals = self._of_files(source, features)
+            if statistics is not None:
+                network = measurement.network
+                width = statistics.evidence.mu.size
+                check_provenance(source, statistics, dict(network.facts), width)
+                evidence = statistics.evidence
+                return HeldOut(lambda: evidence, evidence.features is not None)
+        elif self.dataset_name and self.split("test").split != "train":
+            reals = self.reals_of_split("test")
+        else:
+            reals = None
+        if reals is None:
+            return HeldOut()
+        find = reals.announce(measurement, with_features=True)
+        return HeldOut(lambda: find()[0], True)
+
+
+def for_network(source: str, features: str) -> str:
+    """Returns the path that a flag names for a network, whose name stands for {network} in it."""
+    return source.replace("{network}", network_name(features))
 
 
 def read_fid_stats(source: str, features: str = "") -> tuple[Statistics | None, Images | None]:
@@ -161,13 +238,7 @@ def read_fid_stats(source: str, features: str = "") -> tuple[Statistics | None, 
 # ---------------------------------------------------------------- the three kinds
 
 
-def of_dataset(
-    name: str,
-    split: str,
-    load_split: Callable[[str], Dataset],
-    facts: Callable[[Dataset], dict],
-    measurement: Measurement,
-) -> Reference:
+def of_dataset(split: str, measurement: Measurement, sources: Sources, features: str) -> Reference:
     """Returns a split of a data set as the reference.
 
     Published figures compare with the training split. That rewards a generator for repeating it.
@@ -175,99 +246,88 @@ def of_dataset(
     pixels the training split is then what the classifier learns from and where neighbours are
     looked for.
     """
-    network = measurement.network
-    dataset = load_split(split)
+    dataset = sources.split(split)
 
     @functools.cache
     def read_training_split() -> tuple[np.ndarray, np.ndarray]:
-        return pipeline.everything(load_split("train"))
+        return pipeline.everything(sources.split("train"))
 
-    in_pixels = network.params is None
-    is_small = in_pixels and len(load_split("train").samples) <= CLASSIFIER_LIMIT
-    return of_images(
-        f"{name}:{dataset.split}",
-        DatasetImages(dataset),
-        functools.partial(facts, dataset),
+    in_pixels = measurement.network.params is None
+    is_small = in_pixels and len(sources.split("train").samples) <= CLASSIFIER_LIMIT
+    reference = of_images(
+        sources.reals_of_split(split),
         measurement,
+        sources,
+        features,
         read_training_split=read_training_split if is_small else None,
         several_classes=dataset.n_classes > 1,
         with_gallery=dataset.split == "train",
-        read_held_out=held_out_reader(load_split, facts, measurement)
-        if dataset.split == "train"
-        else None,
+        is_held_out=dataset.split != "train",
     )
+    return with_conditions(reference, sources, split)
 
 
 def of_images(
-    name: str,
-    images: RealImages,
-    facts: Callable[[], dict],
+    reals: Reals,
     measurement: Measurement,
+    sources: Sources,
+    features: str,
     *,
     read_training_split: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
     several_classes: bool = False,
     with_gallery: bool = True,
-    read_held_out: Callable[[], Evidence] | None = None,
+    is_held_out: bool = False,
 ) -> Reference:
     """Returns real images as the reference.
 
     Args:
-        name: what rows of fid.csv call it.
-        images: all of them, in every process; each process reads its own range.
-        facts: gives what tells them apart, for the cache.
+        reals: the images.
         measurement: how they are measured.
+        sources: where held-out images and conditions come from.
+        features: the network, as --features has it.
         read_training_split: as `Reference` has it.
         several_classes: whether the training split has several, so that class agreement means
             something.
         with_gallery: whether neighbours of samples are looked for among these images.
-        read_held_out: as `Reference` has it.
+        is_held_out: whether they are the held-out images themselves, with no others beside them.
     """
+    held_out = HeldOut() if is_held_out else sources.held_out(measurement, features)
     metrics = choose_metrics(
         measurement.wanted,
         measurement.network,
         features=True,
         classifier=read_training_split is not None and several_classes,
-        held_out=read_held_out is not None,
+        held_out=held_out.read is not None,
+        held_out_features=held_out.has_features,
     )
     with_features = need_features(metrics)
-
-    def measure():
-        evidence = measurement.collect(images, with_features)
-        if images.labels is None:
-            return evidence, None
-        own = processes.own_range(len(images))
-        # Labels are complete only now, as a data set notes them while its images are read.
-        own_labels = np.asarray(images.labels)[own.start : own.stop]
-        labels = np.concatenate(processes.concatenate_all(own_labels))
-        return evidence, labels[labels >= 0].astype(np.int32)
-
-    def read():
-        return measurement.cache.find(measurement.network, facts, with_features, measure)
+    images = reals.images
 
     def open_gallery():
         return images
 
-    return Reference(
-        name=name,
+    reference = Reference(
+        name=reals.name,
         network=measurement.network,
         metrics=metrics,
         count=len(images),
         shape=tuple(images.shape),
         labelled=images.labels is not None,
-        read=read,
+        read=reals.announce(measurement, with_features),
         read_training_split=read_training_split,
         open_gallery=open_gallery if with_gallery and with_features else None,
-        read_held_out=read_held_out,
+        read_held_out=held_out.read,
     )
+    return with_conditions(reference, sources, "train")
 
 
 def of_statistics(
     source: str,
     statistics: Statistics,
     measurement: Measurement,
-    dataset_name: str,
+    sources: Sources,
+    features: str,
     shape: tuple[int, ...] | None,
-    read_held_out: Callable[[], Evidence] | None,
 ) -> Reference:
     """Returns statistics out of a file as the reference.
 
@@ -275,26 +335,31 @@ def of_statistics(
         source: the file, whose name the rows of fid.csv get.
         statistics: what it holds.
         measurement: the network must be the one that they were made with.
-        dataset_name: they should be of this data set; "" = any.
+        sources: the data set that they should be of, if there is one, and held-out images.
+        features: the network, as --features has it.
         shape: (H, W, C) of the samples, and of the images of the statistics; None = not known.
-        read_held_out: as `Reference` has it.
     Raises:
         UserError: the statistics are of another network, or of images of another shape.
     """
     network = measurement.network
     expected: dict[str, Any] = dict(network.facts)
-    if dataset_name:
-        expected["dataset_name"] = dataset_name
+    if sources.dataset_name:
+        expected["dataset_name"] = sources.dataset_name
     if shape:
         expected["image_shape"] = list(shape)
     check_provenance(source, statistics, expected, feature_count(network, shape))
-    evidence = statistics.evidence
-    image_shape = statistics.provenance.get("image_shape")
+    evidence, provenance = statistics.evidence, statistics.provenance
+    image_shape = provenance.get("image_shape")
+    is_held_out = provenance.get("split") == "test"
+    held_out = HeldOut() if is_held_out else sources.held_out(measurement, features)
 
     def read():
         return evidence, None
 
-    return Reference(
+    def open_gallery() -> RealImages:
+        return sources.reals_of_split(provenance["split"]).images
+
+    reference = Reference(
         name=source,
         network=network,
         metrics=choose_metrics(
@@ -302,42 +367,28 @@ def of_statistics(
             network,
             features=evidence.features is not None,
             classifier=False,
-            held_out=read_held_out is not None,
+            held_out=held_out.read is not None,
+            held_out_features=held_out.has_features,
         ),
         count=evidence.count,
         shape=tuple(image_shape) if image_shape else None,
         labelled=False,
         read=read,
-        read_held_out=read_held_out,
+        open_gallery=open_gallery if is_of_dataset(statistics, sources.dataset_name) else None,
+        read_held_out=held_out.read,
     )
+    return with_conditions(reference, sources, provenance.get("split", "train"))
 
 
-def held_out_reader(
-    load_split: Callable[[str], Dataset],
-    facts: Callable[[Dataset], dict],
-    measurement: Measurement,
-) -> Callable[[], Evidence] | None:
-    """Returns a function that reads the held-out split, as `Reference` has it.
+def with_conditions(reference: Reference, sources: Sources, split: str) -> Reference:
+    """Returns the reference with the conditions of a split, where the data set has some."""
+    if not sources.dataset_name or not (sources.options or {}).get("condition_column"):
+        return reference
 
-    None where no metric asks for it, or nothing is held out: the training split does not stand in.
-    """
-    if not need_held_out(measurement.wanted):
-        return None
-    dataset = load_split("test")
-    if dataset.split == "train":
-        return None
+    def read_conditions() -> np.ndarray:
+        return sources.split(split).conditions
 
-    def read() -> Evidence:
-        with_features = need_features(measurement.wanted)
-
-        def measure():
-            return measurement.collect(DatasetImages(dataset), with_features), None
-
-        facts_of_test = functools.partial(facts, dataset)
-        found = measurement.cache.find(measurement.network, facts_of_test, with_features, measure)
-        return found[0]
-
-    return read
+    return dataclasses.replace(reference, read_conditions=read_conditions)
 
 
 def is_of_dataset(statistics: Statistics, dataset_name: str) -> bool:

@@ -7,6 +7,7 @@ NETWORKS.
 import dataclasses
 import logging
 import pathlib
+import re
 from collections.abc import Callable
 
 from metrics import networks
@@ -35,15 +36,29 @@ def dinov2(source: str, resize_mode: str) -> Network:
     Raises:
         UserError: a resize mode is given, or the weights cannot be read.
     """
-    if resize_mode:
-        raise UserError(
-            f"--resize {resize_mode}: DINOv2 has one way, Pillow's bicubic to 224; leave it out"
-        )
+    refuse_resize("DINOv2", resize_mode, "224")
     name = source or DINOV2
     encode, params, _ = load_encoder(
         f"dinov2:{name}", names=("cls",), statistics=("map",), patch_sizes=()
     )
     return networks.encoder("dinov2", encode, params, "cls", 224, weights_fact(name))
+
+
+def convnextv2(source: str, resize_mode: str) -> Network:
+    """Returns the pooled features of ConvNeXt-V2 (arXiv 2301.00808), of images at 224 x 224.
+
+    Args:
+        source: base or tiny, a file, or a hub id; "" = base.
+        resize_mode: must be "".
+    Raises:
+        UserError: a resize mode is given, or the weights cannot be read.
+    """
+    refuse_resize("ConvNeXt-V2", resize_mode, "224")
+    name = source or "base"
+    encode, params, _ = load_encoder(
+        f"convnextv2:{name}", names=("pooled",), statistics=("map",), patch_sizes=()
+    )
+    return networks.encoder("convnextv2", encode, params, "pooled", 224, weights_fact(name))
 
 
 def efficientnet(source: str, resize_mode: str) -> Network:
@@ -84,12 +99,17 @@ def vit(source: str, resize_mode: str) -> Network:
 
 def load_pooled(name: str, source: str, resize_mode: str) -> FrozenEncoder:
     """Returns an encoder with a feature map "pooled"; it has one way to resize images."""
+    refuse_resize(name, resize_mode, "its own size")
+    return find_encoder(name).load(name, source, None, "")
+
+
+def refuse_resize(name: str, resize_mode: str, size: str) -> None:
+    """Raises UserError where a resize mode is given to a network that has one way alone."""
     if resize_mode:
         raise UserError(
-            f"--resize {resize_mode}: {name} has one way, Pillow's bicubic to its own size; "
-            "leave it out"
+            f"--resize {resize_mode}: {name} has one way, Pillow's bicubic to {size}; leave it "
+            "out, or join the network to inception by +, which takes it"
         )
-    return find_encoder(name).load(name, source, None, "")
 
 
 def pooled_network(name: str, encoder: FrozenEncoder, weights: str) -> Network:
@@ -110,15 +130,37 @@ def weights_fact(source: str) -> str:
 NETWORKS: dict[str, Callable[[str, str], Network]] = {
     "inception": networks.inception,
     "dinov2": dinov2,
+    "convnextv2": convnextv2,
     "efficientnet": efficientnet,
     "vit": vit,
     "pixels": networks.pixels,
 }
 
 
+# What --features takes for them, of the published FDr6 (`metrics.ratios.SIX`).
+SIX = ("inception", "convnextv2", "dinov2", "vit:mae", "vit:siglip2", "vit:clip")
+
+
+def split_networks(features: str) -> list[str]:
+    """Returns the networks of --features, which joins several by +; [""] = the usual one."""
+    next_name = rf"\+(?=(?:{'|'.join(NETWORKS)})(?::|\+|$))"  # paths may have a + too
+    return list(dict.fromkeys(re.split(next_name, features)))
+
+
+def network_name(features: str) -> str:
+    """Returns the name of a network of --features, before its weights are read: vit_mae."""
+    name, _, source = features.partition(":")
+    model = source.partition(":")[0]
+    return f"{name}_{model}" if name == "vit" else name or "inception"
+
+
 def check_features(features: str) -> None:
     """Raises UserError where --features names no network. "" stands for the usual one."""
     name = features.partition(":")[0]
+    if "," in name:
+        raise UserError(
+            f"--features {features}: several networks are joined by +, as in pixels+efficientnet"
+        )
     if features and name not in NETWORKS:
         raise UserError(
             f"--features {features}: unknown network{did_you_mean(name, NETWORKS)} "

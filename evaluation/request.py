@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +10,12 @@ import jax
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
+from evaluation.choose_metrics import is_of_six
 from evaluation.dataset_images import data_options
 from evaluation.feature_cache import open_cache
 from evaluation.flags import Flags
-from evaluation.load_reference import load_reference
-from evaluation.networks import NETWORKS
+from evaluation.load_reference import load_references
+from evaluation.networks import SIX, split_networks
 from evaluation.reference import Reference
 from models.runs import is_run
 from utils import config as config_lib
@@ -101,18 +102,33 @@ class Request:
 
     @property
     def networks(self) -> list[str]:
-        """The networks of --features, which joins several by +; [""] = the usual one."""
-        next_name = rf"\+(?=(?:{'|'.join(NETWORKS)})(?::|\+|$))"  # paths may have a + too
-        return list(dict.fromkeys(re.split(next_name, self.setting("features"))))
+        """The networks of --features, which joins several by +; [""] = the usual one.
 
-    def load_reference(self, shape: tuple[int, ...], features: str) -> Reference:
-        """Returns what samples of shape (H, W, C) are compared with, in one of the networks."""
-        return load_reference(
+        Raises UserError for --features beside a metric that has its own networks.
+        """
+        if is_of_six(self.flags.metrics):
+            if "features" in self.given:
+                raise UserError(
+                    f"--metrics {self.flags.metrics}: it has its own six networks; leave out "
+                    "--features, or give fdr for others"
+                )
+            return list(SIX)
+        return split_networks(self.setting("features"))
+
+    def load_references(self, shape: tuple[int, ...]) -> list[Reference]:
+        """Returns what samples of shape (H, W, C) are compared with, in each of the networks.
+
+        Raises:
+            UserError: as `load_references`; the samples are of another size; or two networks have
+                one name, and their scores would too.
+        """
+        references = load_references(
             self.dataset_name,
-            features=features,
+            networks=self.networks,
             resize=self.flags.resize,
             inception_weights=self.setting("inception_weights"),
             fid_stats=self.setting("fid_stats"),
+            held_out=self.flags.held_out,
             split=self.flags.reference_split,
             metrics=self.flags.metrics,
             data_options=self.data_options,
@@ -120,7 +136,17 @@ class Request:
             batch_size=self.batch_size,
             sharding=self.sharding,
             cache=open_cache(self.flags.feature_cache, self.flags.feature_cache_gib),
+            skip_missing=is_of_six(self.flags.metrics),
         )
+        for reference in references:
+            reference.check_shape(shape)
+        names = Counter(reference.network.name for reference in references)
+        name, times = names.most_common(1)[0]
+        if times > 1:
+            raise UserError(
+                f"--features: {times} networks are called {name}; score them one by one"
+            )
+        return references
 
 
 def read_request(flags: Flags, given: Mapping[str, Any]) -> Request:

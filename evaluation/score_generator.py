@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import pathlib
+from collections.abc import Sequence
 
 from baselines import flow
 from evaluation.alphas import Alphas, parse_alphas, warn_beyond_training
@@ -16,7 +17,7 @@ from evaluation.labels import label_kind, labels_of_samples
 from evaluation.pictures import Preview, draw_samples
 from evaluation.reference import Reference
 from evaluation.request import Request
-from evaluation.scoring import Scored
+from evaluation.scoring import Scored, score_names, settings_of
 from evaluation.sweep import Sweep
 from metrics.table import METRICS
 from models.latents import LatentSpace, latent_space_of
@@ -37,28 +38,23 @@ def score_generator(request: Request) -> Scored:
     """
     flags = request.flags
     alphas = check_flags(request)
-    if len(request.networks) > 1:
-        raise UserError(
-            f"--features {request.setting('features')}: several networks score images; write the "
-            "samples with --samples_npz FILE and one network, and give FILE as --load_dir"
-        )
     steps = checkpoint_steps(request.folder) if flags.all else [flags.step or None]
     generator = open_generator(request, steps[0])
     warn_beyond_training(generator.metadata, max(alphas.interval or alphas.values))
     model = generator.model
     space = latent_space_of(model, generator.metadata, flags.vae, request.sharding)
     shape = space.image_shape(model.sample_shape) if space else model.sample_shape
-    reference = request.load_reference(tuple(shape), request.networks[0])
+    references = request.load_references(tuple(shape))
     scored, preview, pictures = Scored({}, {}), None, []
     for step in steps:
         if step != steps[0]:
             generator = open_generator(request, step)
-        scored, preview = score_checkpoint(request, generator, reference, space, alphas)
+        scored, preview = score_checkpoint(request, generator, references, space, alphas)
         if preview and request.out and processes.is_first():
-            pictures += draw_preview(request.out, scored.row, preview, reference)
+            pictures += draw_preview(request.out, scored.row, preview, references[0])
     row = scored.row
     if flags.samples_npz and preview:
-        labels = labels_of_samples(model, row["labels"], reference, row["num_samples"])
+        labels = labels_of_samples(model, row["labels"], references[0], row["num_samples"])
         write_npz(flags.samples_npz, preview.images, labels)
     if request.out and processes.is_first():
         for path in [*pictures, *draw_curves(request.out, row)]:
@@ -101,7 +97,7 @@ def open_generator(request: Request, step: int | None) -> Generator:
 def score_checkpoint(
     request: Request,
     generator: Generator,
-    reference: Reference,
+    references: Sequence[Reference],
     space: LatentSpace | None,
     alphas: Alphas,
 ) -> tuple[Scored, Preview | None]:
@@ -110,20 +106,20 @@ def score_checkpoint(
     Args:
         request: the command line.
         generator: its parameters are read if an evaluation needs them.
-        reference: what samples are compared with.
+        references: what samples are compared with, the same reals in each network.
         space: the VAE that decodes samples which are latents, or None.
         alphas: the guidance scales.
     Returns:
         (scores, preview) of the last scale or of the best one, as `Sweep.run` returns them.
     """
     flags = request.flags
-    num_samples = flags.num_samples or usual_count(reference)
+    num_samples = flags.num_samples or usual_count(references[0])
 
     def evaluate_at(alpha: float, preview: Preview) -> Scored:
         return measure(
             generator.model,
             generator.params,
-            reference,
+            references,
             cfg_scale=alpha,
             seed=flags.seed,
             num_samples=num_samples,
@@ -142,8 +138,8 @@ def score_checkpoint(
         "ema": str(generator.metadata.get("ema", "")),
         "seed": flags.seed,
         "num_samples": num_samples,
-        **reference.settings,
-        "labels": label_kind(flags.labels, reference, generator.model),
+        **settings_of(references),
+        "labels": label_kind(flags.labels, references[0], generator.model),
     }
     # With --all and in a search, only what fid.csv lacks is evaluated.
     skips_known = (flags.all or alphas.interval) and not flags.samples_npz
@@ -151,7 +147,7 @@ def score_checkpoint(
         evaluate=evaluate_at,
         settings=settings | flow.settings(generator.model),
         table=request.table,
-        wanted_scores=reference.score_names(num_samples) if skips_known else [],
+        wanted_scores=score_names(references, num_samples) if skips_known else [],
         all_samples=bool(flags.samples_npz),
     )
     return sweep.run(alphas)

@@ -1,5 +1,6 @@
 """A stream of images in, a row of scores out."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -52,8 +53,7 @@ def score(
     Raises:
         UserError: there are too few images, or `metrics.collect.collect` or a metric refuses them.
     """
-    found = score_in_networks(images, [reference], labels, batch_size, sharding, with_errors)
-    return found[0]
+    return score_in_networks(images, [reference], labels, batch_size, sharding, with_errors)
 
 
 def score_in_networks(
@@ -63,10 +63,13 @@ def score_in_networks(
     batch_size: int,
     sharding: NamedSharding | None,
     with_errors: bool = True,
-) -> list[Scored]:
-    """Returns what `score` does for each of several references, in one pass over the images.
+) -> Scored:
+    """Returns what `score` does, in several networks as one row and in one pass over the images.
 
-    All their networks are on the devices at once.
+    All networks are on the devices at once.
+
+    Args:
+        references: the same real images in each network.
     """
     collectors = []
     for reference in references:
@@ -78,40 +81,87 @@ def score_in_networks(
         for collector in collectors:
             collector.add(batch)
     pairs = zip(collectors, references, strict=True)
-    return [
-        _score(collector.result(), reference, labels, with_errors) for collector, reference in pairs
+    found = [
+        _estimates(collector.result(), reference, labels, with_errors)
+        for collector, reference in pairs
     ]
-
-
-def _score(
-    fake: Evidence, reference: Reference, labels: np.ndarray | None, with_errors: bool
-) -> Scored:
-    """Returns the scores of the evidence of some images."""
-    check_count(fake.count, reference.metrics)
-    classifier, held_out = reference.classifier, reference.held_out
-    comparison = Comparison(fake, reference.real, classifier, labels, held_out)
+    first = references[0]
     settings = {
-        "num_samples": fake.count,
-        **reference.settings,
-        "reference_count": reference.real.count,
+        "num_samples": found[0].count,
+        **settings_of(references),
+        "reference_count": first.real.count,
     }
-    estimates = estimate(reference.network, comparison, reference.metrics, with_errors)
-    if held_out is not None:
-        settings["held_out_count"] = held_out.count
-    if "swr" in reference.metrics:
+    if first.held_out is not None:
+        settings["held_out_count"] = first.held_out.count
+    if "swr" in first.metrics:
         settings |= {"directions": DIRECTIONS, "directions_seed": SEED}
-    return with_mean_ratio(settings, estimates)
+    estimates = _own_names([of_network.estimates for of_network in found])
+    estimates |= mean_ratios(references, estimates, found[0].count)
+    return Scored(settings | as_columns(estimates), estimates)
 
 
-def with_mean_ratio(settings: dict, estimates: dict[str, Estimate]) -> Scored:
-    """Returns scores as a row, with the means of the ratios, if there are any: fdr2_5k of two."""
+def settings_of(references: Sequence[Reference]) -> dict[str, str]:
+    """Returns what a row says of the networks, joined by +, and of the reference."""
+    settings = [reference.settings for reference in references]
+    joined = {
+        name: "+".join(of_network[name] for of_network in settings if of_network[name])
+        for name in ("features", "resize", "weights")
+    }
+    return settings[0] | joined
+
+
+def score_names(references: Sequence[Reference], count: int) -> list[str]:
+    """Returns the names of the scores that a row of `count` samples has at the least."""
+    names = Counter(name for one in references for name in one.score_names(count))
+    return [name for name, times in names.items() if times == 1]
+
+
+def mean_ratios(
+    references: Sequence[Reference], estimates: dict[str, Estimate], count: int
+) -> dict[str, Estimate]:
+    """Returns the means over the networks of each ratio that was wanted: fdr2_5k of two.
+
+    Where Inception's input is not resized as usual, the name says so: fdr2_clean_5k.
+    """
+    networks = [reference.network for reference in references]
+    modes = {network.facts["resize"] for network in networks} - {"", "tf"}
+    means = {}
     for score in ("fdr", "swr"):
-        ratios = [estimates[name] for name in estimates if name.startswith(f"{score}_")]
-        if ratios:
-            name = mean_name(score, len(ratios)) + count_suffix(settings["num_samples"])
-            estimates = estimates | {name: mean_estimate(ratios)}
-    row = settings | as_columns(estimates)
-    return Scored(row, estimates)
+        if score not in references[0].metrics:
+            continue
+        ratios = [estimates[network.score_name(score, count)] for network in networks]
+        name = mean_name(score, [network.name for network in networks])
+        name = "_".join([name, *sorted(modes)]) + count_suffix(count)
+        means[name] = mean_estimate(ratios)
+    return means
+
+
+class _Found(NamedTuple):
+    """What one network says of `count` images."""
+
+    count: int
+    estimates: dict[str, Estimate]
+
+
+def _estimates(
+    fake: Evidence, reference: Reference, labels: np.ndarray | None, with_errors: bool
+) -> _Found:
+    """Returns the scores of some images in the network of a reference."""
+    check_count(fake.count, reference.metrics)
+    comparison = Comparison(fake, reference.real, reference.classifier, labels, reference.held_out)
+    estimates = estimate(reference.network, comparison, reference.metrics, with_errors)
+    return _Found(fake.count, estimates)
+
+
+def _own_names(found: Sequence[dict[str, Estimate]]) -> dict[str, Estimate]:
+    """Returns the scores of several networks by name.
+
+    Those that each network has under the same name, such as precision, are left out.
+    """
+    counts = Counter(name for estimates in found for name in estimates)
+    return {
+        name: value for estimates in found for name, value in estimates.items() if counts[name] == 1
+    }
 
 
 def check_count(n: int, metrics: tuple[str, ...]) -> None:

@@ -28,6 +28,9 @@ OUTSIDE = 1.5
 PART_FOR_WARNING = 0.01
 PART_FOR_ERROR = 0.5
 
+# What a network gives for a batch, by name: "features", and "logits" if any.
+Outputs = dict[str, Array | ndarray]
+
 
 def collect(
     network: Network,
@@ -82,12 +85,26 @@ class Collector:
         self._moments = BlockedMoments()
         self._features: list[ndarray] = []
         self._logits: list[ndarray] = []
+        self._queued: Outputs | None = None  # of the last batch, on the devices
+        self._n_queued = 0
 
     def add(self, batch: ndarray) -> None:
-        """Runs the network over a batch [<= batch_size,H,W,C] of this process."""
+        """Runs the network over a batch [<= batch_size,H,W,C] of this process.
+
+        It is queued: while the devices work on it, the host reads the next one.
+        """
         if not self._values.accept(batch):
             return
-        found = _run(self.network, self.params, batch, self.batch_size, self.sharding)
+        queued = _queue(self.network, self.params, batch, self.batch_size, self.sharding)
+        self._keep_queued()
+        self._queued, self._n_queued = queued, len(batch)
+
+    def _keep_queued(self) -> None:
+        """Waits for the outputs of the last batch, if there was one, and keeps them."""
+        if self._queued is None:
+            return
+        found = {name: np.asarray(rows)[: self._n_queued] for name, rows in self._queued.items()}
+        self._queued = None
         self._moments.update(found["features"])
         if self.with_features:
             self._features.append(found["features"])
@@ -97,6 +114,7 @@ class Collector:
     def result(self) -> Evidence:
         """Returns what all processes have found, which must all call it; errors as `collect`."""
         n = self._values.check()
+        self._keep_queued()
         if np.min(concatenate_all(np.array([self._values.n_samples]))) == 0:
             raise UserError("no samples to score: give at least two for each process")
         mu, sigma = join(self._moments.result()).result()
@@ -106,25 +124,22 @@ class Collector:
 # ---------------------------------------------------------------- one batch
 
 
-def _run(
+def _queue(
     network: Network,
     params: object,
     batch: ndarray,
     batch_size: int,
     sharding: NamedSharding | None,
-) -> dict[str, ndarray]:
-    """Returns the features, and logits if any, of a batch."""
-    n = len(batch)
+) -> Outputs:
+    """Returns the features, and logits if any, of a batch that is filled up to `batch_size`."""
     if network.params is None:  # It runs on the host.
-        found = network.features(params, to_float(batch))
-    else:
-        if n < batch_size:
-            # The last batch is filled up with its last image, so that one program serves all.
-            filling = np.repeat(batch[-1:], batch_size - n, 0)
-            batch = np.concatenate([batch, filling])
-        placed = batch if sharding is None else jax.device_put(batch, sharding)
-        found = network.features(params, quantise(placed))
-    return {name: np.asarray(rows)[:n] for name, rows in found.items()}
+        return network.features(params, to_float(batch))
+    n_missing = batch_size - len(batch)
+    if n_missing > 0:
+        # The last batch is filled up with its last image, so that one program serves all.
+        batch = np.concatenate([batch, np.repeat(batch[-1:], n_missing, 0)])
+    placed = batch if sharding is None else jax.device_put(batch, sharding)
+    return network.features(params, quantise(placed))
 
 
 def to_float(batch: ndarray) -> Float[ndarray, "B H W C"]:

@@ -4,14 +4,17 @@
 
 so that 1 is as near to the reference as real images are, in any network. Their mean over several
 networks is harder to please than one distance.
+
+The held-out reals are drawn as the samples are, so their noise is in the error too. It drops out
+where two generators are compared, to first order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from metrics.errors import Estimate
-from metrics.evidence import Comparison
+from metrics.evidence import Comparison, Evidence
 from metrics.fid import frechet_distance
 from metrics.frechet_error import fid_estimates
 from utils.errors import UserError
@@ -33,9 +36,17 @@ def ratio(distance: float, of_reals: float) -> float:
     return distance / of_reals
 
 
-def mean_name(score: str, networks: int) -> str:
-    """Returns the name of a mean over networks, which says over how many: fdr1, fdr2, ..."""
-    return f"{score}{networks}"
+# The networks of the published FDr6, by their names here, in the order of the paper.
+SIX = ("inception", "convnextv2", "dinov2", "vit_mae", "vit_siglip2", "vit_clip")
+
+
+def mean_name(score: str, networks: Collection[str]) -> str:
+    """Returns the name of a mean over networks, which says over how many: fdr1, fdr2, ...
+
+    fdr6 is published, and no other six networks have that name: theirs is fdr6_other.
+    """
+    name = f"{score}{len(networks)}"
+    return f"{name}_other" if len(networks) == len(SIX) and set(networks) != set(SIX) else name
 
 
 def mean_estimate(ratios: Sequence[Estimate]) -> Estimate:
@@ -59,16 +70,35 @@ def ratio_scores(comparison: Comparison) -> tuple[float]:
 
 
 def ratio_estimates(comparison: Comparison) -> dict[str, Estimate]:
-    """For `metrics.table`. The held-out reals are held fixed too."""
+    """For `metrics.table`.
+
+    Where a file has only the moments of the held-out reals, they are held fixed.
+    """
     distance = fid_estimates(comparison)["fd"]
-    of_reals = _distance_of_reals(comparison)
-    parts = tuple(part / of_reals for part in distance.parts)
-    return {"fdr": Estimate(ratio(distance.value, of_reals), parts)}
+    held_out = _held_out(comparison)
+    if held_out.features is None:
+        of_reals = Estimate(_distance_of_reals(comparison))
+    else:
+        of_reals = fid_estimates(comparison._replace(fake=held_out))["fd"]
+    return {"fdr": ratio_estimate(distance, of_reals)}
+
+
+def ratio_estimate(distance: Estimate, of_reals: Estimate) -> Estimate:
+    """Returns `ratio`, with what both the samples and the held-out reals contribute to it."""
+    value = ratio(distance.value, of_reals.value)
+    parts = [part / of_reals.value for part in distance.parts]
+    parts += [-value * part / of_reals.value for part in of_reals.parts]
+    return Estimate(value, tuple(parts))
+
+
+def _held_out(comparison: Comparison) -> Evidence:
+    """Returns the evidence of the held-out reals, which must be there."""
+    if comparison.held_out is None:
+        raise ValueError("held-out reals are missing; see `needs` in metrics/table.py")
+    return comparison.held_out
 
 
 def _distance_of_reals(comparison: Comparison) -> float:
     """Returns the distance of the held-out reals from the reference."""
-    real, held_out = comparison.real, comparison.held_out
-    if held_out is None:
-        raise ValueError("held-out reals are missing; see `needs` in metrics/table.py")
+    real, held_out = comparison.real, _held_out(comparison)
     return frechet_distance(held_out.mu, held_out.sigma, real.mu, real.sigma)

@@ -79,10 +79,12 @@ def swr_scores(comparison: Comparison) -> tuple[float]:
 
 
 def swr_estimates(comparison: Comparison) -> dict[str, Estimate]:
-    """For `metrics.table`. The directions are held fixed, as the reals are."""
+    """For `metrics.table`. The directions are held fixed, as the reference is."""
     fake, held_out = _slices_of(comparison)
+    value = _ratio(fake, held_out)
     of_reals = held_out.distances.mean()
-    return {"swr": Estimate(_ratio(fake, held_out), (fake.contributions / of_reals,))}
+    of_samples = fake.contributions / of_reals
+    return {"swr": Estimate(value, (of_samples, -value * held_out.contributions / of_reals))}
 
 
 # ---------------------------------------------------------------- parts

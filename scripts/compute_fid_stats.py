@@ -6,6 +6,8 @@ is JSON with their provenance.
 --out fid_stats/digits.npz
     python scripts/compute_fid_stats.py --dataset_name folder:/path --data.image_size 256 \
 --out fid_stats/mine_256.npz
+    python scripts/compute_fid_stats.py --dataset_name imagenet --features inception+dinov2 \
+--out "fid_stats/imagenet_{network}.npz"
     python scripts/compute_fid_stats.py --images folder_or.npz --out fid_stats/mine.npz
 
 The file holds mu and sigma (float64), as pytorch-fid reads them, and `provenance`: data set, \
@@ -25,10 +27,11 @@ from configs.default import BUCKET, DISTRIBUTED, Key
 from evaluation.dataset_images import DatasetImages, data_options
 from evaluation.flags import RESIZE, Flags
 from evaluation.image_files import batches, read_images
-from evaluation.networks import load_network
+from evaluation.load_reference import for_network
+from evaluation.networks import load_network, split_networks
 from evaluation.progress import with_bar
 from evaluation.reference import RealImages
-from metrics.collect import collect
+from metrics.collect import Collector
 from metrics.networks import Network
 from metrics.statistics import write_statistics
 from utils import config as config_lib
@@ -40,6 +43,7 @@ from utils.sharding import local_sharding, round_up
 
 log = logging.getLogger("stats")
 
+SHARED = ("dataset_name", "features", "inception_weights", "data")
 FLAGS = (
     Key("images", "", "a folder or an .npz of images, in the place of a data set", BUCKET),
     Key("reference_split", "train", "split of the data set"),
@@ -47,7 +51,8 @@ FLAGS = (
     Key(
         "out",
         "",
-        "the .npz to write; empty = fid_stats/<dataset_name>_<split>_<network>.npz",
+        "the .npz to write, with {network} in its name for several networks; "
+        "empty = fid_stats/<dataset_name>_<split>_<network>.npz",
         BUCKET,
     ),
     Key("keep_features", False, "also keep the features: 8 kB for each image with Inception"),
@@ -70,21 +75,39 @@ def main(flag_values):
 
 
 def compute(flags: Flags, given: dict) -> None:
-    """Writes the statistics that the flags ask for; the first process prints their provenance."""
+    """Writes the statistics that the flags ask for; the first process prints their provenance.
+
+    Several networks look at the images in one pass.
+    """
     images, facts = open_images(flags, given)
-    network = load_network(flags.features or "inception", flags.resize, flags.inception_weights)
-    out = to_path(flags.out or f"fid_stats/{default_name(facts, flags.images, network)}.npz")
-    if out.suffix != ".npz":
-        raise UserError(f"--out {out}: expected a name that ends in .npz")
+    names = split_networks(flags.features or "inception")
+    if len(names) > 1 and flags.out and "{network}" not in flags.out:
+        raise UserError(
+            f"--out {flags.out}: {len(names)} networks have a file each; put {{network}} in the "
+            "name, where that of each network goes"
+        )
     sharding = local_sharding()
     batch_size = round_up(min(flags.sample_batch_size, len(images)), sharding.mesh.size)
+    collectors = {}
+    for name in names:
+        mode = flags.resize if len(names) == 1 or name.startswith("inception") else ""
+        network = load_network(name, mode, flags.inception_weights)
+        usual = f"fid_stats/{default_name(facts, flags.images, network)}.npz"
+        out = to_path(for_network(flags.out, name) or usual)
+        if out.suffix != ".npz":
+            raise UserError(f"--out {out}: expected a name that ends in .npz")
+        collectors[out] = Collector(network, batch_size, flags.keep_features, sharding)
     own = processes.own_range(len(images))
-    own_batches = with_bar(batches(images, own, batch_size), len(own), "images")
-    real = collect(network, own_batches, batch_size, flags.keep_features, sharding)
-    provenance = facts | network.facts | {"image_shape": list(images.shape), "count": real.count}
-    if processes.is_first():
-        write_statistics(out, real, provenance, flags.keep_features)
-        print(json.dumps({"out": str(out)} | provenance))
+    for batch in with_bar(batches(images, own, batch_size), len(own), "images"):
+        for collector in collectors.values():
+            collector.add(batch)
+    for out, collector in collectors.items():
+        real = collector.result()
+        provenance = facts | collector.network.facts
+        provenance |= {"image_shape": list(images.shape), "count": real.count}
+        if processes.is_first():
+            write_statistics(out, real, provenance, flags.keep_features)
+            print(json.dumps({"out": str(out)} | provenance))
 
 
 def open_images(flags: Flags, given: dict) -> tuple[RealImages, dict]:
@@ -116,5 +139,5 @@ def default_name(facts: dict, images: str, network: Network) -> str:
 
 
 if __name__ == "__main__":
-    config_lib.define_flags(("dataset_name", "features", "inception_weights", "data"), FLAGS)
+    config_lib.define_flags(SHARED, FLAGS)
     config_lib.run_main(main)

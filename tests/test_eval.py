@@ -599,6 +599,22 @@ def test_npz_and_folder_give_the_scores_of_the_run(run_folder, tmp_path, capsys)
     assert from_npz["fd_pixels"] == pytest.approx(run["fd_pixels"], rel=0.01)
 
 
+def test_a_run_in_several_networks(run_folder, tmp_path, capsys, small_inception):
+    """One row has the scores of each network, and what is known stays."""
+    flags = {"load_dir": run_folder, "num_samples": 120, "out": tmp_path, "all": 1}
+    flags["reference_split"] = "train"
+    both = call(capsys, features="pixels+inception", **flags)
+    assert (both["features"], both["resize"]) == ("pixels+inception", "tf")
+    for features in ("pixels", "inception"):
+        alone = call(capsys, features=features, metrics="fid", **flags)
+        names = [name for name in alone if name.startswith(("fd_", "fid"))]
+        assert names and all(both[name] == alone[name] for name in names)
+    assert 0 <= both["class_agreement"] <= 1
+    rows = rows_of(tmp_path)
+    call(capsys, features="pixels+inception", **flags)
+    assert rows_of(tmp_path) == rows and len(rows) == 9  # three checkpoints, three batteries
+
+
 def test_published_artifact(tmp_path, capsys):
     """Its distance is that of the moments of its samples; its rows and pictures are its own."""
     real = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
