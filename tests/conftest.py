@@ -53,3 +53,46 @@ def no_features_in_the_home(tmp_path_factory, monkeypatch):
     if module:
         folder = tmp_path_factory.mktemp("features")
         monkeypatch.setattr(module, "usual_folder", lambda: folder)
+
+
+# ---- shared steps ----
+
+# What a run writes and when: no part of the step that is compiled.
+OF_THE_RUN = (
+    "save_dir",
+    "load_dir",
+    "save_interval",
+    "keep_checkpoints",
+    "keep_interval",
+    "log_interval",
+    "sample_interval",
+    "eval_interval",
+    "on_nonfinite",
+    "watchdog",
+)
+STEPS_KEPT = 4
+_steps: dict[str, object] = {}  # of the last settings, the newest last
+
+
+@pytest.fixture
+def shared_steps(monkeypatch):
+    """Gives trainings of the same settings one jitted step, so that it is traced once.
+
+    For tests of what happens around the steps: files, signals, refusals. Those of the step itself,
+    and of its bits, trace their own.
+    """
+    from training import drift
+    from utils.config import flatten
+
+    jit_step = drift.jit_step
+
+    def shared(parts):
+        settings = {k: v for k, v in flatten(parts.config.to_dict()).items() if k not in OF_THE_RUN}
+        key = repr((settings, parts.mesh, parts.bank_shapes, drift.state_shapes(parts)))
+        step = _steps.pop(key, None) or jit_step(parts)
+        _steps[key] = step
+        while len(_steps) > STEPS_KEPT:
+            del _steps[next(iter(_steps))]
+        return step
+
+    monkeypatch.setattr(drift, "jit_step", shared)

@@ -43,6 +43,7 @@ def spoiled(array):
     return jax.device_put(np.full(array.shape, np.nan, array.dtype), array.sharding)
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_it_stops_or_goes_back_and_on_with_other_samples(tmp_path, breaks, caplog):
     breaks += [7]
     with pytest.raises(UserError, match="step 7: .*loss.* not finite.*--on_nonfinite rollback"):
@@ -73,6 +74,7 @@ def test_it_stops_or_goes_back_and_on_with_other_samples(tmp_path, breaks, caplo
     same_bits(ours, theirs)
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_bank_that_holds_all_goes_on_with_other_random_numbers(tmp_path, breaks, monkeypatch):
     """It has no stream to go on in. Each time is another one, and snapshots go back with it."""
     seeds = []
@@ -89,6 +91,7 @@ def test_a_bank_that_holds_all_goes_on_with_other_random_numbers(tmp_path, break
     assert (tmp_path / "averages" / "6.replaced").exists()
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_going_back_holds_one_state(tmp_path, breaks, monkeypatch):
     """A run may need most of the memory: the state that is given up goes before the other comes."""
     held = []
@@ -120,6 +123,7 @@ def test_speeds_leave_out_the_step_that_compiles(tmp_path, monkeypatch):
         assert steps == counted
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_signal_during_the_last_step_has_nothing_to_stop(tmp_path, monkeypatch):
     def late(job, step, values):
         if step == 4:
@@ -137,6 +141,7 @@ def fill_of(folder):
     return metadata["position"] - 8 * step
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_it_goes_back_so_often_and_not_before_the_first_checkpoint(tmp_path, breaks):
     rolls = CHANGES | {"on_nonfinite": "rollback", "max_rollbacks": 1}
     breaks += [2]
@@ -165,6 +170,7 @@ def test_a_program_that_hangs_is_ended_with_its_stacks():
     assert "Timeout" in done.stderr and "in step" in done.stderr
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_time_is_accounted_for_over_all_starts(tmp_path, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("training.goodput.time.time", lambda: now[0])

@@ -71,6 +71,7 @@ def train_on(pictures, folder, **changes):
 
 
 @pytest.mark.parametrize("job", [drift.DriftJob, mae.MAEJob])
+@pytest.mark.usefixtures("shared_steps")
 def test_a_run_without_a_checkpoint_goes_on_with_its_settings(tmp_path, job):
     """A run that was stopped before its first checkpoint has a config.json and nothing else."""
     given = {"dataset_name": "mnist_5k", "save_dir": str(tmp_path), "seed": 7}
@@ -87,6 +88,7 @@ def test_a_run_without_a_checkpoint_goes_on_with_its_settings(tmp_path, job):
         job.open_run(found)
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_refused_start_leaves_no_settings(digits_run, tmp_path):
     """The next command in its folder would go on with them, and be refused as well."""
     refused = {"load_dir": str(digits_run), "model.depth": 3, "model.num_heads": 1}
@@ -145,6 +147,7 @@ def test_too_few_could_be_read_for_a_step():
         fill_bank.check_what_was_read(parts, 100 * (np.arange(10) != 3), 900)
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_run_that_is_through_is_no_start(digits_run, tmp_path):
     with pytest.raises(UserError, match="at step 8, and --max_steps 8 was asked for"):
         train(tmp_path, {"load_dir": str(digits_run), "max_steps": 8})
@@ -158,6 +161,7 @@ def test_a_run_of_the_other_trainer_is_no_start(digits_run):
         program.check_load_dir(config, mae.MAEJob.schema)
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_finished_run_stores_no_setting_that_does_not_work(own_run):
     before = (own_run / "config.json").read_text()
     for flag, value in (("features", "nope"), ("fid_stats", "/nowhere.npz")):
@@ -220,6 +224,7 @@ def test_a_damaged_bank_is_no_loss_to_those_who_want_parameters(own_run):
 # ---------------------------------------------------------------- its data
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_run_goes_on_with_its_data_wherever_they_are(tmp_path, caplog):
     old = write_pictures(tmp_path / "old")
     folder = tmp_path / "run"
@@ -241,6 +246,7 @@ def test_a_run_goes_on_with_its_data_wherever_they_are(tmp_path, caplog):
         train_on(fewer, folder, max_steps=6)
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_classes_keep_their_meaning(tmp_path):
     pictures, folder = write_pictures(tmp_path / "pictures"), tmp_path / "run"
     train_on(pictures, folder)

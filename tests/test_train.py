@@ -298,6 +298,7 @@ def test_only_parameters_and_scalars_travel(changes, fsdp):
 # ---------------------------------------------------------------- what goes wrong
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_collapse_is_named(tmp_path, caplog):
     """A zero-initialised output layer starts the generator collapsed.
 
@@ -318,6 +319,7 @@ def test_not_finite_stops_with_the_step(tmp_path):
         train(tmp_path, {"optim.learning_rate": 1e30, "optim.clip": 1e30})
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_damaged_checkpoint_falls_back(tmp_path, caplog):
     train(tmp_path, {"max_steps": 8})
     newest = max(
@@ -353,6 +355,7 @@ def test_a_signal_saves_and_exits(tmp_path, name):
     ), stderr
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_run_folder_of_another_model(tmp_path):
     train(tmp_path, {"max_steps": 4})
     before = (tmp_path / "config.json").read_text()
@@ -363,6 +366,7 @@ def test_run_folder_of_another_model(tmp_path):
     ).steps() == [4]
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_two_programs_do_not_share_a_folder(tmp_path):
     program = f"""
 import fcntl
@@ -391,6 +395,7 @@ def test_folder_that_cannot_be_written(tmp_path):
 @pytest.mark.skipif(
     os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk takes root"
 )
+@pytest.mark.usefixtures("shared_steps")
 def test_full_disk_keeps_the_earlier_checkpoints(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
