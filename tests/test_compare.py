@@ -17,6 +17,7 @@ from test_eval import train
 
 from evaluation.compare_runs import best_value, compared_settings, comparison_page, open_runs
 from evaluation.fid_csv import append_row, read_rows
+from scripts.compare import take_runs
 from utils import page
 from utils.errors import UserError
 from utils.sharding import local_sharding
@@ -110,12 +111,18 @@ def test_a_browser_shows_it_and_asks_for_nothing(text, width, in_a_row, scheme, 
 
 
 def test_the_program(runs, tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *runs, "--per_class", "1"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "page.html")], capture_output=True, text=True
-    )
+    """Runs may stand before flags, after and between them."""
+    words = [runs[0], "--out", str(tmp_path / "page.html"), "--per_class=1", runs[1]]
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     Reader((tmp_path / "page.html").read_text())
+
+
+def test_a_value_of_a_flag_is_no_run():
+    words = ["compare.py", "--seed", "3", "a", "--alpha=2", "b", "--out", "--per_class"]
+    assert take_runs(words) == ["a", "b"]
+    assert words == ["compare.py", "--seed", "3", "--alpha=2", "--out", "--per_class"]
 
 
 @pytest.mark.parametrize(
