@@ -41,8 +41,8 @@ FLAGS = (
     Key(
         "metrics",
         "",
-        "of fid, inception_score, kid, precision_recall, density_coverage, moments, separated by "
-        "commas: on random features; empty = an evaluation of --load_dir",
+        "of fid, inception_score, kid, precision_recall, density_coverage, vendi, moments, "
+        "separated by commas: on random features; empty = an evaluation of --load_dir",
     ),
     Key("count", 10_000, "random features in each set", "[100, inf)"),
     Key("dim", 2048, "their dimension", "[1, inf)"),

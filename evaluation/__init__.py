@@ -21,6 +21,7 @@ What samples are compared with:
 
     reference           real images, or statistics of them, read when they are first needed
     load_reference      where a reference comes from: a data set, images in files, statistics
+    reals               real images that all networks look at in one pass
     dataset_images      the images of a data set, by index
     image_files         images in folders and in .npz files
     feature_cache       features of real images on disk, for the next evaluation

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 from typing import NamedTuple
 
+from evaluation.choose_metrics import is_of_six
 from evaluation.fid_csv import NEITHER, decimals_for, is_better_larger, is_score
 from evaluation.request import Request, find_run, folder_of
 from evaluation.scoring import Scored
@@ -53,7 +54,9 @@ def request_of_other(request: Request) -> Request:
         )
     if not flags.error_groups:
         raise UserError("--against: it needs errors; leave out --error_groups 0")
-    shared = ("features", "inception_weights", "fid_stats")
+    shared = ["inception_weights", "fid_stats"]
+    if not is_of_six(flags.metrics):
+        shared.append("features")
     given = {name: value for name, value in request.given.items() if name != "step"}
     given |= {name: request.setting(name) for name in shared}
     folder = folder_of(flags.against)

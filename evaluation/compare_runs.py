@@ -113,7 +113,7 @@ def comparison_page(
 
 SCORES_NOTE = (
     "Rows of the newest checkpoint in fid.csv. The best of a column is bold where all rows were "
-    "made with the same settings. A figure after +- is a standard error; two figures that differ "
+    "made with the same settings. A figure after ± is a standard error; two figures that differ "
     "by less than twice their errors together are not told apart."
 )
 NO_CURVES = "fid.csv has scores at one step and one alpha only; eval_fid.py --all adds to it."
@@ -134,8 +134,9 @@ def score_table(runs: Sequence[Run]) -> str:
     best = {name: best_value(name, [row for _, row in of_runs]) for name in names}
     body = []
     for run, row in of_runs:
-        cells: list[Any] = [run.name, str(row["step"]), describe_parameters(row)]
-        cells += [f"{row.get('cfg_scale', 1.0):g}", f"{row['features']}, {row['num_samples']:,}"]
+        cells: list[Any] = [run.name, page.Cell(str(row["step"])), describe_parameters(row)]
+        cells += [page.Cell(f"{row.get('cfg_scale', 1.0):g}")]
+        cells += [f"{row['features']}, {row['num_samples']:,}"]
         cells += [score_cell(row, name, best[name]) for name in names]
         body.append(cells)
     columns = ["run", "step", "parameters", "alpha", "network, samples", *names]
@@ -148,15 +149,18 @@ def score_cell(row: dict, name: str, best: float | None) -> page.Cell:
         return page.Cell("")
     text = f"{row[name]:.4g}"
     if f"{name}{ERROR}" in row:
-        text += f" +- {row[name + ERROR]:.2g}"
+        text += f" ± {row[name + ERROR]:.2g}"
     return page.Cell(text, row[name] == best)
 
 
 def best_value(name: str, rows: list[dict]) -> float | None:
-    """Returns the best value of a score; None where the rows do not compare, or none is best."""
+    """Returns the best value of a score; None where the rows do not compare, or none is best.
+
+    None is best where all are equal.
+    """
     settings = {compared_settings(row) for row in rows}
     values = [row[name] for row in rows if name in row]
-    if len(settings) > 1 or len(values) < 2 or name.startswith(NEITHER):
+    if len(settings) > 1 or len(set(values)) < 2 or name.startswith(NEITHER):
         return None
     return max(values) if is_better_larger(name) else min(values)
 

@@ -66,7 +66,7 @@ def measure(
         UserError: the samples do not fit the reference, are too few, or are broken.
     """
     reference = references[0]
-    n = num_samples or usual_count(reference)
+    n = num_samples or usual_count(references)
     image_shape = space.image_shape(model.sample_shape) if space else model.sample_shape
     for one in references:
         one.check_shape(image_shape)
@@ -89,19 +89,23 @@ def measure(
     )
     images = map(space.decode, samples) if space else samples
     clock = Clock(with_bar(images, len(own), "samples"), on_batch)
-    scored = score_in_networks(clock, references, sample_labels, batch_size, sharding, with_errors)
+    # Not ahead: the clock tells the generator's time from the networks'.
+    scored = score_in_networks(
+        clock, references, sample_labels, batch_size, sharding, with_errors, ahead=False
+    )
     log.info("%d samples: %s", n, clock.report(len(own)))
     return scored._replace(row=scored.row | {"labels": kind})
 
 
-def usual_count(reference: Reference) -> int:
+def usual_count(references: Sequence[Reference]) -> int:
     """Returns how many samples are generated when nothing is said.
 
-    That is the number of published figures; in pixels, as many as there are real images.
+    That is the number of published figures or, where no network has any, as many as there are real
+    images.
     """
-    if reference.network.counted:
+    if any(reference.network.counted for reference in references):
         return STANDARD_COUNT
-    return reference.count or STANDARD_COUNT
+    return references[0].count or STANDARD_COUNT
 
 
 def sanity_check(model, params, reference: Reference, **settings) -> None:

@@ -42,6 +42,8 @@ def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
     request = read_request(all_flags, given)
     make_folders(request)
     other = against.request_of_other(request) if all_flags.against else None
+    if not request.is_generator:
+        refuse_flags_of_generators(request)
     if other and not request.is_generator:
         against.check_counts(*(len(read_images(r.flags.load_dir)) for r in (request, other)))
     notes = judge_notes(request)
@@ -73,7 +75,6 @@ def score(request: Request) -> Scored:
     """Returns the scores of what --load_dir names, a generator or images."""
     if request.is_generator:
         return score_generator(request)
-    refuse_flags_of_generators(request)
     return score_images(request)
 
 

@@ -36,7 +36,7 @@ from utils.paths import cache_folder, to_local, to_path
 
 log = logging.getLogger("eval")
 
-VERSION = 1  # of the files; another one where the same network gives other features
+VERSION = 2  # of the files; another one where the same network gives other features
 LARGEST = 4 << 30  # bytes of features that are kept of one set
 
 # Files of the cache, and those that a program is writing or was killed at. Others are not touched.

@@ -24,6 +24,7 @@ SETTINGS = (
     "resize",
     "weights",
     "reference",
+    "held_out",
     "labels",
     "denoise_timesteps",
     "vae",
@@ -37,6 +38,7 @@ TEXTS = (
     "resize",
     "weights",
     "reference",
+    "held_out",
     "labels",
     "vae",
     "data",
@@ -44,7 +46,7 @@ TEXTS = (
 DISTANCES = ("fid", "fd_")  # how names of Frechet distances start
 # How names of scores start that are better when they are larger, and those that are best at none.
 HIGHER = ("is", "precision", "recall", "density", "coverage", "class_agreement")
-NEITHER = ("kid_std", "kd_std", "memorised", "nearer", "authenticity")
+NEITHER = ("kid_std", "kd_std", "vendi", "memorised", "nearer", "authenticity")
 NO_SCORES = (ERROR, SLOPE, RESIDUAL)  # how names of what stands beside a score end
 SCORES = (  # how names of scores start
     *DISTANCES,
@@ -57,6 +59,7 @@ SCORES = (  # how names of scores start
     "recall",
     "density",
     "coverage",
+    "vendi",
     "class_agreement",
     "memorised",
     "nearer",

@@ -43,7 +43,7 @@ EVALUATION = (
     Key(
         "num_samples",
         0,
-        "samples to generate; 0 = 50,000, in pixels as many as the held-out split has",
+        "samples to generate; 0 = 50,000, in pixels and by efficientnet as many as the reals",
         "[0, inf)",
     ),
     Key(
@@ -81,7 +81,8 @@ EVALUATION = (
     Key(
         "reference_split",
         "",
-        "split of the data set to score against; empty = train, in pixels and by efficientnet test",
+        "split of the data set to score against; empty = train, "
+        "in pixels and by efficientnet alone test",
     ),
     Key(
         "held_out",

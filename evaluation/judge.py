@@ -10,10 +10,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from evaluation.networks import DINOV2
+from evaluation.networks import CONVNEXTV2, DINOV2
 from metrics.networks import sha256
 from models.efficientnet import VARIANTS, package_file
-from models.encoders import dinov2, efficientnet, vit
+from models.encoders import convnextv2, dinov2, efficientnet, vit
 from models.vit import find_public_model
 from utils.errors import UserError
 from utils.weight_files.tensors import find_file
@@ -21,10 +21,16 @@ from utils.weight_files.tensors import find_file
 # The encoders that are networks of scores too: their own weights, of an encoder and of a judge.
 TEACHERS = {
     "dinov2": next(iter(dinov2.PUBLISHED)),
+    "convnextv2": next(iter(convnextv2.PUBLISHED)),
     "efficientnet": efficientnet.DEFAULT,
     "vit": vit.DEFAULT,
 }
-JUDGES = {"dinov2": DINOV2, "efficientnet": efficientnet.DEFAULT, "vit": ""}
+JUDGES = {
+    "dinov2": DINOV2,
+    "convnextv2": CONVNEXTV2,
+    "efficientnet": efficientnet.DEFAULT,
+    "vit": "",
+}
 
 
 def judge_is_encoder(features: str, run: ConfigDict) -> bool:
@@ -62,8 +68,9 @@ def weights_identity(encoder: str, source: str) -> str:
             return sha256(find_file(pathlib.Path(source).expanduser()))
     except UserError:
         return source  # they are not here any more, or not installed
-    if encoder == "dinov2":
-        for key, weights in dinov2.PUBLISHED.items():
+    if encoder in ("dinov2", "convnextv2"):
+        published = {"dinov2": dinov2, "convnextv2": convnextv2}[encoder].PUBLISHED
+        for key, weights in published.items():
             if name in (key, weights.repository):
                 return weights.sha256[:16] or weights.repository
     return name

@@ -17,12 +17,13 @@ from evaluation.choose_metrics import choose_metrics, need_features, need_held_o
 from evaluation.dataset_images import DatasetImages
 from evaluation.feature_cache import NO_CACHE, FeatureCache, dataset_facts, image_facts
 from evaluation.image_files import Images, read_images
-from evaluation.networks import load_network, load_usual_network, network_name
+from evaluation.networks import load_network, load_usual_network, network_name, resize_of
 from evaluation.reals import Measurement, Reals
 from evaluation.reference import RealImages, Reference
 from metrics.evidence import Evidence
 from metrics.networks import Network, default_network
 from metrics.statistics import Statistics, check_provenance, read_statistics
+from utils import processes
 from utils.errors import UserError
 from utils.paths import to_path
 
@@ -62,9 +63,9 @@ def load_references(
     Args:
         dataset_name: "" = none. Of a data set of latents, the images that they encode are taken.
         networks: as --features has them, one by one; "" = the usual one.
-        resize: as the flag of this name; beside other networks, that of Inception.
+        resize: as the flag of this name; of several networks, that of Inception.
         inception_weights, fid_stats, held_out, metrics: as the flags of these names.
-        split: of the data set; "" = train, in pixels and with efficientnet test.
+        split: of the data set; "" = train, and in pixels and efficientnet alone test.
         data_options: the options of group `data`, None = its defaults.
         shape: (H, W, C) of the samples, where it is known before the data set is read.
         batch_size: images per call of a network.
@@ -79,33 +80,29 @@ def load_references(
         raise UserError("nothing to compare with: give --fid_stats, or --dataset_name")
     if dataset_name:
         dataset_name, data_options = data.origin(dataset_name, data_options)
+    wanted = parse_metrics(metrics)
+    if held_out and not need_held_out(wanted):
+        raise UserError(
+            f"--held_out {held_out}: no metric compares with it; add fdr, swr or memorisation to "
+            "--metrics, or leave it out"
+        )
     sources = Sources(dataset_name, data_options, fid_stats, held_out)
-
     shapes = {features: shape or sources.shape(features) for features in networks}
 
     def load(features: str) -> Network:
-        mode = resize if len(networks) == 1 or network_name(features) == "inception" else ""
+        mode = resize_of(features, networks, resize)
         load_one = load_network if features or fid_stats else load_usual_network
         return load_one(features or default_network(shapes[features]), mode, inception_weights)
 
-    loaded = {}
-    for features in networks:
-        try:
-            loaded[features] = load(features)
-        except UserError as error:
-            if not skip_missing:
-                raise
-            log.warning("without %s: %s", network_name(features), error)
-    if not loaded:
-        raise UserError(
-            f"none of the networks {', '.join(networks)} can be had, see above; give another "
-            "--features"
-        )
+    if skip_missing:
+        was_given = ("inception",) if inception_weights else ()
+        loaded = load_what_is_there(networks, load, was_given)
+    else:
+        loaded = {features: load(features) for features in networks}
     # Published figures are against the training split.
     usual_split = "train" if any(network.counted for network in loaded.values()) else "test"
 
     def reference_of(features: str) -> Reference:
-        wanted = parse_metrics(metrics)
         measurement = Measurement(loaded[features], wanted, batch_size, sharding, cache)
         statistics, reals = sources.fid_stats(features)
         if statistics is not None:
@@ -116,6 +113,40 @@ def load_references(
         return of_dataset(split or usual_split, measurement, sources, features)
 
     return [reference_of(features) for features in loaded]
+
+
+def load_what_is_there(
+    networks: Sequence[str], load: Callable[[str], Network], was_given: Sequence[str]
+) -> dict[str, Network]:
+    """Returns the networks whose weights can be had in all processes, by name; others are named.
+
+    Args:
+        networks: as --features has them, one by one.
+        load: returns one of them.
+        was_given: those whose weights the user has named, which must be there.
+    Raises:
+        UserError: there is none, or `load` refuses what the user has given.
+    """
+    loaded, reasons = {}, {}
+    for features in networks:
+        try:
+            loaded[features] = load(features)
+        except UserError as error:
+            if features in was_given:
+                raise
+            reasons[features] = str(error)
+    is_here = np.array([[features in loaded for features in networks]])
+    in_all = np.all(processes.concatenate_all(is_here), axis=(0, 1))
+    for features, here in zip(networks, in_all, strict=True):
+        if not here:
+            loaded.pop(features, None)
+            reason = reasons.get(features, "another process has not its weights")
+            log.warning("without %s: %s", network_name(features), reason)
+    if not loaded:
+        raise UserError(
+            f"none of the networks {', '.join(networks)} can be had, see above; give --features"
+        )
+    return loaded
 
 
 class HeldOut(NamedTuple):
@@ -188,8 +219,17 @@ class Sources:
         self._reals[source] = Reals(images, functools.partial(image_facts, images), source)
         return None, self._reals[source]
 
-    def held_out(self, measurement: Measurement, features: str) -> HeldOut:
+    def held_out(
+        self,
+        measurement: Measurement,
+        features: str,
+        shape: tuple[int, ...] | None,
+        of_dataset: bool,
+    ) -> HeldOut:
         """Returns the held-out real images: of --held_out, or of the data set's own split.
+
+        shape: (H, W, C) that they must have, None = any. of_dataset: whether the data set's own may
+        be taken, as where the reference is its training split.
 
         There are none where no metric asks for them, or the data set has none: the training split
         does not stand in. Their features are always kept, because errors are of them.
@@ -200,12 +240,19 @@ class Sources:
         if source:
             statistics, reals = self._of_files(source, features)
             if statistics is not None:
-                network = measurement.network
-                width = statistics.evidence.mu.size
-                check_provenance(source, statistics, dict(network.facts), width)
+                network, facts = measurement.network, dict(measurement.network.facts)
+                if shape:
+                    facts["image_shape"] = list(shape)
+                width = feature_count(network, shape)
+                check_provenance(source, statistics, facts, width, flag="held_out")
                 evidence = statistics.evidence
                 return HeldOut(lambda: evidence, evidence.features is not None)
-        elif self.dataset_name and self.split("test").split != "train":
+            if reals is not None and shape and tuple(reals.images.shape) != tuple(shape):
+                raise UserError(
+                    f"--held_out {source}: images of {list(reals.images.shape)}, and the samples "
+                    f"are {list(shape)}; bring them to one size"
+                )
+        elif of_dataset and self.dataset_name and self.split("test").split != "train":
             reals = self.reals_of_split("test")
         else:
             reals = None
@@ -216,7 +263,12 @@ class Sources:
 
 
 def for_network(source: str, features: str) -> str:
-    """Returns the path that a flag names for a network, whose name stands for {network} in it."""
+    """Returns the path that a flag names for a network, whose name stands for {network} in it.
+
+    Raises UserError where there is a {network}, but `features` is "".
+    """
+    if "{network}" in source and not features:
+        raise UserError(f"{source}: give --features, whose name stands for {{network}}")
     return source.replace("{network}", network_name(features))
 
 
@@ -262,7 +314,7 @@ def of_dataset(split: str, measurement: Measurement, sources: Sources, features:
         read_training_split=read_training_split if is_small else None,
         several_classes=dataset.n_classes > 1,
         with_gallery=dataset.split == "train",
-        is_held_out=dataset.split != "train",
+        is_training_split=dataset.split == "train",
     )
     return with_conditions(reference, sources, split)
 
@@ -276,7 +328,7 @@ def of_images(
     read_training_split: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
     several_classes: bool = False,
     with_gallery: bool = True,
-    is_held_out: bool = False,
+    is_training_split: bool = False,
 ) -> Reference:
     """Returns real images as the reference.
 
@@ -289,9 +341,11 @@ def of_images(
         several_classes: whether the training split has several, so that class agreement means
             something.
         with_gallery: whether neighbours of samples are looked for among these images.
-        is_held_out: whether they are the held-out images themselves, with no others beside them.
+        is_training_split: whether they are that of the data set, so that its test split is held
+            out.
     """
-    held_out = HeldOut() if is_held_out else sources.held_out(measurement, features)
+    shape = tuple(reals.images.shape)
+    held_out = sources.held_out(measurement, features, shape, is_training_split)
     metrics = choose_metrics(
         measurement.wanted,
         measurement.network,
@@ -311,7 +365,7 @@ def of_images(
         network=measurement.network,
         metrics=metrics,
         count=len(images),
-        shape=tuple(images.shape),
+        shape=shape,
         labelled=images.labels is not None,
         read=reals.announce(measurement, with_features),
         read_training_split=read_training_split,
@@ -350,8 +404,8 @@ def of_statistics(
     check_provenance(source, statistics, expected, feature_count(network, shape))
     evidence, provenance = statistics.evidence, statistics.provenance
     image_shape = provenance.get("image_shape")
-    is_held_out = provenance.get("split") == "test"
-    held_out = HeldOut() if is_held_out else sources.held_out(measurement, features)
+    may_be_training = provenance.get("split") != "test"
+    held_out = sources.held_out(measurement, features, shape, may_be_training)
 
     def read():
         return evidence, None

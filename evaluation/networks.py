@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from metrics import networks
 from metrics.networks import Network
@@ -23,6 +23,7 @@ log = logging.getLogger("eval")
 
 
 DINOV2 = "large"  # the size that published distances are of
+CONVNEXTV2 = "base"
 
 
 def dinov2(source: str, resize_mode: str) -> Network:
@@ -54,7 +55,7 @@ def convnextv2(source: str, resize_mode: str) -> Network:
         UserError: a resize mode is given, or the weights cannot be read.
     """
     refuse_resize("ConvNeXt-V2", resize_mode, "224")
-    name = source or "base"
+    name = source or CONVNEXTV2
     encode, params, _ = load_encoder(
         f"convnextv2:{name}", names=("pooled",), statistics=("map",), patch_sizes=()
     )
@@ -107,8 +108,7 @@ def refuse_resize(name: str, resize_mode: str, size: str) -> None:
     """Raises UserError where a resize mode is given to a network that has one way alone."""
     if resize_mode:
         raise UserError(
-            f"--resize {resize_mode}: {name} has one way, Pillow's bicubic to {size}; leave it "
-            "out, or join the network to inception by +, which takes it"
+            f"--resize {resize_mode}: {name} has one way, Pillow's bicubic to {size}; leave it out"
         )
 
 
@@ -147,6 +147,22 @@ def split_networks(features: str) -> list[str]:
     return list(dict.fromkeys(re.split(next_name, features)))
 
 
+def resize_of(features: str, networks: Sequence[str], resize: str) -> str:
+    """Returns how the images of one of several networks are resized: --resize is Inception's.
+
+    Raises:
+        UserError: there is no such mode, or Inception is not among several networks.
+    """
+    if resize and resize not in MODES:
+        raise UserError(f"--resize {resize}: expected one of {', '.join(MODES)}")
+    names = [network_name(name) for name in networks]
+    if len(names) == 1:
+        return resize
+    if resize and "inception" not in names:
+        raise UserError(f"--resize {resize}: it is of Inception, which --features lacks")
+    return resize if network_name(features) == "inception" else ""
+
+
 def network_name(features: str) -> str:
     """Returns the name of a network of --features, before its weights are read: vit_mae."""
     name, _, source = features.partition(":")
@@ -157,7 +173,7 @@ def network_name(features: str) -> str:
 def check_features(features: str) -> None:
     """Raises UserError where --features names no network. "" stands for the usual one."""
     name = features.partition(":")[0]
-    if "," in name:
+    if any(f",{other}" in features for other in NETWORKS):
         raise UserError(
             f"--features {features}: several networks are joined by +, as in pixels+efficientnet"
         )

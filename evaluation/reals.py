@@ -1,6 +1,7 @@
 """Real images, which all networks of an evaluation look at in one pass."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,10 +51,11 @@ class Reals:
 
     def __init__(self, images: RealImages, facts: Callable[[], Mapping[str, Any]], name: str):
         self.images = images
-        self.facts = facts
+        self.facts = functools.cache(facts)
         self.name = name
-        self._waiting: dict[str, tuple[Measurement, bool]] = {}  # and whether with features
-        self._found: dict[str, Evidence] = {}
+        # By the name of the network, and whether the features are kept.
+        self._waiting: dict[tuple[str, bool], Measurement] = {}
+        self._found: dict[tuple[str, bool], Evidence] = {}
 
     def announce(self, measurement: Measurement, with_features: bool) -> Callable[[], Found]:
         """Notes that a network will look at the images, perhaps.
@@ -63,33 +65,35 @@ class Reals:
             All processes must call it.
         """
         network, cache = measurement.network, measurement.cache
-        self._waiting[network.name] = (measurement, with_features)
+        key = (network.name, with_features)
+        self._waiting[key] = measurement
 
         def measure() -> Found:
-            if network.name not in self._found:
-                self._look(network.name)
-            return self._found.pop(network.name), self._labels()
+            if key not in self._found:
+                self._look(key)
+            return self._found[key], self._labels()
 
         def find() -> Found:
             return cache.find(network, self.facts, with_features, measure)
 
         return find
 
-    def _look(self, first: str) -> None:
+    def _look(self, first: tuple[str, bool]) -> None:
         """Runs a network over the images, and all others that wait and have nothing on the disk."""
-        collectors: dict[str, Collector] = {}
-        size = self._waiting[first][0].batch_size  # the same for all of an evaluation
-        for name, (how, with_features) in list(self._waiting.items()):
-            if name != first and how.cache.has(how.network, self.facts, with_features):
+        collectors: dict[tuple[str, bool], Collector] = {}
+        size = self._waiting[first].batch_size  # the same for all of an evaluation
+        for key, how in list(self._waiting.items()):
+            with_features = key[1]
+            if key != first and how.cache.has(how.network, self.facts, with_features):
                 continue
-            del self._waiting[name]
-            collectors[name] = Collector(how.network, how.batch_size, with_features, how.sharding)
+            del self._waiting[key]
+            collectors[key] = Collector(how.network, how.batch_size, with_features, how.sharding)
         own = processes.own_range(len(self.images))
         for batch in with_bar(batches(self.images, own, size), len(own), "reals"):
             for collector in collectors.values():
                 collector.add(batch)
-        for name, collector in collectors.items():
-            self._found[name] = collector.result()
+        for key, collector in collectors.items():
+            self._found[key] = collector.result()
 
     def _labels(self) -> np.ndarray | None:
         """Returns the labels of all images that could be read, int32 [N]; None: there are none.

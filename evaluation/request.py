@@ -84,14 +84,15 @@ class Request:
 
     @property
     def row_settings(self) -> dict[str, str]:
-        """What a row of fid.csv says of flags that change the images: the VAE, and options of the
-        data. Those that are not given are left out.
+        """What a row of fid.csv says of flags that change the images: the VAE, options of the data,
+        and other held-out reals than those of the data set. Those that are not given are left out.
         """
         options = []
         for name, value in sorted(self.given.items()):
             if name.startswith("data.") and name not in NOT_OF_THE_IMAGES:
                 options.append(f"{name.removeprefix('data.')}={as_text(value)}")
-        settings = {"vae": self.given.get("vae", ""), "data": " ".join(options)}
+        settings = {name: self.given.get(name, "") for name in ("vae", "held_out")}
+        settings["data"] = " ".join(options)
         return {name: value for name, value in settings.items() if value}
 
     def setting(self, name: str) -> Any:

@@ -81,6 +81,11 @@ def check_flags(request: Request) -> Alphas:
         raise UserError(
             "--cfg_scale search: it looks for the least Frechet distance; add fid to --metrics"
         )
+    if alphas.interval and len(request.networks) > 1:
+        raise UserError(
+            f"--cfg_scale search: it looks in one network, not in {len(request.networks)}; give "
+            "one as --features, and then its best alpha with all"
+        )
     return alphas
 
 
@@ -113,7 +118,7 @@ def score_checkpoint(
         (scores, preview) of the last scale or of the best one, as `Sweep.run` returns them.
     """
     flags = request.flags
-    num_samples = flags.num_samples or usual_count(references[0])
+    num_samples = flags.num_samples or usual_count(references)
 
     def evaluate_at(alpha: float, preview: Preview) -> Scored:
         return measure(

@@ -63,6 +63,7 @@ def score_in_networks(
     batch_size: int,
     sharding: NamedSharding | None,
     with_errors: bool = True,
+    ahead: bool = True,
 ) -> Scored:
     """Returns what `score` does, in several networks as one row and in one pass over the images.
 
@@ -70,13 +71,14 @@ def score_in_networks(
 
     Args:
         references: the same real images in each network.
+        ahead: whether the next images are made while the devices work on the last.
     """
     collectors = []
     for reference in references:
         needs = {METRICS[metric].needs for metric in reference.metrics}
         # Errors are of what each sample contributes, so they need the features too.
         with_features = with_errors or bool(needs & {"features", "classifier", "held_out_features"})
-        collectors.append(Collector(reference.network, batch_size, with_features, sharding))
+        collectors.append(Collector(reference.network, batch_size, with_features, sharding, ahead))
     for batch in images:
         for collector in collectors:
             collector.add(batch)

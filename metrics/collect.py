@@ -65,6 +65,8 @@ class Collector:
 
     Args:
         network, batch_size, with_features, sharding: As of `collect`.
+        ahead: Whether `add` returns while the devices work, so that the host reads the next batch
+            meanwhile.
     """
 
     def __init__(
@@ -73,11 +75,13 @@ class Collector:
         batch_size: int,
         with_features: bool,
         sharding: NamedSharding | None = None,
+        ahead: bool = True,
     ):
         self.network = network
         self.batch_size = batch_size
         self.with_features = with_features
         self.sharding = sharding
+        self.ahead = ahead
         self.params = network.params
         if sharding is not None and self.params is not None:
             self.params = jax.device_put(self.params, replicated(sharding.mesh))
@@ -89,15 +93,14 @@ class Collector:
         self._n_queued = 0
 
     def add(self, batch: ndarray) -> None:
-        """Runs the network over a batch [<= batch_size,H,W,C] of this process.
-
-        It is queued: while the devices work on it, the host reads the next one.
-        """
+        """Runs the network over a batch [<= batch_size,H,W,C] of this process."""
         if not self._values.accept(batch):
             return
         queued = _queue(self.network, self.params, batch, self.batch_size, self.sharding)
         self._keep_queued()
         self._queued, self._n_queued = queued, len(batch)
+        if not self.ahead:
+            self._keep_queued()
 
     def _keep_queued(self) -> None:
         """Waits for the outputs of the last batch, if there was one, and keeps them."""
@@ -118,7 +121,9 @@ class Collector:
         if np.min(concatenate_all(np.array([self._values.n_samples]))) == 0:
             raise UserError("no samples to score: give at least two for each process")
         mu, sigma = join(self._moments.result()).result()
-        return Evidence(n, mu, sigma, _join_rows(self._features), _join_rows(self._logits))
+        features, logits = _join_rows(self._features), _join_rows(self._logits)
+        self._features, self._logits = [], []
+        return Evidence(n, mu, sigma, features, logits)
 
 
 # ---------------------------------------------------------------- one batch
@@ -134,10 +139,9 @@ def _queue(
     """Returns the features, and logits if any, of a batch that is filled up to `batch_size`."""
     if network.params is None:  # It runs on the host.
         return network.features(params, to_float(batch))
-    n_missing = batch_size - len(batch)
-    if n_missing > 0:
-        # The last batch is filled up with its last image, so that one program serves all.
-        batch = np.concatenate([batch, np.repeat(batch[-1:], n_missing, 0)])
+    # The last batch is filled up with its last image, so that one program serves all. A copy is
+    # made in any case: the devices may read it after the caller has reused the batch.
+    batch = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), 0)])
     placed = batch if sharding is None else jax.device_put(batch, sharding)
     return network.features(params, quantise(placed))
 

@@ -6,8 +6,8 @@ infinitesimal jackknife (Jaeckel 1972; Efron 1981, https://doi.org/10.1093/biome
 is drawn anew: a bootstrap draws samples twice, and a Fréchet distance of fewer different samples is
 another figure.
 
-The real images are held fixed. The error is that of other samples of the same generator against
-the same reference; other training runs differ by more.
+The reference is held fixed; held-out reals of a ratio are not. The error is that of other samples
+of the same generator against the same reference; other training runs differ by more.
 """
 
 import math

@@ -5,8 +5,8 @@
 so that 1 is as near to the reference as real images are, in any network. Their mean over several
 networks is harder to please than one distance.
 
-The held-out reals are drawn as the samples are, so their noise is in the error too. It drops out
-where two generators are compared, to first order.
+The held-out reals are drawn as the samples are, so their noise is in the error too. Of two
+generators' difference it drops out as far as their ratios are alike.
 """
 
 from collections.abc import Collection, Sequence
@@ -56,7 +56,8 @@ def mean_estimate(ratios: Sequence[Estimate]) -> Estimate:
     out.
     """
     value = float(np.mean([ratio.value for ratio in ratios]))
-    if not all(ratio.parts for ratio in ratios):
+    lengths = {tuple(map(len, ratio.parts)) for ratio in ratios}
+    if len(lengths) > 1 or not ratios[0].parts:  # or files have other held-out reals for each
         return Estimate(value)
     parts = zip(*(ratio.parts for ratio in ratios), strict=True)
     return Estimate(value, tuple(np.mean(part, 0) for part in parts))
@@ -72,7 +73,8 @@ def ratio_scores(comparison: Comparison) -> tuple[float]:
 def ratio_estimates(comparison: Comparison) -> dict[str, Estimate]:
     """For `metrics.table`.
 
-    Where a file has only the moments of the held-out reals, they are held fixed.
+    Where a file has only the moments of the held-out reals, or they are very few, they are held
+    fixed.
     """
     distance = fid_estimates(comparison)["fd"]
     held_out = _held_out(comparison)
@@ -86,6 +88,8 @@ def ratio_estimates(comparison: Comparison) -> dict[str, Estimate]:
 def ratio_estimate(distance: Estimate, of_reals: Estimate) -> Estimate:
     """Returns `ratio`, with what both the samples and the held-out reals contribute to it."""
     value = ratio(distance.value, of_reals.value)
+    if not distance.parts:
+        return Estimate(value)
     parts = [part / of_reals.value for part in distance.parts]
     parts += [-value * part / of_reals.value for part in of_reals.parts]
     return Estimate(value, tuple(parts))

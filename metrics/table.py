@@ -29,6 +29,7 @@ from metrics.precision_recall_error import (
 )
 from metrics.ratios import ratio_estimates, ratio_scores
 from metrics.sliced_wasserstein import swr_estimates, swr_scores
+from metrics.vendi import GROUPS, vendi_estimates, vendi_scores
 
 Need = Literal["moments", "features", "logits", "classifier", "held_out", "held_out_features"]
 
@@ -75,6 +76,7 @@ METRICS = {
         density_coverage_estimates,
         K_DENSITY + 1,
     ),
+    "vendi": Metric("features", ("vendi", "vendi_ratio"), vendi_scores, vendi_estimates, GROUPS),
     "memorisation": Metric(
         "held_out_features", Memorisation._fields, memorisation_scores, memorisation_estimates
     ),

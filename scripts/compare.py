@@ -32,10 +32,21 @@ FLAGS = (
 
 
 def take_runs(words: list[str]) -> list[str]:
-    """Takes the words before the first flag out of a command line, and returns them."""
-    runs = []
-    while len(words) > 1 and not words[1].startswith("-"):
-        runs.append(words.pop(1))
+    """Takes the runs out of a command line, and returns them.
+
+    They are the words that are neither flags nor the value of one; every flag here has a value.
+    """
+    names = {"seed", *(key.name for key in FLAGS)}
+    runs, rest = [], words[1:]
+    del words[1:]
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            runs.append(word)
+            continue
+        words.append(word)
+        if rest and word.lstrip("-") in names:
+            words.append(rest.pop(0))
     return runs
 
 
@@ -58,7 +69,7 @@ def main(runs: list[str], flag_values):
         sharding=local_sharding(),
     )
     with replacing(out) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     log.info("%s", out)
 
 

@@ -28,7 +28,7 @@ from evaluation.dataset_images import DatasetImages, data_options
 from evaluation.flags import RESIZE, Flags
 from evaluation.image_files import batches, read_images
 from evaluation.load_reference import for_network
-from evaluation.networks import load_network, split_networks
+from evaluation.networks import load_network, resize_of, split_networks
 from evaluation.progress import with_bar
 from evaluation.reference import RealImages
 from metrics.collect import Collector
@@ -90,18 +90,20 @@ def compute(flags: Flags, given: dict) -> None:
     batch_size = round_up(min(flags.sample_batch_size, len(images)), sharding.mesh.size)
     collectors = {}
     for name in names:
-        mode = flags.resize if len(names) == 1 or name.startswith("inception") else ""
-        network = load_network(name, mode, flags.inception_weights)
+        network = load_network(name, resize_of(name, names, flags.resize), flags.inception_weights)
         usual = f"fid_stats/{default_name(facts, flags.images, network)}.npz"
         out = to_path(for_network(flags.out, name) or usual)
         if out.suffix != ".npz":
             raise UserError(f"--out {out}: expected a name that ends in .npz")
+        if out in collectors:
+            raise UserError(f"--features: two networks would be written to {out}; do one by one")
         collectors[out] = Collector(network, batch_size, flags.keep_features, sharding)
     own = processes.own_range(len(images))
     for batch in with_bar(batches(images, own, batch_size), len(own), "images"):
         for collector in collectors.values():
             collector.add(batch)
-    for out, collector in collectors.items():
+    for out in list(collectors):
+        collector = collectors.pop(out)
         real = collector.result()
         provenance = facts | collector.network.facts
         provenance |= {"image_shape": list(images.shape), "count": real.count}

@@ -10,12 +10,14 @@ import sys
 
 import numpy as np
 import pytest
+from browser import opened
 from conftest import ROOT
 from PIL import Image
 from test_eval import train
 
 from evaluation.compare_runs import best_value, compared_settings, comparison_page, open_runs
 from evaluation.fid_csv import append_row, read_rows
+from scripts.compare import take_runs
 from utils import page
 from utils.errors import UserError
 from utils.sharding import local_sharding
@@ -65,10 +67,15 @@ def runs(tmp_path_factory):
     return [str(first), str(second)]
 
 
-def test_the_page(runs):
-    text = comparison_page(
+@pytest.fixture(scope="module")
+def text(runs):
+    """Their page."""
+    return comparison_page(
         open_runs(runs), seed=0, alpha=1.0, per_class=4, sharding=local_sharding()
     )
+
+
+def test_the_page(text):
     read = Reader(text)
     assert not re.search('(src|href|action)="(?!data:)', text) and "url(" not in text
     policy = next(
@@ -76,7 +83,7 @@ def test_the_page(runs):
     )
     assert policy.startswith("default-src 'none'")
     words = " ".join(read.texts)
-    assert "seed<0> against copy<0>" in words and "1.25 +- 0.03" in words
+    assert "seed<0> against copy<0>" in words and "1.25 ± 0.03" in words
     images = read.all("img")
     assert len(images) == 4 and all(image["alt"] for image in images)
     assert images[0]["src"] == images[1]["src"]  # the same parameters and noise
@@ -84,13 +91,38 @@ def test_the_page(runs):
     assert "fd_pixels by step" in titles and "fd_pixels by alpha" in titles
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width, in_a_row", [(1280, 2), (390, 1)])
+def test_a_browser_shows_it_and_asks_for_nothing(text, width, in_a_row, scheme, tmp_path):
+    """Pictures stand side by side on a wide screen."""
+    (tmp_path / "page.html").write_text(text)
+    address = (tmp_path / "page.html").as_uri()
+    viewport = {"width": width, "height": 900}
+    with opened(address, viewport=viewport, color_scheme=scheme) as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        images = page.locator("figure:not(.curves) img")
+        assert images.count() == 4
+        for first in (0, 2):  # samples, neighbours
+            tops = {images.nth(i).bounding_box()["y"] for i in (first, first + 1)}
+            assert len(tops) == 3 - in_a_row
+        page.locator("figure.curves svg").first.hover()
+        assert "fd_pixels" in page.locator("figure.curves output").first.inner_text()
+        assert [url for url in page.asked if not url.startswith("data:")] == [address]
+
+
 def test_the_program(runs, tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *runs, "--per_class", "1"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "page.html")], capture_output=True, text=True
-    )
+    """Runs may stand before flags, after and between them."""
+    words = [runs[0], "--out", str(tmp_path / "page.html"), "--per_class=1", runs[1]]
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     Reader((tmp_path / "page.html").read_text())
+
+
+def test_a_value_of_a_flag_is_no_run():
+    words = ["compare.py", "--seed", "3", "a", "--alpha=2", "b", "--out", "--per_class"]
+    assert take_runs(words) == ["a", "b"]
+    assert words == ["compare.py", "--seed", "3", "--alpha=2", "--out", "--per_class"]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +141,7 @@ def test_what_is_no_run(change, words, runs):
 def test_the_best_is_named_only_where_rows_compare():
     rows = [{"fd_pixels": value, "precision": value, "features": "pixels"} for value in (2.0, 1.0)]
     assert (best_value("fd_pixels", rows), best_value("precision", rows)) == (1.0, 2.0)
+    assert best_value("fd_pixels", [rows[0], rows[0]]) is None  # all are equal
     rows[1]["features"] = "inception"
     assert best_value("fd_pixels", rows) is None
     assert compared_settings(rows[0]) != compared_settings(rows[1])

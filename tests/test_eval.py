@@ -320,6 +320,23 @@ def test_collect_is_moments_of_all(monkeypatch):
 # ---------------------------------------------------------------- names, samples, labels
 
 
+def test_a_batch_may_be_used_again():
+    """The network reads it after `add` has returned."""
+    buffer = np.zeros((4, 8, 8, 1), np.uint8)
+
+    def refilled():
+        for value in (0, 10, 20, 30):
+            buffer[:] = value
+            yield buffer
+
+    network = convolution()
+    found = collect(network, refilled(), 4, with_features=True)
+    images = np.repeat(np.array([0, 10, 20, 30], np.uint8), 4)[:, None, None, None]
+    separate = [np.broadcast_to(images[i : i + 4], (4, 8, 8, 1)).copy() for i in range(0, 16, 4)]
+    expected = collect(network, separate, 4, with_features=True)
+    np.testing.assert_array_equal(found.features, expected.features)
+
+
 def test_names_say_what_does_not_compare():
     inception = convolution()
     names = [inception.score_name("fd", count) for count in (50_000, 5_000, 540)]
@@ -610,6 +627,8 @@ def test_a_run_in_several_networks(run_folder, tmp_path, capsys, small_inception
         names = [name for name in alone if name.startswith(("fd_", "fid"))]
         assert names and all(both[name] == alone[name] for name in names)
     assert 0 <= both["class_agreement"] <= 1
+    with pytest.raises(UserError, match="looks in one network, not in 2"):
+        call(capsys, features="pixels+inception", cfg_scale="search", load_dir=run_folder)
     rows = rows_of(tmp_path)
     call(capsys, features="pixels+inception", **flags)
     assert rows_of(tmp_path) == rows and len(rows) == 9  # three checkpoints, three batteries

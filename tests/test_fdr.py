@@ -12,9 +12,10 @@ from scipy.stats import wasserstein_distance
 import data
 from data import pipeline
 from evaluation import evaluate_command, reals, score_images, scoring
+from evaluation import networks as all_networks
 from evaluation.flags import define_evaluation_flags
 from evaluation.image_files import batches, write_npz
-from evaluation.networks import NETWORKS
+from evaluation.networks import NETWORKS, network_name
 from metrics import fid, networks, sliced_wasserstein
 from metrics.evidence import Comparison, Evidence
 from metrics.ratios import SIX, mean_name
@@ -167,11 +168,13 @@ def test_what_is_at_hand_of_the_published_six(tmp_path, monkeypatch, capsys):
     held_out, _ = pipeline.everything(data.load("digits", "test"))
     write_npz(tmp_path / "real.npz", held_out, None)
     flags = {"load_dir": tmp_path / "real.npz", "dataset_name": "digits", "metrics": "fdr6"}
+    flags["against"] = flags["load_dir"]
     row, log = call_and_log(capsys, reference_split="train", **flags)
     assert row["fdr2_540"] == pytest.approx(1) and row["features"] == "inception+convnextv2"
     assert row["missing_networks"] == ["dinov2", "vit_mae", "vit_siglip2", "vit_clip"]
     assert "without vit_clip: its weights cannot be fetched" in log
     assert mean_name("fdr", SIX) == "fdr6"
+    assert tuple(map(network_name, all_networks.SIX)) == SIX
     assert mean_name("fdr", [*SIX[:5], "pixels"]) == "fdr6_other"
 
 
@@ -240,6 +243,10 @@ def test_sliced_wasserstein_is_scipys():
         ({"features": "pixels+pixel", "reference_split": "train"}, "unknown network"),
         ({"features": "pixels,coarse", "reference_split": "train"}, r"joined by \+"),
         ({"features": "pixels", "metrics": "fdr6"}, "its own six networks"),
+        ({"features": "pixels+coarse", "resize": "clean"}, "it is of Inception"),
+        ({"features": "pixels", "metrics": "fid", "held_out": "X"}, "no metric compares with it"),
+        ({"features": "pixels", "held_out": "{network}.npz"}, "does not exist|pixels.npz"),
+        ({"features": "pixels", "held_out": "LARGER"}, "bring them to one size"),
         (
             {"features": "coarse:a+coarse:b", "reference_split": "train"},
             "2 networks are called coarse",
@@ -249,12 +256,28 @@ def test_sliced_wasserstein_is_scipys():
             "that has a held-out split, or --held_out",
         ),
     ],
-    ids=["reference is held out", "typo", "comma", "networks of fdr6", "same name", "nothing"],
+    ids=[
+        "reference is held out",
+        "typo",
+        "comma",
+        "networks of fdr6",
+        "resize",
+        "useless",
+        "no file",
+        "size",
+        "same name",
+        "nothing",
+    ],
 )
 def test_a_mistake_is_one_line(flags, words, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(NETWORKS, "coarse", coarse)
     write_npz(tmp_path / "x.npz", np.zeros((9, 8, 8, 1), np.uint8), np.zeros(9, int))
     with pytest.raises(UserError, match=words):
         flags = {"dataset_name": "digits", "load_dir": tmp_path / "x.npz"} | flags
-        flags["dataset_name"] = flags["dataset_name"].replace("X", str(tmp_path / "x.npz"))
+        np.savez(tmp_path / "larger.npz", np.zeros((9, 16, 16, 1), np.uint8))
+        places = {"X": tmp_path / "x.npz", "LARGER": tmp_path / "larger.npz"}
+        for name in ("dataset_name", "held_out"):
+            for word, path in places.items():
+                if name in flags:
+                    flags[name] = flags[name].replace(word, str(path))
         call(capsys, **({"metrics": "fdr"} | flags))

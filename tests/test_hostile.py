@@ -178,6 +178,22 @@ def test_edm2_statistics(protocol, tmp_path):
         read_statistics(tmp_path / "img64.pkl", "pixels")
 
 
+def stylegan(**changes) -> dict:
+    """Returns what StyleGAN keeps of real images: the attributes of its sums of features."""
+    known = {"capture_all": False, "capture_mean_cov": True, "max_items": None, "num_items": 30}
+    known |= {"num_features": 4, "all_features": None}
+    return known | {"raw_mean": RANDOM.sum(0), "raw_cov": RANDOM.T @ RANDOM} | changes
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_stylegan_statistics(protocol, tmp_path):
+    """Its covariance is divided by N."""
+    (tmp_path / "s.pkl").write_bytes(pickle.dumps(stylegan(), protocol))
+    evidence = read_statistics(tmp_path / "s.pkl").evidence
+    assert evidence.count == 30 and evidence.mu == pytest.approx(MU, rel=1e-12)
+    assert evidence.sigma == pytest.approx(np.cov(RANDOM.T, ddof=0), rel=1e-10, abs=1e-12)
+
+
 def cut(holds: dict) -> bytes:
     return pickle.dumps(holds)[:-30]
 
@@ -196,11 +212,33 @@ def longer(holds: dict) -> bytes:
         (lambda holds: b"", "no pickle of plain arrays"),
         (lambda holds: b"\x80\x04r\xff\xff\xff\x7f.", "reserves"),
         (lambda holds: b"\x80\x04\x8e" + struct.pack("<Q", 1 << 42) + b".", "no pickle"),
-        (lambda holds: pickle.dumps([1, 2]), "holds list"),
+        (lambda holds: pickle.dumps([1, 2]), "holds a list"),
+        (lambda holds: pickle.dumps({"a\nb": 1, 10**5000: 2}), "holds 2 without a plain name"),
+        (lambda holds: pickle.dumps({"raw_mean": 1, "x" * 900: 2}), "holds raw_mean and 1 more"),
+        (lambda holds: pickle.dumps(stylegan(raw_mean=None)), "give the file of its fid metric"),
+        (lambda holds: pickle.dumps(stylegan(num_items=10**400)), "num_items is no number"),
+        (lambda holds: pickle.dumps(stylegan(raw_mean=np.zeros(10**5))), r"expected \[D\]"),
+        (lambda holds: pickle.dumps(stylegan(raw_mean=np.full(4, 300.0))), "not negative"),
         (lambda holds: pickle.dumps({"fid": {"mu": 1, "sigma": 2}}), "lacks the arrays"),
         (lambda holds: b"cnumpy\nndarray\n}(Vx\nI1\nubK\x01.", "no pickle"),
     ],
-    ids=["objects", "cut", "longer", "empty", "memo", "4 TiB", "list", "numbers", "attributes"],
+    ids=[
+        "objects",
+        "cut",
+        "longer",
+        "empty",
+        "memo",
+        "4 TiB",
+        "list",
+        "strange names",
+        "a long name",
+        "features alone",
+        "a huge count",
+        "74 GiB",
+        "a false mean",
+        "numbers",
+        "attributes",
+    ],
 )
 def test_hostile_pickles(make, words, tmp_path):
     path = tmp_path / "s.pkl"

@@ -21,6 +21,7 @@ from metrics.statistics import check_provenance, read_statistics, write_statisti
 from utils import config as config_lib
 from utils.errors import UserError
 
+IMAGES = np.zeros((3, 8, 8, 3), np.uint8)
 MU, SIGMA = moments(np.random.default_rng(0).normal(size=(50, 4)))
 EVIDENCE = Evidence(50, MU, SIGMA, np.ones((50, 4), np.float32))
 FACTS = {
@@ -33,11 +34,20 @@ FACTS = {
 }
 
 
-@pytest.mark.parametrize("names", [("mu", "sigma"), ("ref_mu", "ref_sigma")])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_formats(names, dtype, tmp_path):
-    """The names of pytorch-fid, EDM and jax-flow; of MeanFlow and the drifting paper's release."""
-    np.savez(tmp_path / "s.npz", **{names[0]: MU.astype(dtype), names[1]: SIGMA.astype(dtype)})
+@pytest.mark.parametrize(
+    "names, more, save",
+    [
+        (("mu", "sigma"), {}, np.savez),
+        (("mu", "sigma"), {}, np.savez_compressed),
+        (("ref_mu", "ref_sigma"), {}, np.savez),
+        (("mu", "sigma"), {"arr_0": IMAGES, "mu_s": MU * 2, "sigma_s": SIGMA * 2}, np.savez),
+    ],
+    ids=["pytorch-fid, clean-fid, EDM, jax-flow", "JiT", "MeanFlow", "ADM, REPA"],
+)
+def test_formats(names, more, save, dtype, tmp_path):
+    """Of images and statistics in one file the statistics count, but not the spatial ones."""
+    save(tmp_path / "s.npz", **more, **{names[0]: MU.astype(dtype), names[1]: SIGMA.astype(dtype)})
     statistics = read_statistics(tmp_path / "s.npz")
     tolerance = 1e-12 if dtype == np.float64 else 1e-9
     mu, sigma = statistics.evidence.mu, statistics.evidence.sigma
@@ -45,18 +55,8 @@ def test_formats(names, dtype, tmp_path):
     assert statistics.provenance == {} and statistics.evidence.features is None
 
 
-def test_adm_reference_batch(tmp_path):
-    """Of images and statistics in one file the statistics count, but not the spatial ones."""
-    np.savez(
-        tmp_path / "adm.npz",
-        arr_0=np.zeros((3, 8, 8, 3), np.uint8),
-        mu=MU,
-        sigma=SIGMA,
-        mu_s=MU * 2,
-        sigma_s=SIGMA * 2,
-    )
-    assert np.array_equal(read_statistics(tmp_path / "adm.npz").evidence.mu, MU)
-    np.savez(tmp_path / "images.npz", arr_0=np.zeros((3, 8, 8, 3), np.uint8))
+def test_images_alone_are_no_statistics(tmp_path):
+    np.savez(tmp_path / "images.npz", arr_0=IMAGES)
     assert read_statistics(tmp_path / "images.npz") is None
 
 
@@ -101,13 +101,14 @@ def test_warnings(tmp_path, caplog):
 @pytest.mark.parametrize(
     "arrays, words",
     [
-        ({"mean": MU}, "expected mu and sigma"),
+        ({"mean": MU}, "holds mean; expected mu and sigma"),
+        ({f"x{i}": MU for i in range(9)}, "holds x0, x1, x2, x3, x4, x5 and 3 more; expected mu"),
         ({"mu": MU, "sigma": SIGMA[:3]}, "expected"),
         ({"mu": MU * np.nan, "sigma": SIGMA}, "not finite"),
         ({"mu": MU, "sigma": np.triu(np.ones((4, 4)))}, "not symmetric"),
         ({"mu": np.array([object()]), "sigma": SIGMA}, "plain arrays"),
     ],
-    ids=["other names", "shape", "not finite", "no covariance", "objects"],
+    ids=["other names", "many names", "shape", "not finite", "no covariance", "objects"],
 )
 def test_broken_files(arrays, words, tmp_path):
     np.savez(tmp_path / "s.npz", **arrays)

@@ -14,7 +14,7 @@ from data import Dataset
 from evaluation import evaluate
 from evaluation.conditions import spread
 from evaluation.fid_csv import append_row, describe_scores, read_rows, scores
-from evaluation.load_reference import load_reference
+from evaluation.load_reference import for_network, load_reference
 from evaluation.networks import check_features
 from evaluation.reference import Reference
 from models.sampling import generate
@@ -41,7 +41,7 @@ def check_settings(config: Any) -> None:
     """
     check_features(config.features)
     for name in ("fid_stats", "inception_weights"):
-        source = config[name]
+        source = for_network(config[name], config.features)
         if source and not to_path(source).exists():
             raise UserError(
                 f"--{name} {source}: there is no such file; give another, or leave it out"
@@ -103,7 +103,7 @@ def score(
 
 def sample_count(parts: GeneratorParts, reference: Reference) -> int:
     """Returns the number of samples of an evaluation while training."""
-    usual = min(evaluate.usual_count(reference), evaluate.WHILE_TRAINING)
+    usual = min(evaluate.usual_count([reference]), evaluate.WHILE_TRAINING)
     return parts.config.eval_samples or usual
 
 

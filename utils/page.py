@@ -34,17 +34,19 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 p.note, figcaption, output { color: var(--soft); font-size: 0.9rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.7rem; text-align: left;
+th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.5rem; text-align: left;
          white-space: nowrap; }
 td.number, th.number { text-align: right; }
 td:not(.number) { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; }
 td.best { font-weight: 700; }
 .beside { display: flex; flex-wrap: wrap; gap: 1.5rem; }
 .beside > figure.curves { flex: 1 1 24rem; max-width: 34rem; }
+.beside > figure:not(.curves) figcaption { max-width: 21rem; }
 figure { margin: 0; } figure img { max-width: 100%; height: auto; image-rendering: pixelated; }
 svg { width: 100%; max-width: 34rem; height: auto; }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg .axis { stroke: var(--line); }
+@media (max-width: 36rem) { svg text { font-size: 15px; } }
 output { display: block; min-height: 1.5em; }
 p.lead { font-size: 1.2rem; margin: 0.5rem 0; }
 pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: 0.7rem;
@@ -285,7 +287,8 @@ class _Axis:
 
     def __init__(self, low: float, high: float, start: float, end: float):
         if low == high:
-            low, high = low - 0.5, high + 0.5
+            margin = abs(low) / 2 or 0.5
+            low, high = low - margin, high + margin
         self.step = _round_step((high - low) / TICKS)
         self.low = math.floor(low / self.step) * self.step
         self.high = math.ceil(high / self.step) * self.step

@@ -1,9 +1,11 @@
-"""The names that a mistyped one may have meant."""
+"""Lists of names in messages: those that a mistyped one may have meant, and what is there."""
 
 import difflib
 from collections.abc import Iterable
 
 LIKENESS = 0.75  # of difflib; 1 for equal names
+MOST_SHOWN = 6  # names that a message lists
+LONGEST_SHOWN = 40  # characters of one of them
 
 
 def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
@@ -28,6 +30,21 @@ def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
     if not before:
         return f"; did you mean {last}?"
     return f"; did you mean {', '.join(before)} or {last}?"
+
+
+def a_few(names: Iterable[object]) -> str:
+    """Returns the first few of some names, and how many more there are: "a, b and 3 more".
+
+    They may come from a file of anyone: those that are long, or no plain text, are counted alone,
+    so that none is cut. Of no names it is "nothing".
+    """
+    names = list(names)
+    plain = [name for name in names if isinstance(name, str) and name.isprintable()]
+    shown = [name for name in plain if 0 < len(name) <= LONGEST_SHOWN][:MOST_SHOWN]
+    more = len(names) - len(shown)
+    if not shown:
+        return f"{more} without a plain name" if more else "nothing"
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _close_without_group(name: str, names: list[str]) -> list[str]:
