@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 from jax.sharding import NamedSharding
 
-import data
-from data import pipeline
 from evaluation.compare_runs import (
     ERROR,
     NEIGHBOURS_NOTE,
@@ -34,9 +32,8 @@ from evaluation.compare_runs import (
     score_cell,
 )
 from evaluation.fid_csv import describe_parameters, describe_scores, distance_name, scores
-from evaluation.reference import flatten_images
+from evaluation.floor import floor_of
 from evaluation.sample_command import Sampler
-from metrics.fid import frechet_distance, moments
 from utils import config as config_lib
 from utils import page
 from utils.config.values import as_text
@@ -52,8 +49,6 @@ PER_CLASS = 10  # samples of a class in a grid
 ALPHAS = (1.0, 1.5, 2.0, 3.0, 4.0)  # columns of the sweep, as far as a run was trained
 MOST_POINTS = 150  # of a curve
 MOST_SLIDES = 30  # pictures of the slider
-FLOOR_FEATURES = 1024  # pixels of an image up to which the floor is computed
-FLOOR_IMAGES = 20_000  # and images
 NOT_SETTINGS = ("save_dir", "load_dir", "dry_run", "recipe", "wandb.name")
 CITATION = """@article{deng2026drifting,
   title   = {Generative Modeling via Drifting},
@@ -89,7 +84,7 @@ def report_page(folder: pathlib.Path, seed: int, sharding: NamedSharding) -> str
     events = read_events(run.folder)
     result = newest_rows(run)
     parts = [
-        page.lead(result_line(result, floor_of(config, result))),
+        page.lead(result_line(result, config)),
         page.lead(where_line(sampler.metadata, config)),
         *sample_sections(run, sampler, config),
         page.section("Curves", page.beside(*curves(run, records))),
@@ -105,8 +100,8 @@ def report_page(folder: pathlib.Path, seed: int, sharding: NamedSharding) -> str
 # ---------------------------------------------------------------- the result
 
 
-def result_line(rows: Sequence[dict], floor: float | None) -> str:
-    """Returns the result in one line, with its error and the floor where they are known."""
+def result_line(rows: Sequence[dict], config: Any) -> str:
+    """Returns the result in one line, with its error where it is known, and the floor."""
     if not rows:
         return "No scores yet: eval_fid.py --load_dir adds them."
     row = shown_row(rows)
@@ -117,8 +112,7 @@ def result_line(rows: Sequence[dict], floor: float | None) -> str:
     if f"{name}{ERROR}" in row:
         text += f" ± {row[name + ERROR]:.2g}"
     text += f" at step {row['step']:,}, of {row['num_samples']:,} samples"
-    if floor is not None:
-        text += f"; training images against held-out ones have {floor:.4g}"
+    text += f"; {floor_of(config, row).text}"
     others = describe_scores({key: value for key, value in row.items() if key != name})
     return f"{text}; {others}." if others else f"{text}."
 
@@ -126,27 +120,6 @@ def result_line(rows: Sequence[dict], floor: float | None) -> str:
 def shown_row(rows: Sequence[dict]) -> dict:
     """Returns the row that is the result: the first without guidance, or else the first."""
     return next((row for row in rows if row.get("cfg_scale", 1) == 1), rows[0])
-
-
-def floor_of(config: Any, rows: Sequence[dict]) -> float | None:
-    """Returns the Frechet distance in pixels of training images and held-out ones.
-
-    A generator that is as good as more data would reach it. None where the result is not in
-    pixels, nothing is held out, or it would take long.
-    """
-    if not rows or shown_row(rows).get("features") != "pixels":
-        return None
-    try:
-        name, options = data.origin(config.dataset_name, config.data)
-        held_out, train = (data.load(name, split, options) for split in ("test", "train"))
-        is_small = np.prod(train.shape) <= FLOOR_FEATURES and len(train.samples) <= FLOOR_IMAGES
-        if held_out.split == "train" or not is_small:
-            return None
-        sets = [pipeline.everything(dataset)[0] for dataset in (train, held_out)]
-    except UserError:
-        return None
-    (mu1, sigma1), (mu2, sigma2) = (moments(flatten_images(images)) for images in sets)
-    return float(frechet_distance(mu1, sigma1, mu2, sigma2))
 
 
 def where_line(metadata: dict, config: Any) -> str:

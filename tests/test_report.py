@@ -3,13 +3,15 @@
 import json
 import types
 
+import numpy as np
 import pytest
 from browser import opened
 from test_compare import Reader
 from test_eval import train
 
 from evaluation import report
-from evaluation.report import duration, floor_of, health, result_line, thinned, write_report
+from evaluation.floor import floor_of
+from evaluation.report import duration, health, result_line, thinned, write_report
 from training.drift import DriftJob
 from utils.errors import UserError
 from utils.logging import read_metrics
@@ -31,7 +33,7 @@ def test_a_training_ends_with_its_report(run):
     reader = Reader(text)
     told = " ".join(reader.texts)
     assert "Run my<run>" in told and "my<run>" not in text
-    assert "training images against held-out ones have 0.2901" in told  # of digits in pixels
+    assert "540 training images against the held-out ones have 0.3761" in told  # in pixels
     assert "Recipe digits; what differs from it" in told
     assert "no collapse" in told and "goodput" in told
     assert "the same noise at alpha 1, 1.5, 2" in told
@@ -72,13 +74,47 @@ def test_a_report_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog
 def test_what_is_said():
     row = {"step": 5, "features": "pixels", "num_samples": 540, "fd_pixels": 1.25, "recall": 0.5}
     row |= {"fd_pixels_error": 0.031, "ema": "0.99"}
-    line = result_line([row], 0.29)
-    assert line.startswith("fd_pixels 1.25 ± 0.031 at step 5, of 540 samples; training images")
+    line = result_line([row], config_of("digits"))
+    assert line.startswith("fd_pixels 1.25 ± 0.031 at step 5, of 540 samples; 540 training images")
     assert line.endswith("recall 0.500.")
-    assert floor_of(None, [row | {"features": "inception"}]) is None
-    assert floor_of(None, [row | {"features": "inception"}, row]) is None
     assert thinned(range(100), 3) == [0, 50, 99] and thinned([1, 2], 3) == [1, 2]
     assert [duration(s) for s in (3.4, 200, 7500)] == ["3 s", "3 min 20 s", "2 h 5 min"]
+
+
+def config_of(dataset_name, **options):
+    return types.SimpleNamespace(dataset_name=dataset_name, data=options)
+
+
+def test_the_floor_is_of_as_many_training_images_as_there_are_samples():
+    """That of mnist_5k is the first row of benchmarks/detail.py, which docs/benchmarks.md has."""
+    row = {"features": "pixels", "num_samples": 1000, "reference": "mnist_5k:test"}
+    value, text = floor_of(config_of("mnist_5k"), row)
+    assert value == pytest.approx(12.15, abs=0.005)
+    assert text == "1,000 training images against the held-out ones have 12.15"
+    value, text = floor_of(config_of("digits"), row | {"num_samples": 50_000})
+    assert value == pytest.approx(0.2901, abs=5e-4) and text.startswith("1,257 training images")
+
+
+def test_the_report_says_why_there_is_no_floor(tmp_path):
+    row = {"features": "pixels", "num_samples": 50_000}
+    told = {
+        "it is computed in pixels alone": (None, row | {"features": "inception"}),
+        "scored against s.npz": (None, row | {"reference": "s.npz"}),
+        "images of 32x32x3 would take long": (config_of(write_npz(tmp_path)), row),
+        "the data cannot be read": (config_of("npz:/nowhere.npz"), row),
+    }
+    for text, (config, of_row) in told.items():
+        floor = floor_of(config, of_row)
+        assert floor.value is None and floor.text.startswith("no floor") and text in floor.text
+        assert "no floor" in result_line([of_row | {"fd": 1, "fd_x": 2.0, "step": 1}], config)
+
+
+def write_npz(folder):
+    """Writes ten pictures of 32x32 of each split, and returns the name of the set."""
+    images = np.zeros((10, 32, 32, 3), np.uint8)
+    for split in ("train", "test"):
+        np.savez(folder / f"{split}.npz", images=images)
+    return f"npz:{folder}"
 
 
 def test_a_collapse_is_told(run):
