@@ -1,6 +1,9 @@
 """The report of a run: what stands in it, and how a browser shows it."""
 
 import json
+import re
+import shutil
+import subprocess
 import types
 
 import numpy as np
@@ -12,7 +15,9 @@ from test_eval import train
 from evaluation import report
 from evaluation.floor import floor_of
 from evaluation.report import duration, health, result_line, thinned, write_report
+from training import environment
 from training.drift import DriftJob
+from utils import config as config_lib
 from utils.errors import UserError
 from utils.logging import read_metrics
 from utils.sharding import local_sharding
@@ -35,7 +40,9 @@ def test_a_training_ends_with_its_report(run):
     assert "Run my<run>" in told and "my<run>" not in text
     assert "540 training images against the held-out ones have 0.3761" in told  # in pixels
     assert "Recipe digits; what differs from it" in told
-    assert "no collapse" in told and "goodput" in told
+    assert "no collapse" in told and "scripts/doctor.py --load_dir" in told
+    assert "in steps that count; " in told and told.count("nothing was lost") == 1
+    assert re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d UTC", told) and "No classes by" not in told
     assert "the same noise at alpha 1, 1.5, 2" in told
     images = reader.all("img")
     assert all(image["alt"] and image["src"].startswith("data:image/png") for image in images)
@@ -48,6 +55,51 @@ def test_the_environment_is_noted(run):
     start, end = map(json.loads, (run / "environment.jsonl").read_text().splitlines())
     assert (start["event"], end["event"], end["step"]) == ("start", "end", 3)
     assert start["versions"]["jax"] and start["devices"] >= 1
+    assert start.get("commit", "") == environment.commit_of(environment.ROOT)
+
+
+def test_the_commit_of_a_checkout_is_noted(tmp_path, monkeypatch):
+    assert environment.commit_of(tmp_path) == ""
+    if shutil.which("git") is None:
+        pytest.skip("no git")
+    (tmp_path / "a.py").write_text("a = 1\n")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    for words in (["init"], ["add", "."], [*who, "commit", "-m", "a"], ["tag", "v1"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True)
+    commit = environment.commit_of(tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    assert report.code_of({"commit": commit}) == (commit, f"commit {commit}")
+    (tmp_path / "a.py").write_text("a = 2\n")
+    assert environment.commit_of(tmp_path) == f"{commit}-dirty"
+    told = report.code_of({"commit": f"{commit}-dirty"})
+    assert told == (commit, f"commit {commit}, with changes since")
+    assert report.code_of({}) == ("", "")
+    monkeypatch.setenv("PATH", "")
+    assert environment.commit_of(tmp_path) == ""
+
+
+def test_where_the_time_went_is_told(tmp_path):
+    assert report.goodput_in_words(tmp_path) == []
+    seconds = {"steps": 50.0, "starting": 20.0, "waiting": 0.1, "evaluating": 25.0}
+    file = tmp_path / "goodput.json"
+    file.write_text(json.dumps({"seconds": seconds | {"saving": 1.9, "lost": 3.0}}))
+    assert report.goodput_in_words(tmp_path) == [
+        "50% of 1 min 40 s in steps that count; 25 s for scores and pictures, 20 s starting and "
+        "compiling, 3 s lost (from a save to the next start, or steps that were taken back), "
+        "2 s saving"
+    ]
+    file.write_text('{"seconds"')
+    assert report.goodput_in_words(tmp_path) == []
+
+
+def test_without_guidance_the_report_says_why_there_is_no_grid_of_it(run):
+    config = config_lib.from_json(run / "config.json")
+    config = config_lib.from_dict(config.to_dict() | {"drift": {**config.drift, "alpha_max": 1.0}})
+    (opened_run,) = report.open_runs([str(run)])
+    sampler = report.open_sampler(opened_run, 0, report.PER_CLASS, local_sharding())
+    told = " ".join(report.sample_sections(opened_run, sampler, config))
+    assert "No classes by alpha: guidance was learned up to 1 (--drift.alpha_max)." in told
+    assert "the same noise at alpha" not in told
 
 
 def test_the_program_writes_it_again(run):
@@ -146,6 +198,13 @@ def test_a_browser_shows_it_and_asks_for_nothing(run, width):
         assert visible.count() == 1 and visible.get_attribute("data-label") == "step 3"
         page.locator("input[type=range]").fill("0")
         assert visible.get_attribute("data-label") == "step 1"
+        output = page.locator("figure.curves output")
+        drawing = page.locator("main figure.curves svg").last
+        drawing.focus()
+        points = page.locator("figure.curves").last.locator("circle title").all_text_contents()
+        for key, told in (("ArrowLeft", points[-1]), ("ArrowRight", points[0])):
+            drawing.press(key)
+            assert output.last.inner_text() == told
         page.locator("figure.curves svg").first.hover()
-        assert "loss: step" in page.locator("figure.curves output").first.inner_text()
+        assert "loss: step" in output.first.inner_text()
         assert [url for url in page.asked if not url.startswith("data:")] == [address]
