@@ -10,6 +10,7 @@ Measured  400 steps, three seeds; full length, one seed: docs/benchmarks.md
 from configs import digits
 
 OVERRIDES = digits.OVERRIDES | {
+    "dataset_name": "digits",
     # 10 classes x 32: a generated sample costs a pass through the encoder and back.
     "batch_size": 320,
     "max_steps": 800,

@@ -39,7 +39,7 @@ from configs.default import TABLE
 from data.dataset import Dataset, Options, Samples
 from data.hub_cards import CARDS
 from utils.errors import UserError
-from utils.words import did_you_mean
+from utils.words import completed, did_you_mean
 
 __all__ = ["HUB", "SCHEMES", "SOURCES", "Dataset", "Options", "Samples", "load", "origin"]
 
@@ -115,7 +115,7 @@ def _module_of(name: str) -> types.ModuleType:
     if name in SOURCES:
         return importlib.import_module(SOURCES[name])
     known = ", ".join(SOURCES)
-    guess = did_you_mean(name, SOURCES) or _as_source(name)
+    guess = did_you_mean(name, SOURCES) or completed(name, SOURCES) or _as_source(name)
     raise UserError(f"--dataset_name {name}: unknown data set{guess} (known: {known}, {EXAMPLES})")
 
 

@@ -178,14 +178,18 @@ def in_order(
     return _read_ahead(samples[position:].batch(batch_size), batch_size, workers)
 
 
-def everything(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def everything(
+    dataset: Dataset, chosen: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns all samples that can be read, in the order of the data set.
 
     They are one batch, as `Batches` has it.
+
+    chosen: the indices of those to read, in this order; None for all.
     """
     readable = Readable(dataset)
     samples = []
-    for index in range(len(readable)):
+    for index in range(len(readable)) if chosen is None else chosen:
         sample = readable.get(index)
         if sample is not None:
             samples.append(sample)

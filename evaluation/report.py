@@ -13,13 +13,12 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from jax.sharding import NamedSharding
 
-import data
-from data import pipeline
 from evaluation.compare_runs import (
     ERROR,
     NEIGHBOURS_NOTE,
@@ -34,9 +33,8 @@ from evaluation.compare_runs import (
     score_cell,
 )
 from evaluation.fid_csv import describe_parameters, describe_scores, distance_name, scores
-from evaluation.reference import flatten_images
+from evaluation.floor import floor_of
 from evaluation.sample_command import Sampler
-from metrics.fid import frechet_distance, moments
 from utils import config as config_lib
 from utils import page
 from utils.config.values import as_text
@@ -52,8 +50,13 @@ PER_CLASS = 10  # samples of a class in a grid
 ALPHAS = (1.0, 1.5, 2.0, 3.0, 4.0)  # columns of the sweep, as far as a run was trained
 MOST_POINTS = 150  # of a curve
 MOST_SLIDES = 30  # pictures of the slider
-FLOOR_FEATURES = 1024  # pixels of an image up to which the floor is computed
-FLOOR_IMAGES = 20_000  # and images
+REST = {  # kinds of goodput.json, but for steps
+    "starting": "starting and compiling",
+    "waiting": "waiting for data",
+    "evaluating": "for scores and pictures",
+    "saving": "saving",
+    "lost": "lost (from a save to the next start, or steps that were taken back)",
+}
 NOT_SETTINGS = ("save_dir", "load_dir", "dry_run", "recipe", "wandb.name")
 CITATION = """@article{deng2026drifting,
   title   = {Generative Modeling via Drifting},
@@ -89,15 +92,15 @@ def report_page(folder: pathlib.Path, seed: int, sharding: NamedSharding) -> str
     events = read_events(run.folder)
     result = newest_rows(run)
     parts = [
-        page.lead(result_line(result, floor_of(config, result))),
+        page.lead(result_line(result, config)),
         page.lead(where_line(sampler.metadata, config)),
         *sample_sections(run, sampler, config),
         page.section("Curves", page.beside(*curves(run, records))),
         page.section("Health", page.table(["what", "how it was"], health(records, config))),
         page.section("Scores", score_rows(result)),
-        page.section("Time", page.table(["what", "how much"], times(records, events))),
+        page.section("Time", page.table(["what", "how much"], times(run.folder, records, events))),
         page.section("What was run", *what_was_run(config, events)),
-        page.section("Go on", *how_to_go_on(run, events)),
+        page.section("Go on", *how_to_go_on(run, config, events)),
     ]
     return page.page(f"Run {run.name}", parts)
 
@@ -105,8 +108,8 @@ def report_page(folder: pathlib.Path, seed: int, sharding: NamedSharding) -> str
 # ---------------------------------------------------------------- the result
 
 
-def result_line(rows: Sequence[dict], floor: float | None) -> str:
-    """Returns the result in one line, with its error and the floor where they are known."""
+def result_line(rows: Sequence[dict], config: Any) -> str:
+    """Returns the result in one line, with its error where it is known, and the floor."""
     if not rows:
         return "No scores yet: eval_fid.py --load_dir adds them."
     row = shown_row(rows)
@@ -117,8 +120,7 @@ def result_line(rows: Sequence[dict], floor: float | None) -> str:
     if f"{name}{ERROR}" in row:
         text += f" ± {row[name + ERROR]:.2g}"
     text += f" at step {row['step']:,}, of {row['num_samples']:,} samples"
-    if floor is not None:
-        text += f"; training images against held-out ones have {floor:.4g}"
+    text += f"; {floor_of(config, row).text}"
     others = describe_scores({key: value for key, value in row.items() if key != name})
     return f"{text}; {others}." if others else f"{text}."
 
@@ -126,27 +128,6 @@ def result_line(rows: Sequence[dict], floor: float | None) -> str:
 def shown_row(rows: Sequence[dict]) -> dict:
     """Returns the row that is the result: the first without guidance, or else the first."""
     return next((row for row in rows if row.get("cfg_scale", 1) == 1), rows[0])
-
-
-def floor_of(config: Any, rows: Sequence[dict]) -> float | None:
-    """Returns the Frechet distance in pixels of training images and held-out ones.
-
-    A generator that is as good as more data would reach it. None where the result is not in
-    pixels, nothing is held out, or it would take long.
-    """
-    if not rows or shown_row(rows).get("features") != "pixels":
-        return None
-    try:
-        name, options = data.origin(config.dataset_name, config.data)
-        held_out, train = (data.load(name, split, options) for split in ("test", "train"))
-        is_small = np.prod(train.shape) <= FLOOR_FEATURES and len(train.samples) <= FLOOR_IMAGES
-        if held_out.split == "train" or not is_small:
-            return None
-        sets = [pipeline.everything(dataset)[0] for dataset in (train, held_out)]
-    except UserError:
-        return None
-    (mu1, sigma1), (mu2, sigma2) = (moments(flatten_images(images)) for images in sets)
-    return float(frechet_distance(mu1, sigma1, mu2, sigma2))
 
 
 def where_line(metadata: dict, config: Any) -> str:
@@ -189,8 +170,12 @@ def sample_sections(run: Run, sampler: Sampler, config: Any) -> list[str]:
     text = f"{PER_CLASS} samples of each of the classes {', '.join(names)}"
     grids = [picture(images, PER_CLASS, text, "alpha 1, ten samples of each class")]
     alphas = [alpha for alpha in ALPHAS if alpha <= config.drift.alpha_max]
-    if len(alphas) > 1 and config.objective == "drift":
-        grids.append(alpha_grid(sampler, len(names), alphas))
+    if config.objective == "drift":
+        if len(alphas) > 1:
+            grids.append(alpha_grid(sampler, len(names), alphas))
+        else:
+            told += f" No classes by alpha: guidance was learned up to {config.drift.alpha_max:g}"
+            told += " (--drift.alpha_max)."
     parts.append(page.section("Samples", page.note(told), page.beside(*grids)))
     slides = slides_of(run.folder)
     if len(slides) > 1:
@@ -322,8 +307,8 @@ def read_events(folder: pathlib.Path) -> list[dict]:
     return events
 
 
-def times(records: Sequence[dict], events: Sequence[dict]) -> list[list[str]]:
-    """Returns rows: steps, speed, seconds of steps and in all, and the share that counted."""
+def times(folder: pathlib.Path, records: Sequence[dict], events: Sequence[dict]) -> list[list[str]]:
+    """Returns rows: steps, speed, seconds of steps and in all, and where the others went."""
     stepping = sum(record.get("seconds", 0) for record in records)
     speeds = [record["images_per_s"] for record in records if "images_per_s" in record]
     rows = [["steps", f"{records[-1]['step'] if records else 0:,}"]]
@@ -333,13 +318,32 @@ def times(records: Sequence[dict], events: Sequence[dict]) -> list[list[str]]:
     passed = time_of_sessions(events)
     if passed:
         rows.append(["time from start to end", duration(passed)])
-    if records and "goodput" in records[-1]:
-        rest = "the rest is compilation, evaluations, pictures, checkpoints, and what was lost"
-        rows.append(["goodput", f"{records[-1]['goodput']:.0%}; {rest}"])
+    rows += [["goodput", text] for text in goodput_in_words(folder)]
     starts = sum(event["event"] == "start" for event in events)
     if starts > 1:
         rows.append(["starts", f"{starts}: it was resumed"])
     return rows
+
+
+def goodput_in_words(folder: pathlib.Path) -> list[str]:
+    """Returns how much of the time steps took that count, and what took the rest, in one text.
+
+    None where the run has no goodput.json, which older ones have not.
+    """
+    path = folder / "goodput.json"
+    try:
+        spent = json.loads(path.read_text(encoding="utf-8"))["seconds"]
+        parts = [(words, spent[kind]) for kind, words in REST.items()]
+        whole = max(sum(spent.values()), 1e-9)
+        share = spent["steps"] / whole
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    parts.sort(key=itemgetter(1), reverse=True)
+    rest = [f"{duration(seconds)} {words}" for words, seconds in parts if seconds >= 0.5]
+    if not spent["lost"]:
+        rest.append("nothing was lost")
+    text = f"{share:.0%} of {duration(whole)} in steps that count; {', '.join(rest)}"
+    return [text]
 
 
 def time_of_sessions(events: Sequence[dict]) -> float:
@@ -372,7 +376,7 @@ def what_was_run(config: Any, events: Sequence[dict]) -> list[str]:
     start = next((event for event in reversed(events) if event["event"] == "start"), None)
     if start:
         parts.append(page.code(shlex.join(start["command"])))
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(start["time"]))
+        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(start["time"]))
         versions = ", ".join(f"{name} {number}" for name, number in start["versions"].items())
         parts.append(
             page.table(
@@ -381,6 +385,7 @@ def what_was_run(config: Any, events: Sequence[dict]) -> list[str]:
                     ["device", f"{start['devices']} x {start['device']}"],
                     ["system", start["system"]],
                     ["versions", versions],
+                    ["code", code_of(start)[1] or "no commit noted"],
                     ["started", when],
                 ],
             )
@@ -410,17 +415,31 @@ def changed(config: Any) -> dict[str, tuple[str, str]]:
     }
 
 
-def how_to_go_on(run: Run, events: Sequence[dict]) -> list[str]:
+def code_of(start: dict) -> tuple[str, str]:
+    """Returns the commit of a start, and the same in words; ("", "") where none is noted."""
+    commit, is_changed, _ = start.get("commit", "").partition("-dirty")
+    if not commit:
+        return "", ""
+    return commit, f"commit {commit}" + (", with changes since" if is_changed else "")
+
+
+def how_to_go_on(run: Run, config: Any, events: Sequence[dict]) -> list[str]:
     """Returns the commands to repeat, continue, sample, score and share a run, and the citation."""
     folder = shlex.quote(str(run.folder))
-    start = next((event for event in events if event["event"] == "start"), None)
+    start = next((event for event in events if event["event"] == "start"), {})
     again = shlex.join(start["command"]) if start else "the command of the run"
+    commit, in_words = code_of(start)
     commands = [
         f"{again}   # the same folder goes on; with another --save_dir it is repeated",
         f"python train_drift.py --save_dir {folder} --max_steps MORE",
         f"python sample.py --load_dir {folder}",
         f"python eval_fid.py --load_dir {folder}",
         f"python scripts/play.py --load_dir {folder}",
+        f"python scripts/export.py --load_dir {folder} --format web   # a page that generates",
         f"python scripts/export.py --load_dir {folder} --push OWNER/NAME",
     ]
+    if commit:
+        commands.insert(0, f"git checkout {commit}   # to reproduce it: {in_words}")
+    if config.objective == "drift":
+        commands.append(f"python scripts/doctor.py --load_dir {folder}   # looks into its field")
     return [page.code("\n".join(commands)), "<h3>Cite</h3>", page.code(CITATION)]

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 name=mnist_5k floor="12.15"
 case "${1:-}" in
   mnist) shift ;;
-  digits) name=digits floor="0.29" && shift ;;
+  digits) name=digits floor="0.38" && shift ;;
   -* | "") ;;
   *) echo "error: $1: expected mnist or digits, or flags of train_drift.py" >&2 && exit 2 ;;
 esac
@@ -32,7 +32,7 @@ if .venv/bin/python -c "import jax2onnx" 2>/dev/null; then
     page=".venv/bin/python -m http.server --bind 127.0.0.1 --directory $run/web"
   fi
 fi
-floor="Frechet distance in raw pixels, train against test is $floor"
+floor="Frechet distance in raw pixels, of as many training images it is $floor"
 cat <<TXT
 
 Generated and real digits  $run/samples/generated_and_real.png

@@ -17,9 +17,7 @@ import configs
 from configs import digits
 from configs.default import TABLE, Key
 from configs.presets import PRESETS
-from evaluation.flags import EVALUATION, SAMPLING
 from utils import config as config_lib
-from utils.config import other_projects
 from utils.errors import UserError
 
 PLAIN = {"recipe": "none"}  # the defaults alone
@@ -358,37 +356,6 @@ def test_other_programs_take_part_of_the_table():
 def test_bad_command_line(words, parts):
     message = error_of(parse, *words)
     assert all(part in message for part in parts), message
-
-
-@pytest.mark.parametrize(
-    ("words", "answer"),
-    [
-        (["--dataset", "cifar10"], "give --dataset_name cifar10"),
-        (["--checkpoint=runs/x"], "give --load_dir runs/x"),
-        (["--data_root", "/d"], "give --dataset_name folder:/d for a folder of images"),
-        (["--config", "configs/cifar10.yaml"], "give --recipe cifar10"),
-        (["--out-dir", "x"], "give --save_dir x"),
-        (["--use_stable_vae"], "give --model.use_stable_vae 1"),
-        (["--mode", "latent", "--vae_id", "x"], "give --model.use_stable_vae 1, and --vae"),
-        (["--vae_id", "x"], "give --vae x"),
-        (["--alpha", "2"], "give --drift.alpha_max 2"),
-        (["--resume"], "the same command goes on"),
-        (["--epochs", "3"], "give --max_steps"),
-        (["--skip_existing"], "leave it out"),
-        (["--num_classes", "10"], "counted in the data"),
-        (["--cleanup_samples"], "samples are not written"),
-    ],
-)
-def test_flags_of_other_projects_are_answered(words, answer):
-    message = error_of(parse, *words)
-    assert message.startswith("unknown flag --") and answer in message, message
-
-
-def test_every_answer_names_a_flag_that_there_is():
-    known = {*config_lib.KEYS, *(key.name for key in (*EVALUATION, *SAMPLING))}
-    for theirs, ours in other_projects.SAME_MEANING.items():
-        assert theirs not in known
-        assert set(ours) <= known
 
 
 def test_samples_per_class_follow_the_batch_size():

@@ -144,6 +144,35 @@ def test_commands_parse(command, monkeypatch):
     assert parsed
 
 
+def files_started(text: str) -> set[str]:
+    """Returns the scripts and lists of packages that the commands of a page name."""
+    found = set()
+    for line in code_of(text):
+        found |= set(re.findall(r"python[\d.]* (?:\./)?([\w/-]+\.py)\b", line))
+        for word in line.split():
+            match = re.fullmatch(r"(?:\./)?([\w/-]+\.(?:sh|sbatch)|requirements[\w.-]*)", word)
+            if match and "NAME" not in word:
+                found.add(match[1])
+    return found
+
+
+def test_files_of_commands_are_found():
+    text = "`./scripts/a.sh --x 1`, `sbatch --nodes 2 b.sbatch` and `python -m http.server`\n"
+    text += (
+        "```bash\npip install -q -r requirements-c.txt\nX=1 python3 benchmarks/e.py && ./f.sh\n```"
+    )
+    expected = {"scripts/a.sh", "b.sbatch", "requirements-c.txt", "benchmarks/e.py", "f.sh"}
+    assert files_started(text) == expected
+    found = set.union(*map(files_started, PAGES.values()))
+    assert {"scripts/setup.sh", "scripts/demo.sh", "scripts/slurm.sbatch", "sample.py"} <= found
+
+
+@every_page
+def test_files_of_commands_exist(page):
+    missing = {name for name in files_started(PAGES[page]) if not (ROOT / name).is_file()}
+    assert not missing
+
+
 @every_page
 def test_settings_exist(page):
     """Every setting that a page names, such as --drift.n_pos, is one."""

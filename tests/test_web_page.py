@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import shutil
 import threading
 
 import jax
@@ -192,7 +193,7 @@ class Flags:
 
 
 def test_the_runtime_is_found_or_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnxruntime_web, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out, package = tmp_path / "out", tmp_path / "package" / "dist"
     with pytest.raises(UserError, match="there is nothing"):
         onnxruntime_web.copy_runtime(out, str(tmp_path / "nowhere"))
@@ -210,3 +211,7 @@ def test_the_runtime_is_found_or_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="npm is missing.*npm pack"):
         onnxruntime_web.copy_runtime(out)
+    fetched = tmp_path / "cache/jax-drift" / f"onnxruntime-web-{onnxruntime_web.VERSION}"
+    shutil.copytree(package, fetched)
+    onnxruntime_web.copy_runtime(tmp_path / "from_cache")
+    assert sorted(file.name for file in (tmp_path / "from_cache").iterdir()) == sorted(names)

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import subprocess
 import sys
 import time
 from typing import Any
@@ -17,11 +18,17 @@ import jax
 from utils import processes, storage
 
 FILE = "environment.jsonl"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GIT_SECONDS = 10  # that git may take, on a slow disk
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def note_start(folder: pathlib.Path, step: int) -> None:
-    """Writes the command, the devices and the versions; step: behind which the run goes on."""
+    """Writes the command, the devices and the versions; step: behind which the run goes on.
+
+    In a git checkout also the commit of the code.
+    """
+    commit = commit_of(ROOT) if processes.is_first() else ""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     _append(
         folder,
@@ -34,7 +41,8 @@ def note_start(folder: pathlib.Path, step: int) -> None:
             "processes": jax.process_count(),
             "system": platform.platform(),
             "versions": {"python": platform.python_version()} | versions,
-        },
+        }
+        | ({"commit": commit} if commit else {}),
     )
 
 
@@ -46,6 +54,27 @@ def note_end(folder: pathlib.Path, step: int) -> None:
 def note_rollback(folder: pathlib.Path, step: int, back_to: int) -> None:
     """Writes that step was not finite, and from where the run goes on."""
     _append(folder, {"event": "rollback", "step": step, "back_to": back_to})
+
+
+def commit_of(folder: pathlib.Path) -> str:
+    """Returns the commit of a git checkout, with "-dirty" behind it where files have changed since.
+
+    "" where the folder is none, or git is missing or takes too long.
+    """
+    if not (folder / ".git").exists():
+        return ""
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            [*command, "--abbrev=40"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _append(folder: pathlib.Path, record: dict[str, Any]) -> None:

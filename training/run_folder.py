@@ -6,7 +6,7 @@ A run folder holds everything that evaluation and sampling need:
     checkpoints/      what steps change (utils/checkpoint/)
     averages/         with --optim.ema_snapshots, averages of which others are made
     metrics.jsonl     one line of numbers per log interval
-    environment.jsonl the command, the devices and the versions, at each start
+    environment.jsonl the command, the devices, versions and commit, at each start
     goodput.json      where the time went, over all starts
     report.html       all of it to look at, once the run is at its end
     samples/*.png     figures, beside curves.png, and fid.csv where a generator is scored

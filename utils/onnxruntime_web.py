@@ -10,10 +10,10 @@ import tarfile
 
 from utils.errors import UserError
 from utils.files import cannot_write
+from utils.paths import cache_folder
 
 VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web@{VERSION}"
-CACHE = pathlib.Path("~/.cache/jax-drift").expanduser()
 # The script that a page loads for each way to compute, and the program that the script loads.
 FILES = {
     "webgpu": ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
@@ -61,7 +61,8 @@ def _unpacked(source: pathlib.Path) -> pathlib.Path:
 
 def _fetched() -> pathlib.Path:
     """Returns the folder of the package in the cache, fetched by npm if it is not there yet."""
-    folder = CACHE / f"onnxruntime-web-{VERSION}"
+    cache = cache_folder()
+    folder = cache / f"onnxruntime-web-{VERSION}"
     if folder.is_dir():
         return folder
     advice = (
@@ -70,13 +71,13 @@ def _fetched() -> pathlib.Path:
     )
     if shutil.which("npm") is None:
         raise UserError(f"npm is missing, which fetches {PACKAGE}: install it, or {advice}")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    command = ["npm", "pack", "--silent", "--pack-destination", str(CACHE), PACKAGE]
+    cache.mkdir(parents=True, exist_ok=True)
+    command = ["npm", "pack", "--silent", "--pack-destination", str(cache), PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
         raise UserError(f"npm cannot fetch {PACKAGE} ({lines[0][:120]}): {advice}")
-    archive = CACHE / done.stdout.strip().splitlines()[-1]
+    archive = cache / done.stdout.strip().splitlines()[-1]
     _unpack(archive).rename(folder)
     archive.unlink()
     return folder
@@ -84,7 +85,7 @@ def _fetched() -> pathlib.Path:
 
 def _unpack(archive: pathlib.Path) -> pathlib.Path:
     """Unpacks a .tgz of npm into a folder beside the cache's others, and returns it."""
-    folder = CACHE / f"{archive.stem}.unpacked"
+    folder = cache_folder() / f"{archive.stem}.unpacked"
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with tarfile.open(archive) as file:

@@ -77,7 +77,10 @@ for (const figure of document.querySelectorAll("figure.curves")) {
   });
   svg.addEventListener("keydown", (event) => {
     const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
-    if (step) choose((chosen + step + points.length) % points.length);
+    if (!step) return;
+    event.preventDefault();  // the page would scroll
+    const from = chosen < 0 && step < 0 ? 0 : chosen;
+    choose((from + step + points.length) % points.length);
   });
 }
 // A slider shows one of its pictures.
@@ -127,8 +130,10 @@ def page(
 <style>{STYLE}{style}</style>
 </head>
 <body>
+<main>
 <h1>{html.escape(title)}</h1>
 {"".join(parts)}
+</main>
 {end}
 </body>
 </html>

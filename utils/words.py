@@ -1,6 +1,7 @@
 """Lists of names in messages: those that a mistyped one may have meant, and what is there."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 LIKENESS = 0.75  # of difflib; 1 for equal names
@@ -11,7 +12,8 @@ LONGEST_SHOWN = 40  # characters of one of them
 def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
     """Returns "; did you mean a, b or c?" for the names close to `name`, or "".
 
-    The group may be missing or wrong, and initials do: for lr, optim.learning_rate.
+    The group may be missing or wrong, and initials do: for lr, optim.learning_rate. Where a name
+    differs in case, "-" and "_" alone, it is the answer: for CIFAR-10, cifar10.
 
     Args:
         name: what was given.
@@ -19,11 +21,32 @@ def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
         dashes: put before each name, such as "--".
     """
     names = list(names)
+    alike = spelled_alike(name, names)
+    if alike:
+        return f"; did you mean {dashes}{alike[0]}?"
     same = [full for full in names if name and _last(name) in (_last(full), _initials(full))]
     close = difflib.get_close_matches(name, names, cutoff=LIKENESS)
     if not close:
         close = _close_without_group(name, names)
-    found = [dashes + full for full in dict.fromkeys(same + close)][:3]
+    return _asked([dashes + full for full in dict.fromkeys(same + close)][:3])
+
+
+def spelled_alike(name: str, names: Iterable[str]) -> list[str]:
+    """Returns the names that differ from `name` in case, "-" and "_" alone."""
+    return [full for full in names if _plain(full) == _plain(name)]
+
+
+def completed(name: str, names: Iterable[str]) -> str:
+    """Returns "; did you mean cifar10 or cifar100?" for names that begin with `name`, or "".
+
+    Case, "-" and "_" do not count.
+    """
+    beginning = _plain(name)
+    return _asked([full for full in names if beginning and _plain(full).startswith(beginning)][:3])
+
+
+def _asked(found: list[str]) -> str:
+    """Returns the question that names what was found, or ""."""
     if not found:
         return ""
     *before, last = found
@@ -45,6 +68,11 @@ def a_few(names: Iterable[object]) -> str:
     if not shown:
         return f"{more} without a plain name" if more else "nothing"
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _plain(name: str) -> str:
+    """Returns "cifar10" for "CIFAR-10"."""
+    return re.sub("[-_]", "", name).lower()
 
 
 def _close_without_group(name: str, names: list[str]) -> list[str]:

@@ -27,7 +27,7 @@ The files of this folder:
     levels         default, recipe, objective, preset, command line: merged, and explained
     saved          config.json of a run
     command_line   flags, their help, and the end of a program
-    other_projects flags of other projects, answered with ours
+    other_projects flags of other projects, answered as fits the program
 """
 
 from configs.default import Key

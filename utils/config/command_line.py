@@ -129,6 +129,7 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> flags
         raise UserError(str(error).removeprefix("flag ")) from None
     if words:
         hint = did_you_mean(words[0].partition("=")[0], _rows(flag_values), "--")
+        hint = other_projects.answer_to_word(words[0], _rows(flag_values)) or hint
         raise UserError(f"unexpected word {words[0]!r}{hint or '; expected only --flag=value'}")
     return flag_values
 
