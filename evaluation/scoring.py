@@ -10,11 +10,9 @@ from jax.sharding import NamedSharding
 
 from evaluation.reference import Reference
 from metrics.collect import Collector
-from metrics.compare import as_columns, estimate
+from metrics.compare import as_columns, estimate, join_networks
 from metrics.errors import Estimate
 from metrics.evidence import Comparison, Evidence
-from metrics.networks import count_suffix
-from metrics.ratios import mean_estimate, mean_name
 from metrics.sliced_wasserstein import DIRECTIONS, SEED
 from metrics.table import METRICS
 from utils.errors import UserError
@@ -84,12 +82,11 @@ def score_in_networks(
             collector.add(batch)
     pairs = zip(collectors, references, strict=True)
     found = [
-        _estimates(collector.result(), reference, labels, with_errors)
-        for collector, reference in pairs
+        _look(collector.result(), reference, labels, with_errors) for collector, reference in pairs
     ]
-    first = references[0]
+    first, count = references[0], found[0].count
     settings = {
-        "num_samples": found[0].count,
+        "num_samples": count,
         **settings_of(references),
         "reference_count": first.real.count,
     }
@@ -97,8 +94,8 @@ def score_in_networks(
         settings["held_out_count"] = first.held_out.count
     if "swr" in first.metrics:
         settings |= {"directions": DIRECTIONS, "directions_seed": SEED}
-    estimates = _own_names([of_network.estimates for of_network in found])
-    estimates |= mean_ratios(references, estimates, found[0].count)
+    networks = [reference.network for reference in references]
+    estimates = join_networks(networks, [one.estimates for one in found], count)
     return Scored(settings | as_columns(estimates), estimates)
 
 
@@ -118,26 +115,6 @@ def score_names(references: Sequence[Reference], count: int) -> list[str]:
     return [name for name, times in names.items() if times == 1]
 
 
-def mean_ratios(
-    references: Sequence[Reference], estimates: dict[str, Estimate], count: int
-) -> dict[str, Estimate]:
-    """Returns the means over the networks of each ratio that was wanted: fdr2_5k of two.
-
-    Where Inception's input is not resized as usual, the name says so: fdr2_clean_5k.
-    """
-    networks = [reference.network for reference in references]
-    modes = {network.facts["resize"] for network in networks} - {"", "tf"}
-    means = {}
-    for score in ("fdr", "swr"):
-        if score not in references[0].metrics:
-            continue
-        ratios = [estimates[network.score_name(score, count)] for network in networks]
-        name = mean_name(score, [network.name for network in networks])
-        name = "_".join([name, *sorted(modes)]) + count_suffix(count)
-        means[name] = mean_estimate(ratios)
-    return means
-
-
 class _Found(NamedTuple):
     """What one network says of `count` images."""
 
@@ -145,7 +122,7 @@ class _Found(NamedTuple):
     estimates: dict[str, Estimate]
 
 
-def _estimates(
+def _look(
     fake: Evidence, reference: Reference, labels: np.ndarray | None, with_errors: bool
 ) -> _Found:
     """Returns the scores of some images in the network of a reference."""
@@ -153,17 +130,6 @@ def _estimates(
     comparison = Comparison(fake, reference.real, reference.classifier, labels, reference.held_out)
     estimates = estimate(reference.network, comparison, reference.metrics, with_errors)
     return _Found(fake.count, estimates)
-
-
-def _own_names(found: Sequence[dict[str, Estimate]]) -> dict[str, Estimate]:
-    """Returns the scores of several networks by name.
-
-    Those that each network has under the same name, such as precision, are left out.
-    """
-    counts = Counter(name for estimates in found for name in estimates)
-    return {
-        name: value for estimates in found for name, value in estimates.items() if counts[name] == 1
-    }
 
 
 def check_count(n: int, metrics: tuple[str, ...]) -> None:

@@ -1,6 +1,8 @@
 """From images to all scores: arrays in, a dict out."""
 
-from collections.abc import Collection, Iterator
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from einops import rearrange
@@ -11,7 +13,8 @@ from metrics.class_agreement import fit_classifier
 from metrics.collect import collect, to_float
 from metrics.errors import Estimate
 from metrics.evidence import Comparison, Evidence
-from metrics.networks import ERROR, Network, pixels
+from metrics.networks import ERROR, Network, count_suffix, pixels
+from metrics.ratios import mean_estimate, mean_name
 from metrics.table import METRICS
 from utils.errors import UserError
 
@@ -19,7 +22,7 @@ from utils.errors import UserError
 def compare(
     fake: Num[ndarray, "N H W C"],
     real: Num[ndarray, "M H W C"],
-    network: Network | None = None,
+    network: Network | Sequence[Network] | None = None,
     metrics: Collection[str] = (),
     *,
     held_out: Num[ndarray, "L H W C"] | None = None,
@@ -37,6 +40,8 @@ def compare(
         fake: The generated images, uint8 or floats in [-1, 1].
         real: What they are compared with, in the same form.
         network: What images become before they are compared, of `metrics.networks`; None = pixels.
+            Of several, scores that two call by one name are left out, and the means of their ratios
+            are added: fdr2.
         metrics: Names of `metrics.table.METRICS`; () = all that can be had of what is given.
         held_out: Real images that are not among `real`: for `fdr`, `swr` and `memorisation`, where
             `real` must be what the generator has learned from.
@@ -48,9 +53,9 @@ def compare(
     Raises:
         UserError: A metric is not known, needs what is not given, or refuses the images.
     """
-    network = network or pixels()
+    networks = [network or pixels()] if isinstance(network, Network | None) else list(network)
 
-    def look_at(images: ndarray) -> Evidence:
+    def look_at(images: ndarray, network: Network) -> Evidence:
         if images.ndim != 4 or images.shape[1:] != np.shape(real)[1:]:
             raise UserError(
                 f"images of shapes {images.shape} and {np.shape(real)} given; expected arrays "
@@ -58,25 +63,33 @@ def compare(
             )
         return collect(network, _batches(images, batch_size), batch_size, with_features=True)
 
-    classifier = None
-    if labels is not None and real_labels is not None and network.params is None:
-        flat = rearrange(to_float(real), "n h w c -> n (h w c)")
-        classifier = fit_classifier(flat, real_labels)
-    comparison = Comparison(
-        fake=look_at(fake),
-        real=look_at(real),
-        classifier=classifier,
-        labels=labels,
-        held_out=None if held_out is None else look_at(held_out),
-    )
-    possible = _possible(comparison)
-    impossible = sorted(set(metrics) - set(possible))
+    def compare_in(network: Network) -> Comparison:
+        classifier = None
+        if labels is not None and real_labels is not None and network.params is None:
+            flat = rearrange(to_float(real), "n h w c -> n (h w c)")
+            classifier = fit_classifier(flat, real_labels)
+        return Comparison(
+            fake=look_at(fake, network),
+            real=look_at(real, network),
+            classifier=classifier,
+            labels=labels,
+            held_out=None if held_out is None else look_at(held_out, network),
+        )
+
+    comparisons = [compare_in(network) for network in networks]
+    possible = [_possible(comparison) for comparison in comparisons]
+    somewhere = list(dict.fromkeys(itertools.chain(*possible)))
+    impossible = sorted(set(metrics) - set(somewhere))
     if impossible:
         raise UserError(
             f"metrics {', '.join(impossible)}: not known, or they need what is not given; possible "
-            f"here: {', '.join(possible)}"
+            f"here: {', '.join(somewhere)}"
         )
-    return as_columns(estimate(network, comparison, metrics or possible, with_errors))
+    found = [
+        estimate(network, comparison, [m for m in metrics or here if m in here], with_errors)
+        for network, comparison, here in zip(networks, comparisons, possible, strict=True)
+    ]
+    return as_columns(join_networks(networks, found, len(fake)))
 
 
 def estimate(
@@ -93,6 +106,32 @@ def estimate(
             values = map(Estimate, map(float, metric.compute(comparison)))
             found |= zip(metric.scores, values, strict=True)
     return {network.score_name(name, count): found[name] for name in found}
+
+
+def join_networks(
+    networks: Sequence[Network], found: Sequence[dict[str, Estimate]], count: int
+) -> dict[str, Estimate]:
+    """Returns the scores of the same images in several networks, and the means of their ratios.
+
+    Scores that two networks call by one name, such as precision, are left out. A mean is called
+    after the number of networks, and after a resize of Inception that is not the usual one: fdr2,
+    fdr2_clean_5k.
+
+    Args:
+        networks: The networks.
+        found: The scores in each of them, by the names of `estimate`.
+        count: Number of generated images.
+    """
+    times = Counter(itertools.chain(*found))
+    joined = {name: value for scores in found for name, value in scores.items() if times[name] == 1}
+    modes = sorted({network.facts["resize"] for network in networks} - {"", "tf"})
+    for score in ("fdr", "swr"):
+        names = [network.score_name(score, count) for network in networks]
+        if all(name in joined for name in names):
+            name = mean_name(score, [network.name for network in networks])
+            name = "_".join([name, *modes]) + count_suffix(count)
+            joined[name] = mean_estimate([joined[name_in_one] for name_in_one in names])
+    return joined
 
 
 def as_columns(estimates: dict[str, Estimate]) -> dict[str, float]:

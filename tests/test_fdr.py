@@ -17,6 +17,7 @@ from evaluation.flags import define_evaluation_flags
 from evaluation.image_files import batches, write_npz
 from evaluation.networks import NETWORKS, network_name
 from metrics import fid, networks, sliced_wasserstein
+from metrics.compare import compare
 from metrics.evidence import Comparison, Evidence
 from metrics.ratios import SIX, mean_name
 from metrics.table import METRICS
@@ -103,6 +104,12 @@ def test_ratios_and_their_mean(tmp_path, monkeypatch, capsys):
     assert row["swr2_540"] == pytest.approx((row["swr_pixels"] + row["swr_coarse"]) / 2)
     assert row["swr_pixels"] > 2 and row["swr2_540_error"] > 0
     assert (row["directions"], row["directions_seed"]) == (100, 0)
+
+    both = [networks.pixels(), coarse("", "")]
+    from_arrays = compare(darker, training, both, ["fdr"], held_out=held_out)
+    for name, value in from_arrays.items():
+        assert row[name] == pytest.approx(value), name
+    assert "fdr2_540_error" in from_arrays
 
     row = call(capsys, load_dir=tmp_path / "real.npz", features="pixels", **flags)
     assert row["fdr_pixels"] == pytest.approx(1, rel=1e-9)
