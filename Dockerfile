@@ -11,8 +11,8 @@ WORKDIR /app
 COPY requirements.txt requirements-cuda.txt requirements-gs.txt requirements.lock ./
 RUN pip install --no-cache-dir -c requirements.lock -r requirements-cuda.txt -r requirements-gs.txt
 COPY . .
-# Data and weights of the hub, compiled programs: of whoever the container runs as.
-ENV HOME=/cache HF_HOME=/cache/huggingface XDG_CACHE_HOME=/cache
+# Data and weights of the hub, and compiled programs. JAX keeps those for users with a name alone.
+ENV HOME=/cache HF_HOME=/cache/huggingface XDG_CACHE_HOME=/cache USER=drift
 RUN mkdir --mode 1777 /cache
 ENTRYPOINT ["python"]
 CMD ["train_drift.py", "--help"]
