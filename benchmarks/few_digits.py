@@ -1,10 +1,10 @@
-"""Writes a folder of digits with few training images, for a run that can learn them by heart.
+"""Writes a folder with few training images of a grey set, for a run that can learn them by heart.
 
     python benchmarks/few_digits.py --per_class 5 --out runs/few_digits
     python train_drift.py --dataset_name folder:runs/few_digits ...
 
-The folder has `train/` with so many images of each class, and `test/` with all that the demo holds
-out; docs/benchmarks.md has the whole commands.
+The folder has `train/` with so many images of each class, and `test/` with all that are held out;
+docs/benchmarks.md has the whole commands.
 """
 
 import pathlib
@@ -37,18 +37,19 @@ def main(flag_values):
         raise UserError(f"--out {folder}: it is there already; give another folder")
     written = {}
     for split, most in (("train", flags.per_class), ("test", None)):
-        written[split] = write_split(folder / split, split, most)
+        written[split] = write_split(flags.dataset_name, folder / split, split, most)
     print_line({"out": str(folder)} | written)
 
 
-def write_split(folder: pathlib.Path, split: str, most: int | None) -> int:
-    """Writes the digits of a split as PNG files, a folder for each class; returns their number.
+def write_split(name: str, folder: pathlib.Path, split: str, most: int | None) -> int:
+    """Writes the images of a split as PNG files, a folder for each class; returns their number.
 
     most: of each class, the first ones; None for all.
     """
-    images, labels = pipeline.everything(data.load("digits", split))
+    dataset = data.load(name, split)
+    images, labels = pipeline.everything(dataset)
     count = 0
-    for label in range(10):
+    for label in range(dataset.n_classes):
         of_class = folder / str(label)
         of_class.mkdir(parents=True)
         for number, image in enumerate(images[labels == label][:most]):
@@ -58,5 +59,5 @@ def write_split(folder: pathlib.Path, split: str, most: int | None) -> int:
 
 
 if __name__ == "__main__":
-    config_lib.define_flags((), FLAGS)
+    config_lib.define_flags(("dataset_name",), FLAGS)
     config_lib.run_main(main)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv and installs the locked versions into it, once per version of the lock.
-# The scripts demo.sh, digits_mae.sh and test.sh begin with it.
+# Makes .venv and installs the locked versions into it, once per version of the lock. A .venv that
+# is there, as of `uv sync`, is kept. The scripts demo.sh, digits_mae.sh and test.sh begin with it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,9 +19,21 @@ if [ -z "$python" ]; then
   exit 2
 fi
 
-if ! [ -x .venv/bin/python ] || ! cmp -s requirements.lock .venv/requirements.lock; then
+# Without pytest, a `uv sync --no-dev` has taken out what was installed here.
+if ! [ -x .venv/bin/pytest ] || ! cmp -s requirements.lock .venv/requirements.lock; then
   echo "Installing into .venv (once; two minutes at most) ..."
-  if ! "$python" -m venv .venv; then
+  if [ -d .venv ]; then
+    if ! .venv/bin/python -c "$fits" 2>/dev/null; then
+      echo "error: .venv has no Python 3.11 to 3.13; remove it (rm -r .venv), and try again" >&2
+      exit 2
+    fi
+    # uv makes environments without pip.
+    if ! .venv/bin/python -c "import pip" 2>/dev/null &&
+      ! .venv/bin/python -m ensurepip --default-pip >/dev/null; then
+      echo "error: .venv has no pip; remove it (rm -r .venv), and try again" >&2
+      exit 2
+    fi
+  elif ! "$python" -m venv .venv; then
     echo "error: could not make .venv; on Debian or Ubuntu: apt install python3-venv" >&2
     exit 2
   fi

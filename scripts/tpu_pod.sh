@@ -104,7 +104,7 @@ install() {
     export PATH=\$HOME/.local/bin:\$PATH
     [ -x .venv/bin/python ] || uv venv --quiet --python 3.11 .venv
     uv pip install --quiet --python .venv/bin/python -c requirements.lock \\
-      -r requirements-tpu.txt -r requirements-buckets.txt"
+      -r requirements-tpu.txt -r requirements-gs.txt"
 }
 
 run() {

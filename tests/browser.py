@@ -1,9 +1,10 @@
-"""Pages in a real browser: Debian's chromium, driven by the package playwright, if both are there.
+"""Pages in a real browser: the system's chromium or playwright's own, driven by that package.
 
-apt-get install chromium; pip install playwright
+pip install playwright, and apt-get install chromium or playwright install chromium
 """
 
 import contextlib
+import pathlib
 import shutil
 
 import pytest
@@ -18,9 +19,9 @@ def opened(address: str, **options):
     Errors of the page's own script fail the test.
     """
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("no browser: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
+        if not (CHROMIUM or pathlib.Path(playwright.chromium.executable_path).exists()):
+            pytest.skip("no browser: apt-get install chromium, or playwright install chromium")
         flags = ["--no-sandbox"]  # tests may run as root
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page(**options)

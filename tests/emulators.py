@@ -3,8 +3,9 @@
     with bucket("gs") as (url, environment):  # "gs://bucket", variables for a program that uses it
         ...
 
-The packages are gcp-storage-emulator and moto[server]. The first knows no generations, which the
-real store sends with each object and compares where a request asks for it; they are added here.
+The packages are those of requirements-buckets-test.txt. gcp-storage-emulator knows no generations,
+which the real store sends with each object and compares where a request asks for it; they are added
+here.
 """
 
 import contextlib

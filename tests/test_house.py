@@ -1,6 +1,7 @@
 """The rules that keep the house in order: who may import whom, and how long a file may be.
 
-They are read from the syntax trees of all files, so that an import inside a function counts too.
+What workflows, Dockerfiles and pages name must be there, and the tools must find nothing. Imports
+are read from the syntax trees of all files, so that an import inside a function counts too.
 The table of rooms stands in docs/architecture.md for people as well, and both must agree.
 """
 
@@ -229,6 +230,61 @@ def test_the_method_reads_like_a_page():
     counts = style.total(style.measure(file.read_text()) for file in files)
     assert counts.mean_line < 50
     assert counts.explained >= 0.1
+
+
+# ---------------------------------------------------------------- what is named is there
+
+DOCKERFILES = sorted(ROOT.glob("Dockerfile*"))
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+ACTIONS = sorted((ROOT / ".github" / "actions").glob("*/action.yml"))
+MADE = {"snippet.py"}  # by commands of the workflows
+
+
+def files_named(text: str) -> set[str]:
+    """Returns the words of a command that look like files of ours."""
+    words = re.findall(r"(?<![\w./$*-])[\w./-]+\.(?:py|sh|txt|lock|toml|yml|md)(?![\w*])", text)
+    return {word.removeprefix("./") for word in words} - MADE
+
+
+def test_requirement_files_that_are_named_are_there():
+    pages = [*PAGES, *DOCKERFILES, *WORKFLOWS, *ACTIONS, ROOT / "docs" / "notebook.ipynb"]
+    for page in pages:
+        if page.name != "CHANGELOG.md":  # which tells of files that were
+            named = re.findall(r"(?<!/)\brequirements[\w-]*\.(?:txt|lock)", page.read_text())
+            assert all((ROOT / name).is_file() for name in named), page
+
+
+def test_workflows_name_what_is_there():
+    """They parse; jobs, actions of ours, scripts and tests that they name exist."""
+    yaml = pytest.importorskip("yaml")
+    inputs = {}
+    for file in ACTIONS:
+        action = yaml.safe_load(file.read_text())
+        inputs[f"./{file.parent.relative_to(ROOT)}"] = set(action["inputs"])
+        for step in action["runs"]["steps"]:
+            for named in files_named(step.get("run", "")):
+                assert (ROOT / named).is_file(), named
+    for file in WORKFLOWS:
+        workflow = yaml.safe_load(file.read_text())
+        assert "jobs" in workflow and True in workflow  # YAML takes `on` for true
+        for name, job in workflow["jobs"].items():
+            assert set(job.get("needs", ())) <= set(workflow["jobs"]), name
+            for step in job["steps"]:
+                assert len({"uses", "run"} & set(step)) == 1, (name, step)
+                if step.get("uses", "").startswith("./"):
+                    assert set(step.get("with", ())) <= inputs[step["uses"]], step
+                for named in files_named(step.get("run", "")):
+                    assert (ROOT / named).is_file(), (name, named)
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_images_copy_what_is_there(file):
+    """What Dockerfiles copy exists, and their packages come from what they have copied."""
+    text = file.read_text()
+    copied = {word for line in re.findall(r"^COPY (.*)", text, re.M) for word in line.split()}
+    assert all((ROOT / name).exists() for name in copied)
+    (installed,) = re.findall(r"^RUN pip install (.*)", text, re.M)
+    assert files_named(installed) and files_named(installed) <= copied
 
 
 # ---------------------------------------------------------------- the tools

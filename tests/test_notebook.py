@@ -5,12 +5,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
+import test_readme
 from conftest import ROOT
 from test_web_page import with_exporter
 
@@ -33,6 +35,20 @@ def test_it_has_no_outputs_and_names_programs_that_are_there():
     programs = {line.split()[1] for line in lines if line.startswith("!python")}
     assert len(programs) == 5 and all((ROOT / program).is_file() for program in programs)
     assert all(not cell.get("outputs") for cell in notebook["cells"])
+
+
+def commands():
+    """Returns the commands of the notebook, with the values of its variables."""
+    code = code_of(json.loads(NOTEBOOK.read_text()))
+    lines = "\n".join(line[1:] for line in code.splitlines() if line.startswith("!python "))
+    for name, value in re.findall(r"^([A-Z]+) = (.*)", code, re.MULTILINE):
+        lines = re.sub(rf"\${name}\b", value.strip('"'), lines)
+    return test_readme.commands_of(f"```bash\n{lines}\n```")
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_its_commands_parse(command, monkeypatch):
+    test_readme.test_commands_parse(command, monkeypatch)
 
 
 @pytest.mark.slow
