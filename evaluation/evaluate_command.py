@@ -24,6 +24,7 @@ from utils import distributed, processes
 from utils.compiler import keep_programs
 from utils.errors import UserError
 from utils.logging import setup_logging
+from utils.memory import keep_freed_memory
 
 log = logging.getLogger("eval")
 
@@ -39,6 +40,7 @@ def main(flag_values: flags.FlagValues) -> None:
 
 def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
     """Scores what --load_dir names, a generator or images, and prints the last row as JSON."""
+    keep_freed_memory()
     request = read_request(all_flags, given)
     make_folders(request)
     other = against.request_of_other(request) if all_flags.against else None

@@ -38,6 +38,7 @@ from utils import config as config_lib
 from utils import distributed, processes
 from utils.errors import UserError
 from utils.logging import setup_logging
+from utils.memory import keep_freed_memory
 from utils.paths import to_path
 from utils.sharding import local_sharding, round_up
 
@@ -79,6 +80,7 @@ def compute(flags: Flags, given: dict) -> None:
 
     Several networks look at the images in one pass.
     """
+    keep_freed_memory()
     images, facts = open_images(flags, given)
     names = split_networks(flags.features or "inception")
     if len(names) > 1 and flags.out and "{network}" not in flags.out:
