@@ -40,7 +40,7 @@ def main(flag_values: flags.FlagValues) -> None:
 
 def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
     """Scores what --load_dir names, a generator or images, and prints the last row as JSON."""
-    keep_freed_memory()
+    keep_freed_memory(of_threads=True)
     request = read_request(all_flags, given)
     make_folders(request)
     other = against.request_of_other(request) if all_flags.against else None
@@ -65,7 +65,7 @@ def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
 
 
 def missing_networks(request: Request, scored: Scored) -> dict[str, list[str]]:
-    """Returns which networks of a published mean this machine lacks, for JSON; {} = none."""
+    """Returns which networks of a published mean could not be loaded, for JSON; {} = none."""
     if not is_of_six(request.flags.metrics):
         return {}
     found = scored.row["features"].split("+")

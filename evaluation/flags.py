@@ -88,7 +88,7 @@ EVALUATION = (
         "held_out",
         "",
         "held-out reals for fdr, swr and memorisation: images or statistics as of --fid_stats; "
-        "empty = those of the data set",
+        "empty = those of the data set, unless --fid_stats names images",
         BUCKET,
     ),
     Key(

@@ -40,12 +40,16 @@ def floor_of(config: Any, row: dict) -> Floor:
     """
     if row["features"] != "pixels":
         return Floor(None, f"no floor for {row['features']}: it is computed in pixels alone")
-    reference = str(row.get("reference", ":test"))
-    if not reference.endswith(":test"):
+    reference = str(row.get("reference", ""))
+    if reference and not reference.endswith(":test"):
         return Floor(None, f"no floor: scored against {reference}, not the held-out images")
+    if row.get("data"):
+        return Floor(None, f"no floor: scored with other options of the data, {row['data']}")
     try:
         name, options = data.origin(config.dataset_name, config.data)
         held_out, train = (data.load(name, split, options) for split in ("test", "train"))
+        if reference and reference != f"{held_out.name}:{held_out.split}":
+            return Floor(None, f"no floor: scored against {reference}, other data than the run's")
         if held_out.split == "train":
             return Floor(None, "no floor: no images are held out")
         if train.order:

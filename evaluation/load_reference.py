@@ -89,14 +89,16 @@ def load_references(
     sources = Sources(dataset_name, data_options, fid_stats, held_out)
     shapes = {features: shape or sources.shape(features) for features in networks}
 
+    modes = {features: resize_of(features, networks, resize) for features in networks}
+
     def load(features: str) -> Network:
-        mode = resize_of(features, networks, resize)
         load_one = load_network if features or fid_stats else load_usual_network
-        return load_one(features or default_network(shapes[features]), mode, inception_weights)
+        usual = features or default_network(shapes[features])
+        return load_one(usual, modes[features], inception_weights)
 
     if skip_missing:
-        was_given = ("inception",) if inception_weights else ()
-        loaded = load_what_is_there(networks, load, was_given)
+        must_be_there = ("inception",) if inception_weights else ()
+        loaded = load_what_is_there(networks, load, must_be_there)
     else:
         loaded = {features: load(features) for features in networks}
     # Published figures are against the training split.
@@ -116,24 +118,22 @@ def load_references(
 
 
 def load_what_is_there(
-    networks: Sequence[str], load: Callable[[str], Network], was_given: Sequence[str]
+    networks: Sequence[str], load: Callable[[str], Network], must_be_there: Sequence[str]
 ) -> dict[str, Network]:
     """Returns the networks whose weights can be had in all processes, by name; others are named.
 
     Args:
         networks: as --features has them, one by one.
         load: returns one of them.
-        was_given: those whose weights the user has named, which must be there.
+        must_be_there: those whose weights the user has named.
     Raises:
-        UserError: there is none, or `load` refuses what the user has given.
+        UserError: in all processes: there is none, or one that must be there is not.
     """
     loaded, reasons = {}, {}
     for features in networks:
         try:
             loaded[features] = load(features)
         except UserError as error:
-            if features in was_given:
-                raise
             reasons[features] = str(error)
     is_here = np.array([[features in loaded for features in networks]])
     in_all = np.all(processes.concatenate_all(is_here), axis=(0, 1))
@@ -141,10 +141,13 @@ def load_what_is_there(
         if not here:
             loaded.pop(features, None)
             reason = reasons.get(features, "another process has not its weights")
+            if features in must_be_there:
+                raise UserError(reason)
             log.warning("without %s: %s", network_name(features), reason)
     if not loaded:
         raise UserError(
-            f"none of the networks {', '.join(networks)} can be had, see above; give --features"
+            f"none of the networks {', '.join(networks)} can be had, see above; for others give "
+            "--metrics fdr and --features"
         )
     return loaded
 
@@ -162,7 +165,7 @@ class HeldOut(NamedTuple):
 
 
 class Sources:
-    """What real images there are: splits of a data set, and what two flags name. Read once each.
+    """What real images there are: splits of a data set, and what two flags name.
 
     Attributes:
         dataset_name: "" = none.

@@ -40,8 +40,8 @@ def compare(
         fake: The generated images, uint8 or floats in [-1, 1].
         real: What they are compared with, in the same form.
         network: What images become before they are compared, of `metrics.networks`; None = pixels.
-            Of several, scores that two call by one name are left out, and the means of their ratios
-            are added: fdr2.
+            Of several, scores that two call by one name are left out. The means of their ratios are
+            added: fdr2, and fdr1 of one.
         metrics: Names of `metrics.table.METRICS`; () = all that can be had of what is given.
         held_out: Real images that are not among `real`: for `fdr`, `swr` and `memorisation`, where
             `real` must be what the generator has learned from.
@@ -54,6 +54,8 @@ def compare(
         UserError: A metric is not known, needs what is not given, or refuses the images.
     """
     networks = [network or pixels()] if isinstance(network, Network | None) else list(network)
+    if not networks:
+        raise UserError("network: an empty list given; expected some, or None for pixels")
 
     def look_at(images: ndarray, network: Network) -> Evidence:
         if images.ndim != 4 or images.shape[1:] != np.shape(real)[1:]:

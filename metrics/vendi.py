@@ -100,7 +100,7 @@ def _directions(features: ndarray) -> Float[ndarray, "N D"]:
         )
     if not lengths.all():
         raise UserError(
-            f"--metrics vendi: {np.sum(lengths == 0)} of {len(x)} samples have features that are "
+            f"--metrics vendi: {np.sum(lengths == 0)} of {len(x)} images have features that are "
             "all 0, which have no direction; leave it out, or take another network"
         )
     return x / lengths

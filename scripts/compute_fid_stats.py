@@ -80,7 +80,7 @@ def compute(flags: Flags, given: dict) -> None:
 
     Several networks look at the images in one pass.
     """
-    keep_freed_memory()
+    keep_freed_memory(of_threads=True)
     images, facts = open_images(flags, given)
     names = split_networks(flags.features or "inception")
     if len(names) > 1 and flags.out and "{network}" not in flags.out:

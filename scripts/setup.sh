@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 
 python=""
 fits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
-for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
+# The one of an environment that is there comes first: uv's may be no program of the system.
+for candidate in "${PYTHON:-}" .venv/bin/python python3 python3.13 python3.12 python3.11; do
   if [ -n "$candidate" ] && "$candidate" -c "$fits" 2>/dev/null; then
     python=$candidate
     break

@@ -79,7 +79,7 @@ def shared_steps(monkeypatch):
     """Gives trainings of the same settings one jitted step, so that it is traced once.
 
     For tests of what happens around the steps: files, signals, refusals. Those of the step itself,
-    and of its bits, trace their own.
+    of its bits, and those that patch what is traced, trace their own.
     """
     from training import drift
     from utils.config import flatten

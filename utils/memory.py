@@ -11,10 +11,11 @@ import numpy as np
 from utils.errors import UserError
 
 # The parameters of glibc's mallopt, by the numbers of its malloc.h.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+ARENAS_PER_CORE = 8  # of glibc where nothing is said
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(of_threads: bool = False) -> None:
     """Where JAX computes on a CPU, lets glibc keep freed memory instead of returning it.
 
     XLA frees its temporaries after every step. When the kernel has to provide these pages anew, a
@@ -22,12 +23,18 @@ def keep_freed_memory() -> None:
     main thread alone, so programs on one CPU device then run in the thread that calls them.
 
     Call this before the first use of a device. With other C libraries it does nothing more.
+
+    of_threads: also what threads free, which share one heap then. Large convolutions need it, whose
+        pieces are made by the threads that compute them.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if jax.default_backend() != "cpu" or not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if not hasattr(libc, "mallopt"):
+        return
+    if of_threads:
+        libc.mallopt(M_ARENA_MAX, 1)  # before a device is used, and threads have their own heaps
+    if jax.default_backend() != "cpu":
+        libc.mallopt(M_ARENA_MAX, ARENAS_PER_CORE * (os.cpu_count() or 1))
         return
     libc.mallopt(M_MMAP_MAX, 0)  # no piece of memory has a mapping of its own
     libc.mallopt(M_TRIM_THRESHOLD, -1)  # the end of the heap is never given back

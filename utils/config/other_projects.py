@@ -106,7 +106,10 @@ SERVES = ("port",)
 ENCODES = ("encode_batch_size",)
 OF_MAE = ("mae.layers",)
 
-KNOWS_SETTINGS = (Lead("a run knows its own settings: leave it out", TAKES_A_RUN),)
+KNOWS_SETTINGS = (
+    Lead("an MAE has settings of its own, mae.* in its help: leave it out", OF_MAE),
+    Lead("a run knows its own settings: leave it out", TAKES_A_RUN),
+)
 KNOWS_DATA = (Lead("a run knows its own data: leave it out", TAKES_A_RUN),)
 ONE_PASS = (
     Lead(
@@ -299,7 +302,7 @@ def _recipe_of(path: str, ours: Set[str]) -> str:
     """Returns what takes the place of a file of settings."""
     if "recipe" not in ours:
         if set(TAKES_A_RUN) <= ours:
-            return KNOWS_SETTINGS[0].text
+            return KNOWS_SETTINGS[1].text
         return "settings are given as flags"
     names = recipes((MAE_TRAINER if set(OF_MAE) <= ours else TRAINER).recipes)
     name = pathlib.Path(path).stem
@@ -309,7 +312,7 @@ def _recipe_of(path: str, ours: Set[str]) -> str:
         if is_data_set(name):
             return f"give --dataset_name {name}, which has a recipe of that name"
         return f"give --recipe {name}"
-    found = [recipe for recipe in names if _words(name) <= _words(recipe)][:3]
+    found = [recipe for recipe in names if _words(name) and _words(name) <= _words(recipe)][:3]
     if found:
         return f"give --recipe {' or '.join(found)}"
     guess = did_you_mean(name, names)
