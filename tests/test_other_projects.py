@@ -97,6 +97,7 @@ def test_every_answer_is_given_by_a_program():
         ("train_drift.py", ["--config", "latent_imagenet.yaml"], "--recipe imagenet256_latent"),
         ("train_drift.py", ["--config", "some.yaml"], "there is no recipe some; --recipe takes"),
         ("pretrain_mae.py", ["--config", "mnist.yaml"], "there is no recipe mnist"),
+        ("pretrain_mae.py", ["--model.depth", "3"], "an MAE has settings of its own"),
         ("train_drift.py", ["--out-dir", "x"], "give --save_dir x"),
         ("train_drift.py", ["--use_stable_vae"], "give --model.use_stable_vae 1"),
         ("train_drift.py", ["--mode", "latent"], "give --model.use_stable_vae 1, and --vae"),
