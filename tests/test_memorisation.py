@@ -93,5 +93,5 @@ def test_the_command(tmp_path, capsys):
     assert row["memorised"] == 1 and row["authenticity"] == 0
     assert row["nearer"] > 0.99 and row["held_out_count"] == 540
     assert "memorised_error" in (tmp_path / "fid.csv").read_text()
-    with pytest.raises(UserError, match="give --dataset_name and --reference_split train"):
+    with pytest.raises(UserError, match="give --reference_split train"):
         call(capsys, **flags)

@@ -159,9 +159,9 @@ def files_started(text: str) -> set[str]:
 def test_files_of_commands_are_found():
     text = "`./scripts/a.sh --x 1`, `sbatch --nodes 2 b.sbatch` and `python -m http.server`\n"
     text += (
-        "```bash\npip install -q -r requirements-c.txt\nX=1 python3 benchmarks/e.py && ./f.sh\n```"
+        "```bash\npip install -q -r requirements-gs.txt\nX=1 python3 benchmarks/e.py && ./f.sh\n```"
     )
-    expected = {"scripts/a.sh", "b.sbatch", "requirements-c.txt", "benchmarks/e.py", "f.sh"}
+    expected = {"scripts/a.sh", "b.sbatch", "requirements-gs.txt", "benchmarks/e.py", "f.sh"}
     assert files_started(text) == expected
     found = set.union(*map(files_started, PAGES.values()))
     assert {"scripts/setup.sh", "scripts/demo.sh", "scripts/slurm.sbatch", "sample.py"} <= found
