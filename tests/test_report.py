@@ -147,7 +147,9 @@ def test_the_floor_is_of_as_many_training_images_as_there_are_samples():
     value, text = floor_of(config_of("mnist_5k"), row)
     assert value == pytest.approx(12.15, abs=0.005)
     assert text == "1,000 training images against the held-out ones have 12.15"
-    value, text = floor_of(config_of("digits"), row | {"num_samples": 50_000})
+    value, text = floor_of(
+        config_of("digits"), row | {"num_samples": 50_000, "reference": "digits:test"}
+    )
     assert value == pytest.approx(0.2901, abs=5e-4) and text.startswith("1,257 training images")
 
 
@@ -156,6 +158,8 @@ def test_the_report_says_why_there_is_no_floor(tmp_path):
     told = {
         "it is computed in pixels alone": (None, row | {"features": "inception"}),
         "scored against s.npz": (None, row | {"reference": "s.npz"}),
+        "other data than the run's": (config_of("digits"), row | {"reference": "mnist_5k:test"}),
+        "other options of the data": (None, row | {"data": "image_size=8"}),
         "images of 32x32x3 would take long": (config_of(write_npz(tmp_path)), row),
         "the data cannot be read": (config_of("npz:/nowhere.npz"), row),
     }

@@ -72,7 +72,7 @@ def test_what_has_no_direction_is_refused():
     x = normal(10, 4)
     with pytest.raises(UserError, match="not finite"):
         vendi(x * np.inf)
-    with pytest.raises(UserError, match="3 of 10 samples have features that are all 0"):
+    with pytest.raises(UserError, match="3 of 10 images have features that are all 0"):
         vendi(x * (np.arange(10) > 2)[:, None])
     with pytest.raises(UserError, match="expected"):
         vendi(x[0])

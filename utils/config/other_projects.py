@@ -106,9 +106,10 @@ SERVES = ("port",)
 ENCODES = ("encode_batch_size",)
 OF_MAE = ("mae.layers",)
 
-KNOWS_SETTINGS = (
+KNOWS_SETTINGS = (Lead("a run knows its own settings: leave it out", TAKES_A_RUN),)
+NOT_OF_AN_MAE = (
     Lead("an MAE has settings of its own, mae.* in its help: leave it out", OF_MAE),
-    Lead("a run knows its own settings: leave it out", TAKES_A_RUN),
+    *KNOWS_SETTINGS,
 )
 KNOWS_DATA = (Lead("a run knows its own data: leave it out", TAKES_A_RUN),)
 ONE_PASS = (
@@ -166,8 +167,8 @@ ADVICE = {
         *KNOWS_DATA,
     ),
     "recipe": KNOWS_SETTINGS,
-    "model_size": KNOWS_SETTINGS,
-    "arch": KNOWS_SETTINGS,
+    "model_size": NOT_OF_AN_MAE,
+    "arch": NOT_OF_AN_MAE,
     "image_size": KNOWS_SETTINGS,
     "resolution": KNOWS_SETTINGS,
     "img_size": KNOWS_SETTINGS,
@@ -275,7 +276,7 @@ def answer(name: str, value: str, ours: Iterable[str]) -> str:
         modes = [leads for mode, leads in MODES.items() if value.lower().startswith(mode)]
         return _first((*itertools.chain(*modes), *NO_MODES), value, ours)
     if name in KEYS and name.startswith(KEPT):
-        return _first(KNOWS_SETTINGS, value, ours)
+        return _first(NOT_OF_AN_MAE, value, ours)
     for same in SAME_MEANING.get(name, ()):
         if same in ours:
             return f"; give --{same} {value}".rstrip()
@@ -302,7 +303,7 @@ def _recipe_of(path: str, ours: Set[str]) -> str:
     """Returns what takes the place of a file of settings."""
     if "recipe" not in ours:
         if set(TAKES_A_RUN) <= ours:
-            return KNOWS_SETTINGS[1].text
+            return KNOWS_SETTINGS[0].text
         return "settings are given as flags"
     names = recipes((MAE_TRAINER if set(OF_MAE) <= ours else TRAINER).recipes)
     name = pathlib.Path(path).stem
