@@ -23,6 +23,7 @@ import data
 from benchmarks.frame import print_line
 from configs.default import PATH, Key
 from data import pipeline
+from evaluation.floor import drawn
 from metrics.fid import frechet_distance, moments
 from metrics.neighbours import nearest
 from metrics.precision_recall import precision_recall
@@ -40,7 +41,7 @@ SHARES = (0.1, 0.3, 0.5)  # of the nearest neighbour
 def main(flag_values):
     flags: Any = config_lib.all_flags(flag_values)
     train, test = (load(flags.dataset_name, split) for split in ("train", "test"))
-    chosen = np.random.default_rng(0).permutation(len(train))[: flags.num_samples]
+    chosen = np.array(drawn(len(train), flags.num_samples))
     for change, images in changed(train, chosen):
         samples, reals = flat(images), flat(test)
         precision, recall = precision_recall(reals, samples)

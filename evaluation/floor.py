@@ -13,7 +13,7 @@ from utils.errors import UserError
 
 MOST_PIXELS = 1024  # numbers of an image up to which the floor is computed,
 MOST_IMAGES = 20_000  # and images of a set
-SEED = 0  # of the draw; benchmarks/detail.py makes the same one
+SEED = 0  # of the draw
 
 
 class Floor(NamedTuple):

@@ -37,12 +37,7 @@ def dinov2(source: str, resize_mode: str) -> Network:
     Raises:
         UserError: a resize mode is given, or the weights cannot be read.
     """
-    refuse_resize("DINOv2", resize_mode, "224")
-    name = source or DINOV2
-    encode, params, _ = load_encoder(
-        f"dinov2:{name}", names=("cls",), statistics=("map",), patch_sizes=()
-    )
-    return networks.encoder("dinov2", encode, params, "cls", 224, weights_fact(name))
+    return one_set("dinov2", "cls", source or DINOV2, resize_mode)
 
 
 def convnextv2(source: str, resize_mode: str) -> Network:
@@ -54,12 +49,16 @@ def convnextv2(source: str, resize_mode: str) -> Network:
     Raises:
         UserError: a resize mode is given, or the weights cannot be read.
     """
-    refuse_resize("ConvNeXt-V2", resize_mode, "224")
-    name = source or CONVNEXTV2
+    return one_set("convnextv2", "pooled", source or CONVNEXTV2, resize_mode)
+
+
+def one_set(name: str, feature_set: str, source: str, resize_mode: str) -> Network:
+    """Returns one feature set of an encoder of the hub as a network, of images at 224 x 224."""
+    refuse_resize(name, resize_mode, "224")
     encode, params, _ = load_encoder(
-        f"convnextv2:{name}", names=("pooled",), statistics=("map",), patch_sizes=()
+        f"{name}:{source}", names=(feature_set,), statistics=("map",), patch_sizes=()
     )
-    return networks.encoder("convnextv2", encode, params, "pooled", 224, weights_fact(name))
+    return networks.encoder(name, encode, params, feature_set, 224, weights_fact(source))
 
 
 def efficientnet(source: str, resize_mode: str) -> Network:

@@ -80,11 +80,12 @@ def score_in_networks(
     for batch in images:
         for collector in collectors:
             collector.add(batch)
-    pairs = zip(collectors, references, strict=True)
+    evidence = [collector.result() for collector in collectors]
     found = [
-        _look(collector.result(), reference, labels, with_errors) for collector, reference in pairs
+        _estimates(fake, reference, labels, with_errors)
+        for fake, reference in zip(evidence, references, strict=True)
     ]
-    first, count = references[0], found[0].count
+    first, count = references[0], evidence[0].count
     settings = {
         "num_samples": count,
         **settings_of(references),
@@ -95,7 +96,7 @@ def score_in_networks(
     if "swr" in first.metrics:
         settings |= {"directions": DIRECTIONS, "directions_seed": SEED}
     networks = [reference.network for reference in references]
-    estimates = join_networks(networks, [one.estimates for one in found], count)
+    estimates = join_networks(networks, found, count)
     return Scored(settings | as_columns(estimates), estimates)
 
 
@@ -115,21 +116,13 @@ def score_names(references: Sequence[Reference], count: int) -> list[str]:
     return [name for name, times in names.items() if times == 1]
 
 
-class _Found(NamedTuple):
-    """What one network says of `count` images."""
-
-    count: int
-    estimates: dict[str, Estimate]
-
-
-def _look(
+def _estimates(
     fake: Evidence, reference: Reference, labels: np.ndarray | None, with_errors: bool
-) -> _Found:
+) -> dict[str, Estimate]:
     """Returns the scores of some images in the network of a reference."""
     check_count(fake.count, reference.metrics)
     comparison = Comparison(fake, reference.real, reference.classifier, labels, reference.held_out)
-    estimates = estimate(reference.network, comparison, reference.metrics, with_errors)
-    return _Found(fake.count, estimates)
+    return estimate(reference.network, comparison, reference.metrics, with_errors)
 
 
 def check_count(n: int, metrics: tuple[str, ...]) -> None:

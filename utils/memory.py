@@ -34,7 +34,8 @@ def keep_freed_memory(of_threads: bool = False) -> None:
     if of_threads:
         libc.mallopt(M_ARENA_MAX, 1)  # before a device is used, and threads have their own heaps
     if jax.default_backend() != "cpu":
-        libc.mallopt(M_ARENA_MAX, ARENAS_PER_CORE * (os.cpu_count() or 1))
+        if of_threads:
+            libc.mallopt(M_ARENA_MAX, ARENAS_PER_CORE * (os.cpu_count() or 1))
         return
     libc.mallopt(M_MMAP_MAX, 0)  # no piece of memory has a mapping of its own
     libc.mallopt(M_TRIM_THRESHOLD, -1)  # the end of the heap is never given back
