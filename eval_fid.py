@@ -9,12 +9,12 @@
     python eval_fid.py --load_dir samples.npz --fid_stats stats.npz \
     images that are there already: an .npz or a folder
 
---load_dir: a run, a published artifact (or hf://NAME), a folder of images, or an .npz of images. \
---fid_stats: statistics in any of the usual formats, or images; without
-it the data set's own images are the reference. Rows go to fid.csv in the run folder, or in --out. \
-Images below 32 pixels or without colour are scored in
-pixels unless --features says otherwise: `fd_pixels` is a Frechet distance between pixels, not an \
-FID. docs/evaluation.md has the traps.
+--load_dir is what is scored: a run folder or a published artifact (or hf://NAME), which generate,
+or images, a folder or an .npz. --fid_stats: statistics in any of the usual formats, or images;
+without it the data set's own images are the reference. Rows go to fid.csv in the run folder, or in
+--out. Images below 32 pixels or without colour are scored in pixels unless --features says
+otherwise: `fd_pixels` is a Frechet distance between pixels, not an FID. docs/evaluation.md has the
+traps.
 """
 
 from evaluation.flags import define_evaluation_flags

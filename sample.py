@@ -4,9 +4,9 @@
                         grid.png, ten samples of each class
     python sample.py --load_dir runs/digits --classes 3,7 --cfg_scale 1,1.5,2,4
     python sample.py --load_dir runs/digits --num_samples 1000 --out samples.npz
+    python sample.py --load_dir hf://latent_L_sota --classes 207,388
 
-Sample i depends on (seed, i) alone: the batch size and the devices do not change it. \
---load_dir takes a run folder or a published artifact.
+Sample i depends on (seed, i) alone: the batch size and the devices do not change it.
 """
 
 from evaluation.flags import define_sampling_flags

@@ -36,12 +36,18 @@ TABLE = (
         "",
         "file in configs/ to start from; empty = the one of the data set, if any; none = none",
     ),
-    Key("dataset_name", "digits", "what to learn: a source in data/", BUCKET),
+    Key(
+        "dataset_name",
+        "digits",
+        "name of the images, such as digits, folder:PATH or hf:NAME (docs/data.md)",
+        BUCKET,
+    ),
     Key("save_dir", "", "run folder; empty = runs/<dataset_name>; a run in it is resumed", BUCKET),
     Key(
         "load_dir",
         "",
-        "the run to read; a training goes on from its newest checkpoint, in another save_dir",
+        "run folder: go on from its newest checkpoint, all state included, in another save_dir; "
+        "weights alone are for --init_from",
         BUCKET,
     ),
     Key(

@@ -32,9 +32,22 @@ RESIZE = Key(
     "how Inception's input is resized: tf (the standard; so is empty), pytorch or clean",
 )
 
+
+def load_dir(meaning: str) -> Key:
+    """Returns the row of --load_dir, with what a program takes there."""
+    return config_lib.KEYS["load_dir"]._replace(help=meaning)
+
+
+GENERATOR = load_dir("the generator: a run folder, a published artifact, or hf://NAME")
+RUN = load_dir("the folder of a run")
+
 # ---------------------------------------------------------------- eval_fid.py
 
 EVALUATION = (
+    load_dir(
+        "what to score: a run folder, a published artifact or hf://NAME, which generate; "
+        "or images, a folder or an .npz"
+    ),
     Key("step", 0, "checkpoint to score; 0 = the newest", "[0, inf)"),
     Key("all", False, "score every checkpoint of the run that fid.csv does not have yet"),
     EMA,
@@ -128,7 +141,6 @@ OF_GENERATORS = ("step", "all", "ema", "cfg_scale", "num_samples", "labels", "sa
 def define_evaluation_flags(flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
     """Registers the flags of eval_fid.py."""
     shared = (
-        "load_dir",
         "seed",
         "dataset_name",
         "features",
@@ -142,6 +154,7 @@ def define_evaluation_flags(flag_values: flags.FlagValues = flags.FLAGS) -> flag
 # ---------------------------------------------------------------- sample.py
 
 SAMPLING = (
+    GENERATOR,
     Key("step", 0, "checkpoint of the run; 0 = the newest", "[0, inf)"),
     EMA,
     Key(
@@ -195,4 +208,4 @@ SAMPLING = (
 
 def define_sampling_flags(flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
     """Registers the flags of sample.py."""
-    return config_lib.define_flags(("load_dir", "seed"), SAMPLING, flag_values)
+    return config_lib.define_flags(("seed",), SAMPLING, flag_values)

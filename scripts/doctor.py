@@ -16,12 +16,16 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs.default import Key
+from evaluation.flags import RUN
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.logging import setup_logging
 from utils.paths import refuse_checkpoint, to_path
 
-FLAGS = (Key("json", False, "print the findings as one line of JSON"),)
+FLAGS = (
+    RUN,
+    Key("json", False, "print the findings as one line of JSON"),
+)
 
 
 def main(flag_values):
@@ -44,5 +48,5 @@ def main(flag_values):
 
 
 if __name__ == "__main__":
-    config_lib.define_flags(("load_dir",), extra=FLAGS)
+    config_lib.define_flags((), extra=FLAGS)
     config_lib.run_main(main)

@@ -26,11 +26,12 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs.default import BUCKET, PATH, Key
-from evaluation.flags import EMA
+from evaluation.flags import EMA, load_dir
 from utils import config as config_lib
 from utils.logging import setup_logging
 
 FLAGS = (
+    load_dir("run folder, of a generator or an encoder; for --format web also an artifact"),
     Key("step", 0, "checkpoint of the run; 0 = the newest", "[0, inf)"),
     EMA,
     Key("out", "", "folder to write", BUCKET),
@@ -56,5 +57,5 @@ def main(flag_values):
 
 
 if __name__ == "__main__":
-    config_lib.define_flags(("load_dir", "seed"), FLAGS)
+    config_lib.define_flags(("seed",), FLAGS)
     config_lib.run_main(main)

@@ -15,11 +15,12 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from configs.default import Key
-from evaluation.flags import EMA, EULER_STEPS, Flags
+from evaluation.flags import EMA, EULER_STEPS, GENERATOR, Flags
 from utils import config as config_lib
 from utils.logging import setup_logging
 
 FLAGS = (
+    GENERATOR,
     Key("step", 0, "checkpoint of the run; 0 = the newest", "[0, inf)"),
     EMA,
     EULER_STEPS,
@@ -47,5 +48,5 @@ def main(flag_values):
 
 
 if __name__ == "__main__":
-    config_lib.define_flags(("load_dir",), FLAGS)
+    config_lib.define_flags((), FLAGS)
     config_lib.run_main(main)

@@ -13,7 +13,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from evaluation.flags import Flags
+from evaluation.flags import RUN, Flags
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.logging import setup_logging
@@ -36,5 +36,5 @@ def main(flag_values):
 
 
 if __name__ == "__main__":
-    config_lib.define_flags(("load_dir", "seed"))
+    config_lib.define_flags(("seed",), extra=(RUN,))
     config_lib.run_main(main)

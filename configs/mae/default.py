@@ -36,7 +36,10 @@ DIFFERENT = {
         "file in configs/mae/ to start from; empty = the one of the data set, if any; none = none",
     ),
     "save_dir": ("", "run folder; empty = runs/mae_<dataset_name>; a run in it is resumed"),
-    "load_dir": ("", "run folder to continue"),
+    "load_dir": (
+        "",
+        "run folder of this program: go on from its newest checkpoint, in another save_dir",
+    ),
     "batch_size": (8192, "images per step"),
     "sample_interval": (1000, "steps between grids of reconstructions; 0 = never"),
     "eval_interval": (1000, "steps between evaluations on the held-out split; 0 = never"),

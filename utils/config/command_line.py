@@ -168,14 +168,15 @@ def help_text(flag_values: flags.FlagValues) -> str:
     """Returns all our flags by group: name, default, meaning, and what they accept."""
     rows = _rows(flag_values)
     lines = [(sys.modules["__main__"].__doc__ or "").strip()]
-    last_group = None
+    groups: dict[str, list[Key]] = {}
     for name, key in rows.items():
-        group = name.rpartition(".")[0]
-        if group != last_group:
-            lines += ["", f"{group or 'general'}:"]
-            last_group = group
-        accepts = f" [{expected(key)}]" if key.accepts else ""
-        lines.append(f"  --{name:26} {as_text(key.default) or '-':26} {key.help}{accepts}")
+        groups.setdefault(name.rpartition(".")[0], []).append(key)
+    for group, keys in groups.items():
+        lines += ["", f"{group or 'general'}:"]
+        for key in keys:
+            accepts = f" [{expected(key)}]" if key.accepts else ""
+            default = as_text(key.default) or "-"
+            lines.append(f"  --{key.name:26} {default:26} {key.help}{accepts}")
     lines.append("")
     if "recipe" in rows:
         schema = MAE_TRAINER if "mae.layers" in rows else TRAINER
