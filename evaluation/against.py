@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from evaluation.choose_metrics import is_of_six
 from evaluation.fid_csv import NEITHER, decimals_for, is_better_larger, is_score
-from evaluation.request import Request, find_run, folder_of
+from evaluation.request import Request, folder_of
 from evaluation.scoring import Scored
 from metrics.errors import CONFIDENT, Estimate, difference
 from utils.errors import UserError
@@ -65,8 +65,9 @@ def request_of_other(request: Request) -> Request:
         flags=flags.copy_and_resolve_references(),
         given=given,
         folder=folder,
-        run=find_run(flags.against),
+        run=request.other_run,
         writes=False,
+        other_run=request.run,
     )
     other.flags.load_dir, other.flags.step, other.flags.samples_npz = flags.against, 0, ""
     if other.is_generator != request.is_generator:

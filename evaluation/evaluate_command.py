@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict
 
 from evaluation import against
 from evaluation.choose_metrics import is_of_six
@@ -48,8 +47,8 @@ def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
         refuse_flags_of_generators(request)
     if other and not request.is_generator:
         against.check_counts(*(len(read_images(r.flags.load_dir)) for r in (request, other)))
-    notes = judge_notes(request)
     scored = score(request)
+    notes = judge_notes(request, scored)
     row = scored.row | {
         "load_dir": request.flags.load_dir,
         "dataset_name": request.dataset_name,
@@ -57,7 +56,6 @@ def score_and_print(all_flags: Flags, given: Mapping[str, Any]) -> None:
         "devices": jax.device_count(),
     }
     if other:
-        judge_notes(other)
         notes["against"] = compare(scored, score(other), request)
     row |= notes | missing_networks(request, scored)
     if processes.is_first():
@@ -100,24 +98,12 @@ def source_of(path: str, scored: Scored) -> str:
     return f"{path} at step {scored.row['step']:,}" if scored.row.get("step") else path
 
 
-def judge_notes(request: Request) -> dict[str, Any]:
-    """Returns what a row says of the judge: of a run, whether it is the run's own encoder."""
-    if not request.run:
+def judge_notes(request: Request, scored: Scored) -> dict[str, Any]:
+    """Returns what JSON says of the judge: of a run, whether it is the run's own encoder."""
+    run = request.run
+    if not run:
         return {}
-    judges = [check_judge(network, request.run) for network in request.networks]
-    return {"judge_is_encoder": any(judges)}
-
-
-def check_judge(features: str, run: ConfigDict) -> bool:
-    """Returns whether the judge is the run's own encoder, with a warning where it is."""
-    if not judge_is_encoder(features, run):
-        return False
-    log.warning(
-        "--features %s: the run was trained in the features of this very network, so its scores "
-        "flatter it; score it in another network too",
-        features,
-    )
-    return True
+    return {"judge_is_encoder": any(judge_is_encoder(judge, run) for judge in scored.networks)}
 
 
 def refuse_flags_of_generators(request: Request) -> None:

@@ -5,7 +5,9 @@ look like. So a judge should be another network than the teacher.
 """
 
 import itertools
+import logging
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,6 +19,8 @@ from models.encoders import convnextv2, dinov2, efficientnet, vit
 from models.vit import find_public_model
 from utils.errors import UserError
 from utils.weight_files.tensors import find_file
+
+log = logging.getLogger("eval")
 
 # The encoders that are networks of scores too: their own weights, of an encoder and of a judge.
 TEACHERS = {
@@ -50,6 +54,20 @@ def judge_is_encoder(features: str, run: ConfigDict) -> bool:
             taught = weights_identity(name, path or TEACHERS[name])
             return taught == weights_identity(judge, source or JUDGES[judge])
     return False
+
+
+def warn_of_teachers(networks: Iterable[str], run: ConfigDict) -> None:
+    """Warns of each network of the scores that is one of the run's own encoders.
+
+    networks: those that are loaded, each as --features takes it.
+    """
+    for features in networks:
+        if judge_is_encoder(features, run):
+            log.warning(
+                "--features %s: the run was trained in the features of this very network, so its "
+                "scores flatter it; score it in another network too",
+                features,
+            )
 
 
 def weights_identity(encoder: str, source: str) -> str:

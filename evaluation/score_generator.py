@@ -17,7 +17,7 @@ from evaluation.labels import label_kind, labels_of_samples
 from evaluation.pictures import Preview, draw_samples
 from evaluation.reference import Reference
 from evaluation.request import Request
-from evaluation.scoring import Scored, score_names, settings_of
+from evaluation.scoring import Scored, networks_of, score_names, settings_of
 from evaluation.sweep import Sweep
 from metrics.table import METRICS
 from models.latents import LatentSpace, latent_space_of
@@ -59,7 +59,7 @@ def score_generator(request: Request) -> Scored:
     if request.out and processes.is_first():
         for path in [*pictures, *draw_curves(request.out, row)]:
             log.info("%s", path)
-    return scored
+    return scored._replace(networks=networks_of(references))
 
 
 def check_flags(request: Request) -> Alphas:

@@ -8,7 +8,7 @@ from evaluation.image_files import batches, read_images
 from evaluation.progress import with_bar
 from evaluation.reference import Reference
 from evaluation.request import Request
-from evaluation.scoring import Scored, check_count, score_in_networks
+from evaluation.scoring import Scored, check_count, networks_of, score_in_networks
 from metrics.table import METRICS
 from utils import processes
 from utils.errors import UserError
@@ -40,7 +40,7 @@ def score_images(request: Request) -> Scored:
     log.info("%s: %s", source, describe_scores(row))
     if request.table and processes.is_first():
         append_row(request.table, row)
-    return scored._replace(row=row)
+    return scored._replace(row=row, networks=networks_of(references))
 
 
 def without_class_agreement(reference: Reference) -> Reference:

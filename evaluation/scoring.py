@@ -21,11 +21,13 @@ from utils.errors import UserError
 class Scored(NamedTuple):
     """The row of an evaluation, and its scores by name with what gives their errors.
 
-    The second is empty where the row was in a table already, or no errors are asked for.
+    The second is empty where the row was in a table already, or no errors are asked for. The third
+    are the networks that were loaded for it, each as --features asks for it.
     """
 
     row: dict
     estimates: dict[str, Estimate]
+    networks: tuple[str, ...] = ()
 
 
 def score(
@@ -108,6 +110,11 @@ def settings_of(references: Sequence[Reference]) -> dict[str, str]:
         for name in ("features", "resize", "weights")
     }
     return settings[0] | joined
+
+
+def networks_of(references: Sequence[Reference]) -> tuple[str, ...]:
+    """Returns the networks of some references, each as --features asks for it."""
+    return tuple(reference.network.asked for reference in references)
 
 
 def score_names(references: Sequence[Reference], count: int) -> list[str]:

@@ -44,6 +44,7 @@ class Network:
         suffix: Of the names of all others.
         counted: Whether a name carries a number of samples other than 50,000. False where no
             figures are published: then samples are compared with held-out images, as many.
+        asked: What --features must be for this network and these weights; "" where nobody asked.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Network:
     names: dict[str, str]
     suffix: str = ""
     counted: bool = True
+    asked: str = ""
 
     def score_name(self, score: str, count: int) -> str:
         """Returns the name of a score of `count` samples: of "fd" fid, fid_5k, fid_clean_5k, ...

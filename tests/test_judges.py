@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from test_vit import golden_config, golden_tensors
 
 import data
-from evaluation import evaluate_command, judge, networks
+from evaluation import evaluate_command, judge, load_reference, networks
 from evaluation.flags import define_evaluation_flags
 from metrics.resize import resize
 from models.efficientnet import package_file
@@ -140,7 +140,38 @@ def test_a_file_of_published_weights_is_known_by_its_checksum(tmp_path, monkeypa
     assert judge.judge_is_encoder("dinov2:small", run)
 
 
-def test_the_command_warns_and_its_json_says_so(siglip, tmp_path, capsys):
+def inception_is_usual(shape):
+    return "inception"
+
+
+def out_of_reach(source, resize):
+    raise UserError("cannot fetch the Inception weights")
+
+
+@pytest.mark.parametrize(
+    "encoders, judge",
+    [
+        ([], "efficientnet:lite0"),
+        (["none"], "efficientnet:lite0"),
+        (["none+efficientnet"], "efficientnet:lite2"),
+        (["none", "efficientnet"], "efficientnet:lite2"),  # two runs, one judge
+        (["efficientnet:lite2", "efficientnet:lite0"], "pixels"),
+    ],
+)
+def test_what_stands_in_is_no_teacher(encoders, judge, tmp_path, monkeypatch):
+    """Of images that Inception is usual for, where its weights cannot be had."""
+    monkeypatch.setitem(networks.NETWORKS, "inception", out_of_reach)
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(4))
+    runs = []
+    for encoder in encoders:
+        name, _, path = encoder.partition(":")
+        runs.append(config_lib.resolve({"encoder.name": name, "encoder.path": path}))
+    reference = load_reference.load_reference(f"npz:{tmp_path / 'images.npz'}", runs=runs)
+    assert reference.network.asked == judge
+
+
+def test_the_command_warns_and_its_json_says_so(siglip, tmp_path, capsys, monkeypatch):
     """A run in the features of the small SigLIP is scored in SigLIP and in pixels."""
     config = config_lib.resolve(
         {
@@ -167,10 +198,15 @@ def test_the_command_warns_and_its_json_says_so(siglip, tmp_path, capsys):
     parts = drift.build(config, data.load("digits"), sharding.make_mesh(1, 1))
     drift.train(parts, drift.open_run(config))
 
+    # Last, none is asked for: Inception is not there, and the teacher is the first to stand in.
     own, other = f"vit:siglip2:{siglip}", "pixels"
+    monkeypatch.setattr(load_reference, "default_network", inception_is_usual)
+    monkeypatch.setitem(networks.NETWORKS, "inception", out_of_reach)
+    monkeypatch.setattr(networks, "STAND_INS", (own, other))
     for features, teacher, distance, suffix in (
         (own, True, "fd_vit_siglip2_40", "_vit_siglip2_40"),
         (other, False, "fd_pixels", ""),
+        ("", False, "fd_pixels", ""),
     ):
         words = [
             f"--load_dir={tmp_path / 'run'}",
@@ -183,6 +219,8 @@ def test_the_command_warns_and_its_json_says_so(siglip, tmp_path, capsys):
         printed = capsys.readouterr()
         row = json.loads(printed.out.splitlines()[-1])
         assert row["judge_is_encoder"] is teacher
+        stood_in = f"scores are of pixels, and not of {own}, which the run was trained in"
+        assert (stood_in in printed.err) == (features == "")
         assert ("trained in the features of this very network" in printed.err) == teacher
         names = {f"{name}{suffix}" for name in ("precision", "recall", "density", "coverage")}
         names.add(distance)

@@ -14,6 +14,7 @@ from data import Dataset
 from evaluation import evaluate
 from evaluation.conditions import spread
 from evaluation.fid_csv import append_row, describe_scores, read_rows, scores
+from evaluation.judge import warn_of_teachers
 from evaluation.load_reference import for_network, load_reference
 from evaluation.networks import check_features
 from evaluation.reference import Reference
@@ -49,19 +50,25 @@ def check_settings(config: Any) -> None:
 
 
 def reference_of(parts: GeneratorParts) -> Reference:
-    """Returns what samples are compared with; it depends on the configuration alone."""
+    """Returns what samples are compared with; it depends on the configuration alone.
+
+    A warning says where their network is the run's own encoder.
+    """
     config, shape = parts.config, parts.dataset.shape
     if parts.space:
         shape = parts.space.image_shape(shape)
-    return load_reference(
+    reference = load_reference(
         config.dataset_name,
         features=config.features,
         inception_weights=config.inception_weights,
         fid_stats=config.fid_stats,
         data_options=config.data,
         shape=shape,
+        runs=[config],
         **parts.sampling,
     )
+    warn_of_teachers([reference.network.asked], config)
+    return reference
 
 
 def try_evaluation(parts: GeneratorParts, params: Any, reference: Reference) -> None:
