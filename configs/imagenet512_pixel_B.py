@@ -4,7 +4,7 @@ The published MAE, which is made of convolutions, was trained on 256x256; at 512
 measured. ConvNeXt-V2 sees images at its own size.
 
 Command   python train_drift.py --recipe imagenet512_pixel_B
-Hardware  a pod: 256 TPU chips or 128 GPUs of 80 GB; not planned
+Hardware  a pod, larger than 128 TPU v6e, where it does not fit in 8 groups (docs/plans.md)
 Time      not measured yet
 Expected  not known
 Measured  not measured yet

@@ -3,7 +3,7 @@
 Command   python train_drift.py --dataset_name mnist_5k
 Hardware  two CPU cores
 Time      ten minutes of training on two slow cores
-Expected  fd_pixels 16.3, precision 0.87, recall 0.79, class agreement 0.97 against the test split
+Expected  fd_pixels 16.3, precision 0.87, recall 0.78, class agreement 0.97 against the test split
 Measured  five seeds, docs/benchmarks.md
 
 Of 1,000 training digits in the place of generated ones: 12.15, 0.88, 0.88.
