@@ -51,7 +51,11 @@ log = logging.getLogger("benchmark")
 FLAGS = (
     Key("task", "digits", "digits, mnist_5k, or toy:NAME of scripts/toy2d.py"),
     Key("fields", "kernel", "names for --drift.field, separated by commas"),
-    Key("temperatures", "0.02,0.05,0.2", "sets of temperatures, separated by semicolons"),
+    Key(
+        "temperatures",
+        "0.02,0.05,0.2",
+        "values of --drift.temperatures, such as learned, separated by semicolons",
+    ),
     Key("settings", "", "other flags of train_drift.py, as NAME=VALUE, separated by spaces"),
     Key(
         "ending",
@@ -147,7 +151,9 @@ def is_toy(task: str) -> bool:
 
 def keys(flags: Any) -> list[dict[str, Any]]:
     """Returns the keys of all runs. Seeds come last, so the first seeds make a whole table."""
-    temperatures = [list(numbers(text)) for text in flags.temperatures.split(";")]
+    temperatures = [
+        text if text == "learned" else list(numbers(text)) for text in flags.temperatures.split(";")
+    ]
     choices = itertools.product(
         range(flags.seeds), flags.fields.split(","), temperatures, numbers(flags.sizes, int)
     )
@@ -210,7 +216,7 @@ def settings_of_run(key: dict[str, Any]) -> dict[str, Any]:
         "dataset_name": key["task"],
         "seed": key["seed"],
         "drift.field": key["field"],
-        "drift.temperatures": tuple(key["temperatures"]),
+        "drift.temperatures": key["temperatures"],
         "drift.n_neg": key["size"],
         "batch_size": 10 * key["size"],
         "max_steps": steps,
@@ -253,7 +259,8 @@ Settings = tuple[str, str, int]  # field and other flags, temperatures, set size
 
 def settings_of(row: dict[str, Any]) -> Settings:
     key = row["key"]
-    temperatures = ",".join(f"{tau:g}" for tau in key["temperatures"])
+    taus = key["temperatures"]
+    temperatures = taus if taus == "learned" else ",".join(f"{tau:g}" for tau in taus)
     field = " ".join([key["field"], key.get("settings", "")]).strip()
     if "ending" in key:
         field += f", then {key['ending']}"

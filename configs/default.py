@@ -237,8 +237,15 @@ TABLE = (
     Key(
         "drift.temperatures",
         (0.02, 0.05, 0.2),
-        "tau, for features of scale 1; of the learned field, levels of noise",
-        "(0, inf)",
+        "tau, for features of scale 1; of the learned field, levels of noise; learned = one for "
+        "each feature set, at drift.neighbours",
+        "(0, inf) or learned",
+    ),
+    Key(
+        "drift.neighbours",
+        16.0,
+        "over how many positives a kernel of learned drift.temperatures spreads, on average",
+        "[1, inf)",
     ),
     Key(
         "drift.temperature_schedule",

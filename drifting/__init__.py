@@ -11,6 +11,7 @@
     accumulate  a step in groups of classes, for less memory
     measure     what tells how training goes
     memory      what a discrepancy keeps from one step to the next, if anything
+    temperature one temperature for each feature set, learned
     state       what a run carries from step to step, and its named randomness
     averages    averages whose width is chosen after the training (EDM2)
     config      the numbers of a step, by the paper's names

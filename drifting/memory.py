@@ -2,7 +2,8 @@
 
 Most fields keep nothing: V follows from the samples of the step alone. Others have something of
 their own: a network (fields/learned.py), running moments (fields/frechet.py), or what all reals
-attract with (fields/mmd.py). The step treats all alike:
+attract with (fields/mmd.py). Temperatures may be learned (temperature.py). The step treats all
+alike:
 
     seen                 the samples of a step, by their features
     look(state, seen)    -> what is observed in them, and what the field is told of each problem
@@ -84,8 +85,19 @@ class Memory:
         """
         return None, {}
 
-    def update(self, state: Any, observed: Any) -> tuple[Any, dict[str, jax.Array]]:
-        """Returns the state after a step, and metrics."""
+    def adapt(self, field: Callable) -> Callable:
+        """Returns the field with what this memory changes of it; most change nothing."""
+        return field
+
+    def update(
+        self, state: Any, observed: Any, by_width: Sequence[Any] = ()
+    ) -> tuple[Any, dict[str, jax.Array]]:
+        """Returns the state after a step, and metrics.
+
+        Args:
+            state, observed: as above.
+            by_width: what the loss told, `drifting.loss.Stats` for each width of feature.
+        """
         return state, {}
 
     def describe(self, state: Any) -> str:

@@ -165,7 +165,7 @@ def drift_step(
             "update_norm": optax.tree.norm(updates),
             "param_norm": optax.tree.norm(params),
         }
-    memory_state, of_memory = c.memory.update(state.field, stats.observed)
+    memory_state, of_memory = c.memory.update(state.field, stats.observed, stats.by_width)
     state = TrainState(
         step=state.step + 1,
         seed=state.seed,
@@ -353,7 +353,7 @@ def feature_loss(
     if temperatures is None:
         temperatures = config.temperatures
     total, stats = jnp.float32(0.0), []
-    field = make_field(config.field, config.field_options)
+    field = config.memory.adapt(make_field(config.field, config.field_options))
     names_of = by_width(phi_gen)
     for i, (width, problems) in enumerate(zip(names_of, widths, strict=True)):
         scales = pooled[i] if pooled else None

@@ -33,6 +33,7 @@ from data import toy2d as toys
 from scripts.toy2d_figures import draw_curves, draw_gif, draw_strip, steps_shown
 from scripts.toy2d_lab import INITS, Lab, first_average, measure, measure_reals, resolve, train
 from utils import config as config_lib
+from utils.config.values import as_text
 from utils.logging import setup_logging
 
 log = logging.getLogger("toy2d")
@@ -65,13 +66,13 @@ def main(flag_values: Any) -> None:
         log_result(toy, init, result[init], floor, runs[init]["seconds"])
 
     # ---- write ----
-    temperatures = ", ".join(f"{tau:g}" for tau in drift.temperatures)
+    temperatures = as_text(drift.temperatures).replace(",", ", ")
     title = f"{toy}, {drift.field} field"
     legend = "real (grey), generated (orange), V (blue)"
     real = np.asarray(toys.draw(toy, jax.random.key(seed + 2), REALS_DRAWN))
     draw_strip(out / "evolution.png", real, runs, f"{title}, tau {temperatures}: {legend}")
     draw_gif(out / "evolution.gif", real, runs)
-    draw_curves(out / "curves.png", runs, drift.temperatures, title)
+    draw_curves(out / "curves.png", runs, lab.drift.temperatures, title)
     facts = {"toy": toy} | result | {"drift": drift.to_dict()}
     (out / "result.json").write_text(json.dumps(facts, indent=2) + "\n")
     log.info("%s: evolution.png, evolution.gif, curves.png, result.json", out)

@@ -11,11 +11,12 @@ import numpy as np
 from data import toy2d as toys
 from drifting.accumulate import in_groups
 from drifting.bank import Batch
-from drifting.config import DriftConfig
+from drifting.config import DriftConfig, temperature_factor
 from drifting.fields import make_field
 from drifting.layout import ONE_DEVICE
-from drifting.loss import drift_loss
+from drifting.loss import problem_losses
 from drifting.memory import NOTHING_RECALLED, Seen
+from drifting.problems import one_set_of_problems
 from drifting.state import TrainState, init_state, named_key
 from drifting.step import drift_step
 from metrics.sliced_wasserstein import sliced_wasserstein
@@ -49,6 +50,8 @@ SETTINGS = {
 DRIFT_SETTINGS = {
     "drift.field",
     "drift.temperatures",
+    "drift.temperature_schedule",
+    "drift.neighbours",
     "drift.n_neg",
     "drift.negatives",
     *(f"drift.{name}" for name in OPTIONS),
@@ -100,7 +103,7 @@ class Lab:
             alpha_max=1.0,
             alpha_power=3.0,
             no_cfg_frac=0.0,
-            temperatures=tuple(config.drift.temperatures),
+            max_steps=config.max_steps,
             style_shape=(1, 0),
             **resolve_field(config.drift),
         )
@@ -180,29 +183,25 @@ class Lab:
 
         x, second = points(noise_key), points(second_key)
         real = toys.draw(self.toy, key, n)[None]
-        field = make_field(config.field, config.field_options)
+        field = config.memory.adapt(make_field(config.field, config.field_options))
+        factor = temperature_factor(config, state.step)
+        temperatures = jnp.asarray(config.temperatures) * (1 if factor is None else factor)
         seen = Seen(
             labels=jnp.zeros(1, jnp.int32),
             gen=as_features(x),
             real=as_features(real),
             weight_pos=jnp.ones((1, n)),
-            temperatures=config.temperatures,
+            temperatures=temperatures,
             layout=ONE_DEVICE,
         )
         _, recalled = config.memory.look(state.field, key, seen)
 
         def loss(x):
-            value, info = drift_loss(
-                x,
-                real,
-                temperatures=config.temperatures,
-                field=field,
-                second=second if config.second_batch else None,
-                recalled=recalled.get("2", NOTHING_RECALLED),
-            )
-            squares = [info[f"drift_sq_norm_{tau}"] for tau in config.temperatures]
-            size = jnp.sqrt(sum(squares) / len(squares))
-            return value.sum(), (info["scale"] / jnp.sqrt(2), size)
+            problems = one_set_of_problems(x, real, second=second if config.second_batch else None)
+            problems = problems._replace(recalled=recalled.get("2", NOTHING_RECALLED))
+            value, stats = problem_losses(problems, temperatures, field)
+            size = jnp.sqrt(jnp.mean(stats.drift_sq_norm))
+            return value.sum(), (stats.distance[0] / jnp.sqrt(2), size)
 
         (_, (scale, size)), gradient = jax.value_and_grad(loss, has_aux=True)(x)
         return x[0], -gradient[0] * n * scale**2 * size
@@ -307,7 +306,7 @@ def benchmark_row(key: dict[str, Any]) -> dict[str, Any]:
     toy, steps = key["task"].partition(":")[2], key["max_steps"]
     given = {
         "drift.field": key["field"],
-        "drift.temperatures": tuple(key["temperatures"]),
+        "drift.temperatures": key["temperatures"],
         "drift.n_neg": key["size"],
         "max_steps": steps,
         "optim.schedule": "constant",

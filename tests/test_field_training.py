@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 from test_train import as_at, everything_saved, parts_of, same_bits, train
 
+from drifting.temperature import RATE, START
 from training import doctor, drift
 from utils.errors import UserError
 
+LEARNED = {
+    "drift.temperatures": "learned",
+    "drift.neighbours": 3,
+    "encoder.name": "none+whiten",
+    "model.name": "mlp",
+    "max_steps": 3,
+    "save_interval": 2,
+}
 GUIDED = {"drift.n_unc": 4, "drift.alpha_max": 3.0, "model.use_bf16": True}
 
 
@@ -93,6 +102,30 @@ def test_temperatures_on_a_schedule(tmp_path):
     np.testing.assert_allclose(doctor.drift_now(job).temperatures, (0.1, 0.4), rtol=1e-6)
 
 
+def test_temperatures_that_are_learned(tmp_path, shared_steps):
+    """Each set has its own, which falls where its neighbours are many; a run goes on exactly."""
+    straight = train(tmp_path / "straight", LEARNED)
+    for name in ("temperature/global", "temperature/white"):
+        first, second, third = (record[name] for record in straight)
+        np.testing.assert_allclose(first, START, rtol=1e-6)
+        assert third < second < first
+    of_both = [np.log(straight[1][f"temperature/{name}"]) for name in ("global", "white")]
+    expected = np.log(START) - RATE * np.log(straight[0]["perplexity"] / 3)
+    np.testing.assert_allclose(np.mean(of_both), expected, rtol=1e-3)
+
+    folder = as_at(2, tmp_path / "straight", tmp_path / "resumed")
+    assert train(folder, LEARNED) == straight
+    tree, _, _ = everything_saved(tmp_path / "straight", LEARNED)
+    same_bits(tree, everything_saved(folder, LEARNED)[0])
+
+    job = doctor.restore(folder)
+    now = np.exp(np.mean([tree["field"]["64"]["global"], tree["field"]["28"]["white"]]))
+    np.testing.assert_allclose(doctor.drift_now(job).temperatures, [now], rtol=1e-6)
+    assert all(np.isfinite(one.loss) for one in doctor.look(job))
+    with pytest.raises(UserError, match="temperatures = learned, .*but drift.temperatures = 0.05"):
+        train(folder, LEARNED | {"drift.temperatures": (0.05,), "drift.neighbours": 16})
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -138,6 +171,16 @@ def test_temperatures_on_a_schedule(tmp_path):
         (
             {"drift.field": "mmd", "drift.landmarks": 8, "drift.temperature_schedule": "2:1"},
             "--drift.landmarks 8 freezes the kernel; leave it out",
+        ),
+        (
+            {"drift.field": "mmd", "drift.temperatures": "learned"},
+            "the mmd field has no softmax kernel .*: kernel, uncoupled, sinkhorn.; give numbers",
+        ),
+        ({"drift.neighbours": 3}, "neighbours 3: for --drift.temperatures learned alone"),
+        (LEARNED | {"drift.temperature_schedule": "2:1"}, "2:1: learned temperatures follow no"),
+        (
+            LEARNED | {"drift.n_pos": 8, "drift.neighbours": 8},
+            "neighbours 8: a step has 8 positives",
         ),
     ],
 )

@@ -38,6 +38,10 @@ def test_sliced_wasserstein_has_its_closed_forms():
         sliced_wasserstein(x, a)
 
 
+SCHEDULED = {"drift.temperature_schedule": "4:1"}
+LEARNED = {"drift.temperatures": "learned", "drift.neighbours": 8}
+
+
 def lab(given):
     return toy2d_lab.Lab(
         "bimodal", toy2d_lab.resolve({"max_steps": 200, "drift.n_neg": 128} | given)
@@ -58,8 +62,8 @@ def test_from_one_mode_to_both():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
-    [{}, {"drift.field": "sinkhorn", "drift.temperatures": (0.2,)}],
-    ids=["kernel", "sinkhorn"],
+    [{}, {"drift.field": "sinkhorn", "drift.temperatures": (0.2,)}, SCHEDULED, LEARNED],
+    ids=["kernel", "sinkhorn", "schedule", "learned"],
 )
 def test_both_modes_from_every_start(given):
     laboratory = lab(given)
@@ -82,9 +86,10 @@ def test_attraction_alone_collapses():
     assert (toys.mode_of("bimodal", ends["far"]) == -1).all()
 
 
-def test_the_field_that_is_shown():
+@pytest.mark.parametrize("given", [{}, SCHEDULED, LEARNED], ids=["", "schedule", "learned"])
+def test_the_field_that_is_shown(given):
     """What the arrows show, read off the gradient, points to the data from far away."""
-    laboratory = lab({"drift.n_neg": 16})
+    laboratory = lab({"drift.n_neg": 16} | given)
     x, v = map(np.asarray, laboratory.field(laboratory.start("far", 0)))
     assert x.shape == v.shape == (16, 2)
     towards = -x / np.linalg.norm(x, axis=1, keepdims=True)

@@ -27,6 +27,7 @@ from drifting.memory import Seen
 from drifting.problems import by_width, make_problems, unpack
 from drifting.state import named_key
 from drifting.step import draw_random_numbers, of_each_sample, unconditional_weights
+from drifting.temperature import Temperatures
 from models.encoders import encoder_of_set
 from training.drift import DriftJob
 from training.drift_parts import build
@@ -63,9 +64,14 @@ def restore(folder: pathlib.Path) -> DriftJob:
 
 
 def drift_now(job: DriftJob) -> DriftConfig:
-    """Returns the numbers of the step that a run would take next, with its temperatures."""
+    """Returns the numbers of the step that a run would take next, with its temperatures.
+
+    Of learned temperatures, one for each set, it is their geometric mean.
+    """
     parts: Any = job.parts
     drift = parts.drift
+    if isinstance(drift.memory, Temperatures):
+        return dataclasses.replace(drift, temperatures=(drift.memory.mean(job.state.field),))
     factor = temperature_factor(drift, job.state.step)
     if factor is None:
         return drift
@@ -133,7 +139,7 @@ def look_at_batch(
     _, recalled = drift.memory.look(state.field, memory_key, seen)
     weights = batch.weight_pos, unconditional_weights(batch.alpha, drift)
     widths = make_problems(gen, packed, second, *weights, drift.set_weight, layout)
-    field = make_field(drift.field, drift.field_options)
+    field = drift.memory.adapt(make_field(drift.field, drift.field_options))
     factors = drift.battery.factors(state.balance, list(gen), len(drift.temperatures))
     losses, units = {}, {}
     for (width, names), problems in zip(by_width(gen).items(), widths, strict=True):

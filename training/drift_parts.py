@@ -165,7 +165,6 @@ def drift_config(
         alpha_max=drift.alpha_max,
         alpha_power=drift.alpha_power,
         no_cfg_frac=drift.no_cfg_frac,
-        temperatures=tuple(drift.temperatures),
         **field,
         max_steps=config.max_steps,
         monitor=resolve_monitor(drift.monitor, encoder, dataset.shape),

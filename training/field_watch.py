@@ -3,6 +3,7 @@
 import logging
 
 from drifting.config import DriftConfig
+from drifting.temperature import Temperatures
 from training.collapse import PATIENCE
 from training.findings import FEWEST, FLAT, SOFTMAX, is_unnormalised
 
@@ -17,7 +18,8 @@ class FieldWatch:
 
     It sees the smallest temperature alone, and cannot tell a kernel that is flat from one so narrow
     that it reaches no real and stays at its floor: scripts/doctor.py can. With a schedule of the
-    temperatures a kernel may be flat on purpose, so nothing is said.
+    temperatures a kernel may be flat on purpose, and learned ones move by themselves, so nothing is
+    said.
     """
 
     def __init__(self, drift: DriftConfig, max_steps: int):
@@ -27,6 +29,7 @@ class FieldWatch:
         self.most = drift.n_pos
         softmax = drift.field in SOFTMAX and not is_unnormalised(drift)
         is_constant = drift.temperature_factors == (1.0, 1.0)
+        is_constant &= not isinstance(drift.memory, Temperatures)
         self.watches = softmax and is_constant and drift.n_pos >= FEWEST
         self.lines_flat = 0  # log lines in a row
 

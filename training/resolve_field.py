@@ -8,6 +8,7 @@ import jax
 
 from drifting.fields import FIELDS
 from drifting.memory import Memory
+from drifting.temperature import START, Temperatures
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.words import did_you_mean
@@ -51,14 +52,22 @@ def resolve_field(drift: Any) -> dict[str, Any]:
         "field": drift.field,
         "field_options": {name: drift[name] for name in options_of(drift.field)},
         "memory": make_memory(drift),
+        "temperatures": (START,) if is_learned(drift) else tuple(drift.temperatures),
         "temperature_factors": temperature_factors(drift),
         "second_batch": second_batch,
         "guidance": "field" if in_field else "negatives",
     }
 
 
+def is_learned(drift: Any) -> bool:
+    """Returns whether the temperatures are learned."""
+    return drift["temperatures"] == "learned"
+
+
 def make_memory(drift: Any) -> Memory:
-    """Returns the memory of the field, made of the flags of its own."""
+    """Returns the memory of the field, made of the flags of its own, or of its temperatures."""
+    if is_learned(drift):
+        return Temperatures(drift["neighbours"], drift["kernel"])
     discrepancy = FIELDS[drift["field"]]
     return discrepancy.memory(**{name: drift[name] for name in discrepancy.memory_options})
 
@@ -76,6 +85,8 @@ def settings_of_state(settings: Mapping[str, Any]) -> tuple[str, ...]:
     }
     if drift["field"] not in FIELDS:
         return ()
+    if is_learned(drift):
+        return ("drift.temperatures",)
     if make_memory(drift).init(jax.random.key(0), {}, 1) is None:
         return ()
     options = FIELDS[drift["field"]].memory_options
@@ -97,6 +108,7 @@ def check_field(drift: Any) -> None:
                 f"--drift.{name} {drift[name]}: the {drift.field} field has no use for it; "
                 "leave it out"
             )
+    check_learned(drift)
     if drift.landmarks == 1:
         raise UserError(
             "--drift.landmarks 1: the width of the kernel is the mean distance of landmarks, and "
@@ -124,6 +136,28 @@ def check_field(drift: Any) -> None:
         raise UserError(
             f"--drift.iterations {drift.iterations}: expected a multiple of 0.5, "
             "half an iteration being one of the two updates"
+        )
+
+
+def check_learned(drift: Any) -> None:
+    """Raises UserError for learned temperatures that the field has not, and for what they need."""
+    if not is_learned(drift):
+        if drift.neighbours != config_lib.KEYS["drift.neighbours"].default:
+            raise UserError(
+                f"--drift.neighbours {drift.neighbours:g}: for --drift.temperatures learned alone; "
+                "leave it out"
+            )
+        return
+    takers = [name for name, discrepancy in FIELDS.items() if discrepancy.takes_learned]
+    if drift.field not in takers:
+        raise UserError(
+            f"--drift.temperatures learned: the {drift.field} field has no softmax kernel whose "
+            f"temperature could be learned (those that have: {', '.join(takers)}); give numbers"
+        )
+    if drift.temperature_schedule:
+        raise UserError(
+            f"--drift.temperature_schedule {drift.temperature_schedule}: learned temperatures "
+            "follow no schedule; leave it out"
         )
 
 

@@ -40,6 +40,11 @@ def resolve_sizes(config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh) -
         n_pos = drift.n_pos
         if dataset.counts and not dataset.condition_width:
             pipeline.check_counts(dataset, dataset.counts, n_pos, "--drift.n_pos")
+    if drift.temperatures == "learned" and drift.neighbours >= n_pos:
+        raise UserError(
+            f"--drift.neighbours {drift.neighbours:g}: a step has {n_pos} positives of each class, "
+            "over which all kernels spread less; give a smaller number"
+        )
     shares = class_shares(drift.class_sampling, dataset)
     groups, row_parts = groups_and_parts(n_c, drift.n_neg, config.optim.accumulate)
     sizes = StepSizes(n_c, groups, row_parts, n_pos, per_class, pool, shares)

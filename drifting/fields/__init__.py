@@ -50,6 +50,7 @@ class Discrepancy(NamedTuple):
 
     field: Callable  # V of one problem
     memory: type[Memory] = Memory  # what it keeps from step to step; most keep nothing
+    takes_learned: bool = False  # whether its temperatures can be learned (temperature.py)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self.field(*args, **options)
@@ -67,9 +68,9 @@ class Discrepancy(NamedTuple):
 
 
 FIELDS = {
-    "kernel": Discrepancy(kernel_field),
-    "uncoupled": Discrepancy(uncoupled_field),
-    "sinkhorn": Discrepancy(sinkhorn_field),
+    "kernel": Discrepancy(kernel_field, takes_learned=True),
+    "uncoupled": Discrepancy(uncoupled_field, takes_learned=True),
+    "sinkhorn": Discrepancy(sinkhorn_field, takes_learned=True),
     "mmd": Discrepancy(mmd_field, Embedding),
     "frechet": Discrepancy(frechet_field, Moments),
     "learned": Discrepancy(learned_field, Network),

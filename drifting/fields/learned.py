@@ -16,6 +16,7 @@ Feature sets of the same width D have one S in common, so its size does not grow
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -274,7 +275,7 @@ class Network(Memory):
         return {"loss": loss, "gradient": gradient}, recalled
 
     def update(
-        self, state: dict[str, Any], observed: dict[str, Any]
+        self, state: dict[str, Any], observed: dict[str, Any], by_width: Sequence[Any] = ()
     ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         metrics = {
             "field_loss": observed["loss"],
