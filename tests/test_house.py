@@ -119,7 +119,7 @@ def test_the_page_has_the_same_table():
         folders = " ".join(re.findall(r"`(\w+)`", allowed))
         table[room] = folders if allowed != "all above" else allowed
     assert table == MAY_IMPORT
-    doors = re.search(r"The four doors import (.*), and only tests import a door", page)
+    doors = re.search(r"The four programs import (.*), and only tests import one", page)
     assert doors and re.findall(r"`(\w+)`", doors[1]) == DOORS_MAY_IMPORT.split()
 
 
