@@ -168,6 +168,15 @@ class DiT(nn.Module):
             return -(-int(self.hidden_size * self.mlp_ratio * 2 / 3) // 32) * 32
         return int(self.hidden_size * self.mlp_ratio)
 
+    def kernel_on(self, device: jax.Device) -> AttentionKernel:
+        """Returns the attention kernel where samples are on such a device, never "auto"."""
+        if self.attention != "auto":
+            return self.attention
+        rows, columns = self._grid()
+        tokens = self.n_cls_tokens + rows * columns
+        dtype = jnp.float32 if self.attn_fp32 else self.dtype
+        return kernel_of_device(device, tokens, self.hidden_size, self.num_heads, dtype)
+
     @nn.compact
     def __call__(
         self,

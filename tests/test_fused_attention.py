@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 from models.dit import Attention, DiT, kernel_of_device
 from models.positions import rope_rotation
 from tests.test_dit import SMALL
+from tests.test_train import parts_of
+from training import drift
 from utils import sharding
 from utils.errors import UserError
 from utils.flops import matmul_flops
@@ -23,9 +25,9 @@ def attention(kernel, heads, dtype, qk_norm=True):
     return Attention(heads, qk_norm, dtype == jnp.float32, kernel, dtype)
 
 
-def inputs(width, heads, dtype, samples=2):
+def inputs(width, heads, dtype, samples=2, tokens=TOKENS):
     keys = jax.random.split(jax.random.key(0), 2)
-    x = jax.random.normal(keys[0], (samples, TOKENS, width)).astype(dtype)
+    x = jax.random.normal(keys[0], (samples, tokens, width)).astype(dtype)
     return x, jax.random.normal(keys[1], x.shape)
 
 
@@ -44,16 +46,19 @@ def assert_close(ours, theirs, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("width", "heads", "dtype", "rope_and_norm", "tolerance"),
+    ("tokens", "width", "heads", "dtype", "rope_and_norm", "tolerance"),
     [
-        (256, 4, jnp.float32, True, 1e-5),  # two groups of two heads
-        (128, 1, jnp.float32, False, 1e-5),  # a head as wide as a group
-        (256, 4, jnp.bfloat16, True, 1e-2),
+        # ImageNet's 256 patches and 16 context tokens, in two groups of two heads.
+        (272, 256, 4, jnp.float32, True, 1e-5),
+        (TOKENS, 128, 1, jnp.float32, False, 1e-5),  # a head as wide as a group
+        (TOKENS, 256, 4, jnp.bfloat16, True, 1e-2),
     ],
 )
-def test_values_and_gradients_are_those_of_jax(width, heads, dtype, rope_and_norm, tolerance):
-    x, gradient = inputs(width, heads, dtype)
-    rotation = rope_rotation(TOKENS, width // heads) if rope_and_norm else None
+def test_values_and_gradients_are_those_of_jax(
+    tokens, width, heads, dtype, rope_and_norm, tolerance
+):
+    x, gradient = inputs(width, heads, dtype, tokens=tokens)
+    rotation = rope_rotation(tokens, width // heads) if rope_and_norm else None
     params = parameters(heads, x, rotation, rope_and_norm)
 
     def of_kernel(kernel):
@@ -116,6 +121,33 @@ MI300 = types.SimpleNamespace(device_kind="AMD Instinct MI300X", compute_capabil
 )
 def test_auto_takes_the_kernel_of_the_device(device, tokens, width, heads, dtype, kernel):
     assert kernel_of_device(device, tokens, width, heads, dtype) == kernel
+
+
+@pytest.mark.parametrize(
+    "asked, words",
+    [
+        ("auto", "xla, which auto takes here (cpu); --model.attention cudnn or pallas asks for"),
+        ("pallas", "pallas, as --model.attention asks"),
+    ],
+)
+def test_a_dry_run_says_the_kernel(asked, words):
+    wide = {"model.attention": asked, "model.hidden_size": 128}
+    parts = parts_of(wide)
+    report = drift.DriftJob.report(parts)
+    (row,) = [line for line in report.splitlines() if line.startswith("attention")]
+    assert words in row
+    assert "attention" not in drift.DriftJob.report(parts_of({"model.name": "mlp"}))
+
+
+def test_the_kernel_of_a_model_is_that_of_its_sequence():
+    """16 context tokens and 256 patches are the 272 of ImageNet; 1,024 patches are too many."""
+    sizes = dict(n_cls_tokens=16, input_size=32, patch_size=2, hidden_size=768, num_heads=12)
+    model = DiT(**SMALL | sizes | dict(attention="auto"))
+    assert model.kernel_on(V6E) == "pallas" and model.kernel_on(H100) == "xla"
+    bf16 = dict(use_bf16=True, attn_fp32=False)
+    assert model.clone(**bf16).kernel_on(H100) == "cudnn"
+    assert model.clone(patch_size=1).kernel_on(V6E) == "xla"
+    assert model.clone(attention="xla").kernel_on(V6E) == "xla"
 
 
 def test_auto_asks_the_devices_of_the_samples():

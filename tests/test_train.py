@@ -314,9 +314,14 @@ def test_collapse_is_named(tmp_path, caplog):
     assert not any("collapse" in r.message for r in caplog.records)
 
 
-def test_not_finite_stops_with_the_step(tmp_path):
+def test_not_finite_stops_with_the_step(tmp_path, caplog):
+    """The log has said before which attention kernel the steps are of."""
+    caplog.set_level("INFO", "train")
+    too_fast = {"optim.learning_rate": 1e30, "optim.clip": 1e30}
     with pytest.raises(UserError, match=r"step \d+: .*not finite"):
-        train(tmp_path, {"optim.learning_rate": 1e30, "optim.clip": 1e30})
+        train(tmp_path, too_fast | {"model.attention": "auto"})
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("attention: ")]
+    assert line.startswith("attention: xla, which auto takes here (cpu)")
 
 
 @pytest.mark.usefixtures("shared_steps")

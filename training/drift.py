@@ -33,7 +33,7 @@ from training.generator_parts import GeneratorParts
 from training.host_bank import HostStep
 from training.job import Job
 from training.reals import next_reals, put_bank, stream_reals
-from training.reports import drift_report
+from training.reports import attention_row, drift_report
 from training.resolve_field import settings_of_state
 from training.resolve_start import check_from_flow, check_weights
 from training.run_folder import check_same_run
@@ -238,6 +238,8 @@ class DriftJob(Job):
         self.reference = None
         if config.eval_interval:
             self.reference = drift_evaluation.reference_of(parts)
+        if getattr(parts.model, "attention", "") == "auto":
+            log.info("attention: %s", attention_row(parts)["attention"])
         self.take_step = make_step(parts, step, int(self.state.seed))
         self.collapse = CollapseWatch(config.collapse_ratio, config.stop_on_collapse)
         if isinstance(parts, DriftParts):

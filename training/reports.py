@@ -1,7 +1,7 @@
 """What a run takes, known before it starts: the text that a dry run prints."""
 
 import inspect
-from typing import Any
+from typing import Any, get_args
 
 import jax
 
@@ -9,6 +9,7 @@ import data
 from drifting.config import DriftConfig
 from drifting.fields import FIELDS
 from drifting.state import TrainState
+from models.dit import AttentionKernel, DiT
 from models.generator import count_parameters
 from training.drift_parts import DriftParts
 from training.flow_parts import FlowParts
@@ -29,6 +30,7 @@ def drift_report(parts: DriftParts | FlowParts, shapes: TrainState) -> str:
     rows = {
         "data": describe_data(parts.dataset),
         "generator": f"{config.model.name}, {count_parameters(shapes.params):,} parameters",
+        **attention_row(parts),
         "step": describe_step(parts),
         "steps": f"{config.max_steps:,}",
         "devices": describe_devices(parts.mesh),
@@ -111,6 +113,21 @@ def describe_step(parts: DriftParts | FlowParts) -> str:
         rows = drift.n_neg // drift.row_parts
         groups = f" in {drift.row_parts} parts of {rows} generated of each class"
     return f"{drift.n_c} {kind} x ({samples}){groups}; {parts.layout}"
+
+
+def attention_row(parts: DriftParts | FlowParts) -> dict[str, str]:
+    """Returns {"attention": the kernel and the flag that asks for one}; {} without attention."""
+    model = parts.model
+    if not isinstance(model, DiT):
+        return {}
+    device = parts.mesh.devices.flat[0]
+    kernel = model.kernel_on(device)
+    text = f"{kernel}, as --model.attention asks"
+    if model.attention == "auto":
+        others = [name for name in get_args(AttentionKernel) if name not in ("auto", kernel)]
+        text = f"{kernel}, which auto takes here ({device.device_kind}); "
+        text += f"--model.attention {' or '.join(others)} asks for another"
+    return {"attention": text}
 
 
 def describe_field(drift: DriftConfig, shapes: TrainState) -> str:
