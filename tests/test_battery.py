@@ -39,6 +39,7 @@ def run(tmp_path_factory):
     return folder, train(folder, BALANCED)
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_each_encoder_adds_its_weight_and_a_run_goes_on(run, tmp_path):
     folder, straight = run
     train(tmp_path / "resumed", BALANCED | {"max_steps": 3})  # between two saves

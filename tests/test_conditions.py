@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from absl.flags import FlagValues
 from test_bank import config
-from test_train import STREAM, TINY, records, refusal, same_bits
+from test_train import DIT, STREAM, TINY, records, refusal, same_bits
 
 import data
 from data import pipeline
@@ -220,13 +220,17 @@ def test_own_data_of_three_images(digits, tmp_path):
 
 # ---------------------------------------------------------------- a run
 
-SETTINGS = TINY | {
-    "recipe": "digits",
-    "model.depth": 1,
-    "drift.n_pos": 6,
-    "drift.bank_per_class": "all",
-    "max_steps": 8,
-}
+SETTINGS = (
+    TINY
+    | DIT
+    | {
+        "recipe": "digits",
+        "model.depth": 1,
+        "drift.n_pos": 6,
+        "drift.bank_per_class": "all",
+        "max_steps": 8,
+    }
+)
 # The bank is renewed on the way: it is smaller than the data.
 RENEWED = STREAM | {
     "drift.bank_per_class": 40,

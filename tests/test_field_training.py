@@ -24,6 +24,7 @@ LEARNED = {
 GUIDED = {"drift.n_unc": 4, "drift.alpha_max": 3.0, "model.use_bf16": True}
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_learned_field_resumes_in_the_same_bits(tmp_path):
     """Its parameters, optimiser and average are in the checkpoint, and they are trained.
 
@@ -80,6 +81,7 @@ def test_a_second_batch_is_another_draw(tmp_path):
         assert own[other] != second[other]
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_temperatures_on_a_schedule(tmp_path):
     """The first step is that of the start, and a run that stopped between goes on exactly."""
     plain = {"drift.temperatures": (0.05, 0.2), "max_steps": 3, "save_interval": 2}

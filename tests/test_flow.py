@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from test_train import TINY, as_at, everything_saved, parts_of, records, same_bits, train
+from test_train import DIT, TINY, as_at, everything_saved, parts_of, records, same_bits, train
 
 from baselines.flow import Flow, draw, flow_loss, sample_t, with_steps
 from drifting.bank import Bank, Counters
@@ -31,7 +31,7 @@ from training.resolve_start import given_params
 from utils import config as config_lib
 from utils.errors import UserError
 
-WITHOUT_STYLES = {"model.noise_classes": 0, "model.noise_coords": 1}
+WITHOUT_STYLES = DIT | {"model.noise_classes": 0, "model.noise_coords": 1}
 FLOW = WITHOUT_STYLES | {"objective": "flow", "batch_size": 40}
 STREAM = {"drift.bank_per_class": 16, "drift.n_pos": 8, "data.flip": True}
 
@@ -154,6 +154,7 @@ def test_draws_of_a_whole_bank():
     [pytest.param(FLOW, marks=pytest.mark.slow), FLOW | STREAM],
     ids=["whole bank", "stream"],
 )
+@pytest.mark.usefixtures("shared_steps")
 def test_resumed_ends_in_the_same_bits(tmp_path, changes):
     train(tmp_path / "straight", changes | {"max_steps": 8})
     folder = as_at(4, tmp_path / "straight", tmp_path / "twice")
@@ -291,7 +292,7 @@ def test_a_flow_run_becomes_a_run_of_one_pass(run, tmp_path):
         assert parts_of(WITHOUT_STYLES | {"init_from": str(tmp_path / there)}).model.from_flow
     for refuse in (drift.DriftJob.check_parts, given_params):  # by the shapes alone, and as read
         with pytest.raises(UserError, match="style_codebooks is absent there"):
-            refuse(parts_of({"init_from": str(run)}))
+            refuse(parts_of(DIT | {"init_from": str(run)}))
     with pytest.raises(UserError, match="generator of one pass"):
         parts_of(FLOW | {"model.from_flow": True})
 

@@ -153,6 +153,7 @@ def test_float32_statistics_lose_little_to_a_far_mean():
     np.testing.assert_allclose(observed["distance"], exact, rtol=1e-3)
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_the_moments_resume_in_the_same_bits(tmp_path, caplog):
     """And those of the reals are made anew where the encoder or the data changed."""
     straight = train(tmp_path / "straight", SETTINGS | {"max_steps": 8})

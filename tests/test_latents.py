@@ -233,6 +233,7 @@ def test_a_draw_does_not_depend_on_how_many_are_encoded_at_once(place, monkeypat
     np.testing.assert_array_equal(features(4), whole)
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_encoded_as_they_come(place):
     """The bank holds draws from the encoder's distribution of its images, mirrored or not. A
     resumed run is the same to the bit. Grids and scores are of decoded images.

@@ -223,6 +223,7 @@ def test_the_attraction_is_that_of_all_reals(landmarks):
 
 
 @pytest.mark.parametrize("devices", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("shared_steps")
 def test_the_embedding_resumes_in_the_same_bits(tmp_path, devices):
     """On another number of devices too; and its kernel stays that of the run."""
     settings = LANDMARKS | {"max_steps": 8}

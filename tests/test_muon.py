@@ -106,6 +106,7 @@ def test_steps_are_those_of_loops_over_matrices():
         params = {name: array + updates[name] for name, array in params.items()}
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_run_resumes_to_the_bit(tmp_path):
     whole = train(tmp_path / "straight", MUON)
     tree, _, step = everything_saved(tmp_path / "straight", MUON)

@@ -98,6 +98,7 @@ CHANGES = STREAM | {
 }
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_run_gives_averages_of_any_width(tmp_path):
     """They are near to those of its parameters after each step, which this run keeps as well."""
     train(tmp_path, CHANGES)
@@ -127,6 +128,7 @@ def test_a_run_gives_averages_of_any_width(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_steps")
 def test_a_run_that_lost_its_end_makes_the_same_snapshots_again(tmp_path):
     train(tmp_path, CHANGES)
     everything = everything_saved(tmp_path, CHANGES)[0]

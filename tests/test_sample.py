@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from absl.flags import FlagValues
 from PIL import Image
-from test_train import TINY, records, same_bits, train
+from test_train import DIT, TINY, records, same_bits, train
 
 import data
 from configs.default import OF_TRAINERS
@@ -29,7 +29,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     changes = {"max_steps": 8, "eval_interval": 4, "sample_interval": 4}
-    train(folder, changes | {"model.class_dropout_prob": 0.2})
+    train(folder, DIT | changes | {"model.class_dropout_prob": 0.2})
     return folder
 
 
@@ -109,8 +109,9 @@ def test_published_artifact_starts_a_run(run, tmp_path):
     """--init_from a run or an artifact; its weights are the first parameters."""
     assert export_run(run, tmp_path / "artifact") == "generator"
     for source in (run, tmp_path / "artifact"):
+        changes = DIT | {"model.class_dropout_prob": 0.2, "init_from": str(source)}
         parts = drift.build(
-            config_lib.resolve(TINY | {"model.class_dropout_prob": 0.2, "init_from": str(source)}),
+            config_lib.resolve(TINY | changes),
             data.load("digits"),
             sharding.make_mesh(1, 1),
         )
@@ -146,7 +147,7 @@ def test_a_run_goes_on_with_its_own_settings(run, tmp_path):
         values = config_lib.define_flags(extra=OF_TRAINERS, flag_values=FlagValues())
         drift.main(config_lib.parse(["train_drift.py", *words], values))
 
-    first = TINY | {"load_dir": run, "save_dir": folder, "mesh.devices": 1, "max_steps": 10}
+    first = TINY | DIT | {"load_dir": run, "save_dir": folder, "mesh.devices": 1, "max_steps": 10}
     first["optim.ema"] = 0.99
     command(first | {"model.class_dropout_prob": 0.2})
     assert [record["step"] for record in records(folder)] == [9, 10]

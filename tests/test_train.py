@@ -30,6 +30,7 @@ from utils.logging import read_metrics
 
 TINY = {
     "dataset_name": "digits",
+    "model.name": "mlp",  # the smallest program; what is of the DiT alone takes DIT
     "batch_size": 32,
     "drift.n_neg": 4,
     "model.hidden_size": 16,
@@ -48,8 +49,9 @@ TINY = {
     "sample_interval": 0,
     "eval_interval": 0,
 }
+DIT = {"model.name": "dit"}
 # Parameters of two blocks are stacked, and wide enough to be sharded.
-STACKED = {"model.hidden_size": 64, "model.depth": 2}
+STACKED = DIT | {"model.hidden_size": 64, "model.depth": 2}
 STREAM = {
     "drift.n_pos": 8,
     "drift.bank_per_class": 16,
@@ -440,7 +442,7 @@ ONE_LINE = [
         "n_pos",
     ),
     ({"mesh.devices": 64}, "devices"),
-    ({"model.patch_size": 3}, "patch"),
+    (DIT | {"model.patch_size": 3}, "patch"),
     ({"max_steps": -1}, "max_steps"),
     ({"load_dir": "nowhere"}, "nowhere"),
     (
@@ -451,7 +453,7 @@ ONE_LINE = [
 ]
 
 
-@pytest.mark.parametrize("changes, word", ONE_LINE, ids=[next(iter(c)) for c, _ in ONE_LINE])
+@pytest.mark.parametrize("changes, word", ONE_LINE, ids=[list(c)[-1] for c, _ in ONE_LINE])
 def test_a_mistake_is_refused(tmp_path, changes, word):
     message = refusal((TINY | {"save_dir": tmp_path / "run"} | changes).items())
     assert word in message
