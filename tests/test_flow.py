@@ -17,7 +17,7 @@ from drifting.bank import Bank, Counters
 from drifting.images import clip
 from evaluation import evaluate_command, sample_command
 from evaluation.fid_csv import read_rows
-from evaluation.flags import EVALUATION, SAMPLING
+from evaluation.flags import define_evaluation_flags, define_sampling_flags
 from models.build import build_generator, describe, from_description
 from models.export import export_run
 from models.generator import init_params
@@ -196,8 +196,8 @@ def run(tmp_path_factory):
     return folder
 
 
-def program(module, given, groups, flag_rows):
-    values = config_lib.define_flags(groups, flag_rows, flags.FlagValues())
+def program(module, given, define_flags):
+    values = define_flags(flags.FlagValues())
     module.main(config_lib.parse(["program", *(f"--{k}={v}" for k, v in given.items())], values))
 
 
@@ -233,17 +233,14 @@ def test_sampling_and_evaluation_take_the_steps(run, tmp_path):
             "cfg_scale": 2,
             "out": tmp_path / "x.npz",
         },
-        ("load_dir", "seed"),
-        SAMPLING,
+        define_sampling_flags,
     )
     assert np.load(tmp_path / "x.npz")["arr_0"].shape == (5, 8, 8, 1)
-    groups = ("load_dir", "seed", "dataset_name", "features", "inception_weights", "fid_stats")
     for steps in (2, 4):
         program(
             evaluate_command,
             {"load_dir": run, "num_samples": 40, "denoise_timesteps": steps},
-            groups,
-            EVALUATION,
+            define_evaluation_flags,
         )
     rows = read_rows(run / "fid.csv")
     assert [r["denoise_timesteps"] for r in rows] == [2, 2, 4] and rows[1]["fd_pixels"] != rows[2][
