@@ -22,6 +22,7 @@ class Card:
         n_classes: Number of classes.
         gated: Its terms have to be accepted on its page before it can be fetched.
         balanced: Every class has as many samples.
+        counts: Samples per class of the training split, where they differ and are known.
     """
 
     repo: str
@@ -34,6 +35,7 @@ class Card:
     n_classes: int
     gated: bool = False
     balanced: bool = False
+    counts: tuple[int, ...] | None = None
 
     @property
     def own_names(self) -> dict[str, str]:
@@ -63,6 +65,7 @@ CARDS = {
         size=28,
         channels=1,
         n_classes=10,
+        counts=(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
     ),
     "fashion_mnist": Card(
         repo="zalando-datasets/fashion_mnist",

@@ -93,7 +93,7 @@ def facts(name: str, split: str, options: Options) -> Dataset | None:
         class_names = tuple(str(number) for number in range(card.n_classes))
     else:
         class_names = ("all",)
-    counts = None
+    counts = card.counts if split == "train" else None
     if card.balanced or not has_labels:
         counts = (n // len(class_names),) * len(class_names)
     return Dataset(

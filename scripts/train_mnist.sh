@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# The recipe configs/mnist.py, which says what it takes (not measured yet).
+# The recipe configs/mnist.py, which says what it takes (not timed yet).
 # Arguments go to the trainer: ./scripts/train_mnist.sh --seed 1
 exec "$(dirname "$0")/train.sh" --dataset_name mnist "$@"
