@@ -9,8 +9,9 @@ digits:
     angle     each digit is turned by an angle in [-90, 90] degrees, whose cosine and sine are the
               condition
 
-For each set and number of positives, which are the reals with the nearest conditions, a generator
-is trained, and one sample of each held-out condition is drawn. A judge, kernel ridge regression on
+For each set and number of positives, which are the reals with the nearest conditions, and for each
+weight of --joint, which compares the joint of features and conditions instead, a generator is
+trained, and one sample of each held-out condition is drawn. A judge, kernel ridge regression on
 pixels of the training digits, reads class or angle off the samples:
 
     agreement   the share of samples that are read as the class of their condition
@@ -49,6 +50,7 @@ log = logging.getLogger("benchmark")
 FLAGS = (
     Key("out", "runs/conditions", "folder of the sets, the table and the pictures"),
     Key("positives", (16.0, 32.0, 64.0), "drift.n_pos, a run for each", "[2, inf)"),
+    Key("joint", "", "values of --drift.joint, a run for each, separated by commas"),
     Key("groups", 16, "conditions of a step", "[1, inf)"),
     Key("per_group", 16, "samples generated of each", "[2, inf)"),
     Key("max_steps", 700, "steps of a run", "[100, inf)"),
@@ -75,6 +77,8 @@ def main(flag_values):
         for name in SCORES:
             for positives in flags.positives:
                 keys.append({"set": name, "positives": int(positives), "seed": seed})
+            for weight in runs.numbers(flags.joint) if flags.joint else ():
+                keys.append({"set": name, "positives": f"joint {weight:g}", "seed": seed})
     for key in rows.missing(keys, flags.limit):
         log.info("%s", key)
         judge = judges[key["set"]]
@@ -205,7 +209,17 @@ def settings(flags: Any, key: dict) -> dict[str, Any]:
         per_class = given["batch_size"] // 10
         of_classes = {"batch_size": 10 * per_class, "drift.n_neg": per_class}
         return given | of_classes
-    return given | {"data.condition_column": "conditions", "drift.n_pos": key["positives"]}
+    given["data.condition_column"] = "conditions"
+    if weight := weight_of_joint(key["positives"]):
+        # Two samples of each condition, and as many samples in all.
+        return given | {"drift.n_neg": 2, "drift.joint": weight}
+    return given | {"drift.n_pos": key["positives"]}
+
+
+def weight_of_joint(positives: int | str) -> float:
+    """Returns W of runs whose positives are "joint W", or 0."""
+    word, _, weight = str(positives).partition(" ")
+    return float(weight) if word == "joint" else 0.0
 
 
 def score_of_run(folder: pathlib.Path, judge: Judge, picture: pathlib.Path) -> float:
@@ -232,7 +246,7 @@ def table(rows: list[dict], judges: dict[str, Judge]) -> list[dict]:
             values = " ".join(row["failed"] or f"{row['score']:.3f}" for row in same)
             step = f"{np.median([row['step_ms'] for row in same]):.0f}"
             facts = {"set": name, "positives": positives, "score": score, "value": values}
-            if positives != "classes":
+            if isinstance(positives, int):
                 facts["of the positives"] = f"{judges[name].score_of_nearest(positives):.3f}"
             found.append(facts | {"step_ms": step})
     return found

@@ -339,6 +339,13 @@ TABLE = (
         "reals of any class that each class of a step has for guidance; 0 = none",
         "[0, 1048576]",
     ),
+    Key(
+        "drift.joint",
+        0.0,
+        "W: with data.condition_column, all samples of a step are compared with all its reals, by "
+        "their features and W times their conditions (n_pos is 1); 0 = groups of near conditions",
+        "[0, inf)",
+    ),
     Key("drift.alpha_min", 1.0, "least guidance scale; 1 = no guidance", "[1, inf)"),
     Key("drift.alpha_max", 4.0, "greatest guidance scale", "[1, inf)"),
     Key("drift.alpha_power", 3.0, "k in p(alpha) ~ alpha^-k", "[0, inf)"),

@@ -5,17 +5,25 @@ with is made anew in each step: some reals of the bank are drawn as anchors, sam
 from an anchor's condition, and their positives are the reals with the conditions nearest to it, by
 the plain L2 distance.
 
+With a weight W > 0 there are no such groups: the joint distributions of features and conditions are
+compared instead (iRDM, arXiv 2607.02375). Each sample is told apart by its features and W times its
+condition, and all samples of a step are of one group, with the reals of the anchors as positives.
+
 Where a function takes the labels of samples, [S] int32, their conditions, [S, E] float32, may stand
 in their place. All samples are then of class 0, and a condition of NaN is that of the null class.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from drifting.problems import pack, unpack
+
 NULL = np.float32(np.nan)
+LEAST = 1e-12  # of a variance, so that equal conditions divide nothing by 0
 
 
 def class_and_condition(labels: Any) -> tuple[Any, Any]:
@@ -59,3 +67,55 @@ def nearest_slots(
     order = jax.lax.sort((squared, lots, of_all), num_keys=2)[2]
     present = jnp.arange(n) < filled
     return order[:, :n], jnp.broadcast_to(present, (len(anchors), n))
+
+
+def one_joint_group(
+    generated: Sequence[Any],
+    phi_real: dict[str, jax.Array],
+    weights: tuple[jax.Array, jax.Array],
+    of_gen: jax.Array,
+    of_groups: jax.Array,
+    weight: float,
+) -> tuple[list[Any], dict[str, jax.Array], tuple[jax.Array, ...]]:
+    """Makes one group of all samples, which are told apart by features and conditions.
+
+    Each sample gets its condition as E more features, in the unit of the feature set: among the
+    reals the conditions are W times as far apart as the features, in the root mean square.
+
+    Args:
+        generated: feature sets {name: [C N, T, D]} of generated batches; None stays None.
+        phi_real: {str(D): [C R, sum(T), D]}, packed, of reals, group by group.
+        weights: of the positives and the unconditional reals, [C, P] and [C, M].
+        of_gen: conditions of the generated samples, [C N, E].
+        of_groups: those of the C groups, [C, E].
+        weight: W.
+
+    Returns:
+        The first three, of width D + E and float32, and of one group: weights [1, C P], [1, C M].
+    """
+    reals = unpack(phi_real, next(phi for phi in generated if phi))
+    n_reals = len(next(iter(reals.values())))
+    of_reals = jnp.repeat(of_groups, n_reals // len(of_groups), 0)
+    unit = {
+        name: weight * spread(features) / spread(of_reals[:, None])
+        for name, features in reals.items()
+    }
+
+    def joined(phi, conditions):
+        sets = {}
+        for name, features in phi.items():
+            shape = (*features.shape[:2], conditions.shape[1])
+            columns = jnp.broadcast_to(unit[name] * conditions[:, None], shape)
+            sets[name] = jnp.concatenate([features.astype(jnp.float32), columns], 2)
+        return sets
+
+    together = [phi and joined(phi, of_gen) for phi in generated]
+    of_one_group = tuple(of_class.reshape(1, -1) for of_class in weights)
+    return together, pack(joined(reals, of_reals)), of_one_group
+
+
+def spread(vectors: jax.Array) -> jax.Array:
+    """Returns the root mean square distance of vectors [R, T, D] from their mean, over all T."""
+    vectors = vectors.astype(jnp.float32)
+    squared = jnp.sum(jnp.var(vectors, 0), -1)  # [T]
+    return jnp.sqrt(jnp.mean(squared) + LEAST)

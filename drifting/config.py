@@ -26,6 +26,9 @@ class DriftConfig:
     n_pos: int  # N_pos: real samples per class; the length of the bank's queue takes all
     n_unc: int  # N_unc: unconditional real samples per class, the negatives of guidance
 
+    joint: float = 0.0  # of conditions (conditions.py): the weight W of a condition beside the
+    #                     features; 0: groups of the nearest conditions
+
     # Guidance: p(alpha) ~ alpha^-alpha_power on [alpha_min, alpha_max], and 1 with a probability.
     alpha_min: float
     alpha_max: float

@@ -19,6 +19,7 @@ from drifting.accumulate import in_groups, in_parts, mean_over_groups
 from drifting.bank import Bank, Batch, batch_from_plan, draw, push
 from drifting.battery import Part, measure_parts
 from drifting.cache import real_features
+from drifting.conditions import one_joint_group
 from drifting.config import DriftConfig, temperature_factor
 from drifting.fields import make_field
 from drifting.guidance import unconditional_weight
@@ -239,15 +240,23 @@ def group_loss(
     phi_real = jax.lax.stop_gradient(phi_real)
     phi_gen = phi(random.first)
 
+    weights = batch.weight_pos, unconditional_weights(batch.alpha, c)
+    watched_gen, watched_real = phi_gen, phi_real
+    if c.joint:
+        of_gen = of_each_sample(batch.labels, c.n_neg, layout)
+        (phi_gen, phi_second), phi_real, weights = one_joint_group(
+            (phi_gen, phi_second), phi_real, weights, of_gen, batch.labels, c.joint
+        )
+        layout = ONE_DEVICE  # in one group the order of the samples plays no part
+    weight_pos, weight_unc = weights
+
     # What the field knows beside these samples, if it has a memory.
-    weight_pos = batch.weight_pos
     frozen_gen, frozen_real = jax.lax.stop_gradient((phi_gen, unpack(phi_real, phi_gen)))
     seen = Seen(batch.labels, frozen_gen, frozen_real, weight_pos, temperatures, layout)
     with jax.named_scope("memory"):
         observed, recalled = c.memory.look(memory_state, memory_key, seen)
 
     # Problems, drift and loss of all feature sets.
-    weight_unc = unconditional_weights(batch.alpha, c)
     factors = c.battery.factors(balance, list(phi_gen), len(c.temperatures))
     loss, of_widths = feature_loss(
         phi_gen,
@@ -267,7 +276,7 @@ def group_loss(
     # One set of vectors is watched: are the samples as far apart as the reals?
     monitored = c.monitor or last_vector(phi_gen)
     n_classes, n_unc = weight_unc.shape
-    gen, pos = vectors_of_set(monitored, phi_gen, phi_real, n_classes, n_unc, layout)
+    gen, pos = vectors_of_set(monitored, watched_gen, watched_real, n_classes, n_unc, layout)
     distances = mean_distances(gen, pos, weight_pos)
 
     return loss, StepStats(of_widths, distances, observed, of_encoders)

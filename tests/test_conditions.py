@@ -1,6 +1,7 @@
 """Conditions in the place of classes: their data, their groups, and a tiny run of them."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -13,6 +14,9 @@ import data
 from data import pipeline
 from data.identity import identity
 from drifting import bank as banks
+from drifting.conditions import one_joint_group
+from drifting.loss import drift_loss
+from drifting.step import feature_loss
 from evaluation import sample_command
 from evaluation.conditions import nearest, spread
 from evaluation.fid_csv import read_rows
@@ -23,7 +27,7 @@ from models.conditioning import Conditioning
 from models.export import export_run
 from models.runs import load_run
 from models.sampling import generate
-from training import drift, own_data
+from training import doctor, drift, own_data
 from training.fill_bank import fill_bank
 from training.resolve_sizes import resolve_sizes
 from training.resolve_start import check_weights
@@ -33,6 +37,7 @@ from utils.errors import UserError
 
 WIDTH, N_POS, N_C = 3, 4, 5
 COLUMN = {"condition_column": "text"}
+JOINT = {"drift.joint": 1.0, "drift.n_unc": 0, "drift.alpha_max": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +114,49 @@ def test_a_queue_that_is_not_full():
     assert sorted(anchors.tolist()) == list(range(6))
     assert batch.weight_pos.tolist() == [[1] * 6 + [0] * 2] * 6
     assert sorted(batch.pos[0, :6, 0].tolist()) == list(range(6))
+
+
+def test_the_joint_is_one_problem_of_features_and_conditions():
+    """Three anchors with two samples each: one problem of six samples and three reals."""
+    random = np.random.default_rng(1)
+    gen, real, second = (random.normal(size=(n, 2, 4)).astype(np.float32) for n in (6, 3, 6))
+    conditions = random.normal(size=(3, WIDTH)).astype(np.float32)
+    of_gen = np.repeat(conditions, 2, 0)
+    weights = np.ones((3, 1)), np.zeros((3, 0))
+    (joined, none, other), packed, (of_pos, of_unc) = one_joint_group(
+        [{"set": gen}, None, {"set": second}], {"4": real}, weights, of_gen, conditions, 0.5
+    )
+    assert none is None and of_pos.shape == (1, 3) and of_unc.shape == (1, 0)
+    reals = packed[str(4 + WIDTH)]
+
+    def rms_distance(vectors):
+        return np.sqrt(np.mean(np.sum((vectors[:, None] - vectors) ** 2, -1)))
+
+    apart = np.sqrt(np.mean([rms_distance(real[:, t]) ** 2 for t in range(2)]))
+    unit = 0.5 * apart / rms_distance(conditions)
+    for vectors, features, of_each in (
+        (joined["set"], gen, of_gen),
+        (other["set"], second, of_gen),
+        (reals, real, conditions),
+    ):
+        expected = np.broadcast_to(unit * of_each[:, None], (len(features), 2, WIDTH))
+        np.testing.assert_allclose(vectors, np.concatenate([features, expected], 2), rtol=1e-5)
+
+    # The loss of the step is that of one problem for each location.
+    sizes = {"n_c": 3, "n_neg": 2, "n_pos": 1, "n_unc": 0, "joint": 0.5}
+    loss_of = jax.jit(functools.partial(feature_loss, config=config(**sizes)))
+    loss, _ = loss_of(joined, packed, of_pos, of_unc)
+    by_location = [vectors.swapaxes(0, 1) for vectors in (joined["set"], reals)]
+    expected, _ = jax.jit(drift_loss)(*by_location, temperatures=config().temperatures)
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+
+
+def test_conditions_that_are_all_equal_have_a_joint():
+    reals = {"4": np.ones((3, 2, 4), np.float32)}
+    one = np.ones((3, WIDTH), np.float32)
+    weights = np.ones((3, 1)), np.zeros((3, 0))
+    (joined,), packed, _ = one_joint_group([{"set": reals["4"]}], reals, weights, one, one, 1.0)
+    assert np.isfinite(joined["set"]).all() and np.isfinite(packed[str(4 + WIDTH)]).all()
 
 
 def test_conditions_to_sample_from():
@@ -189,6 +237,12 @@ def test_wrong_arrays(tmp_path):
         ({"drift.class_sampling": "frequency"}, "draws classes; leave it out"),
         ({"drift.field": "frechet", "drift.alpha_max": 1.0}, "keeps moments of classes"),
         ({"objective": "flow", "model.noise_classes": 0}, "give --objective=drift"),
+        (JOINT | {"drift.n_unc": 4, "drift.alpha_max": 3.0}, "give --drift.n_unc 0 --drift.alpha"),
+        (JOINT | {"model.class_dropout_prob": 0.1}, "give --model.class_dropout_prob 0"),
+        (JOINT | {"optim.accumulate": 2}, "give --optim.accumulate 1"),
+        (JOINT | {"drift.field": "mmd"}, "give --drift.field kernel, uncoupled or sinkhorn"),
+        (JOINT | {"drift.temperatures": "learned"}, "that are fixed"),
+        (JOINT | {"data.condition_column": ""}, "it is of conditions; give --data"),
         ({"drift.n_pos": 96}, "out of 96 in the bank; give less, or more images"),
         ({"drift.bank_per_class": 6}, "out of 6 in the bank; give less, or --drift.bank_per_class"),
     ],
@@ -275,6 +329,19 @@ def test_a_run_that_moves_has_the_same_losses(digits, run, tmp_path):
     for key in ("loss", "drift_rms_0.02", "grad_norm"):
         values = [[record[key] for record in of_run] for of_run in (moved, alone)]
         np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6, err_msg=key)
+
+
+def test_a_joint_on_two_devices_has_the_losses_of_one(digits, tmp_path):
+    """And the doctor sees the group as it is trained."""
+    small = {"model.name": "mlp", "model.output_init": "random", "model.class_dropout_prob": 0.0}
+    changes = JOINT | small | {"drift.field": "sinkhorn", "drift.n_neg": 2, "max_steps": 4}
+    one = train(digits, tmp_path / "one", changes)
+    two = train(digits, tmp_path / "two", changes, devices=2)
+    for key in ("loss", "drift_rms_0.02", "energy_distance", "grad_norm"):
+        values = [[record[key] for record in of_run] for of_run in (one, two)]
+        np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6, err_msg=key)
+    (of_set,) = doctor.look(doctor.restore(tmp_path / "one"))
+    assert of_set.gen.shape == (1, 32, 64 + 10) and of_set.pos.shape == (1, 16, 64 + 10)
 
 
 def test_a_run_keeps_its_conditions(digits, run):

@@ -19,6 +19,7 @@ from einops import rearrange
 import data
 from drifting.bank import batch_from_plan, draw
 from drifting.cache import real_features
+from drifting.conditions import one_joint_group
 from drifting.config import DriftConfig, temperature_factor
 from drifting.fields import make_field
 from drifting.layout import ONE_DEVICE
@@ -94,7 +95,7 @@ def bank_facts(job: DriftJob) -> BankFacts:
 def look(job: DriftJob) -> list[FeatureSet]:
     """Returns the feature sets of the step that a run would take next, of some of its classes."""
     parts: Any = job.parts
-    n_c = min(parts.drift.n_c, MOST_CLASSES)
+    n_c = parts.drift.n_c if parts.drift.joint else min(parts.drift.n_c, MOST_CLASSES)
     drift = dataclasses.replace(drift_now(job), n_c=n_c, groups=1, row_parts=1)
     draw_next = jax.jit(functools.partial(draw, sizes=job.bank.sizes, config=drift))
     bank, state = job.bank, job.state
@@ -102,7 +103,8 @@ def look(job: DriftJob) -> list[FeatureSet]:
     batch = batch_from_plan(job.bank, jax.device_get(plan), parts.dataset.shape)
     arrays = jax.jit(functools.partial(look_at_batch, parts, drift))
     found = arrays(job.state, batch, parts.encoder_params)
-    return feature_sets_of(found, n_c, parts.config.encoder.name.split("+"))
+    n_groups = 1 if drift.joint else n_c
+    return feature_sets_of(found, n_groups, parts.config.encoder.name.split("+"))
 
 
 def look_at_batch(
@@ -133,11 +135,16 @@ def look_at_batch(
     second = encode(samples(random.second)) if drift.second_batch else None
     reals = jax.tree.map(lambda *pair: jnp.concatenate(pair, 1), batch.unc, batch.pos)
     packed = real_features(reals, random.mirrored, encode, drift.flip, layout)
+    weights = batch.weight_pos, unconditional_weights(batch.alpha, drift)
+    if drift.joint:
+        of_gen = of_each_sample(batch.labels, drift.n_neg, layout)
+        (gen, nudged, second), packed, weights = one_joint_group(
+            (gen, nudged, second), packed, weights, of_gen, batch.labels, drift.joint
+        )
     real = unpack(packed, gen)
 
     seen = Seen(batch.labels, gen, real, batch.weight_pos, drift.temperatures, layout)
     _, recalled = drift.memory.look(state.field, memory_key, seen)
-    weights = batch.weight_pos, unconditional_weights(batch.alpha, drift)
     widths = make_problems(gen, packed, second, *weights, drift.set_weight, layout)
     field = drift.memory.adapt(make_field(drift.field, drift.field_options))
     factors = drift.battery.factors(state.balance, list(gen), len(drift.temperatures))

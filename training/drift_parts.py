@@ -161,6 +161,7 @@ def drift_config(
         n_neg=drift.n_neg,
         n_pos=sizes.n_pos,
         n_unc=drift.n_unc,
+        joint=drift.joint,
         alpha_min=drift.alpha_min,
         alpha_max=drift.alpha_max,
         alpha_power=drift.alpha_power,

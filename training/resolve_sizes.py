@@ -6,6 +6,9 @@ import jax
 
 import data
 from data import pipeline
+from drifting.fields import FIELDS
+from drifting.memory import Memory
+from training.resolve_field import is_learned
 from utils import sharding
 from utils.errors import UserError
 from utils.sharding import round_up
@@ -29,12 +32,16 @@ def resolve_sizes(config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh) -
     Raises UserError for numbers that do not go together, with some near them that do.
     """
     drift = config.drift
+    if drift.joint:
+        check_joint(config, dataset)
     n_c = classes_per_step(config, dataset, mesh)
     if drift.bank_per_class == "all":
         per_class, pool = max(dataset.counts), 0
     else:
         per_class, pool = drift.bank_per_class, drift.bank_global
-    if drift.n_pos == "all":
+    if drift.joint:
+        n_pos = 1  # the real of the condition itself
+    elif drift.n_pos == "all":
         n_pos = per_class
     else:
         n_pos = drift.n_pos
@@ -108,9 +115,37 @@ def check_draws_of_any_class(config: Any, dataset: data.Dataset, sizes: StepSize
             )
 
 
+def check_joint(config: Any, dataset: data.Dataset) -> None:
+    """Raises UserError for what the joint of features and conditions has no place for."""
+    drift = config.drift
+    given = f"--drift.joint {drift.joint:g}"
+    if not dataset.condition_width:
+        raise UserError(f"{given}: it is of conditions; give --data.condition_column, or 0")
+    if drift.n_unc or drift.alpha_max > 1:
+        raise UserError(
+            f"{given}: its samples are no classes, which guidance is of; give --drift.n_unc 0 "
+            "--drift.alpha_max 1"
+        )
+    if config.model.class_dropout_prob:
+        raise UserError(
+            f"{given}: it has no place for samples without a condition; give "
+            "--model.class_dropout_prob 0"
+        )
+    if config.optim.accumulate > 1:
+        raise UserError(
+            f"{given}: all samples of a step are one group, which is not divided; give "
+            "--optim.accumulate 1"
+        )
+    if is_learned(drift) or FIELDS[drift.field].memory is not Memory:
+        raise UserError(
+            f"{given}: fields that keep something of each class have no joint; give --drift.field "
+            "kernel, uncoupled or sinkhorn, with --drift.temperatures that are fixed"
+        )
+
+
 def check_nearest(config: Any, dataset: data.Dataset, sizes: StepSizes) -> None:
     """Raises UserError where a group of the nearest conditions would be the whole bank."""
-    if config.drift.n_pos == "all":
+    if config.drift.n_pos == "all" and not config.drift.joint:
         raise UserError(
             "--drift.n_pos all: with --data.condition_column the positives are the reals with the "
             "conditions nearest to one; give a number, such as 32"
