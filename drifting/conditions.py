@@ -5,9 +5,10 @@ with is made anew in each step: some reals of the bank are drawn as anchors, sam
 from an anchor's condition, and their positives are the reals with the conditions nearest to it, by
 the plain L2 distance.
 
-With a weight W > 0 there are no such groups: the joint distributions of features and conditions are
-compared instead (iRDM, arXiv 2607.02375). Each sample is told apart by its features and W times its
-condition, and all samples of a step are of one group, with the reals of the anchors as positives.
+With a weight W > 0 there are no such groups. The joint distributions of
+features and conditions are compared (iRDM, arXiv 2607.02375): samples are told
+apart by their features and W times their conditions. All those of a step are
+one group, and its positives are the reals of the anchors.
 
 Where a function takes the labels of samples, [S] int32, their conditions, [S, E] float32, may stand
 in their place. All samples are then of class 0, and a condition of NaN is that of the null class.
@@ -77,21 +78,24 @@ def one_joint_group(
     of_groups: jax.Array,
     weight: float,
 ) -> tuple[list[Any], dict[str, jax.Array], tuple[jax.Array, ...]]:
-    """Makes one group of all samples, which are told apart by features and conditions.
+    """Makes one group of all samples, told apart by features and conditions.
 
-    Each sample gets its condition as E more features, in the unit of the feature set: among the
-    reals the conditions are W times as far apart as the features, in the root mean square.
+    Each sample gets its condition as E more features, in the unit of the
+    feature set: among the reals the conditions are W times as far apart as the
+    features, in the root mean square.
 
     Args:
-        generated: feature sets {name: [C N, T, D]} of generated batches; None stays None.
+        generated: feature sets {name: [C N, T, D]} of generated batches;
+            None stays None.
         phi_real: {str(D): [C R, sum(T), D]}, packed, of reals, group by group.
-        weights: of the positives and the unconditional reals, [C, P] and [C, M].
+        weights: of the positives, [C, P], and the unconditional reals, [C, M].
         of_gen: conditions of the generated samples, [C N, E].
         of_groups: those of the C groups, [C, E].
         weight: W.
 
     Returns:
-        The first three, of width D + E and float32, and of one group: weights [1, C P], [1, C M].
+        The first three: features of width D + E, float32, and weights of one
+        group, [1, C P] and [1, C M].
     """
     reals = unpack(phi_real, next(phi for phi in generated if phi))
     n_reals = len(next(iter(reals.values())))
