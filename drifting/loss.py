@@ -15,6 +15,7 @@ locations. As there, S_j is at least 1e-3, and lambda^2 at least 1e-8.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -83,13 +84,17 @@ def drift_loss(
             the first.
         guidance: "negatives": neg join the negatives (Sec. 3.5). "field": V += w V_{p,unc}, where w
             is their weight over that of the generated ones, alpha - 1.
-        recalled: what the field is told beside, by its memory.
+        recalled: what the field is told beside, by its memory: of `frechet` the moments, of
+            `learned` the parameters.
 
     Returns:
         The loss [B], and {"scale": the mean distance S sqrt(D), "scale_weight": the sum of its
         weights, "drift_sq_norm_<tau>": lambda^2, "perplexity": over how many positives the
         attraction spreads at the smallest tau}, pooled over the problems.
+    Raises:
+        ValueError: the field has to be told something, and is not.
     """
+    check_recalled(field, recalled)
     weights = {"weight_gen": weight_gen, "weight_pos": weight_pos, "weight_neg": weight_neg}
     problems = one_set_of_problems(gen, pos, neg, second, **weights)
     problems = problems._replace(recalled=recalled)
@@ -98,6 +103,23 @@ def drift_loss(
     for tau, square in zip(temperatures, stats.drift_sq_norm, strict=True):
         info[f"drift_sq_norm_{tau}"] = square[0]
     return loss, info | {"perplexity": stats.perplexity[0]}
+
+
+def check_recalled(field: str | Callable, recalled: Recalled) -> None:
+    """Raises ValueError where a field is not told what it cannot do without."""
+    told = recalled.shared | recalled.each | recalled.each_tau
+    parameters = inspect.signature(find_field(field)).parameters.values()
+    missing = [
+        p.name
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in told
+    ]
+    if missing:
+        name = field if isinstance(field, str) else getattr(field, "__name__", "that is given")
+        raise ValueError(
+            f"the field {name} has to be told {', '.join(missing)}: give recalled=..., which "
+            "`look` of its memory returns (drifting/memory.py)"
+        )
 
 
 def problem_losses(

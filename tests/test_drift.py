@@ -14,6 +14,7 @@ import pytest
 from drifting.fields import kernel_field
 from drifting.guidance import sample_alpha, unconditional_weight
 from drifting.loss import drift_loss
+from drifting.memory import Recalled
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "drift_loss.npz")
 TAUS = (0.02, 0.05, 0.2)
@@ -107,6 +108,34 @@ def test_absent_positives_do_not_change_the_loss():
     np.testing.assert_allclose(loss2, loss, rtol=1e-4)
     for k in info:
         np.testing.assert_allclose(info2[k], info[k], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "field, recalled, words",
+    [
+        ("frechet", {}, "frechet has to be told mean_gen, mean_real, transport: give recalled"),
+        ("frechet", {"mean_gen": 0, "mean_real": 0}, "has to be told transport: give recalled"),
+        ("learned", {}, "learned has to be told params: give recalled"),
+    ],
+)
+def test_a_field_without_its_memory_says_what_it_lacks(field, recalled, words):
+    x, y = jax.random.normal(jax.random.key(0), (2, 1, 8, 3))
+    with pytest.raises(ValueError, match=words) as error:
+        drift_loss(x, y, field=field, recalled=Recalled(each=recalled))
+    assert "\n" not in str(error.value)
+
+
+def test_a_field_with_what_it_is_told():
+    """It is traced alone, to the end; mmd needs no landmarks."""
+    x = jnp.zeros((1, 8, 3))
+    mean, same = jnp.zeros((1, 3)), jnp.eye(3)[None]
+    recalled = Recalled(each={"mean_gen": mean, "mean_real": mean, "transport": same})
+    for field, told in (("frechet", recalled), ("mmd", Recalled())):
+
+        def loss(x, field=field, told=told):
+            return drift_loss(x, x, field=field, recalled=told)[0]
+
+        assert jax.eval_shape(loss, x).shape == (1,)
 
 
 def test_collapsed_samples_get_one_drift():

@@ -108,6 +108,36 @@ def test_it_is_minus_the_gradient_of_the_distance(moments, locations):
         np.testing.assert_allclose(v[i, j], -slope * samples / (2 * share), rtol=2e-3, atol=1e-4)
 
 
+def test_an_update_contracts_towards_the_batch():
+    """From M, a batch B gives b M + (1 - b) B, of the classes in it; the others keep theirs.
+
+    Their weights 1 - b^n are those of the steps that a class was in. The oracle is in float64.
+    """
+    rng, b, d = np.random.default_rng(4), 0.8, 3
+    real = np.float32(rng.normal(size=(30, 1, d)) + 2)
+    memory = Moments(moments="class", moment_decay=b)
+    state = start(memory, real, np.arange(30) % 3)
+    centre = np.float64(state["real"]["3"]["mean"][:, 0])  # moments are about the reals' mean
+    mean, second, weight = np.zeros((3, d)), np.zeros((3, d, d)), np.zeros(3)
+
+    @jax.jit
+    def take_step(state, gen, labels):
+        observed, _ = memory.look(state, jax.random.key(0), seen(gen, labels))
+        return memory.update(state, observed)[0]
+
+    for labels in ([0, 2], [2, 1], [2, 0]):
+        gen = np.float32(rng.normal(size=(2, 9, 1, d)))
+        state = take_step(state, gen, np.array(labels))
+        for label, rows in zip(labels, np.float64(gen[:, :, 0]), strict=True):
+            rows = rows - centre[label]
+            mean[label] = b * mean[label] + (1 - b) * rows.mean(0)
+            second[label] = b * second[label] + (1 - b) * rows.T @ rows / 9
+            weight[label] = b * weight[label] + 1 - b
+        np.testing.assert_allclose(state["gen"]["3"]["mean"][:, 0], mean, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(state["gen"]["3"]["second"][:, 0], second, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(state["weight"], weight, rtol=1e-6)
+
+
 def test_equal_moments_leave_the_samples_where_they_are():
     """V = 0 where the generated samples are the reals, and T turns q into p where they are not."""
     rng = np.random.default_rng(1)
