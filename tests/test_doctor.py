@@ -1,6 +1,7 @@
 """The doctor of the field: each fault is planted in a run, and is found there and nowhere else."""
 
 import dataclasses
+import functools
 import json
 import logging
 import subprocess
@@ -55,13 +56,161 @@ def faults(sets, drift, facts) -> list[str]:
     return [one.topic for one in findings.all_findings(sets, drift, facts) if one.is_fault]
 
 
+# ---- what is planted: functions (one set, drift, facts) -> (sets, drift, facts) ----
+
+
+def numbers(**changes):
+    """Plants other numbers of the step."""
+
+    def plant(one, drift, facts):
+        return [one], dataclasses.replace(drift, **changes), facts
+
+    return plant
+
+
+def use_of_bank(n_c=None, **changes):
+    """Plants another use of the bank, by a step of n_c classes."""
+
+    def plant(one, drift, facts):
+        drift = dataclasses.replace(drift, n_c=n_c or drift.n_c)
+        return [one], drift, facts._replace(**changes)
+
+    return plant
+
+
+def samples(make, **changes):
+    """Plants generated samples, make(one) -> [B, N, D], and other numbers of the step."""
+
+    def plant(one, drift, facts):
+        gen = make(one)
+        one = one._replace(gen=gen, nudged=gen + one.nudged - one.gen)
+        return [one], dataclasses.replace(drift, **changes), facts
+
+    return plant
+
+
+def beside(**change):
+    """Plants a second feature set, which differs from the first by functions of it."""
+
+    def plant(one, drift, facts):
+        arrays = {name: make(one) for name, make in change.items()}
+        return [one, one._replace(name="other", **arrays)], drift, facts
+
+    return plant
+
+
+def near_one_real(one):
+    return one.gen[:, :1] + 1e-3 * one.gen
+
+
+def near_the_mean(one):
+    return jnp.mean(one.pos, 1, keepdims=True) + 1e-3 * one.gen
+
+
+def few_reals(one, drift, facts):
+    return [one._replace(pos=one.pos[:, :4], weight_pos=one.weight_pos[:, :4])], drift, facts
+
+
+def encoders(losses, **changes):
+    """Plants sets of an encoder each, which have such parts of the loss."""
+
+    def plant(one, drift, facts):
+        sets = [one._replace(encoder=name, loss=loss) for name, loss in losses.items()]
+        return sets, dataclasses.replace(drift, **changes), facts
+
+    return plant
+
+
+def noise_of(one):
+    return one.unit * jax.random.normal(jax.random.key(1), one.gen.shape)
+
+
+# {what: (how it is planted, what is to be found)}; [] for what only looks like a fault.
+PLANTED: dict[str, tuple[Any, list[str]]] = {
+    "nothing": (numbers(), []),
+    "narrow kernels": (  # what follows one real alone is biased, too
+        numbers(temperatures=(0.0005, 0.001)),
+        ["kernel at 0.0005", "kernel at 0.001", "bias of few reals"],
+    ),
+    "a narrow kernel beside a wider one": (numbers(temperatures=(0.0005, 0.2)), []),
+    "a flat kernel": (numbers(temperatures=(0.05, 3.0)), ["kernel at 3"]),
+    "few reals": (few_reals, ["bias of few reals"]),
+    "samples near one real": (samples(near_one_real), ["coverage", "force"]),
+    "samples near the mean": (samples(near_the_mean), ["force"]),
+    "scales that are never drawn": (numbers(alpha_max=50.0, alpha_power=6.0), ["guidance"]),
+    "no scale but one": (numbers(no_cfg_frac=1.0), ["guidance"]),
+    "a bank of few": (use_of_bank(filled=np.full(10, 8)), ["positives"]),
+    "a bank of all data": (use_of_bank(pushed=0), []),
+    "reals that leave without use": (numbers(n_pos=2, n_c=1), ["age of the bank"]),
+    "reals that stay too long": (  # drawn 20 * 32 / 1 times
+        use_of_bank(n_c=20, pushed=1, in_data=100_000, max_steps=100_000),
+        ["age of the bank"],
+    ),
+    "reals that are never seen": (use_of_bank(in_data=100_000), ["age of the bank"]),
+    "a constant set": (
+        beside(pos=lambda one: jnp.full_like(one.pos, 3.0)),
+        ["feature set other"],
+    ),
+    "a set of noise": (beside(nudged=noise_of), ["feature set other"]),
+    "a set that stands still": (beside(nudged=lambda one: one.gen), ["feature set other"]),
+    "encoders alike": (encoders({"none": 1.0, "mae": 2.0, "dinov2": 1.0}), []),
+    "raw samples that add little": (encoders({"none": 0.001, "mae": 2.0, "dinov2": 1.0}), []),
+    "an encoder that adds little": (encoders({"mae": 2.0, "dinov2": 0.001}), ["encoders"]),
+    "a field without a softmax": (numbers(field="mmd", temperatures=(0.0005,)), []),
+    "moments": (numbers(field="frechet", temperatures=(0.0005,)), []),
+    "a learned field": (numbers(field="learned", temperatures=(0.0005,)), []),
+}
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    """Returns a function that gives the topics found where something of PLANTED is planted."""
+    (one,), drift, facts = run
+
+    @functools.cache
+    def look(what):
+        plant, _ = PLANTED[what]
+        return faults(*plant(one, drift, facts))
+
+    return look
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_what_is_planted_is_found_and_nothing_else(what, found):
+    assert found(what) == PLANTED[what][1]
+
+
+def kind(topic):
+    """Returns the finding of a topic, as the page calls it."""
+    if topic.startswith("kernel at"):
+        return "kernel at tau"
+    return "feature sets" if topic.startswith("feature set") else topic
+
+
+def test_the_page_counts_what_is_planted(found):
+    """Its table is that of these tests: for each finding, planted, found, and false alarms."""
+    rows = {}
+    for what, (_, expected) in PLANTED.items():
+        for topic in {*expected, *found(what)}:
+            row = rows.setdefault(kind(topic), [0, 0, 0])
+            row[0] += topic in expected
+            row[1] += topic in expected and topic in found(what)
+            row[2] += topic not in expected
+    harmless = sum(not expected for _, expected in PLANTED.values())
+    page = (ROOT / "docs" / "doctor.md").read_text()
+    for name, (planted, caught, false) in rows.items():
+        assert f"| {name} | {planted} | {caught} | {false} |\n" in page, (name, rows[name])
+    assert page.count("|\n", page.index("| finding | planted |")) >= 2 + len(rows)
+    assert f"{len(PLANTED)} cases, of which {harmless} are harmless" in " ".join(page.split())
+
+
 def test_a_run_without_a_fault(run):
-    assert faults(*run) == []
     told = [one.topic for one in findings.all_findings(*run)]
     assert told == [
         *[f"kernel at {tau}" for tau in (0.02, 0.05, 0.2)],
         "bias of few reals",
         "coverage",
+        "force",
         "positives",
         "age of the bank",
         "feature sets",
@@ -69,98 +218,55 @@ def test_a_run_without_a_fault(run):
     ]
 
 
-@pytest.mark.parametrize(
-    "changes, found",
-    [
-        (
-            {"temperatures": (0.0005, 0.001)},  # what follows one real alone is biased, too
-            ["kernel at 0.0005", "kernel at 0.001", "bias of few reals"],
-        ),
-        ({"temperatures": (0.0005, 0.2)}, []),  # a narrow kernel beside a wider one
-        ({"temperatures": (0.05, 3.0)}, ["kernel at 3"]),
-        ({"alpha_max": 50.0, "alpha_power": 6.0}, ["guidance"]),
-        ({"no_cfg_frac": 1.0}, ["guidance"]),
-        ({"n_pos": 2, "n_c": 1}, ["age of the bank"]),  # most reals leave without use
-    ],
-)
-def test_faults_of_the_numbers(run, changes, found):
-    sets, drift, facts = run
-    assert faults(sets, dataclasses.replace(drift, **changes), facts) == found
-
-
-@pytest.mark.parametrize(
-    "changes, found",
-    [
-        ({"filled": np.full(10, 8)}, ["positives"]),
-        ({"pushed": 0}, []),  # it holds all data
-        ({"pushed": 1, "in_data": 100_000, "max_steps": 100_000}, ["age of the bank"]),  # r times
-        ({"in_data": 100_000}, ["age of the bank"]),  # the rest is never seen
-    ],
-)
-def test_faults_of_the_bank(run, changes, found):
-    sets, drift, facts = run
-    # A real is drawn r = 20 * 32 / 1 times before it leaves.
-    drift = dataclasses.replace(drift, n_c=20) if "pushed" in changes else drift
-    assert faults(sets, drift, facts._replace(**changes)) == found
-
-
-def test_faults_of_the_samples(run):
-    (one,), drift, facts = run
-    one_real = one._replace(gen=one.gen[:, :1] + 1e-3 * one.gen)
-    assert "coverage" in faults([one_real], drift, facts)
+def test_advice_on_samples(run):
+    (one,), drift, _ = run
+    collapsed = one._replace(gen=near_one_real(one))
     low = dataclasses.replace(drift, temperatures=(0.02,))
-    floor, *_ = findings.kernel_width([one_real], low)
+    floor, *_ = findings.kernel_width([collapsed], low)
     assert "at its floor" in floor.advice, "the samples are alike, and no real is near"
 
 
-def test_fault_of_few_reals(run):
+def test_the_force_of_reals_is_the_floor(run):
+    """Samples of the same distribution have one, of another one more, and in its middle less."""
     (one,), drift, _ = run
-    few = one._replace(pos=one.pos[:, :4], weight_pos=one.weight_pos[:, :4])
-    (fault,) = findings.bias([few], drift)
+    keys = jax.random.split(jax.random.key(3), 2)
+    pos, gen = (jax.random.normal(key, one.pos.shape) for key in keys)
+    one = one._replace(pos=pos, unit=float(jnp.mean(distance(gen, pos))))
+    drift = dataclasses.replace(drift, temperatures=(0.2, 0.5, 1.0))
+    ratios = {}
+    for name, x in (("alike", gen), ("far", gen + 1), ("middle", 1e-3 * gen)):
+        ratios[name] = findings._above_floor(one._replace(gen=x), drift, 8)
+    np.testing.assert_allclose(ratios["alike"], 1, atol=0.1)
+    assert (ratios["far"] > 1.5).all()
+    # What the mean of half of the reals varies by is in either size, and wide kernels see it alone.
+    assert ratios["middle"][0] < findings.FLOOR and ratios["middle"][2] < 0.8
+
+
+def test_advice_on_few_reals(run):
+    (one,), drift, facts = run
+    few, *_ = few_reals(one, drift, facts)
+    (fault,) = findings.bias(few, drift)
     assert fault.is_fault and "--drift.bias_correction 1" in fault.advice
     corrected = drift.field_options | {"bias_correction": True}
-    (finding,) = findings.bias([few], dataclasses.replace(drift, field_options=corrected))
+    (finding,) = findings.bias(few, dataclasses.replace(drift, field_options=corrected))
     assert not finding.is_fault, "what is left is the square"
 
 
-def test_faults_of_feature_sets(run):
-    (one,), drift, facts = run
-    noise = jax.random.normal(jax.random.key(1), one.gen.shape)
-    planted = {
-        "constant": one._replace(pos=jnp.full_like(one.pos, 3.0)),
-        "noise": one._replace(nudged=noise * one.unit),
-        "still": one._replace(nudged=one.gen),
-    }
-    for name, fault in planted.items():
-        sets = [one, fault._replace(name=name)]
-        assert [f.topic for f in findings.feature_sets(sets, drift) if f.is_fault] == [
-            f"feature set {name}"
-        ]
+def test_advice_on_feature_sets():
     assert findings.how_to_drop("conv1_std").endswith('the names of the maps, and "!conv1_std"')
     assert findings.how_to_drop("dinov2/cls").endswith('"!cls", in the place of dinov2')
 
 
-def test_faults_of_encoders(run):
+def test_advice_on_encoders(run):
     (one,), drift, _ = run
     sets = [one._replace(encoder=name, loss=1.0) for name in ("none", "mae", "mae", "dinov2")]
     (even,) = findings.balance(sets, drift)
-    assert (
-        not even.is_fault and even.text == "none has 25%, mae has 50%, dinov2 has 25% of the loss"
-    )
-    sets[0] = one._replace(encoder="none", loss=0.001)
-    assert not findings.balance(sets, drift)[0].is_fault, "the raw sample may be small"
+    assert even.text == "none has 25%, mae has 50%, dinov2 has 25% of the loss"
     sets[3] = one._replace(encoder="dinov2", loss=0.001)
     (fault,) = findings.balance(sets, drift)
     assert "dinov2 x" in fault.advice and "--encoder.balance 1" in fault.advice
     balanced = dataclasses.replace(drift, battery=Battery(is_balanced=True))
     assert "--encoder.balance" not in findings.balance(sets, balanced)[0].advice
-
-
-@pytest.mark.parametrize("field", ["mmd", "frechet", "learned"])
-def test_fields_without_a_softmax(run, field):
-    sets, drift, facts = run
-    other = dataclasses.replace(drift, field=field, temperatures=(0.0005,))
-    assert faults(sets, other, facts) == []
 
 
 def test_the_share_of_large_scales(run):

@@ -273,6 +273,59 @@ def covered(one: FeatureSet, x: jax.Array, drift: DriftConfig, tau: float) -> fl
     return float(jnp.sum((mass >= DUE * due) & present) / jnp.sum(present))
 
 
+# ---------------------------------------------------------------- the force
+
+# A generator of the data itself has 1, for all that is left of its force is sampling noise: digits
+# come to 0.98 in 400 steps, and learn on by the average over steps. Samples that coincide in the
+# middle of their class have next to none, and stay there: a collapsed run has 0.09.
+FLOOR = 0.5
+
+
+def force(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
+    """Compares the size of V on generated samples with that on reals in their place.
+
+    Half of the positives attract both, as many samples of either repel one another, and there is no
+    guidance. Between two halves of the reals V is sampling noise, the floor. Of several
+    temperatures the one counts where the force stands highest above it.
+    """
+    n = min(sets[0].gen.shape[1], sets[0].pos.shape[1] // 2)
+    if drift.field not in (*SOFTMAX, "sinkhorn") or n < 2:  # one sample has none to repel it
+        return []
+    ratio = float(np.max(np.median([_above_floor(one, drift, n) for one in sets], 0)))
+    advice = ""
+    if ratio < FLOOR:
+        advice = (
+            "samples lie where the field is at rest, as they do when they coincide: begin again "
+            "with a lower --optim.learning_rate or larger --drift.temperatures"
+        )
+    text = f"V is {ratio:.2f} of its size on reals in the place of samples, which is noise"
+    return [Finding("force", text, advice)]
+
+
+def _above_floor(one: FeatureSet, drift: DriftConfig, n: int) -> np.ndarray:
+    """Returns the size of V on n samples of a set, over that on n reals, at each temperature."""
+    half, weight = one.pos[:, ::2], one.weight_pos[:, ::2]
+    rest, weight_rest = one.pos[:, 1::2][:, :n], one.weight_pos[:, 1::2][:, :n]
+    numbers = jnp.array(drift.temperatures), jnp.full(len(half), one.unit)
+    options = tuple(sorted(drift.field_options.items()))
+
+    def size(x, weight_x):
+        found = _size_of_field(x, weight_x, half, weight, *numbers, drift.field, options)
+        return np.asarray(found, np.float64)
+
+    floor = size(rest, weight_rest)
+    return size(one.gen[:, :n], jnp.ones_like(weight_rest)) / np.maximum(floor, 1e-30)
+
+
+@functools.partial(jax.jit, static_argnames=("field", "options"))
+def _size_of_field(x, weight_x, pos, weight_pos, tau, unit, field: str, options: tuple):
+    """Returns the root mean square of V at each temperature, of samples x [B, N, D]."""
+    problems = one_set_of_problems(x, pos, weight_gen=weight_x, weight_pos=weight_pos)
+    v, _ = guided_field(problems, tau, unit, make_field(field, dict(options)), "negatives")
+    present = jnp.broadcast_to((weight_x > 0)[:, None, :, None], v.shape)
+    return jnp.sqrt(jnp.mean(v**2, (0, 2, 3), where=present))
+
+
 # ---------------------------------------------------------------- the bank
 
 # A real that is compared a hundred times before it leaves is learned by heart: the paper's recipes
@@ -453,6 +506,7 @@ def all_findings(sets: Sequence[FeatureSet], drift: DriftConfig, facts: BankFact
         *kernel_width(sets, drift),
         *bias(sets, drift),
         *coverage(sets, drift),
+        *force(sets, drift),
         *bank(sets, drift, facts),
         *feature_sets(sets, drift),
         *balance(sets, drift),
