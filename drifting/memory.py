@@ -90,13 +90,13 @@ class Memory:
         return field
 
     def update(
-        self, state: Any, observed: Any, by_width: Sequence[Any] = ()
+        self, state: Any, observed: Any, stats: Sequence[Any] = ()
     ) -> tuple[Any, dict[str, jax.Array]]:
         """Returns the state after a step, and metrics.
 
         Args:
             state, observed: as above.
-            by_width: what the loss told, `drifting.loss.Stats` for each width of feature.
+            stats: what the loss told, `drifting.loss.Stats` for each width of feature.
         """
         return state, {}
 

@@ -120,13 +120,13 @@ class Temperatures(Memory):
         return None, recalled
 
     def update(
-        self, state: dict[str, Any], observed: None, by_width: Sequence[Any] = ()
+        self, state: dict[str, Any], observed: None, stats: Sequence[Any] = ()
     ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         """Also returns {"temperature/SET": tau} of the step that is over."""
         after, metrics = {}, {}
         # The widths are in the order of their first sets, as `by_width` of the features has them.
         widths = sorted(state, key=lambda d: min(state[d]))
-        for d, of_sets in zip(widths, by_width, strict=True):
+        for d, of_sets in zip(widths, stats, strict=True):
             after[d] = {}
             for i, (name, theta) in enumerate(sorted(state[d].items())):
                 spread = of_sets.perplexity[i]

@@ -344,7 +344,7 @@ class Watch(Memory):
         number = jax.random.uniform(key)
         return {"number": number, "square": number**2}, {}
 
-    def update(self, state, observed, by_width=()):
+    def update(self, state, observed, stats=()):
         return state, observed
 
 

@@ -243,7 +243,7 @@ class Moments(Memory):
         return after, b * state["weight"] + (1 - b)
 
     def update(
-        self, state: dict[str, Any], observed: dict[str, Any], by_width: Sequence[Any] = ()
+        self, state: dict[str, Any], observed: dict[str, Any], stats: Sequence[Any] = ()
     ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         gen, weight = {}, state["weight"]
         for width in state["gen"]:

@@ -275,7 +275,7 @@ class Network(Memory):
         return {"loss": loss, "gradient": gradient}, recalled
 
     def update(
-        self, state: dict[str, Any], observed: dict[str, Any], by_width: Sequence[Any] = ()
+        self, state: dict[str, Any], observed: dict[str, Any], stats: Sequence[Any] = ()
     ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         metrics = {
             "field_loss": observed["loss"],
