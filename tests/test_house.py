@@ -248,10 +248,13 @@ def files_named(text: str) -> set[str]:
 
 def test_requirement_files_that_are_named_are_there():
     pages = [*PAGES, *DOCKERFILES, *WORKFLOWS, *ACTIONS, ROOT / "docs" / "notebook.ipynb"]
+    found = set()
     for page in pages:
         if page.name != "CHANGELOG.md":  # which tells of files that were
             named = re.findall(r"(?<!/)\brequirements[\w-]*\.(?:txt|lock)", page.read_text())
             assert all((ROOT / name).is_file() for name in named), page
+            found.update(named)
+    assert {"requirements.txt", "requirements.lock", "requirements-extra.txt"} <= found
 
 
 def test_workflows_name_what_is_there():
