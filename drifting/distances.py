@@ -28,14 +28,16 @@ def distance(
             rounding.
     """
     centre = jnp.mean(y, -2, keepdims=True)  # a common offset would cancel the digits that matter
+    others = y[..., shared:, :] - centre  # whose squares are not in the product
     x, y = x - centre, y - centre
     dot = jnp.einsum("...nd,...md->...nm", x, y, precision=jax.lax.Precision.HIGHEST)
-    x_squared, y_squared = jnp.sum(x * x, -1), jnp.sum(y * y, -1)
+    x_squared, y_squared = jnp.sum(x * x, -1), jnp.sum(others * others, -1)
     if shared:
         # Masks instead of slices: the compiler then divides the rows of x over devices and leaves y
         # whole.
         diagonal = jnp.where(jnp.eye(*dot.shape[-2:], dtype=bool), dot, 0)
         x_squared = jnp.sum(diagonal, -1)
+        y_squared = jnp.pad(y_squared, [(0, 0)] * (y.ndim - 2) + [(shared, 0)])
         is_x = jnp.arange(y.shape[-2]) < shared
         y_squared = jnp.where(is_x, jnp.sum(diagonal, -2), y_squared)
     squared = x_squared[..., :, None] + y_squared[..., None, :] - 2 * dot

@@ -59,7 +59,9 @@ def kernel_field(
     # A = sqrt(softmax over y * softmax over x), times the weight of each y.
     logit = log_kernel(x, y, kernel, tau, unit, self_neg)  # [N, M+P]
     over_y = jax.nn.softmax(jnp.where(has_share, logit, MASKED), axis=1)
-    over_x = jax.nn.softmax(logit, axis=0)
+    # Times 1 / sum: the TPU compiler would write a sum to divide by down for every pair.
+    shifted = jnp.exp(logit - jnp.max(logit, 0))
+    over_x = shifted * (1 / jnp.sum(shifted, 0))
     a = affinity(logit, over_y, over_x, normalize) * weight  # [N, M+P]
 
     # W+ = A+ sum(A-) and W- = A- sum(A+): each side is weighted by the mass of the other.
@@ -76,5 +78,7 @@ def kernel_field(
     # in V too, unless the two factors differ.
     centre = jnp.mean(y, 0)
     v = jnp.matmul(w, y - centre, precision=jax.lax.Precision.HIGHEST)
-    v = v - (attraction - repulsion) * sum_pos * sum_neg * (x - centre)
+    surplus = attraction - repulsion
+    if isinstance(surplus, jax.Array) or surplus:  # 0 (x - centre) would be written down
+        v = v - surplus * sum_pos * sum_neg * (x - centre)
     return v, perplexity(a[:, n_negatives:])
