@@ -88,14 +88,14 @@ def one_joint_group(
         generated: feature sets {name: [C N, T, D]} of generated batches;
             None stays None.
         phi_real: {str(D): [C R, sum(T), D]}, packed, of reals, group by group.
-        weights: of the positives, [C, P], and the unconditional reals, [C, M].
+        weights: of the positives, [C, P], and of unconditional reals, [C, 0]: there is no guidance.
         of_gen: conditions of the generated samples, [C N, E].
-        of_groups: those of the C groups, [C, E].
+        of_groups: those of the C anchors, [C, E].
         weight: W.
 
     Returns:
         The first three: features of width D + E, float32, and weights of one
-        group, [1, C P] and [1, C M].
+        group, [1, C P] and [1, 0].
     """
     reals = unpack(phi_real, next(phi for phi in generated if phi))
     n_reals = len(next(iter(reals.values())))

@@ -66,6 +66,11 @@ class DriftConfig:
     exact_scales: bool = False  # pool the scalars of the loss over all groups
     row_parts: int = 1  # K parts of the samples of each class
 
+    @property
+    def positives(self) -> int:
+        """The positives of a sample: reals of its class or, with the joint, of all conditions."""
+        return self.n_c * self.n_pos if self.joint else self.n_pos
+
 
 def temperature_factor(config: DriftConfig, step: jax.Array) -> jax.Array | None:
     """Returns the factor of all temperatures in a step; None where it is always 1.

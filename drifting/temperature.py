@@ -57,9 +57,9 @@ def neighbours(
     unit,
     kernel: str,
 ) -> Float[Array, " N"]:
-    """Returns the number of neighbours of each sample, in [1, P].
+    """Returns the number of neighbours of each sample, from 1 to P.
 
-    Of more than TILE positives, evenly spaced ones stand for all.
+    Of more than TILE positives every k-th stands for k, so the least is k there.
 
     Args:
         x, pos, weight_pos, unit: as in `drifting.fields`.

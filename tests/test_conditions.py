@@ -242,7 +242,7 @@ def test_wrong_arrays(tmp_path):
         (JOINT | {"optim.accumulate": 2}, "give --optim.accumulate 1"),
         (JOINT | {"drift.field": "mmd"}, "give --drift.field kernel, uncoupled or sinkhorn"),
         (JOINT | {"drift.temperatures": "learned"}, "that are fixed"),
-        (JOINT | {"data.condition_column": ""}, "it is of conditions; give --data"),
+        (JOINT | {"data.condition_column": ""}, "has none of; give --data"),
         ({"drift.n_pos": 96}, "out of 96 in the bank; give less, or more images"),
         ({"drift.bank_per_class": 6}, "out of 6 in the bank; give less, or --drift.bank_per_class"),
     ],
@@ -259,6 +259,19 @@ def test_own_data_chooses_groups(digits):
     for flag, bank, n_pos in (("n_pos", "all", 16), ("bank_per_class", 16, 8)):
         settings = own_data.merged(own_data.choose(given | {f"drift.{flag}": 16}))
         assert (settings["drift.bank_per_class"], settings["drift.n_pos"]) == (bank, n_pos)
+
+
+def test_own_data_chooses_many_conditions_for_a_joint(digits):
+    given = {"dataset_name": f"npz:{digits}", "data.condition_column": "text", "drift.joint": 1.0}
+    for more, n_c, n_neg in (
+        ({}, 96, 2),  # all
+        ({"drift.n_neg": 4}, 80, 4),
+        ({"batch_size": 64}, 32, 2),
+        ({"drift.bank_per_class": 28}, 24, 2),  # a multiple of eight devices
+    ):
+        settings = own_data.merged(own_data.choose(given | more))
+        assert settings["drift.n_pos"] == 1
+        assert (settings["batch_size"], settings["drift.n_neg"]) == (n_c * n_neg, n_neg)
 
 
 def test_own_data_of_three_images(digits, tmp_path):

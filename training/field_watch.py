@@ -26,11 +26,11 @@ class FieldWatch:
         """drift: the numbers of a step. max_steps: the length of the training."""
         self.first_step = EARLY * max_steps
         self.tau = min(drift.temperatures)
-        self.most = drift.n_pos
+        self.most = drift.positives
         softmax = drift.field in SOFTMAX and not is_unnormalised(drift)
         is_constant = drift.temperature_factors == (1.0, 1.0)
         is_constant &= not isinstance(drift.memory, Temperatures)
-        self.watches = softmax and is_constant and drift.n_pos >= FEWEST
+        self.watches = softmax and is_constant and self.most >= FEWEST
         self.lines_flat = 0  # log lines in a row
 
     def check(self, step: int, perplexity: float) -> None:

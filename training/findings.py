@@ -93,7 +93,7 @@ def kernel_width(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding
     """
     if drift.field not in (*SOFTMAX, "sinkhorn"):
         return []
-    if drift.n_pos < FEWEST or is_unnormalised(drift):
+    if drift.positives < FEWEST or is_unnormalised(drift):
         return []
     n = _median(sets, lambda one: float(jnp.mean(jnp.sum(one.weight_pos > 0, 1))))
     widths = {tau: _width(sets, drift, tau) for tau in drift.temperatures}
@@ -218,11 +218,16 @@ def bias(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
         share = share**2
     advice = ""
     if share > BIAS:
-        advice = "give more --drift.n_pos or larger --drift.temperatures"
+        advice = f"give {more_positives(drift)} or larger --drift.temperatures"
         if not is_corrected:
             advice = f"give --drift.bias_correction 1, {advice.removeprefix('give ')}"
     text = f"{share:.0%} of the attraction, at the widest temperature"
     return [Finding("bias of few reals", text, advice)]
+
+
+def more_positives(drift: DriftConfig) -> str:
+    """Returns the words for more positives: with the joint they are as many as conditions."""
+    return "a larger --batch_size" if drift.joint else "more --drift.n_pos"
 
 
 def _bias_share(one: FeatureSet, drift: DriftConfig, tau: float) -> float:
@@ -245,7 +250,7 @@ def coverage(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
     It is done at the smallest temperature, at which a sample follows the nearest reals alone. The
     plan of Sinkhorn's algorithm covers all reals by itself.
     """
-    if drift.field not in SOFTMAX or drift.n_pos < 2 * FEWEST:
+    if drift.field not in SOFTMAX or drift.positives < 2 * FEWEST:
         return []
     tau = min(drift.temperatures)
     by_gen = _median(sets, lambda s: covered(s, s.gen, drift, tau))
@@ -351,7 +356,8 @@ def bank(sets: Sequence[FeatureSet], drift: DriftConfig, facts: BankFacts) -> li
     holds_most = n_classes * facts.per_class >= SEEN * facts.in_data
     advice = ""
     if uses < 1:
-        advice = "most leave without use: give a smaller --drift.bank_push, or more --drift.n_pos"
+        advice = "most leave without use: give a smaller --drift.bank_push, or "
+        advice += more_positives(drift)
     elif uses > OFTEN and not holds_most:
         advice = "it follows few reals: give a larger --drift.bank_push"
     elif share < SEEN:

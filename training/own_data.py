@@ -35,6 +35,7 @@ FEW = 64  # images of a class that are few
 # Where samples are clipped, as measured on MNIST and emoji:
 CLIP_MARGIN, REFINE_CHANNELS = 2.0, 32
 NEAREST = 32  # positives of a condition: the images with the nearest ones
+OF_EACH_IN_A_JOINT = 2  # samples of a condition with --drift.joint, as measured on MNIST
 
 
 class Choice(NamedTuple):
@@ -309,6 +310,8 @@ def choose_step(facts: Facts, chosen: Mapping[str, Any]) -> Choice:
     most_classes, usual_batch = (16, 320) if machine.is_cpu else (32, 2048)
     n_neg = facts.given.get("drift.n_neg", 0)
     batch = facts.given.get("batch_size", 0)
+    if facts.config.drift.joint and facts.dataset.condition_width:
+        return choose_step_of_joint(facts, batch or usual_batch, n_neg or OF_EACH_IN_A_JOINT)
     n_c = min(classes, most_classes)
     if batch and n_neg:
         return Choice("step", {}, f"{batch // n_neg} {kind} x {n_neg} samples, as given")
@@ -323,11 +326,24 @@ def choose_step(facts: Facts, chosen: Mapping[str, Any]) -> Choice:
     return Choice("step", settings, f"{n_c} of {classes} {kind} x {n_neg} samples")
 
 
+def choose_step_of_joint(facts: Facts, batch: int, n_neg: int) -> Choice:
+    """Many conditions with few samples each: all of them are one group, with a real of each."""
+    held, devices = len(facts.dataset.samples), facts.machine.devices
+    n_c = min(batch // n_neg, held)
+    if facts.is_given("drift.bank_per_class") and facts.given["drift.bank_per_class"] != "all":
+        n_c = min(n_c, facts.given["drift.bank_per_class"])
+    n_c = max(n_c - n_c % devices, 1)
+    why = f"{n_c} of {held} conditions x {n_neg} samples, compared together"
+    return Choice("step", {"batch_size": n_c * n_neg, "drift.n_neg": n_neg}, why)
+
+
 def choose_guidance(facts: Facts, chosen: Mapping[str, Any]) -> Choice | None:
     """Without guidance: one thing less to go wrong."""
     if facts.is_given("drift.n_unc", "drift.alpha_min", "drift.alpha_max", "drift.guidance"):
         return None
     settings = {"drift.n_unc": 0, "drift.alpha_max": 1.0}
+    if facts.config.drift.joint:
+        return Choice("guidance", settings, "none, which --drift.joint has no place for")
     return Choice("guidance", settings, "none; --drift.alpha_max 4 --drift.n_unc 16 for some")
 
 
@@ -367,8 +383,10 @@ def choose_nearest(facts: Facts, chosen: Mapping[str, Any]) -> Choice:
     per_class = facts.given.get("drift.bank_per_class", "all" if n <= fitting else fitting)
     held = n if per_class == "all" else min(int(per_class), n)
     n_pos = facts.given.get("drift.n_pos", min(NEAREST, max(held // 2, 2)))
-    settings = {"drift.bank_per_class": per_class, "drift.n_pos": n_pos, "drift.bank_global": 0}
     why = f"{held:,} images; a step sees the {n_pos} with the conditions nearest to each"
+    if facts.config.drift.joint:
+        n_pos, why = 1, f"{held:,} images; a step sees one of each of its conditions"
+    settings = {"drift.bank_per_class": per_class, "drift.n_pos": n_pos, "drift.bank_global": 0}
     return Choice("bank", settings, why)
 
 

@@ -107,6 +107,8 @@ def describe_step(parts: DriftParts | FlowParts) -> str:
     samples = f"{drift.n_neg} generated, {drift.n_pos} positive, {drift.n_unc} unconditional"
     kind = "conditions" if parts.dataset.condition_width else "classes"
     groups = ""
+    if drift.joint:
+        groups = f" in one group, the conditions with weight {drift.joint:g}"
     if drift.groups > 1:
         groups = f" in {drift.groups} groups"
     if drift.row_parts > 1:

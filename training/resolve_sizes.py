@@ -50,7 +50,7 @@ def resolve_sizes(config: Any, dataset: data.Dataset, mesh: jax.sharding.Mesh) -
     if drift.temperatures == "learned" and drift.neighbours >= n_pos:
         raise UserError(
             f"--drift.neighbours {drift.neighbours:g}: a step has {n_pos} positives of each class, "
-            "over which all kernels spread less; give a smaller number"
+            "and no kernel spreads over all of them; give a smaller number"
         )
     shares = class_shares(drift.class_sampling, dataset)
     groups, row_parts = groups_and_parts(n_c, drift.n_neg, config.optim.accumulate)
@@ -120,11 +120,13 @@ def check_joint(config: Any, dataset: data.Dataset) -> None:
     drift = config.drift
     given = f"--drift.joint {drift.joint:g}"
     if not dataset.condition_width:
-        raise UserError(f"{given}: it is of conditions; give --data.condition_column, or 0")
+        raise UserError(
+            f"{given}: it compares conditions, which {dataset.name} has none of; give "
+            "--data.condition_column, or --drift.joint 0"
+        )
     if drift.n_unc or drift.alpha_max > 1:
         raise UserError(
-            f"{given}: its samples are no classes, which guidance is of; give --drift.n_unc 0 "
-            "--drift.alpha_max 1"
+            f"{given}: it has no place for guidance; give --drift.n_unc 0 --drift.alpha_max 1"
         )
     if config.model.class_dropout_prob:
         raise UserError(
