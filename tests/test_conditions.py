@@ -270,8 +270,11 @@ def test_own_data_chooses_many_conditions_for_a_joint(digits):
         ({"drift.bank_per_class": 28}, 24, 2),  # a multiple of eight devices
     ):
         settings = own_data.merged(own_data.choose(given | more))
-        assert settings["drift.n_pos"] == 1
         assert (settings["batch_size"], settings["drift.n_neg"]) == (n_c * n_neg, n_neg)
+        config = config_lib.resolve(settings | given | more)
+        dataset = data.load(config.dataset_name, "train", config.data)
+        sizes = resolve_sizes(config, dataset, sharding.make_mesh(8, 1))
+        assert (sizes.n_c, sizes.n_pos) == (n_c, 1)
 
 
 def test_own_data_of_three_images(digits, tmp_path):

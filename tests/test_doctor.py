@@ -18,6 +18,7 @@ from test_train import STREAM, train
 from drifting.battery import Battery
 from drifting.distances import distance
 from drifting.guidance import sample_alpha
+from drifting.temperature import Temperatures
 from training import doctor, findings
 from training.collapse import PATIENCE
 from training.field_watch import FieldWatch
@@ -252,6 +253,20 @@ def test_advice_on_few_reals(run):
     corrected = drift.field_options | {"bias_correction": True}
     (finding,) = findings.bias(few, dataclasses.replace(drift, field_options=corrected))
     assert not finding.is_fault, "what is left is the square"
+    learned = dataclasses.replace(drift, memory=Temperatures(16, "laplace"))
+    (fault,) = findings.bias(few, learned)
+    assert "--drift.neighbours above 16" in fault.advice
+    (fault,) = findings.bias(few, dataclasses.replace(learned, joint=1.0))
+    assert "a larger --batch_size" in fault.advice
+
+
+@pytest.mark.parametrize("n_neg", [1, 2, 4])
+def test_samples_of_a_joint_are_of_every_second_condition(n_neg):
+    """As the positives that they are compared with: those are 0, 2, ... or 1, 3, ..."""
+    of_condition = np.repeat(np.arange(8), n_neg)[None, :, None]
+    for of_odd in (False, True):
+        found = findings.evenly(of_condition, 4, of_odd)
+        assert found[0, :, 0].tolist() == list(range(of_odd, 8, 2))
 
 
 def test_advice_on_feature_sets():

@@ -19,6 +19,7 @@ from drifting.fields import make_field
 from drifting.fields.sinkhorn import log_plan
 from drifting.loss import guided_field
 from drifting.problems import one_set_of_problems
+from drifting.temperature import Temperatures
 
 SOFTMAX = ("kernel", "uncoupled")  # fields whose attraction is a softmax over the positives
 
@@ -103,14 +104,28 @@ def kernel_width(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding
         text = f"attraction is spread over {width.spread:.1f} of {n:.0f} reals"
         advice = ""
         if width.spread > FLAT * n:
-            advice = f"flat: give --drift.temperatures below {tau:g}"
+            advice = f"flat: give {narrower(drift, tau)}"
         elif all_narrow:
             fault = "saturated"
             if width.at_floor(n):
                 fault = "at its floor, where no real is near"
-            advice = f"{fault}: give --drift.temperatures above {tau:g}, or --drift.field sinkhorn"
+            advice = f"{fault}: give {wider(drift, tau)}, or --drift.field sinkhorn"
         findings.append(Finding(f"kernel at {tau:g}", text, advice))
     return findings
+
+
+def narrower(drift: DriftConfig, tau: float) -> str:
+    """Returns the words for a kernel that is narrower than at a temperature."""
+    if isinstance(drift.memory, Temperatures):
+        return f"--drift.neighbours below {drift.memory.neighbours:g}"
+    return f"--drift.temperatures below {tau:g}"
+
+
+def wider(drift: DriftConfig, tau: float) -> str:
+    """Returns the words for a kernel that is wider than at a temperature."""
+    if isinstance(drift.memory, Temperatures):
+        return f"--drift.neighbours above {drift.memory.neighbours:g}"
+    return f"--drift.temperatures above {tau:g}"
 
 
 class Width(NamedTuple):
@@ -218,7 +233,7 @@ def bias(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
         share = share**2
     advice = ""
     if share > BIAS:
-        advice = f"give {more_positives(drift)} or larger --drift.temperatures"
+        advice = f"give {more_positives(drift)} or {wider(drift, max(drift.temperatures))}"
         if not is_corrected:
             advice = f"give --drift.bias_correction 1, {advice.removeprefix('give ')}"
     text = f"{share:.0%} of the attraction, at the widest temperature"
@@ -270,12 +285,26 @@ def covered(one: FeatureSet, x: jax.Array, drift: DriftConfig, tau: float) -> fl
     As many of x are taken as there are generated samples, and positives left.
     """
     pos, weight = one.pos[:, 1::2], one.weight_pos[:, 1::2]
-    x = x[:, : min(one.gen.shape[1], pos.shape[1])]
+    x = evenly(x, min(one.gen.shape[1], pos.shape[1]))
     weights = attraction(x, pos, weight, tau, one.unit, _kernel_of(drift))
     mass = jnp.mean(weights, 1)  # [B, P / 2]
     present = weight > 0
     due = 1 / jnp.sum(present, 1, keepdims=True)
     return float(jnp.sum((mass >= DUE * due) & present) / jnp.sum(present))
+
+
+def evenly(x: jax.Array, n: int, of_odd: bool = False) -> jax.Array:
+    """Returns n samples out of x [B, N, D], evenly spaced.
+
+    With the joint these are of every second condition, as every second positive is.
+
+    Args:
+        x: samples, N >= n; with the joint as many of each condition, one condition after the other.
+        n: how many.
+        of_odd: whether they are to be of the conditions 1, 3, ... and not of 0, 2, ...
+    """
+    stride = x.shape[1] // n
+    return x[:, stride // 2 * of_odd :: stride][:, :n]
 
 
 # ---------------------------------------------------------------- the force
@@ -301,7 +330,7 @@ def force(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding]:
     if ratio < FLOOR:
         advice = (
             "samples lie where the field is at rest, as they do when they coincide: begin again "
-            "with a lower --optim.learning_rate or larger --drift.temperatures"
+            f"with a lower --optim.learning_rate or {wider(drift, max(drift.temperatures))}"
         )
     text = f"V is {ratio:.2f} of its size on reals in the place of samples, which is noise"
     return [Finding("force", text, advice)]
@@ -319,7 +348,8 @@ def _above_floor(one: FeatureSet, drift: DriftConfig, n: int) -> np.ndarray:
         return np.asarray(found, np.float64)
 
     floor = size(rest, weight_rest)
-    return size(one.gen[:, :n], jnp.ones_like(weight_rest)) / np.maximum(floor, 1e-30)
+    gen = evenly(one.gen, n, of_odd=True)
+    return size(gen, jnp.ones_like(weight_rest)) / np.maximum(floor, 1e-30)
 
 
 @functools.partial(jax.jit, static_argnames=("field", "options"))
