@@ -304,7 +304,10 @@ def test_pixels_are_the_plain_definition():
 
 
 def test_collect_is_moments_of_all(monkeypatch):
+    """Of batches in parts, on eight devices: 40 images go through the network as 16, 16 and 8."""
     monkeypatch.setattr(collect_lib, "BLOCK", 16)
+    monkeypatch.setattr(collect_lib, "ROWS_ON_A_CPU", 2)
+    assert collect_lib.most_at_once(40, mesh_sharding(8)) == 16
     images = np.random.default_rng(0).integers(0, 256, (75, 8, 8, 1), np.uint8)
     network = convolution()
     cut = [images[:5], images[5:45], images[45:]]
