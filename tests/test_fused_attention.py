@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from models.dit import Attention, DiT, kernel_of_device
 from models.positions import rope_rotation
 from tests.test_dit import SMALL
-from tests.test_train import parts_of
+from tests.test_train import DIT, parts_of
 from training import drift
 from utils import sharding
 from utils.errors import UserError
@@ -131,7 +131,7 @@ def test_auto_takes_the_kernel_of_the_device(device, tokens, width, heads, dtype
     ],
 )
 def test_a_dry_run_says_the_kernel(asked, words):
-    wide = {"model.attention": asked, "model.hidden_size": 128}
+    wide = DIT | {"model.attention": asked, "model.hidden_size": 128}
     parts = parts_of(wide)
     report = drift.DriftJob.report(parts)
     (row,) = [line for line in report.splitlines() if line.startswith("attention")]

@@ -321,7 +321,7 @@ def test_not_finite_stops_with_the_step(tmp_path, caplog):
     caplog.set_level("INFO", "train")
     too_fast = {"optim.learning_rate": 1e30, "optim.clip": 1e30}
     with pytest.raises(UserError, match=r"step \d+: .*not finite"):
-        train(tmp_path, too_fast | {"model.attention": "auto"})
+        train(tmp_path, DIT | too_fast | {"model.attention": "auto"})
     (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("attention: ")]
     assert line.startswith("attention: xla, which auto takes here (cpu)")
 
