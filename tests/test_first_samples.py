@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import parts_of
+from test_train import DIT, parts_of
 
 import data
 from configs import presets
@@ -31,7 +31,7 @@ def moments(samples, model):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"model.patch_size": 4}, {"model.name": "mlp"}], ids=["patches", "whole"]
+    "changes", [DIT | {"model.patch_size": 4}, {"model.name": "mlp"}], ids=["patches", "whole"]
 )
 def test_first_samples_are_like_the_data(changes):
     """The mean, and the covariance up to what 256 random directions leave of it."""
@@ -93,8 +93,8 @@ def test_mistakes():
     for flag, value in (("model.output_init", "data"), ("model.clip_output", True)):
         with pytest.raises(UserError, match=f"{flag}=.* leave it out with --objective flow"):
             parts_of(flow | {flag: value})
-    model = parts_of().model
-    parts = parts_of({"model.refine_channels": 4})
+    model = parts_of(DIT).model
+    parts = parts_of(DIT | {"model.refine_channels": 4})
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     with pytest.raises(UserError, match="absent there .* give --model.refine_channels=0, or"):
         fitted(parts, model, shapes)
