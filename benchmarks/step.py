@@ -297,7 +297,8 @@ def describe_mae(sizes: str, channels: int, folder: pathlib.Path) -> None:
         use_bf16=False,
         num_classes=1000,
     )
-    facts = {"model_config": {name: getattr(model, name) for name in mae_fields()}}
+    model_config = {name: getattr(model, name) for name in mae_fields()}
+    facts = {"kind": "mae", "model_config": model_config}
     (folder / "metadata.json").write_text(json.dumps(facts))
 
 

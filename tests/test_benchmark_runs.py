@@ -17,6 +17,7 @@ from absl import flags
 from conftest import ROOT
 
 from benchmarks import compare, fields, frame, passes, runs, step, style, wrong_commands
+from models.artifacts import read_metadata
 from utils import config as config_lib
 from utils.errors import UserError
 
@@ -52,6 +53,11 @@ def test_flags_of_a_second_step():
     assert found == {"encoder.cache": "off", "model.remat": "1"}
     with pytest.raises(UserError, match="expected NAME=VALUE"):
         step.second_flags("encoder.cache off")
+
+
+def test_the_random_encoder_is_described_as_one(tmp_path):
+    step.describe_mae("8,1,1,1,1", 4, tmp_path)
+    assert read_metadata(tmp_path, "mae")["model_config"]["base_channels"] == 8
 
 
 TINY_STEP = """--recipe none --size 16 --channels 4 --classes 4 --samples_per_class 8
