@@ -33,8 +33,8 @@ def distance(
     dot = jnp.einsum("...nd,...md->...nm", x, y, precision=jax.lax.Precision.HIGHEST)
     x_squared, y_squared = jnp.sum(x * x, -1), jnp.sum(others * others, -1)
     if shared:
-        # Masks instead of slices: the compiler then divides the rows of x over devices and leaves y
-        # whole.
+        # The product is masked, not sliced: the compiler then divides
+        # the rows of x over devices and leaves y whole.
         diagonal = jnp.where(jnp.eye(*dot.shape[-2:], dtype=bool), dot, 0)
         x_squared = jnp.sum(diagonal, -1)
         y_squared = jnp.pad(y_squared, [(0, 0)] * (y.ndim - 2) + [(shared, 0)])

@@ -291,17 +291,13 @@ def test_own_data_of_three_images(digits, tmp_path):
 
 # ---------------------------------------------------------------- a run
 
-SETTINGS = (
-    TINY
-    | DIT
-    | {
-        "recipe": "digits",
-        "model.depth": 1,
-        "drift.n_pos": 6,
-        "drift.bank_per_class": "all",
-        "max_steps": 8,
-    }
-)
+SETTINGS = TINY | {
+    "recipe": "digits",
+    "model.depth": 1,
+    "drift.n_pos": 6,
+    "drift.bank_per_class": "all",
+    "max_steps": 8,
+}
 # The bank is renewed on the way: it is smaller than the data.
 RENEWED = STREAM | {
     "drift.bank_per_class": 40,
