@@ -194,6 +194,9 @@ def test_stylegan_statistics(protocol, tmp_path):
     assert evidence.sigma == pytest.approx(np.cov(RANDOM.T, ddof=0), rel=1e-10, abs=1e-12)
 
 
+ORDERED = b"\x80\x04ccollections\nOrderedDict\n]"
+
+
 def cut(holds: dict) -> bytes:
     return pickle.dumps(holds)[:-30]
 
@@ -221,6 +224,11 @@ def longer(holds: dict) -> bytes:
         (lambda holds: pickle.dumps(stylegan(raw_mean=np.full(4, 300.0))), "not negative"),
         (lambda holds: pickle.dumps({"fid": {"mu": 1, "sigma": 2}}), "lacks the arrays"),
         (lambda holds: b"cnumpy\nndarray\n}(Vx\nI1\nubK\x01.", "no pickle"),
+        (lambda holds: b"\x80\x04})" + b"\x85" * 10**6 + b"K\x01s.", "a key is a tuple"),
+        (lambda holds: b"\x80\x04}()" + b"2\x86" * 80 + b"K\x01u.", "a key is a tuple"),
+        (lambda holds: b"\x80\x04()" + b"2\x86" * 80 + b"K\x01d.", "a key is a tuple"),
+        (lambda holds: ORDERED + b")" + b"2\x86" * 80 + b"K\x01\x86a\x85R.", "a key is a tuple"),
+        (lambda holds: b"\x80\x04\x8f()" + b"2\x86" * 80 + b"\x90.", "it has a set"),
     ],
     ids=[
         "objects",
@@ -238,6 +246,11 @@ def longer(holds: dict) -> bytes:
         "a false mean",
         "numbers",
         "attributes",
+        "a deep key",
+        "a wide key",
+        "a wide key of pairs",
+        "a wide key of an OrderedDict",
+        "a wide member",
     ],
 )
 def test_hostile_pickles(make, words, tmp_path):

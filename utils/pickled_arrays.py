@@ -3,6 +3,9 @@
 A pickle can call any importable function. This reader resolves only the few names that NumPy's own
 pickles have, to stand-ins that build arrays out of bytes and check them, and refuses every other
 name before anything is called.
+
+Data alone can do harm too: a short pickle can make a tuple of tuples so deep that Python crashes
+when it becomes a key, or so wide that this takes for ever. So no tuple may be a key.
 """
 
 import io
@@ -10,7 +13,7 @@ import math
 import os
 import pickle
 import pickletools
-from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,9 @@ from utils.errors import UserError
 
 PLAIN = "fiub"  # kinds of numbers: floats, integers, truth values
 BOOKMARKS = ("PUT", "BINPUT", "LONG_BINPUT")  # each makes a table as long as its number says
+SETS = ("EMPTY_SET", "ADDITEMS", "FROZENSET")
+LARGEST_AXIS = 1 << 48
+MOST_AXES = 32
 
 
 def read_pickled_arrays(path: str | os.PathLike) -> Any:
@@ -52,6 +58,14 @@ def check_opcodes(pickled: bytes) -> None:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
         if opcode.name in BOOKMARKS and isinstance(argument, int) and argument > count:
             raise ValueError(f"it reserves {argument} places after {count} steps")
+        if opcode.name in SETS:
+            raise ValueError("it has a set, which no statistics need")
+
+
+def check_keys(keys: Iterable) -> None:
+    """Raises ValueError for keys whose contents would have to be gone through."""
+    if any(isinstance(key, tuple) for key in keys):
+        raise ValueError("a key is a tuple, expected a name")
 
 
 # ---------------------------------------------------------------- the few names it may use
@@ -99,6 +113,16 @@ class _DType(_Global):
         return _NumberType(dtype)
 
 
+class _Dict(dict):
+    """Stands for a kind of dict, which may get its entries as a list of pairs."""
+
+    __slots__ = ()
+
+    def __init__(self, pairs=()):
+        check_keys(key for key, _ in pairs)
+        super().__init__(pairs)
+
+
 class _Array:
     """What the pickle makes first of an array: it gets its contents afterwards."""
 
@@ -143,8 +167,8 @@ class _Scalar(_Global):
 
 
 GLOBALS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("dnnlib.util", "EasyDict"): OrderedDict,  # a dict of the EDM programs
+    ("collections", "OrderedDict"): _Dict,
+    ("dnnlib.util", "EasyDict"): _Dict,  # a dict of the EDM programs
     ("numpy", "ndarray"): _ArrayType(),
     ("numpy", "dtype"): _DType(),
 }
@@ -154,13 +178,35 @@ for _core in ("numpy.core", "numpy._core"):  # before NumPy 2, and since
     GLOBALS[f"{_core}.numeric", "_frombuffer"] = _FromBuffer()
 
 
-class _Unpickler(pickle.Unpickler):
-    """Unpickles with GLOBALS alone."""
+# The one of the standard library that is written in Python, so that keys can be looked at.
+_Base: Any = pickle._Unpickler
+
+
+class _Unpickler(_Base):
+    """Unpickles with GLOBALS alone, and without tuples for keys."""
+
+    dispatch: dict[int, Any] = dict(_Base.dispatch)
 
     def find_class(self, module, name):
         if (module, name) not in GLOBALS:
             raise _NoArray(f"{module}.{name}"[:80])
         return GLOBALS[module, name]
+
+    def load_setitem(self):
+        check_keys([self.stack[-2]])
+        super().load_setitem()
+
+    def load_setitems(self):
+        check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self):
+        check_keys(self.stack[::2])
+        super().load_dict()
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
 
 
 # ---------------------------------------------------------------- arrays
@@ -168,13 +214,17 @@ class _Unpickler(pickle.Unpickler):
 
 def to_array(numbers: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     """Returns the array of some bytes, after checking that they are as many as its shape says."""
-    numbers = bytes(memoryview(numbers))
-    if not isinstance(dtype, _NumberType) or not all(isinstance(n, int) for n in shape):
-        raise ValueError("an array without a type or a shape of numbers")
+    numbers = memoryview(numbers)  # no copy: a pickle may name the same bytes a thousand times
+    if not isinstance(dtype, _NumberType) or not isinstance(shape, tuple):
+        raise ValueError("an array without a type or a shape")
+    if len(shape) > MOST_AXES or not all(isinstance(n, int) for n in shape):
+        raise ValueError("an array whose shape is not a few numbers")
+    if not all(0 <= n < LARGEST_AXIS for n in shape):
+        raise ValueError("an array of a size that none has")
     expected = math.prod(shape) * dtype.dtype.itemsize
-    if min(shape, default=0) < 0 or expected != len(numbers):
+    if expected != numbers.nbytes:
         raise ValueError(
-            f"{list(shape)} of {dtype.dtype} need {expected} bytes, not {len(numbers)}"
+            f"{list(shape)} of {dtype.dtype} need {expected} bytes, not {numbers.nbytes}"
         )
     return np.frombuffer(numbers, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
 
