@@ -10,6 +10,7 @@ Measured  not measured yet
 """
 
 OVERRIDES = {
+    "dataset_name": "celebahq256",
     "batch_size": 256,  # one group
     "max_steps": 100_000,
     "sample_interval": 2000,

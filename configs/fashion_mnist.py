@@ -9,4 +9,4 @@ Measured  not measured yet: the settings are those of mnist, chosen on digits
 
 from configs import mnist
 
-OVERRIDES = mnist.OVERRIDES
+OVERRIDES = mnist.OVERRIDES | {"dataset_name": "fashion_mnist"}

@@ -8,6 +8,7 @@ Measured  not measured yet
 """
 
 OVERRIDES = {
+    "dataset_name": "imagenet64",
     "batch_size": 4096,  # 64 classes x 64
     "max_steps": 100_000,
     "sample_interval": 2000,

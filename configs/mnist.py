@@ -12,4 +12,4 @@ in the mean of each score (docs/benchmarks.md).
 
 from configs import mnist_5k
 
-OVERRIDES = mnist_5k.OVERRIDES
+OVERRIDES = mnist_5k.OVERRIDES | {"dataset_name": "mnist"}

@@ -12,6 +12,7 @@ Of 1,000 training digits in the place of generated ones: 12.15, 0.88, 0.88.
 from configs import digits
 
 OVERRIDES = digits.OVERRIDES | {
+    "dataset_name": "mnist_5k",
     "max_steps": 800,
     "eval_interval": 200,
     "sample_interval": 200,

@@ -10,4 +10,7 @@ Measured  not measured yet
 
 from configs import imagenet64
 
-OVERRIDES = imagenet64.OVERRIDES | {"batch_size": 2048}  # 32 classes x 64
+OVERRIDES = imagenet64.OVERRIDES | {
+    "dataset_name": "tiny_imagenet",
+    "batch_size": 2048,  # 32 classes x 64
+}

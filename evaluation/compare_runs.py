@@ -42,7 +42,8 @@ COLUMNS = 8  # samples in a row of a grid
 QUERIES, NEIGHBOURS = 6, 5
 CLASSES_SHOWN = 10  # rows of a grid
 LARGEST_GALLERY = 20_000  # training images among which neighbours are looked for
-SHOWN_SIDE = 320  # points of the screen that a grid has on a side, at least
+IMAGE_SIDE = 56  # points of the screen that a small image of a grid has on a side, about
+HALF_PAGE = 540  # points, the widest of two grids beside one another
 SAMPLE_BATCH = 256
 GREY = 128  # of the lines between images
 
@@ -313,9 +314,11 @@ def neighbour_picture(run: Run, images: np.ndarray, metadata: dict) -> str:
     return picture(rows.reshape(-1, *images.shape[1:]), 1 + count, text, caption)
 
 
-def picture(images: np.ndarray, columns: int, text: str, caption: str) -> str:
-    """Returns images [N,H,W,C] as one, row by row, large enough to be seen."""
+def picture(
+    images: np.ndarray, columns: int, text: str, caption: str, widest: int = HALF_PAGE
+) -> str:
+    """Returns images [N,H,W,C] as one, row by row, enlarged up to a width in points."""
     apart = np.pad(images, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=GREY)
     grid = rearrange(apart, "(r c) h w d -> (r h) (c w) d", c=columns)
-    scale = max(1, SHOWN_SIDE // grid.shape[1])
+    scale = max(1, min(round(IMAGE_SIDE / images.shape[2]), widest // grid.shape[1]))
     return page.image(grid, text, caption, scale)

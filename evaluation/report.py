@@ -47,6 +47,7 @@ log = logging.getLogger("report")
 
 FILE = "report.html"
 PER_CLASS = 10  # samples of a class in a grid
+WIDEST = 700  # points of the screen, of that grid
 ALPHAS = (1.0, 1.5, 2.0, 3.0, 4.0)  # columns of the sweep, as far as a run was trained
 MOST_POINTS = 150  # of a curve
 MOST_SLIDES = 30  # pictures of the slider
@@ -115,14 +116,19 @@ def result_line(rows: Sequence[dict], config: Any) -> str:
     row = shown_row(rows)
     name = distance_name(row)
     if not name:
-        return describe_scores(row)
+        return in_words(row)
     text = f"{name} {row[name]:.4g}"
     if f"{name}{ERROR}" in row:
         text += f" ± {row[name + ERROR]:.2g}"
     text += f" at step {row['step']:,}, of {row['num_samples']:,} samples"
     text += f"; {floor_of(config, row).text}"
-    others = describe_scores({key: value for key, value in row.items() if key != name})
+    others = in_words({key: value for key, value in row.items() if key != name})
     return f"{text}; {others}." if others else f"{text}."
+
+
+def in_words(row: dict) -> str:
+    """Returns the scores of a row with their errors: recall 0.752 ± 0.016."""
+    return describe_scores(row).replace("+-", "±")
 
 
 def shown_row(rows: Sequence[dict]) -> dict:
@@ -150,9 +156,10 @@ def score_rows(rows: Sequence[dict]) -> str:
     names = dict.fromkeys(name for row in rows for name in scores(row))
     body = []
     for row in rows:
-        facts = [f"{row.get('cfg_scale', 1):g}", row["features"], f"{row['num_samples']:,}"]
+        alpha = page.Cell(f"{row.get('cfg_scale', 1):g}")
+        facts = [row["features"], alpha, page.Cell(f"{row['num_samples']:,}")]
         body.append([*facts, *(score_cell(row, name, None) for name in names)])
-    return page.table(["alpha", "network", "samples", *names], body)
+    return page.table(["network", "alpha", "samples", *names], body)
 
 
 # ---------------------------------------------------------------- samples
@@ -168,7 +175,8 @@ def sample_sections(run: Run, sampler: Sampler, config: Any) -> list[str]:
     names = [sampler.class_name(label) for label in labels[::PER_CLASS]]
     told = f"Rows: {', '.join(names)}. Noise of seed {sampler.seed}."
     text = f"{PER_CLASS} samples of each of the classes {', '.join(names)}"
-    grids = [picture(images, PER_CLASS, text, "alpha 1, ten samples of each class")]
+    caption = "alpha 1, ten samples of each class"
+    grids = [picture(images, PER_CLASS, text, caption, WIDEST)]
     alphas = [alpha for alpha in ALPHAS if alpha <= config.drift.alpha_max]
     if config.objective == "drift":
         if len(alphas) > 1:
@@ -428,7 +436,7 @@ def how_to_go_on(run: Run, config: Any, events: Sequence[dict]) -> list[str]:
     folder = shlex.quote(str(run.folder))
     start = next((event for event in events if event["event"] == "start"), {})
     again = shlex.join(start["command"]) if start else "the command of the run"
-    commit, in_words = code_of(start)
+    commit, commit_in_words = code_of(start)
     commands = [
         f"{again}   # the same folder goes on; with another --save_dir it is repeated",
         f"python train_drift.py --save_dir {folder} --max_steps MORE",
@@ -439,7 +447,7 @@ def how_to_go_on(run: Run, config: Any, events: Sequence[dict]) -> list[str]:
         f"python scripts/export.py --load_dir {folder} --push OWNER/NAME",
     ]
     if commit:
-        commands.insert(0, f"git checkout {commit}   # to reproduce it: {in_words}")
+        commands.insert(0, f"git checkout {commit}   # to reproduce it: {commit_in_words}")
     if config.objective == "drift":
         commands.append(f"python scripts/doctor.py --load_dir {folder}   # looks into its field")
     return [page.code("\n".join(commands)), "<h3>Cite</h3>", page.code(CITATION)]

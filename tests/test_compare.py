@@ -157,6 +157,18 @@ def test_curves_tell_all_values():
     assert len(flat.all("circle")) == 1
 
 
+def test_the_numbers_beside_curves_differ():
+    for values in ((3.0000002, 2.9999998), (3.0001, 3.0005), (-0.3, 0.2), (2e-9, 5e-9), (8e6, 9e6)):
+        told = page._axes(page._Axis(0, 8, 0, 1), page._Axis(*sorted(values), 0, 1), "step")
+        labels = re.findall(r'text-anchor="end">(.*?)</text>', told)
+        assert len(set(labels)) == len(labels) >= 4
+    rounding = {"a": [(1, 3.0000002), (2, 2.9999998)]}
+    heights = {
+        circle["cy"] for circle in Reader(page.curves("x", rounding, "a", "b")).all("circle")
+    }
+    assert len(heights) == 1  # a straight line
+
+
 def test_images_are_kept_to_the_bit():
     for channels in (1, 3):
         pixels = np.random.default_rng(0).integers(0, 256, (5, 4, channels), np.uint8)

@@ -244,8 +244,9 @@ def test_planned_offline(recipe):
 
     In the place of latents that the user has made stand those of scripts/plan.py.
     """
-    named = {"dataset_name": recipe} if recipe in data.SOURCES else {}
-    config = config_lib.resolve({"recipe": recipe, "dry_run": True, "mesh.devices": 1} | named)
+    config = config_lib.resolve({"recipe": recipe, "dry_run": True, "mesh.devices": 1})
+    if recipe in data.SOURCES:
+        assert config.dataset_name == recipe
     if recipe == "imagenet256_latent":
         dataset = stand_in(types.SimpleNamespace(stand_in="latents", samples=1_281_167), config)
     else:

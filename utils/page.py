@@ -49,8 +49,8 @@ svg .axis { stroke: var(--line); }
 @media (max-width: 36rem) { svg text { font-size: 15px; } }
 output { display: block; min-height: 1.5em; }
 p.lead { font-size: 1.2rem; margin: 0.5rem 0; }
-pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: 0.7rem;
-      font-size: 0.85rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line);
+      border-radius: 6px; padding: 0.7rem; font-size: 0.85rem; }
 input[type="range"] { width: min(100%, 34rem); }
 .slides img[hidden] { display: none; }
 """
@@ -251,6 +251,7 @@ def _cell(value: str | float | Cell) -> str:
 WIDTH, HEIGHT = 560, 320  # of a drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 44  # margins
 TICKS = 5
+FLAT = 1e-5  # share of its values below which a curve is a straight line, rounding beside
 
 Points = Sequence[tuple[float, float]]
 
@@ -291,7 +292,7 @@ class _Axis:
     """From values to places of a drawing."""
 
     def __init__(self, low: float, high: float, start: float, end: float):
-        if low == high:
+        if high - low <= FLAT * max(abs(low), abs(high)):
             margin = abs(low) / 2 or 0.5
             low, high = low - margin, high + margin
         self.step = _round_step((high - low) / TICKS)
@@ -304,7 +305,17 @@ class _Axis:
 
     def ticks(self) -> list[float]:
         count = round((self.high - self.low) / self.step)
-        return [self.low + i * self.step for i in range(count + 1)]
+        first = round(self.low / self.step)
+        return [(first + i) * self.step for i in range(count + 1)]
+
+    def label(self, value: float) -> str:
+        """Returns a number with as many digits as tell it from the next one."""
+        largest = max(abs(self.low), abs(self.high))
+        decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
+        if largest < 1e6 and decimals <= 5:
+            return f"{value:,.{decimals}f}"
+        digits = max(4, math.ceil(math.log10(largest / self.step)) + 1)
+        return f"{value:.{digits}g}"
 
 
 def _round_step(step: float) -> float:
@@ -320,11 +331,15 @@ def _axes(x_axis: _Axis, y_axis: _Axis, x_name: str) -> str:
     for value in x_axis.ticks():
         x = x_axis.place(value)
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{value:.5g}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{x_axis.label(value)}</text>'
+        )
     for value in y_axis.ticks():
         y = y_axis.place(value)
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>')
+        parts.append(
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{y_axis.label(value)}</text>'
+        )
     middle = (LEFT + right) / 2
     parts.append(
         f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(x_name)}</text>'
