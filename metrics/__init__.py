@@ -11,6 +11,7 @@
     precision_recall_error
                         their errors
     sliced_wasserstein  sliced Wasserstein distance, and its ratio to that of held-out reals
+    sliced_error        its error near the floor
     vendi               how many different images there are: diversity alone
     memorisation        do samples repeat the training images?
     class_agreement     accuracy of a classifier on the images

@@ -4,7 +4,7 @@ Nearly every score is the mean of what each sample contributes to it, to first o
 of samples. So its error is the deviation of the contributions over the root of their number: the
 infinitesimal jackknife (Jaeckel 1972; Efron 1981, https://doi.org/10.1093/biomet/68.3.589). Nothing
 is drawn anew: a bootstrap draws samples twice, and a Fréchet distance of fewer different samples is
-another figure.
+another figure. Of a score that is no smooth function of them, `sliced_error` says what to keep.
 
 The reference is held fixed; held-out reals of a ratio are not. The error is that of other samples
 of the same generator against the same reference; other training runs differ by more.

@@ -7,6 +7,7 @@ Its ratio (`swr`) is that of `metrics.ratios`: the distance of the samples from 
 that of held-out reals, so that 1 is as near as real images are.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy import ndarray
 
 from metrics.errors import Estimate
 from metrics.evidence import Comparison, needed
+from metrics.sliced_error import DIRECTIONS as FEW
+from metrics.sliced_error import variance_left
 from utils.errors import UserError
 
 DIRECTIONS = 1000  # of the ratio
@@ -81,10 +84,13 @@ def swr_scores(comparison: Comparison) -> tuple[float]:
 def swr_estimates(comparison: Comparison) -> dict[str, Estimate]:
     """For `metrics.table`. The directions are held fixed, as the reference is."""
     fake, held_out = _slices_of(comparison)
-    value = _ratio(fake, held_out)
-    of_reals = held_out.distances.mean()
-    of_samples = fake.contributions / of_reals
-    return {"swr": Estimate(value, (of_samples, -value * held_out.contributions / of_reals))}
+    value, of_reals = _ratio(fake, held_out), held_out.distances.mean()
+    *sets, real = _features_of(comparison)
+    direction = _directions(real.shape[1], FEW, SEED)
+    left = [variance_left(x @ direction, real @ direction) for x in sets]
+    of_samples = math.sqrt(left[0]) * fake.contributions / of_reals
+    of_held_out = math.sqrt(left[1]) * held_out.contributions / of_reals
+    return {"swr": Estimate(value, (of_samples, -value * of_held_out))}
 
 
 # ---------------------------------------------------------------- parts
@@ -117,13 +123,17 @@ def _one_dimension(
     return (np.abs(difference) * gaps).sum(0), potential[: len(x)]
 
 
+def _features_of(comparison: Comparison) -> list[Float[ndarray, "_ D"]]:
+    """Returns the features of the samples, of the held-out reals and of the reference."""
+    sets = (comparison.fake, comparison.held_out, comparison.real)
+    return [needed(evidence.features if evidence else None).astype(np.float64) for evidence in sets]
+
+
 def _slices_of(comparison: Comparison) -> tuple[Slices, Slices]:
     """Returns the samples and the held-out reals, each against the reference."""
-    real = needed(comparison.real.features)
-    held_out = needed(comparison.held_out.features if comparison.held_out else None)
-    sets = (needed(comparison.fake.features), held_out)
-    fake, reals = (slices(features, real, DIRECTIONS, SEED) for features in sets)
-    return fake, reals
+    *sets, real = _features_of(comparison)
+    fake, held_out = (slices(features, real, DIRECTIONS, SEED) for features in sets)
+    return fake, held_out
 
 
 def _ratio(fake: Slices, held_out: Slices) -> float:

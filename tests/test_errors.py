@@ -18,6 +18,7 @@ from metrics.fid import frechet_distance, moments
 from metrics.frechet_error import Target, _contributions, _fit, factor, fit_line
 from metrics.inception_score import inception_score
 from metrics.ratios import mean_estimate
+from metrics.sliced_error import variance_left
 from metrics.table import METRICS
 from utils.errors import UserError
 from utils.logging import without_warnings
@@ -119,6 +120,24 @@ def test_estimates_are_the_scores(monkeypatch):
         assert errors >= set(expected) - {"kd_std", "memorised", "memorised_error", "nearer_error"}
     found = as_columns(METRICS["memorisation"].estimate(comparison))
     assert found["nearer_error"] > 0 and found["memorised_error"] > 0
+
+
+def test_slices_near_the_floor_vary_less_than_their_contributions():
+    """Against draws: there the sign of F - G is noise. Far from it nothing is left out."""
+    random = np.random.default_rng(4)
+    y = random.normal(size=(600, 3))
+    found, contributed, expected = [], [], []
+    for _ in range(50):
+        x = random.normal(size=(200, 3))
+        slices = sliced_wasserstein.slices(x, y, 8, 0)
+        direction = sliced_wasserstein._directions(3, 8, 0)
+        found.append(slices.distances.mean())
+        contributed.append(np.var(slices.contributions) / len(x))
+        expected.append(contributed[-1] * variance_left(x @ direction, y @ direction))
+    assert 0.75 < np.mean(expected) / np.var(found, ddof=1) < 1.5
+    assert np.mean(contributed) / np.var(found, ddof=1) > 1.75
+    assert 0.97 < variance_left(x + 3, y) <= 1
+    assert variance_left(x[:3], y) == variance_left(np.zeros((9, 2)), np.zeros((5, 2))) == 1
 
 
 def test_the_line():
