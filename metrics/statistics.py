@@ -110,19 +110,25 @@ def read_statistics(path: str | os.PathLike, network: str = "inception") -> Stat
         check_spread("its", np.linalg.eigvalsh(sigma))
         if "provenance" in arrays:
             provenance = json.loads(str(arrays["provenance"]))
+    except RecursionError:
+        raise UserError(f"{path}: a provenance that is too deep; expected a flat one") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(provenance, dict):  # It is of another program.
         provenance = {}
     count = provenance.get("count", 0)
     features = arrays.get("features")
-    if type(count) is not int or count < 0:
+    if type(count) is not int or not 0 <= count < 2**63:
         raise UserError(f"{path}: a count of {str(count)[:40]!r}; expected a number of images")
     if features is not None and (features.dtype.kind != "f" or features.shape[1:] != mu.shape):
         raise UserError(
             f"{path}: features {features.dtype} {list(features.shape)}; expected floats "
             f"[N, {mu.size}]"
         )
+    if features is not None and count not in (0, len(features)):
+        raise UserError(f"{path}: features of {len(features)} images, a count of {count}")
+    if features is not None and not np.isfinite(features).all():
+        raise UserError(f"{path}: features that are not finite; compute them again")
     return Statistics(Evidence(count, mu, sigma, features), provenance)
 
 
@@ -225,9 +231,9 @@ def check_provenance(
     for key in (*REFUSED, *WARNED):
         if key not in given or key not in expected or given[key] == expected[key]:
             continue
+        said = " ".join(str(given[key]).split())[:60]
         message = (
-            f"--{flag} {path}: made with {key} {given[key]}, but this evaluation has "
-            f"{expected[key]}"
+            f"--{flag} {path}: made with {key} {said}, but this evaluation has {expected[key]}"
         )
         if key in REFUSED:
             raise UserError(f"{message}; compute them again with scripts/compute_fid_stats.py")

@@ -81,6 +81,10 @@ def test_another_provenance_is_refused(key, value, tmp_path):
     check_provenance("s.npz", statistics, FACTS, 4)
     with pytest.raises(UserError, match=f"made with {key}"):
         check_provenance("s.npz", statistics, FACTS | {key: value}, 4)
+    statistics.provenance[key] = "a\nb " * 1000
+    with pytest.raises(UserError, match="a b") as error:
+        check_provenance("s.npz", statistics, FACTS, 4)
+    assert len(str(error.value)) < 300 and "\n" not in str(error.value)
 
 
 def test_warnings(tmp_path, caplog):
@@ -98,6 +102,9 @@ def test_warnings(tmp_path, caplog):
         check_provenance("bare.npz", read_statistics(tmp_path / "bare.npz"), FACTS, 2048)
 
 
+GOOD = {"mu": MU, "sigma": SIGMA}
+
+
 @pytest.mark.parametrize(
     "arrays, words",
     [
@@ -107,8 +114,26 @@ def test_warnings(tmp_path, caplog):
         ({"mu": MU * np.nan, "sigma": SIGMA}, "not finite"),
         ({"mu": MU, "sigma": np.triu(np.ones((4, 4)))}, "not symmetric"),
         ({"mu": np.array([object()]), "sigma": SIGMA}, "plain arrays"),
+        (GOOD | {"provenance": "[" * 200_000}, "too deep"),
+        (GOOD | {"provenance": '{"count": %s}' % ("9" * 4000)}, "expected a number of images"),
+        (
+            GOOD | {"provenance": '{"count": 7}', "features": np.ones((5, 4))},
+            "features of 5 images",
+        ),
+        (GOOD | {"features": np.full((5, 4), np.nan)}, "features that are not finite"),
     ],
-    ids=["other names", "many names", "shape", "not finite", "no covariance", "objects"],
+    ids=[
+        "other names",
+        "many names",
+        "shape",
+        "not finite",
+        "no covariance",
+        "objects",
+        "deep provenance",
+        "a huge count",
+        "another count",
+        "features",
+    ],
 )
 def test_broken_files(arrays, words, tmp_path):
     np.savez(tmp_path / "s.npz", **arrays)
