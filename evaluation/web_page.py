@@ -51,7 +51,7 @@ STYLE = """
 #controls select, #controls input { font: inherit; width: 100%; min-height: 2.5rem;
   box-sizing: border-box; accent-color: #3b7dd8; }
 #controls .row { display: flex; gap: 0.5rem; }
-#controls button { font: inherit; }
+#controls button { font: inherit; min-height: 2.5rem; padding: 0 1rem; }
 """
 
 

@@ -4,6 +4,8 @@ The exporter is the package jax2onnx, which is optional. It knows no loops, so t
 here first, and its loop over the blocks is written out.
 """
 
+import contextlib
+import io
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -90,7 +92,8 @@ def write_onnx(image_of: OnePass, model: GeneratorModel, half: bool) -> bytes:
         return _evaluate(program.jaxpr, program.consts, inputs)[0]
 
     exporter = need(PACKAGE, "ONNX is written by it", REQUIREMENTS)
-    with warnings.catch_warnings(), without_warnings(*TALKING):
+    silence = contextlib.redirect_stdout(io.StringIO())  # it prints what it finds
+    with warnings.catch_warnings(), without_warnings(*TALKING), silence:
         warnings.simplefilter("ignore")
         exported = exporter.to_onnx(without_loops, shapes, return_mode="proto", model_name=OUTPUT)
     for value, name in zip(exported.graph.input, INPUTS, strict=True):

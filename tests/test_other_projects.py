@@ -90,6 +90,8 @@ def test_every_answer_is_given_by_a_program():
     ("program", "words", "expected"),
     [
         ("train_drift.py", ["--dataset", "cifar10"], "give --dataset_name cifar10"),
+        ("train_drift.py", ["--dataset", "tiny-imagenet"], "give --dataset_name tiny_imagenet"),
+        ("train_drift.py", ["--dataset", "/my/x"], "give --dataset_name folder:/my/x"),
         ("train_drift.py", ["--checkpoint", "runs/x"], "give --load_dir runs/x"),
         ("train_drift.py", ["--data_root", "/d"], "give --dataset_name folder:/d for a folder"),
         ("train_drift.py", ["--config", "cifar10_mae.yaml"], "give --recipe cifar10_mae"),

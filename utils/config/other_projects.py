@@ -279,7 +279,8 @@ def answer(name: str, value: str, ours: Iterable[str]) -> str:
         return _first(NOT_OF_AN_MAE, value, ours)
     for same in SAME_MEANING.get(name, ()):
         if same in ours:
-            return f"; give --{same} {value}".rstrip()
+            ours_value = _data_set(value) if same == "dataset_name" else value
+            return f"; give --{same} {ours_value}".rstrip()
     return _first(ADVICE.get(name, ()), value, ours)
 
 
@@ -346,6 +347,13 @@ def answer_to_word(word: str, ours: Iterable[str]) -> str:
     if is_recipe and "recipe" in ours:
         return f"; did you mean --recipe {word}?"
     return ""
+
+
+def _data_set(value: str) -> str:
+    """Returns tiny_imagenet for tiny-imagenet, folder:/x for /x, and other values as they are."""
+    if value.startswith(("/", "./", "../", "~/")) and not value.endswith(".npz"):
+        return f"folder:{value}"
+    return next(filter(is_data_set, spelled_alike(value, recipes())), value)
 
 
 def is_data_set(recipe: str) -> bool:
