@@ -256,6 +256,9 @@ def _without_replacement(key, filled, size, n):
     """
     noise = jax.random.uniform(key, (*filled.shape, size))
     is_filled = jnp.arange(size) < filled[..., None]
+    # Each slot draws a number below 1,
+    # and those with the n least are taken.
+    # Empty slots have 2, so they come last.
     # A sort and not top_k: compilers divide a sort over devices by rows.
     slot = jnp.argsort(jnp.where(is_filled, noise, 2.0), axis=-1)[..., :n]
     return slot, jnp.arange(n) < filled[..., None]
@@ -407,7 +410,9 @@ def batch_from_plan(bank: Bank, plan: Plan, sample_shape: tuple[int, ...] = ()) 
         n_classes = bank.counters.filled.shape[0]
         labels = xp.where(plan.dropped, n_classes, labels)  # the label of the null class
     if plan.anchors is not None:
-        is_null = (labels > 0)[..., None]  # with conditions there is one class, which is 0
+        # With conditions the only class is 0,
+        # so the null class is 1.
+        is_null = (labels > 0)[..., None]
         labels = xp.where(is_null, NULL, bank.conditions[plan.anchors])
     unc = take_any_class(bank, plan.unconditional)
 

@@ -142,6 +142,7 @@ def problem_losses(
     gen = problems.gen.astype(jnp.float32)
     p = _without_gradient(problems)
     x, d = p.gen, gen.shape[2]
+    # Which problem is of which set.
     member = jnp.asarray(p.set_of)[:, None] == np.arange(p.n_sets)  # [B, sets]
 
     def add(values):
@@ -176,6 +177,8 @@ def problem_losses(
 
     # V~ = sum_tau V_tau / lambda_tau, lambda_tau = sqrt(mean V_tau^2).
     # Both are in units of phi~: V / S_j is never written down, which would move it once more.
+    # The mean over N and D is [B, tau];
+    # `mean` wants B last.
     sq_norm = mean((jnp.mean(v**2, axis=(2, 3)) / s[:, None] ** 2).T)  # [tau, sets]
     if pooled is not None and pooled.drift_sq_norm is not None:
         sq_norm = pooled.drift_sq_norm
@@ -254,7 +257,12 @@ def guided_field(
             problem = (x, pos, neg, weight_pos, weight_neg, tau)
             return field(*problem, self_neg=self_neg, unit=unit, **more)
 
-        # The inner map is over temperatures, so that distances are computed only once.
+        # Two maps around the field of one problem.
+        # The inner one is over temperatures:
+        # only each_tau and tau, the last two, differ.
+        # So distances are computed only once.
+        # The outer one is over the B problems,
+        # which share the temperatures.
         all_taus = jax.vmap(one_problem, in_axes=(None,) * 7 + (0, 0))
         all_problems = jax.vmap(all_taus, in_axes=(0,) * 8 + (None,))
         problems = (p.gen, p.pos, neg, p.weight_pos, weight_neg, unit, each, each_tau)
@@ -263,7 +271,9 @@ def guided_field(
     if guidance == "field" and p.unc.shape[1]:
         v, perplexity = field_against(p.gen_neg, p.weight_gen_neg, p.self_neg)
         v_unc, _ = field_against(p.unc, p.weight_unc, 0)
-        others = 1 - (p.self_neg > 0) / p.gen.shape[1]  # a sample is not its own negative
+        # A sample is not its own negative:
+        # of N generated ones, N - 1 repel it.
+        others = 1 - (p.self_neg > 0) / p.gen.shape[1]
         weight_gen = jnp.maximum(jnp.sum(p.weight_gen_neg, 1) * others, 1e-8)
         w = jnp.sum(p.weight_unc, 1) / weight_gen  # alpha - 1
         return v + w[:, None, None, None] * v_unc, perplexity

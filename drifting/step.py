@@ -241,6 +241,8 @@ def group_loss(
     phi_gen = phi(random.first)
 
     weights = batch.weight_pos, unconditional_weights(batch.alpha, c)
+    # What is watched for collapse stays as it is,
+    # class by class, where all become one group.
     watched_gen, watched_real = phi_gen, phi_real
     if c.joint:
         of_gen = of_each_sample(batch.labels, c.n_neg, layout)

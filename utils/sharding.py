@@ -286,8 +286,9 @@ class MeshLayout:
     def bank_axes(self) -> tuple[str, ...]:
         """The axes over which a large bank is divided within its samples.
 
-        A step then exchanges what it draws among the devices of these axes, each of which wants
-        other classes. Where all devices want all classes, each needs all that is drawn.
+        Each device holds a part of every sample. A step gathers the parts of the samples that it
+        draws. Where classes are divided, a device asks the others along these axes for the samples
+        of its own classes alone. Where they are not, every device asks for all that is drawn.
         """
         return self.class_axes or ALL_AXES
 
@@ -344,10 +345,11 @@ _OF_SAMPLES: contextvars.ContextVar[NamedSharding | None] = contextvars.ContextV
 
 @contextlib.contextmanager
 def samples_divided(sharding: NamedSharding | None) -> Iterator[None]:
-    """Says to what is traced within how samples are divided, by their leading axis.
+    """Makes a sharding known to the code that is traced inside this `with` block.
 
-    A kernel that is written by hand needs it, since XLA cannot divide what it did not write
-    (models/fused_attention.py). It has to surround the tracing, not the running, of the program.
+    It is that of the samples, along their leading axis. A kernel that is written by hand asks for
+    it by `sharding_of_samples`, since XLA cannot divide over devices what it did not write
+    (models/fused_attention.py). The block has to surround the tracing of a program, not its runs.
     """
     before = _OF_SAMPLES.set(sharding)
     try:
