@@ -120,8 +120,10 @@ def describe_scores(row: dict) -> str:
 
 
 def describe_parameters(row: dict) -> str:
-    """Returns, for a title, which parameters a row is of."""
-    return "raw parameters" if row["ema"] == "raw" else f"EMA {row['ema']}"
+    """Returns, for a title, which parameters a row is of, and the Euler steps of a flow."""
+    text = "raw parameters" if row["ema"] == "raw" else f"EMA {row['ema']}"
+    steps = row.get("denoise_timesteps")
+    return f"{text}, {int(steps)} Euler steps" if steps else text
 
 
 # ---------------------------------------------------------------- the table

@@ -8,7 +8,7 @@ import pytest
 from test_metrics import naive_density_coverage, naive_precision_recall, normal
 
 from evaluation.against import TIE, describe, judge, verdict
-from evaluation.fid_csv import describe_scores
+from evaluation.fid_csv import describe_parameters, describe_scores
 from evaluation.scoring import Scored
 from metrics import kid, precision_recall, precision_recall_error, sliced_wasserstein
 from metrics.compare import as_columns
@@ -259,6 +259,9 @@ def test_who_is_better():
 def test_errors_are_printed_beside_their_scores():
     row = {"step": 3, "fid_50k": 8.43, "fid_50k_error": 0.05, "fid_inf_slope": 9.0, "is": 2.0}
     assert describe_scores(row) == "fid_50k 8.430 +- 0.05, is 2.000"
+    assert describe_parameters({"ema": "raw"}) == "raw parameters"
+    flow = {"ema": "0.99", "denoise_timesteps": 4}
+    assert describe_parameters(flow) == "EMA 0.99, 4 Euler steps"
 
 
 def test_few_samples_have_a_score_all_the_same():
