@@ -20,6 +20,12 @@ XLA_DEFAULTS = {
     "xla_cpu_parallel_codegen_split_count": 1,
     "xla_cpu_use_fusion_emitters": "false",  # they compile twice as long
 }
+# For steps that a test takes many of. Convolutions that are not optimised at all take several times
+# as long, and all passes would compile for longer than they save.
+OF_MANY_STEPS = {
+    "xla_backend_optimization_level": 1,
+    "xla_llvm_disable_expensive_passes": True,
+}
 # Of programs that tests start: one device.
 CHILD_XLA_FLAGS = " ".join(
     f"--{name}={value}" for name, value in XLA_DEFAULTS.items() if "device_count" not in name

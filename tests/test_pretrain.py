@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from conftest import CHILD_XLA_FLAGS, ROOT
+from conftest import CHILD_XLA_FLAGS, OF_MANY_STEPS, ROOT
 from PIL import Image
 from test_train import as_at
 
@@ -32,8 +32,8 @@ from models.runs import load_mae_run, load_run
 from training import loop, mae
 from training.resolve_encoder import read_encoder
 from training.state import to_items
+from utils import compiler, sharding
 from utils import config as config_lib
-from utils import sharding
 from utils.checkpoint import Checkpoints
 from utils.config import MAE_TRAINER
 from utils.errors import UserError
@@ -106,6 +106,14 @@ def as_flags(settings):
 
 
 crop = jax.jit(random_resized_crop, static_argnums=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def steps_of_many():
+    """Compiles all steps of this module alike, for speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "options", lambda mesh: OF_MANY_STEPS)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from conftest import OF_MANY_STEPS
 
 from data import toy2d as toys
 from metrics.sliced_wasserstein import sliced_wasserstein
@@ -43,9 +44,10 @@ LEARNED = {"drift.temperatures": "learned", "drift.neighbours": 8}
 
 
 def lab(given):
-    return toy2d_lab.Lab(
-        "bimodal", toy2d_lab.resolve({"max_steps": 200, "drift.n_neg": 128} | given)
-    )
+    settings = toy2d_lab.resolve({"max_steps": 200, "drift.n_neg": 128} | given)
+    laboratory = toy2d_lab.Lab("bimodal", settings)
+    laboratory.step = jax.jit(laboratory._step, donate_argnums=0, compiler_options=OF_MANY_STEPS)
+    return laboratory
 
 
 def shares(laboratory, init):
