@@ -23,6 +23,7 @@ def run(folder, name, first, last, resume_step, finish=True):
         log.log(step, {"loss": step / 8, "note": "text", "bad": float("nan")})
         if step % 4 == 0:
             log.log(step, {"fd_pixels": step / 4})
+            log.show(step, {"recall": step / 16})  # metrics.jsonl does without
             log.image(step, "samples", picture)
     log.close()
 
@@ -41,7 +42,9 @@ def test_tensorboard_shows_what_metrics_jsonl_has(tmp_path, caplog):
     run(folder, "tensorboard", 1, 7, 0)
     run(folder, "tensorboard", 5, 12, 4)  # the checkpoint was at step 4
     shown = EventAccumulator(str(folder / "tensorboard")).Reload()
-    assert sorted(shown.Tags()["scalars"]) == ["fd_pixels", "loss"]
+    assert sorted(shown.Tags()["scalars"]) == ["fd_pixels", "loss", "recall"]
+    recalls = [(event.step, event.value) for event in shown.Scalars("recall")]
+    assert recalls == [(4, 0.25), (8, 0.5), (12, 0.75)] and not written(folder, "recall")
     for name in ("loss", "fd_pixels"):
         values = [(event.step, event.value) for event in shown.Scalars(name)]
         assert values == written(folder, name)

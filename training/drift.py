@@ -272,7 +272,9 @@ class DriftJob(Job):
             self.field_watch.check(step, values["perplexity"])
 
     def evaluate(self, step: int, run_log: RunLog) -> None:
-        drift_evaluation.score(self.parts, self.average(), self.reference, step, self.folder)
+        params = self.average()
+        scores = drift_evaluation.score(self.parts, params, self.reference, step, self.folder)
+        run_log.show(step, scores)
 
     def draw_figures(self, params: Any, path: pathlib.Path) -> None:
         drift_evaluation.draw_samples(self.parts, params, path)

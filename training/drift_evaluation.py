@@ -86,10 +86,11 @@ def try_evaluation(parts: GeneratorParts, params: Any, reference: Reference) -> 
 
 def score(
     parts: GeneratorParts, params: Any, reference: Reference, step: int, folder: pathlib.Path
-) -> None:
+) -> dict[str, float]:
     """Scores samples of `params` as a row of fid.csv in the run folder, and in the log.
 
-    They are fewer than those of a published figure, and the score's name says how many.
+    Returns the scores. The samples are fewer than those of a published figure, and the score's name
+    says how many.
     """
     settings = {"step": step, "ema": parts.first_ema, "cfg_scale": 1.0, "seed": parts.config.seed}
     found = evaluate.evaluate(
@@ -106,6 +107,7 @@ def score(
     if processes.is_first():
         append_row(folder / "fid.csv", row)
     log.info("step %d: %s", step, describe_scores(row))
+    return scores(row)
 
 
 def sample_count(parts: GeneratorParts, reference: Reference) -> int:

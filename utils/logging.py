@@ -189,6 +189,11 @@ class RunLog:
         if self.writes:
             self._file.flush()
 
+    def show(self, step: int, values: Mapping[str, Any]) -> None:
+        """Shows in the trackers what another file than `metrics.jsonl` keeps, such as scores."""
+        if self.writes:
+            self._trackers.log(_record(step, values))
+
     def image(self, step: int, name: str, path: str | os.PathLike) -> None:
         """Shows a picture file in the trackers."""
         if self.writes:
