@@ -206,6 +206,13 @@ TABLE = (
         "[0, 4096]",
     ),
     Key(
+        "model.antialias",
+        0.0,
+        "with clip_output: a pixel of a dit is the mean of four points that are clipped, so far "
+        "from it in pixels, which makes edges smooth; 0.25 = a quarter",
+        "[0, 1]",
+    ),
+    Key(
         "model.output_init",
         "random",
         "start of the output layer; data = first samples have the data's mean and covariance; "

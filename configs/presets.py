@@ -32,6 +32,7 @@ OBJECTIVES = {
         "model.output_init": "random",  # velocities are not like the data,
         "model.clip_output": False,  # nor pixels
         "model.clip_margin": 0.0,
+        "model.antialias": 0.0,
     },
 }
 

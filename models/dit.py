@@ -30,7 +30,7 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from drifting.images import clip
+from drifting.images import clip, clip_around
 from models.conditioning import Conditioning
 from models.fused_attention import fits, fused_attention
 from models.generator import check_inputs, check_positive
@@ -100,6 +100,8 @@ class DiT(nn.Module):
             clipped twice, before them and after.
         refine_channels: channels of the convolutions after the last layer
             (`models.refinement`); 0 for none.
+        antialias: how far around a pixel it is clipped in the end, in pixels
+            (`drifting.images.clip_around`); 0 for the pixel itself.
         condition_width: numbers of the conditions that are given in the place of labels; 0 for
             labels.
     """
@@ -132,6 +134,7 @@ class DiT(nn.Module):
     clip_output: bool = False
     clip_margin: float = 0.0
     refine_channels: int = 0
+    antialias: float = 0.0
     condition_width: int = 0
 
     def __post_init__(self):
@@ -228,7 +231,15 @@ class DiT(nn.Module):
         x = self._tokens_to_patches(x, cond)
         x = self._refine(x)
         x = noise + x if self.from_flow else x
-        return clip(x, self.clip_margin) if self.clip_output else x
+        return self._clip(x)
+
+    def _clip(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """Returns the samples, clipped if they are to be."""
+        if not self.clip_output:
+            return x
+        if self.antialias:
+            return clip_around(x, self.clip_margin, self.antialias)
+        return clip(x, self.clip_margin)
 
     def _patches_to_tokens(self, noise: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         """Embeds the patches and adds the learned positions."""

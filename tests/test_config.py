@@ -149,10 +149,12 @@ def test_flags_of_a_part_that_is_not_there_are_refused():
         config_lib.check_use(resolve(*words), parse(*words))
 
     for off in ("--model.name=mlp", "--model.clip_output=0", "--objective=flow"):
-        check(off, "--model.refine_channels=0", "--model.clip_margin=0")
+        check(off, "--model.refine_channels=0", "--model.clip_margin=0", "--model.antialias=0")
     check("--model.clip_output=1", "--model.refine_channels=8", "--model.clip_margin=1")
     for words, message in (
         (["--model.name=mlp", "--model.refine_channels=8"], "=8: .* --model.name=mlp; leave it"),
+        (["--model.name=mlp", "--model.antialias=0.1"], "=0.1: .* not those of --model.name=mlp"),
+        (["--model.clip_output=0", "--model.antialias=0.1"], "=0.1: samples are not .* out"),
         (["--model.clip_output=0", "--model.clip_margin=1"], "=1: samples are not clipped .* out"),
         (["--objective=flow", "--model.clip_margin=1"], "=1: samples are not clipped .* out"),
     ):

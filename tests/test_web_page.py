@@ -29,7 +29,7 @@ from utils.sharding import local_sharding
 # Every option that changes the network. bfloat16 is computed in float32 here.
 OPTIONS = {"noise_classes": 5, "noise_coords": 3, "n_cls_tokens": 2, "null_class": True}
 OPTIONS |= {"use_qknorm": True, "use_rope": True, "use_swiglu": True, "use_rmsnorm": True}
-OPTIONS |= {"clip_output": True, "clip_margin": 0.25, "refine_channels": 6}
+OPTIONS |= {"clip_output": True, "clip_margin": 0.25, "refine_channels": 6, "antialias": 0.25}
 SIZES = {"cond_dim": 64, "num_classes": 3, "hidden_size": 64, "depth": 2, "mlp_ratio": 4.0}
 STYLES = {"noise_classes": 0, "noise_coords": 1}
 IMAGES = {"input_size": (8, 4), "in_channels": 3, "out_channels": 3, "patch_size": 2}

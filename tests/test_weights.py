@@ -53,6 +53,7 @@ def test_saving_gives_back_the_published_file(name, tmp_path):
 def test_own_fields_and_bfloat16_survive(tmp_path):
     published, _, _ = load_generator(GOLDEN / "pixel_tiny")
     own = {"null_class": True, "clip_output": True, "clip_margin": 0.25, "refine_channels": 3}
+    own["antialias"] = 0.25
     model = published.clone(remat=True, input_size=(16, 8), **own)
     rng = np.random.default_rng(0)
     leaves = {}

@@ -110,6 +110,16 @@ def check_use(config: ConfigDict, given: flags.FlagValues) -> None:
         f"dit, not of --model.name={model.name}; leave it out",
     )
     check(
+        model.name == "dit" or not values.get("model.antialias"),
+        f"--model.antialias={model.antialias:g}: the edges of a dit are smoothed, not those of "
+        f"--model.name={model.name}; leave it out",
+    )
+    check(
+        model.clip_output or not values.get("model.antialias"),
+        f"--model.antialias={model.antialias:g}: samples are not clipped (--model.clip_output 0), "
+        "so their edges are not hard; leave it out",
+    )
+    check(
         model.clip_output or not values.get("model.clip_margin"),
         f"--model.clip_margin={model.clip_margin:g}: samples are not clipped "
         "(--model.clip_output 0), so there is no margin; leave it out",
