@@ -91,6 +91,7 @@ def test_every_answer_is_given_by_a_program():
     [
         ("train_drift.py", ["--dataset", "cifar10"], "give --dataset_name cifar10"),
         ("train_drift.py", ["--dataset", "tiny-imagenet"], "give --dataset_name tiny_imagenet"),
+        ("train_drift.py", ["--dataset", "Maysee/tiny-imagenet"], "hf:Maysee/tiny-imagenet"),
         ("train_drift.py", ["--dataset", "/my/x"], "give --dataset_name folder:/my/x"),
         ("train_drift.py", ["--checkpoint", "runs/x"], "give --load_dir runs/x"),
         ("train_drift.py", ["--data_root", "/d"], "give --dataset_name folder:/d for a folder"),

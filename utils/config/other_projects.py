@@ -350,10 +350,16 @@ def answer_to_word(word: str, ours: Iterable[str]) -> str:
 
 
 def _data_set(value: str) -> str:
-    """Returns tiny_imagenet for tiny-imagenet, folder:/x for /x, and other values as they are."""
-    if value.startswith(("/", "./", "../", "~/")) and not value.endswith(".npz"):
+    """Returns tiny_imagenet for tiny-imagenet, folder:/x for /x, hf:a/b for a/b of the hub."""
+    named = list(filter(is_data_set, spelled_alike(value, recipes())))
+    if named:
+        return named[0]
+    is_path = value.startswith(("/", "./", "../", "~/")) or pathlib.Path(value or "?").is_dir()
+    if is_path and not value.endswith(".npz"):
         return f"folder:{value}"
-    return next(filter(is_data_set, spelled_alike(value, recipes())), value)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+        return f"hf:{value}"
+    return value
 
 
 def is_data_set(recipe: str) -> bool:
