@@ -34,6 +34,7 @@ WIDE = TINY | {
     "drift.alpha_max": 3.0,
 }
 FEW = {"batch_size": 16, "drift.n_neg": 8}  # two classes of eight
+DIVIDED = FEW | {"drift.bank_placement": "divided"}
 EXACT = {"drift.exact_scales": True}
 
 
@@ -50,20 +51,20 @@ def begin(parts):
 
 @functools.cache
 def curve(changes, devices, fsdp, steps):
-    """The metrics of the first steps."""
-    state, bank, step = begin(parts_of(dict(changes), devices, fsdp))
+    """The metrics of the first steps, the text of their program and its parts."""
+    parts = parts_of(dict(changes), devices, fsdp)
+    state, bank, step = begin(parts)
+    program = step.lower(state, bank, None, {}).compile()
     rows = []
     for _ in range(steps):
-        state, bank, metrics = step(state, bank, None, {})
+        state, bank, metrics = program(state, bank, None, {})
         rows.append({k: float(v) for k, v in metrics.items()})
-    return rows
+    return rows, program.as_text(), parts
 
 
 def check_same(changes, devices, fsdp, reference, steps):
-    ours, expected = (
-        curve(tuple(changes.items()), devices, fsdp, steps),
-        curve(tuple(reference.items()), 1, 1, steps),
-    )
+    ours, *_ = curve(tuple(changes.items()), devices, fsdp, steps)
+    expected, *_ = curve(tuple(reference.items()), 1, 1, steps)
     for key in ("loss", "drift_rms_0.02", "energy_distance", "feature_scale", "grad_norm"):
         np.testing.assert_allclose(
             [r[key] for r in ours], [r[key] for r in expected], rtol=1e-4, atol=1e-6, err_msg=key
@@ -76,9 +77,10 @@ def check_same(changes, devices, fsdp, reference, steps):
         pytest.param({"optim.accumulate": 4} | EXACT, 1, 1, {}, marks=pytest.mark.slow),
         ({"optim.accumulate": 2} | EXACT, 8, 2, {}),
         pytest.param(FEW, 8, 1, FEW, marks=pytest.mark.slow),  # rows over all devices
-        (FEW, 8, 2, FEW),  # classes over fsdp, rows over data
+        pytest.param(FEW, 8, 2, FEW, marks=pytest.mark.slow),  # classes over fsdp, rows over data
+        (DIVIDED, 4, 2, FEW),  # classes over data, rows over fsdp
     ],
-    ids=["groups", "groups on a mesh", "rows", "classes and rows"],
+    ids=["groups", "groups on a mesh", "rows", "classes and rows", "of a divided bank"],
 )
 def test_the_numbers_are_those_of_one_device_and_one_group(changes, devices, fsdp, reference):
     check_same(changes, devices, fsdp, reference, 3)
@@ -182,34 +184,57 @@ def test_groups_take_less_memory():
     assert used[1] < 0.5 * used[0], used
 
 
-def test_groups_on_a_bank_in_other_places():
+class Watch(Memory):
+    """Tells the mean of a random number over the groups of a step, and of its square."""
+
+    def look(self, state, key, seen):
+        number = jax.random.uniform(key)
+        return {"number": number, "square": number**2}, {}
+
+    def update(self, state, observed, stats=()):
+        return state, observed
+
+
+@functools.cache
+def watched_groups(placement):
+    """The metrics of a step in two groups, and the bank after it."""
     stream = {
         "optim.accumulate": 2,
         "drift.n_pos": 8,
         "drift.bank_per_class": 16,
         "drift.bank_global": 40,
         "drift.bank_push": 8,
+        "drift.bank_placement": placement,
     }
-    losses = []
-    for placement in ("device", "divided", "host"):
-        parts = parts_of(stream | {"drift.bank_placement": placement}, 2, 1)
-        state, bank, step = begin(parts)
-        fresh = np.ones((8, 8, 8, 1), np.uint8), np.arange(8, dtype=np.int32)
-        _, bank, metrics = step(state, bank, next_reals(parts, iter([fresh])), {})
-        losses.append(float(metrics["loss"]))
-        if placement == "divided":  # the new bank too: half of each sample on a device
-            assert bytes_on_a_device(bank.samples) * 2 == bank.samples.nbytes
-            assert bytes_on_a_device(bank.pool) * 2 == bank.pool.nbytes
-    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+    parts = parts_of(stream, 2, 1)
+    parts = dataclasses.replace(parts, drift=dataclasses.replace(parts.drift, memory=Watch()))
+    state, bank, step = begin(parts)
+    fresh = np.ones((8, 8, 8, 1), np.uint8), np.arange(8, dtype=np.int32)
+    _, bank, metrics = step(state, bank, next_reals(parts, iter([fresh])), {})
+    return metrics, bank
+
+
+def test_groups_on_a_bank_in_other_places():
+    """In host memory, and divided: half of each sample on a device, of the new bank too."""
+    metrics, bank = watched_groups("divided")
+    assert bytes_on_a_device(bank.samples) * 2 == bank.samples.nbytes
+    assert bytes_on_a_device(bank.pool) * 2 == bank.pool.nbytes
+    on_host, _ = watched_groups("host")
+    np.testing.assert_allclose(metrics["loss"], on_host["loss"], rtol=1e-5)
+
+
+def test_each_group_has_random_numbers_of_its_own():
+    metrics, _ = watched_groups("divided")
+    variance = metrics["square"] - metrics["number"] ** 2
+    assert variance > 1e-6  # it is 0 of one number twice
 
 
 def test_no_device_gets_all_that_is_drawn_of_a_divided_bank():
     """Where rows are divided too, no exchange brings a device more than half of the positives."""
-    parts = parts_of(FEW | {"drift.bank_placement": "divided"}, 4, 2)
+    _, text, parts = curve(tuple(DIVIDED.items()), 4, 2, 3)
     assert parts.layout.class_axes == ("data",) and parts.layout.row_axes == ("fsdp",)
-    state, bank, step = begin(parts)
-    assert bytes_on_a_device(bank.samples) * 2 == bank.samples.nbytes
-    text = step.lower(state, bank, None, {}).compile().as_text()
+    samples = put_bank(parts, drift.fill_bank(parts)[0]).samples
+    assert bytes_on_a_device(samples) * 2 == samples.nbytes
     assert re.search(r"u8\[[^=]* all-to-all\(", text)
     whole = parts.drift.n_c * parts.drift.n_pos * 64  # numbers of all positives
     for dims in re.findall(r"= u8\[([\d,]+)\]\S* (?:all-gather|all-reduce|all-to-all)\(", text):
@@ -319,39 +344,18 @@ ONE_CLASS = {
     "changes, devices",
     [
         pytest.param({}, 1, marks=pytest.mark.slow),
-        ({"drift.field": "sinkhorn"}, 1),
-        ({}, 2),
+        pytest.param({}, 2, marks=pytest.mark.slow),
+        ({"drift.field": "sinkhorn"}, 2),  # which takes a second batch
     ],
-    ids=["kernel", "a second batch", "rows over devices"],
+    ids=["kernel", "kernel, rows over devices", "a second batch, rows over devices"],
 )
 def test_parts_of_one_class_are_exact(changes, devices):
     """Gradient caching: losses and gradients of three steps are those of the undivided step."""
-    one = curve(tuple((ONE_CLASS | changes).items()), 1, 1, 3)
+    one, *_ = curve(tuple((ONE_CLASS | changes).items()), 1, 1, 3)
     divided = ONE_CLASS | changes | {"optim.accumulate": 4}
-    parts = parts_of(divided, devices, 1)
+    other, _, parts = curve(tuple(divided.items()), devices, 1, 3)
     assert (parts.drift.groups, parts.drift.row_parts) == (1, 4)
-    other = curve(tuple(divided.items()), devices, 1, 3)
     for key in ("loss", "grad_norm", "energy_distance", "param_norm"):
         np.testing.assert_allclose(
             [row[key] for row in other], [row[key] for row in one], rtol=1e-5, err_msg=key
         )
-
-
-class Watch(Memory):
-    """Tells the mean of a random number over the groups of a step, and of its square."""
-
-    def look(self, state, key, seen):
-        number = jax.random.uniform(key)
-        return {"number": number, "square": number**2}, {}
-
-    def update(self, state, observed, stats=()):
-        return state, observed
-
-
-def test_each_group_has_random_numbers_of_its_own():
-    parts = parts_of({"model.name": "mlp", "optim.accumulate": 2} | FEW, 1, 1)
-    parts = dataclasses.replace(parts, drift=dataclasses.replace(parts.drift, memory=Watch()))
-    state, bank, step = begin(parts)
-    metrics = step(state, bank, None, {})[2]
-    variance = metrics["square"] - metrics["number"] ** 2
-    assert variance > 1e-6  # it is 0 of one number twice
