@@ -84,9 +84,14 @@ _steps: dict[str, object] = {}  # of the last settings, the newest last
 def shared_steps(monkeypatch):
     """Gives trainings of the same settings one jitted step, so that it is traced once.
 
-    For tests of what happens around the steps: files, signals, refusals. Those of the step itself,
-    of its bits, and those that patch what is traced, trace their own.
+    For tests of what happens around the steps: files, signals, refusals, moves between meshes.
+    Those of the step itself, of its bits, and those that patch what is traced, trace their own.
     """
+    share_steps(monkeypatch)
+
+
+def share_steps(patch):
+    """Does it until `patch` is undone."""
     from training import drift
     from utils.config import flatten
 
@@ -101,4 +106,4 @@ def shared_steps(monkeypatch):
             del _steps[next(iter(_steps))]
         return step
 
-    monkeypatch.setattr(drift, "jit_step", shared)
+    patch.setattr(drift, "jit_step", shared)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from absl.flags import FlagValues
+from conftest import share_steps
 from test_bank import config
 from test_train import DIT, STREAM, TINY, records, refusal, same_bits
 
@@ -330,14 +331,17 @@ def train(digits, folder, changes=(), devices=1):
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "alone"
-    train(digits, folder, {"eval_interval": 8, "sample_interval": 8})
+    with pytest.MonkeyPatch.context() as patch:
+        share_steps(patch)
+        train(digits, folder, {"eval_interval": 8, "sample_interval": 8})
     return folder
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_run_that_moves_has_the_same_losses(digits, run, tmp_path):
-    """From two devices, which divide the bank, by its checkpoint, to one with it on the host."""
-    train(digits, tmp_path, {"max_steps": 4, "drift.bank_placement": "divided"}, devices=2)
-    moved, alone = train(digits, tmp_path, {"drift.bank_placement": "host"}), records(run)
+    """From two devices, with the bank on the host, by its checkpoint, to one that holds it."""
+    train(digits, tmp_path, {"max_steps": 4, "drift.bank_placement": "host"}, devices=2)
+    moved, alone = train(digits, tmp_path), records(run)
     assert [record["step"] for record in moved] == list(range(1, 9))
     for key in ("loss", "drift_rms_0.02", "grad_norm"):
         values = [[record[key] for record in of_run] for of_run in (moved, alone)]
@@ -345,11 +349,12 @@ def test_a_run_that_moves_has_the_same_losses(digits, run, tmp_path):
 
 
 def test_a_joint_on_two_devices_has_the_losses_of_one(digits, tmp_path):
-    """And the doctor sees the group as it is trained."""
+    """The two divide the bank. And the doctor sees the group as it is trained."""
     small = {"model.output_init": "random", "model.class_dropout_prob": 0.0}
     changes = JOINT | small | {"drift.negatives": "second", "drift.n_neg": 2, "max_steps": 4}
     one = train(digits, tmp_path / "one", changes)
-    two = train(digits, tmp_path / "two", changes, devices=2)
+    divided = changes | {"drift.bank_placement": "divided"}
+    two = train(digits, tmp_path / "two", divided, devices=2)
     for key in ("loss", "drift_rms_0.02", "energy_distance", "grad_norm"):
         values = [[record[key] for record in of_run] for of_run in (one, two)]
         np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6, err_msg=key)

@@ -174,7 +174,7 @@ def test_same_pixels_whatever_the_source(kind, image_size, tmp_path, caches):
 
 SMALL = {
     "model.preset": "debug",
-    "model.patch_size": 4,
+    "model.name": "mlp",
     "batch_size": 12,
     "drift.n_neg": 4,
     "drift.n_pos": 2,
@@ -211,7 +211,7 @@ SMALL = {
     ],
 )
 def test_trains_from_the_command_line(kind, workers, tmp_path, caches):
-    """The debug preset: bank, steps, checkpoint, scores, grid; from images of another size."""
+    """Bank, steps, checkpoint, scores and grid of a tiny run, from images of another size."""
     written = "hf parquet" if kind == "streaming" else kind
     name = write(written, tmp_path / "set", pictures(side=2 * SIDE))
     flags = SMALL | {
