@@ -214,10 +214,9 @@ def test_bank_in_host_memory_gives_the_same_run(tmp_path):
 # ---------------------------------------------------------------- the step
 
 
-@pytest.mark.parametrize("fsdp", [1, 4])
-def test_step_compiles_once_and_donates(fsdp):
-    changes = STACKED | {"drift.temperature_schedule": "10:1"}
-    parts = parts_of(changes, devices=8, fsdp=fsdp)
+@pytest.mark.parametrize("changes, fsdp", [({}, 1), (STACKED, 4)], ids=["data", "fsdp"])
+def test_step_compiles_once_and_donates(changes, fsdp):
+    parts = parts_of(changes | {"drift.temperature_schedule": "10:1"}, devices=8, fsdp=fsdp)
     state, step = drift.make_state(parts), drift.make_step(parts)
     inputs = (drift.fill_bank(parts)[0], parts.encoder_params)
     bank, frozen = jax.device_put(inputs, sharding.replicated(parts.mesh))
