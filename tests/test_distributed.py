@@ -210,6 +210,7 @@ def test_strangers_at_the_port_are_ignored():
 # ---------------------------------------------------------------- the same run
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_two_processes_train_as_one(tmp_path):
     """Four steps in two processes and two more in one have the losses of one process all along.
 
