@@ -100,8 +100,9 @@ class DiT(nn.Module):
             clipped twice, before them and after.
         refine_channels: channels of the convolutions after the last layer
             (`models.refinement`); 0 for none.
-        antialias: how far around a pixel it is clipped in the end, in pixels
-            (`drifting.images.clip_around`); 0 for the pixel itself.
+        antialias: with clip_output, how far around a pixel it is clipped in the end, in pixels
+            (`drifting.images.clip_around`); its neighbours then get a part of its gradient. 0 for
+            the pixel itself.
         condition_width: numbers of the conditions that are given in the place of labels; 0 for
             labels.
     """
