@@ -14,10 +14,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from metrics import sliced_error
 from metrics.errors import Estimate
 from metrics.evidence import Comparison, needed
-from metrics.sliced_error import DIRECTIONS as FEW
-from metrics.sliced_error import variance_left
 from utils.errors import UserError
 
 DIRECTIONS = 1000  # of the ratio
@@ -86,8 +85,8 @@ def swr_estimates(comparison: Comparison) -> dict[str, Estimate]:
     fake, held_out = _slices_of(comparison)
     value, of_reals = _ratio(fake, held_out), held_out.distances.mean()
     *sets, real = _features_of(comparison)
-    direction = _directions(real.shape[1], FEW, SEED)
-    left = [variance_left(x @ direction, real @ direction) for x in sets]
+    few = _directions(real.shape[1], sliced_error.DIRECTIONS, SEED)
+    left = [sliced_error.variance_left(x @ few, real @ few) for x in sets]
     of_samples = math.sqrt(left[0]) * fake.contributions / of_reals
     of_held_out = math.sqrt(left[1]) * held_out.contributions / of_reals
     return {"swr": Estimate(value, (of_samples, -value * of_held_out))}
@@ -126,7 +125,7 @@ def _one_dimension(
 def _features_of(comparison: Comparison) -> list[Float[ndarray, "_ D"]]:
     """Returns the features of the samples, of the held-out reals and of the reference."""
     sets = (comparison.fake, comparison.held_out, comparison.real)
-    return [needed(evidence.features if evidence else None).astype(np.float64) for evidence in sets]
+    return [needed(evidence.features if evidence else None) for evidence in sets]
 
 
 def _slices_of(comparison: Comparison) -> tuple[Slices, Slices]:
