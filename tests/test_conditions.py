@@ -1,7 +1,6 @@
 """Conditions in the place of classes: their data, their groups, and a tiny run of them."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
@@ -40,6 +39,7 @@ from utils.errors import UserError
 WIDTH, N_POS, N_C = 3, 4, 5
 COLUMN = {"condition_column": "text"}
 JOINT = {"drift.joint": 1.0, "drift.n_unc": 0, "drift.alpha_max": 1.0}
+JOINED = ("kernel", "uncoupled", "sinkhorn", "mmd")  # fields that take it
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,10 @@ def test_a_queue_that_is_not_full():
 
 
 def test_the_joint_is_one_problem_of_features_and_conditions():
-    """Three anchors with two samples each: one problem of six samples and three reals."""
+    """Three anchors with two samples each: one problem of six samples and three reals.
+
+    It is so in each field that takes it.
+    """
     random = np.random.default_rng(1)
     gen, real, second = (random.normal(size=(n, 2, 4)).astype(np.float32) for n in (6, 3, 6))
     conditions = random.normal(size=(3, WIDTH)).astype(np.float32)
@@ -146,11 +149,21 @@ def test_the_joint_is_one_problem_of_features_and_conditions():
 
     # The loss of the step is that of one problem for each location.
     sizes = {"n_c": 3, "n_neg": 2, "n_pos": 1, "n_unc": 0, "joint": 0.5}
-    loss_of = jax.jit(functools.partial(feature_loss, config=config(**sizes)))
-    loss, _ = loss_of(joined, packed, of_pos, of_unc)
     by_location = [vectors.swapaxes(0, 1) for vectors in (joined["set"], reals)]
-    expected, _ = jax.jit(drift_loss)(*by_location, temperatures=config().temperatures)
-    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+
+    @jax.jit
+    def losses_of_both():
+        found = {}
+        for field in JOINED:
+            c = config(**sizes, field=field)
+            loss, _ = feature_loss(joined, packed, of_pos, of_unc, c)
+            of_locations, _ = drift_loss(*by_location, temperatures=c.temperatures, field=field)
+            found[field] = loss, of_locations.mean()
+        return found
+
+    for field, (loss, expected) in losses_of_both().items():
+        assert loss > 0
+        np.testing.assert_allclose(loss, expected, rtol=1e-5, err_msg=field)
 
 
 def test_conditions_that_are_all_equal_have_a_joint():
@@ -242,15 +255,21 @@ def test_wrong_arrays(tmp_path):
         (JOINT | {"drift.n_unc": 4, "drift.alpha_max": 3.0}, "give --drift.n_unc 0 --drift.alpha"),
         (JOINT | {"model.class_dropout_prob": 0.1}, "give --model.class_dropout_prob 0"),
         (JOINT | {"optim.accumulate": 2}, "give --optim.accumulate 1"),
-        (JOINT | {"drift.field": "mmd"}, "give --drift.field kernel, uncoupled or sinkhorn"),
-        (JOINT | {"drift.temperatures": "learned"}, "that are fixed"),
+        (JOINT | {"drift.field": "learned"}, f"give --drift.field {', '.join(JOINED[:3])} or mmd"),
+        (JOINT | {"drift.field": "frechet"}, "keeps moments of classes; give another field"),
+        (JOINT | {"drift.field": "mmd", "drift.landmarks": 8}, "are of classes; give 0"),
+        (JOINT | {"drift.temperatures": "learned"}, "give numbers, such as --drift.temperatures"),
+        (JOINT | {"drift.n_pos": 4}, "n_pos=4: with --drift.joint=1 the positives of a step are"),
         (JOINT | {"data.condition_column": ""}, "has none of; give --data"),
         ({"drift.n_pos": 96}, "out of 96 in the bank; give less, or more images"),
         ({"drift.bank_per_class": 6}, "out of 6 in the bank; give less, or --drift.bank_per_class"),
     ],
 )
 def test_what_does_not_fit_is_refused(digits, tmp_path, given, words):
-    assert words in refusal((SETTINGS | of_set(digits, tmp_path) | given).items())
+    settings = SETTINGS | of_set(digits, tmp_path) | given
+    if "drift.joint" in given and "drift.n_pos" not in given:
+        del settings["drift.n_pos"]  # that of the recipe is no mistake beside the joint
+    assert words in refusal(settings.items())
 
 
 def test_own_data_chooses_groups(digits):
@@ -348,9 +367,13 @@ def test_a_run_that_moves_has_the_same_losses(digits, run, tmp_path):
         np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6, err_msg=key)
 
 
-def test_a_joint_on_two_devices_has_the_losses_of_one(digits, tmp_path):
-    """The two divide the bank. And the doctor sees the group as it is trained."""
-    small = {"model.output_init": "random", "model.class_dropout_prob": 0.0}
+def test_a_joint_on_two_devices_has_the_losses_of_one(digits, tmp_path, caplog):
+    """The two divide the bank. And the doctor sees the group as it is trained.
+
+    A bank of fewer reals than --drift.n_pos will do. The run may go on without the joint, and says
+    so, as with another field.
+    """
+    small = {"model.output_init": "random", "model.class_dropout_prob": 0.0, "drift.n_pos": 64}
     changes = JOINT | small | {"drift.negatives": "second", "drift.n_neg": 2, "max_steps": 4}
     one = train(digits, tmp_path / "one", changes)
     divided = changes | {"drift.bank_placement": "divided"}
@@ -360,6 +383,9 @@ def test_a_joint_on_two_devices_has_the_losses_of_one(digits, tmp_path):
         np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6, err_msg=key)
     (of_set,) = doctor.look(doctor.restore(tmp_path / "one"))
     assert of_set.gen.shape == (1, 32, 64 + 10) and of_set.pos.shape == (1, 16, 64 + 10)
+    without = changes | {"drift.joint": 0.0, "drift.n_pos": 6}
+    drift.open_run(parts_of(digits, tmp_path / "one", without).config)
+    assert "drift.joint was 1.0 and is now 0.0" in caplog.text
 
 
 def test_a_run_keeps_its_conditions(digits, run):

@@ -72,6 +72,11 @@ def make_memory(drift: Any) -> Memory:
     return discrepancy.memory(**{name: drift[name] for name in discrepancy.memory_options})
 
 
+def keeps_state(drift: Any) -> bool:
+    """Returns whether the field, or its temperatures, keep something from step to step."""
+    return make_memory(drift).init(jax.random.key(0), {}, 1) is not None
+
+
 def settings_of_state(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the settings that decide what the field of a run keeps; none where it keeps nothing.
 
@@ -87,7 +92,7 @@ def settings_of_state(settings: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     if is_learned(drift):
         return ("drift.temperatures",)
-    if make_memory(drift).init(jax.random.key(0), {}, 1) is None:
+    if not keeps_state(drift):
         return ()
     options = FIELDS[drift["field"]].memory_options
     return ("drift.field", *(f"drift.{name}" for name in options))

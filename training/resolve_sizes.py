@@ -6,9 +6,7 @@ import jax
 
 import data
 from data import pipeline
-from drifting.fields import FIELDS
-from drifting.memory import Memory
-from training.resolve_field import is_learned
+from training.resolve_field import is_learned, keeps_state
 from utils import sharding
 from utils.errors import UserError
 from utils.sharding import round_up
@@ -138,10 +136,15 @@ def check_joint(config: Any, dataset: data.Dataset) -> None:
             f"{given}: all samples of a step are one group, which is not divided; give "
             "--optim.accumulate 1"
         )
-    if is_learned(drift) or FIELDS[drift.field].memory is not Memory:
+    if is_learned(drift):
         raise UserError(
-            f"{given}: fields that keep something of each class have no joint; give --drift.field "
-            "kernel, uncoupled or sinkhorn, with --drift.temperatures that are fixed"
+            f"{given}: learned temperatures are of features without conditions; give numbers, such "
+            "as --drift.temperatures 0.02"
+        )
+    if keeps_state(drift):
+        raise UserError(
+            f"{given}: what the {drift.field} field keeps is of features without conditions; give "
+            "--drift.field kernel, uncoupled, sinkhorn or mmd"
         )
 
 

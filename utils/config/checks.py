@@ -94,7 +94,7 @@ def _check_bank(config: ConfigDict) -> None:
     drift = config.drift
     if drift.bank_per_class != "all":
         check(
-            drift.n_pos == "all" or drift.n_pos <= drift.bank_per_class,
+            drift.joint or drift.n_pos == "all" or drift.n_pos <= drift.bank_per_class,
             f"--drift.n_pos={drift.n_pos} reals cannot be drawn from "
             f"--drift.bank_per_class={drift.bank_per_class}; lower the first or raise the second",
         )

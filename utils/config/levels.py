@@ -124,6 +124,13 @@ def check_use(config: ConfigDict, given: flags.FlagValues) -> None:
         f"--model.clip_margin={model.clip_margin:g}: samples are not clipped "
         "(--model.clip_output 0), so there is no margin; leave it out",
     )
+    joint = config.drift.joint
+    check(
+        not joint or "drift.n_pos" not in values,
+        f"--drift.n_pos={config.drift.n_pos}: with --drift.joint={joint:g} the positives of a step "
+        "are the reals of its conditions, one of each; leave it out, and give a larger "
+        "--batch_size for more of them",
+    )
 
 
 # ---------------------------------------------------------------- the levels one by one
