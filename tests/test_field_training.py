@@ -105,8 +105,16 @@ def test_temperatures_on_a_schedule(tmp_path):
 
 
 def test_temperatures_that_are_learned(tmp_path, shared_steps):
-    """Each set has its own, which falls where its neighbours are many; a run goes on exactly."""
+    """Each set has its own, which falls where its neighbours are many; a run goes on exactly.
+
+    They are the same on two devices that take the classes in two groups.
+    """
     straight = train(tmp_path / "straight", LEARNED)
+    groups = {"optim.accumulate": 2, "drift.exact_scales": True}
+    divided = train(tmp_path / "divided", LEARNED | groups, devices=2)
+    for key in ("temperature/global", "temperature/white", "perplexity", "loss", "grad_norm"):
+        values = [[record[key] for record in of_run] for of_run in (divided, straight)]
+        np.testing.assert_allclose(*values, rtol=1e-4, err_msg=key)
     for name in ("temperature/global", "temperature/white"):
         first, second, third = (record[name] for record in straight)
         np.testing.assert_allclose(first, START, rtol=1e-6)

@@ -55,7 +55,10 @@ def naive_neighbours(gen, real, weight_pos, tau, kernel):
 
 @pytest.mark.parametrize("kernel, name", [("laplace", "kernel"), ("gaussian", "sinkhorn")])
 def test_a_step_of_each_set(kernel, name):
-    """The new temperatures are those of the loops, and V is that of the same number given."""
+    """The new temperatures are those of the loops, and V is that of the same number given.
+
+    They are so too where the locations take turns, as in a step in parts of its rows.
+    """
     memory = Temperatures(TARGET, kernel)
     options = {"n_unc": 0, "field": name, "field_options": {"kernel": kernel}}
     options["set_weight"] = {"a": 1.0, "m": 0.0, "z": 0.0}.get
@@ -76,10 +79,15 @@ def test_a_step_of_each_set(kernel, name):
         loss, sets = feature_loss(gen, pack(real), *weights, config, recalled=recalled)
         given = dataclasses.replace(config, temperatures=(taus["a"],), memory=CONFIG.memory)
         fixed, _ = feature_loss(gen, pack(real), *weights, given)
-        return loss, fixed, memory.update(state, observed, sets)
+        in_parts = dataclasses.replace(config, row_parts=2)
+        in_turn = feature_loss(gen, pack(real), *weights, in_parts, recalled=recalled)
+        return (loss, sets), fixed, memory.update(state, observed, sets), in_turn
 
-    loss, fixed, (after, metrics) = step(state, gen, weight_pos)
+    (loss, sets), fixed, (after, metrics), in_turn = step(state, gen, weight_pos)
     np.testing.assert_allclose(loss, fixed, rtol=1e-6)
+    np.testing.assert_allclose(in_turn[0], loss, rtol=1e-5)
+    for ours, theirs in zip(in_turn[1], sets, strict=True):
+        np.testing.assert_allclose(ours.perplexity, theirs.perplexity, rtol=1e-5)
     for d, names in state.items():
         for name in names:
             spread = naive_neighbours(gen[name], real[name], weight_pos, taus[name], kernel)
