@@ -260,6 +260,17 @@ def test_advice_on_few_reals(run):
     assert "a larger --batch_size" in fault.advice
 
 
+def test_sets_that_learn_a_temperature_are_seen_at_their_own(run):
+    """Here the mean of the temperatures is flat, and that of the set is not."""
+    (one,), drift, _ = run
+    mean = dataclasses.replace(drift, memory=Temperatures(16, "laplace"), temperatures=(3.0,))
+    fixed = dataclasses.replace(drift, temperatures=(0.05,))
+    own = one._replace(own_tau=0.05)
+    for measure in (findings.kernel_width, findings.bias, findings.coverage, findings.force):
+        (ours,), (theirs,) = measure([own], mean), measure([one], fixed)
+        assert ours.text == theirs.text, "the same number at the same temperature"
+
+
 @pytest.mark.parametrize("n_neg", [1, 2, 4])
 def test_samples_of_a_joint_are_of_every_second_condition(n_neg):
     """As the positives that they are compared with: those are 0, 2, ... or 1, 3, ..."""

@@ -129,9 +129,12 @@ def test_temperatures_that_are_learned(tmp_path, shared_steps):
     same_bits(tree, everything_saved(folder, LEARNED)[0])
 
     job = doctor.restore(folder)
-    now = np.exp(np.mean([tree["field"]["64"]["global"], tree["field"]["28"]["white"]]))
-    np.testing.assert_allclose(doctor.drift_now(job).temperatures, [now], rtol=1e-6)
-    assert all(np.isfinite(one.loss) for one in doctor.look(job))
+    now = np.exp([tree["field"]["64"]["global"], tree["field"]["28"]["white"]])
+    mean = np.exp(np.mean(np.log(now)))
+    np.testing.assert_allclose(doctor.drift_now(job).temperatures, [mean], rtol=1e-6)
+    sets = doctor.look(job)
+    assert all(np.isfinite(one.loss) for one in sets)
+    np.testing.assert_allclose([one.own_tau for one in sets], now, rtol=1e-6)
     with pytest.raises(UserError, match="temperatures = learned, .*but drift.temperatures = 0.05"):
         train(folder, LEARNED | {"drift.temperatures": (0.05,), "drift.neighbours": 16})
 

@@ -67,7 +67,7 @@ def restore(folder: pathlib.Path) -> DriftJob:
 def drift_now(job: DriftJob) -> DriftConfig:
     """Returns the numbers of the step that a run would take next, with its temperatures.
 
-    Of learned temperatures, one for each set, it is their geometric mean.
+    Of learned temperatures, one for each set, it is the geometric mean; `look` tells each.
     """
     parts: Any = job.parts
     drift = parts.drift
@@ -104,7 +104,11 @@ def look(job: DriftJob) -> list[FeatureSet]:
     arrays = jax.jit(functools.partial(look_at_batch, parts, drift))
     found = arrays(job.state, batch, parts.encoder_params)
     n_groups = 1 if drift.joint else n_c
-    return feature_sets_of(found, n_groups, parts.config.encoder.name.split("+"))
+    sets = feature_sets_of(found, n_groups, parts.config.encoder.name.split("+"))
+    if not isinstance(drift.memory, Temperatures):
+        return sets
+    own = drift.memory.of_sets(job.state.field)
+    return [one._replace(own_tau=own[one.name]) for one in sets]
 
 
 def look_at_batch(

@@ -55,6 +55,11 @@ class FeatureSet(NamedTuple):
     weight_unc: jax.Array  # [B, M]
     unit: float  # S sqrt(D), the mean distance between samples
     loss: float  # its part of the loss of the step
+    own_tau: float | None = None  # its temperature, where each set learns one
+
+    def at(self, tau: float) -> float:
+        """Returns its temperature where the step has tau."""
+        return tau if self.own_tau is None else self.own_tau
 
     @property
     def arrays(self) -> dict[str, jax.Array | None]:
@@ -146,7 +151,7 @@ def _width(sets: Sequence[FeatureSet], drift: DriftConfig, tau: float) -> Width:
     kernel = _kernel_of(drift)
 
     def spread(one):
-        weights = attraction(one.gen, one.pos, one.weight_pos, tau, one.unit, kernel)
+        weights = attraction(one.gen, one.pos, one.weight_pos, one.at(tau), one.unit, kernel)
         return float(jnp.median(jax.vmap(perplexity)(weights)))
 
     without_floor = _median(sets, spread)
@@ -157,7 +162,7 @@ def _width(sets: Sequence[FeatureSet], drift: DriftConfig, tau: float) -> Width:
 
 def _perplexity_in_field(one: FeatureSet, drift: DriftConfig, tau: float) -> float:
     options = tuple(sorted(drift.field_options.items()))
-    numbers = jnp.array([tau]), jnp.full(len(one.gen), one.unit)
+    numbers = jnp.array([one.at(tau)]), jnp.full(len(one.gen), one.unit)
     found = _compiled_perplexity(one.arrays, *numbers, drift.field, drift.guidance, options)
     return float(jnp.median(found))
 
@@ -246,7 +251,8 @@ def more_positives(drift: DriftConfig) -> str:
 
 
 def _bias_share(one: FeatureSet, drift: DriftConfig, tau: float) -> float:
-    weights = attraction(one.gen, one.pos, one.weight_pos, tau, one.unit, _kernel_of(drift))
+    kernel = _kernel_of(drift)
+    weights = attraction(one.gen, one.pos, one.weight_pos, one.at(tau), one.unit, kernel)
     return float(jnp.median(jnp.sum(weights**2, -1)))
 
 
@@ -286,7 +292,7 @@ def covered(one: FeatureSet, x: jax.Array, drift: DriftConfig, tau: float) -> fl
     """
     pos, weight = one.pos[:, 1::2], one.weight_pos[:, 1::2]
     x = evenly(x, min(one.gen.shape[1], pos.shape[1]))
-    weights = attraction(x, pos, weight, tau, one.unit, _kernel_of(drift))
+    weights = attraction(x, pos, weight, one.at(tau), one.unit, _kernel_of(drift))
     mass = jnp.mean(weights, 1)  # [B, P / 2]
     present = weight > 0
     due = 1 / jnp.sum(present, 1, keepdims=True)
@@ -340,7 +346,8 @@ def _above_floor(one: FeatureSet, drift: DriftConfig, n: int) -> np.ndarray:
     """Returns the size of V on n samples of a set, over that on n reals, at each temperature."""
     half, weight = one.pos[:, ::2], one.weight_pos[:, ::2]
     rest, weight_rest = one.pos[:, 1::2][:, :n], one.weight_pos[:, 1::2][:, :n]
-    numbers = jnp.array(drift.temperatures), jnp.full(len(half), one.unit)
+    taus = [one.at(tau) for tau in drift.temperatures]
+    numbers = jnp.array(taus), jnp.full(len(half), one.unit)
     options = tuple(sorted(drift.field_options.items()))
 
     def size(x, weight_x):
