@@ -98,11 +98,14 @@ class Temperatures(Memory):
     def adapt(self, field: Callable) -> Callable:
         """Returns the field at the temperature of the problem, in the place of tau.
 
-        Its perplexity is the number of neighbours, which A of Algorithm 2 has not: A is
-        clipped from below, so that far from all reals it spreads over all of them.
-        The compiler merges the distances to the positives with those of the fields that
-        compare with each side apart; beside `kernel`, which compares with both at once, it
-        is one matrix product more.
+        Its perplexity is the number of neighbours,
+        which A of Algorithm 2 has not: A is clipped from below,
+        so that far from all reals it spreads over all of them.
+
+        The compiler finds the distances to the positives in `uncoupled`
+        and `sinkhorn`, which measure the same, and merges both.
+        `kernel` measures them beside the negatives:
+        there it is one matrix product more.
         """
 
         def at_temperature(x, pos, neg, weight_pos, weight_neg, tau, self_neg, unit, *, own_tau):
@@ -139,8 +142,11 @@ class Temperatures(Memory):
 
     def of_sets(self, state: dict[str, Any]) -> dict[str, float]:
         """Returns the temperature of each set, by its name."""
-        sets = {name: theta for names in state.values() for name, theta in names.items()}
-        return {name: float(jnp.exp(theta)) for name, theta in sets.items()}
+        found = {}
+        for sets in state.values():
+            for name, theta in sets.items():
+                found[name] = float(jnp.exp(theta))
+        return found
 
     def mean(self, state: dict[str, Any]) -> float:
         """Returns the geometric mean of the temperatures of all sets."""
