@@ -20,6 +20,9 @@ XLA_DEFAULTS = {
     "xla_cpu_parallel_codegen_split_count": 1,
     "xla_cpu_use_fusion_emitters": "false",  # they compile twice as long
 }
+# Two tests run at once, on small matrices: threads of one test would wait for each other, busily.
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 # For steps that a test takes many of. Convolutions that are not optimised at all take several times
 # as long, and all passes would compile for longer than they save.
 OF_MANY_STEPS = {
@@ -63,7 +66,8 @@ def no_features_in_the_home(tmp_path_factory, monkeypatch):
 
 # ---- shared steps ----
 
-# What a run writes and when: no part of the step that is compiled.
+# What a run writes, watches and scores: no part of the step that is compiled. Of the devices the
+# mesh is looked at.
 OF_THE_RUN = (
     "save_dir",
     "load_dir",
@@ -73,11 +77,20 @@ OF_THE_RUN = (
     "log_interval",
     "sample_interval",
     "eval_interval",
+    "eval_samples",
+    "features",
+    "fid_stats",
+    "inception_weights",
     "on_nonfinite",
+    "max_rollbacks",
     "watchdog",
+    "stop_on_collapse",
+    "mesh.devices",
+    "mesh.fsdp",
 )
-STEPS_KEPT = 4
+KEPT = 12
 _steps: dict[str, object] = {}  # of the last settings, the newest last
+_first_states: dict[str, object] = {}
 
 
 @pytest.fixture
@@ -92,18 +105,43 @@ def shared_steps(monkeypatch):
 
 def share_steps(patch):
     """Does it until `patch` is undone."""
-    from training import drift
+    from training import drift, drift_state, mae
+
+    jit_step, make_step = drift.jit_step, mae.make_step
+    first_state_of = drift_state._first_state_of
+
+    def shared_step(parts):
+        key = (traced_settings(parts), parts.mesh, parts.bank_shapes, drift.state_shapes(parts))
+        return kept(_steps, key, jit_step, parts)
+
+    def shared_first_state(parts):
+        dataset = parts.dataset
+        key = (traced_settings(parts), parts.mesh, dataset.shape, dataset.n_classes)
+        return kept(_first_states, key, first_state_of, parts)
+
+    def shared_mae_step(parts):
+        key = (parts.config.optim.to_dict(), parts.mesh, parts.model, parts.step)
+        return kept(_steps, key, make_step, parts)
+
+    patch.setattr(drift, "jit_step", shared_step)
+    patch.setattr(drift_state, "_first_state_of", shared_first_state)
+    patch.setattr(mae, "make_step", shared_mae_step)
+
+
+def traced_settings(parts):
+    """Returns the settings of a generator's training that its step may depend on."""
     from utils.config import flatten
 
-    jit_step = drift.jit_step
+    settings = {k: v for k, v in flatten(parts.config.to_dict()).items() if k not in OF_THE_RUN}
+    if settings["optim.schedule"] == "constant" and not settings["drift.temperature_schedule"]:
+        del settings["max_steps"]  # nothing changes until then
+    return settings
 
-    def shared(parts):
-        settings = {k: v for k, v in flatten(parts.config.to_dict()).items() if k not in OF_THE_RUN}
-        key = repr((settings, parts.mesh, parts.bank_shapes, drift.state_shapes(parts)))
-        step = _steps.pop(key, None) or jit_step(parts)
-        _steps[key] = step
-        while len(_steps) > STEPS_KEPT:
-            del _steps[next(iter(_steps))]
-        return step
 
-    patch.setattr(drift, "jit_step", shared)
+def kept(results, key, make, parts):
+    """Returns what `make(parts)` returned for the same key, if it is among the last ones."""
+    result = results.pop(repr(key), None) or make(parts)
+    results[repr(key)] = result
+    while len(results) > KEPT:
+        del results[next(iter(results))]
+    return result

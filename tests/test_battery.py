@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import share_steps
 from test_train import STREAM, everything_saved, parts_of, same_bits, train
 
 from drifting.battery import DECAY, LEAST, Battery
@@ -36,7 +37,9 @@ def expected_losses(records):
 def run(tmp_path_factory):
     """(folder, lines of its log) of a short run."""
     folder = tmp_path_factory.mktemp("battery") / "run"
-    return folder, train(folder, BALANCED)
+    with pytest.MonkeyPatch.context() as patch:
+        share_steps(patch)
+        return folder, train(folder, BALANCED)
 
 
 @pytest.mark.usefixtures("shared_steps")

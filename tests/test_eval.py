@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.flags import FlagValues
-from conftest import CHILD_XLA_FLAGS, ROOT
+from conftest import CHILD_XLA_FLAGS, ROOT, share_steps
 from PIL import Image
 from safetensors.numpy import save_file
 from weight_rule import draw
@@ -125,10 +125,12 @@ def run_folder(tmp_path_factory):
 
 
 def train(changes):
-    """Trains TINY with some changes."""
+    """Trains TINY with some changes; all runs that this makes share a step."""
     config = config_lib.resolve(TINY | changes)
     parts = drift.build(config, data.load("digits"), sharding.make_mesh(1, 1))
-    drift.train(parts, drift.open_run(config))
+    with pytest.MonkeyPatch.context() as patch:
+        share_steps(patch)
+        drift.train(parts, drift.open_run(config))
 
 
 def mesh_sharding(n):

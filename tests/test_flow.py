@@ -259,6 +259,7 @@ def test_the_first_draw_of_a_converted_network_is_one_euler_step(name):
     np.testing.assert_allclose(draw, clip(step), atol=1e-5)
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_flow_run_becomes_a_run_of_one_pass(run, tmp_path):
     """The run, its export and what starts from them know it without a flag.
 

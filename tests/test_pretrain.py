@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from conftest import CHILD_XLA_FLAGS, OF_MANY_STEPS, ROOT
+from conftest import CHILD_XLA_FLAGS, OF_MANY_STEPS, ROOT, share_steps
 from PIL import Image
 from test_train import as_at
 
@@ -110,9 +110,10 @@ crop = jax.jit(random_resized_crop, static_argnums=2)
 
 @pytest.fixture(scope="module", autouse=True)
 def steps_of_many():
-    """Compiles all steps of this module alike, for speed."""
+    """Compiles all steps of this module alike, for speed, and those of the same numbers once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "options", lambda mesh: OF_MANY_STEPS)
+        share_steps(patch)
         yield
 
 

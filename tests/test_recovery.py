@@ -107,6 +107,7 @@ def test_going_back_holds_one_state(tmp_path, breaks, monkeypatch):
     assert held == [[False, False]]
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_speeds_leave_out_the_step_that_compiles(tmp_path, monkeypatch):
     """But where a log line ends with the first step there is nothing else to tell."""
     steps = []

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from absl import flags
+from conftest import share_steps
 from PIL import Image
 from test_train import TINY, parts_of, refusal, run, train
 
@@ -48,7 +49,9 @@ def write_pictures(folder, classes=("cat", "dog"), n=6, seed=0):
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits") / "run"
-    train(folder, {"max_steps": 8})
+    with pytest.MonkeyPatch.context() as patch:
+        share_steps(patch)
+        train(folder, {"max_steps": 8})
     return folder
 
 

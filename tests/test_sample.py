@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 from absl.flags import FlagValues
+from conftest import share_steps
 from PIL import Image
 from test_train import DIT, TINY, records, same_bits, train
 
@@ -29,7 +30,9 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     changes = {"max_steps": 8, "eval_interval": 4, "sample_interval": 4}
-    train(folder, DIT | changes | {"model.class_dropout_prob": 0.2})
+    with pytest.MonkeyPatch.context() as patch:
+        share_steps(patch)
+        train(folder, DIT | changes | {"model.class_dropout_prob": 0.2})
     return folder
 
 
@@ -138,6 +141,7 @@ def test_an_export_is_the_chosen_average_and_makes_the_same_samples(run, tmp_pat
         export_run(tmp_path / "first", tmp_path / "again")
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_a_run_goes_on_with_its_own_settings(run, tmp_path):
     """The flags of the first command need not be repeated; --load_dir goes on elsewhere."""
     folder = tmp_path / "b"

@@ -142,6 +142,7 @@ def refusal(given):
     [(STREAM, 1), *(pytest.param(c, 3, marks=pytest.mark.slow) for c in ({}, STREAM))],
     ids=["stream", "whole bank, thrice", "stream, thrice"],
 )
+@pytest.mark.usefixtures("shared_steps")
 def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, changes, kills):
     """A run gets SIGKILL at random steps, and ends as one that was not interrupted.
 
@@ -339,8 +340,22 @@ def test_damaged_checkpoint_falls_back(tmp_path, caplog):
     assert [r["step"] for r in records(tmp_path)] == list(range(1, 13))
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_saves_and_exits(tmp_path, name):
+@pytest.mark.usefixtures("shared_steps")
+def test_ctrl_c_saves_and_exits(tmp_path, monkeypatch):
+    """In this process. The next test sends the other signal to the program."""
+
+    def interrupt(job, step, values):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(drift.DriftJob, "after_log", interrupt)
+    with pytest.raises(SystemExit) as end:
+        train(tmp_path)
+    assert end.value.code == 128 + signal.SIGINT
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [2]
+
+
+def test_a_signal_saves_and_exits(tmp_path):
     given = (TINY | {"max_steps": 100000, "save_interval": 100000, "save_dir": tmp_path}).items()
     process = subprocess.Popen(
         command(*given),
@@ -352,12 +367,12 @@ def test_a_signal_saves_and_exits(tmp_path, name):
         (tmp_path / "metrics.jsonl").exists() and records(tmp_path)
     ):
         time.sleep(0.05)
-    process.send_signal(signal.Signals[name])
+    process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     (step,) = Checkpoints(tmp_path / "checkpoints").steps()
     assert (
-        process.returncode == 128 + signal.Signals[name]
-        and f"{name}: saved at step {step}" in stderr
+        process.returncode == 128 + signal.SIGTERM
+        and f"SIGTERM: saved at step {step}" in stderr
         and "Traceback" not in stderr
     ), stderr
 

@@ -1,6 +1,7 @@
 """Named tensors in files, and strict matching of them with the parameters that a model expects."""
 
 import fnmatch
+import functools
 import hashlib
 import re
 from pathlib import Path
@@ -186,6 +187,11 @@ def expected_shapes(model: Any, *inputs: tuple[int, ...]) -> Any:
 
     inputs: the shapes of the float32 arrays that the model is called with.
     """
+    return _traced_shapes(model, inputs)
+
+
+@functools.lru_cache(maxsize=8)  # tracing is slow, and a run loads the same weights several times
+def _traced_shapes(model: Any, inputs: tuple[tuple[int, ...], ...]) -> Any:
     arrays = [jax.ShapeDtypeStruct(shape, np.float32) for shape in inputs]
     return jax.eval_shape(model.init, jax.random.key(0), *arrays)["params"]
 
