@@ -175,6 +175,8 @@ def test_same_pixels_whatever_the_source(kind, image_size, tmp_path, caches):
 SMALL = {
     "model.preset": "debug",
     "model.name": "mlp",
+    "model.hidden_size": 16,
+    "optim.ema": 0.99,
     "batch_size": 12,
     "drift.n_neg": 4,
     "drift.n_pos": 2,

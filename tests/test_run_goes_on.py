@@ -10,9 +10,11 @@ import pytest
 from absl import flags
 from conftest import share_steps
 from PIL import Image
-from test_train import TINY, parts_of, refusal, run, train
+from test_train import TINY, parts_of, refusal, run_here, train
 
 import data
+from evaluation import evaluate_command, sample_command
+from evaluation.flags import define_evaluation_flags, define_sampling_flags
 from models.runs import load_run
 from training import drift, fill_bank, mae, program
 from utils import config as config_lib
@@ -169,8 +171,8 @@ def test_a_finished_run_stores_no_setting_that_does_not_work(own_run):
     before = (own_run / "config.json").read_text()
     for flag, value in (("features", "nope"), ("fid_stats", "/nowhere.npz")):
         assert f"--{flag} {value}" in refusal([("save_dir", own_run), (flag, value)])
-    done = run([("save_dir", own_run), ("features", "vit")])  # nothing is trained, so nothing kept
-    assert done.returncode == 0 and (own_run / "config.json").read_text() == before
+    run_here([("save_dir", own_run), ("features", "vit")])  # nothing is trained, so nothing kept
+    assert (own_run / "config.json").read_text() == before
 
 
 def test_a_home_folder_is_the_home_folder_for_every_program(tmp_path, monkeypatch):
@@ -194,11 +196,14 @@ def test_a_home_folder_is_the_home_folder_for_every_program(tmp_path, monkeypatc
 def test_a_checkpoint_leads_to_its_run(tmp_path, place, step):
     (tmp_path / place).mkdir(parents=True)
     (tmp_path / "config.json").write_text("{}")
-    given = [("load_dir", tmp_path / place)]
-    for script in ("sample.py", "eval_fid.py"):
-        done = run(given, script=script)
-        advice = f"give --load_dir {tmp_path}{step}\n"
-        assert done.returncode == 2 and done.stderr.endswith(advice), done.stderr
+    words = ["program", f"--load_dir={tmp_path / place}"]
+    for command, define_flags in (
+        (sample_command, define_sampling_flags),
+        (evaluate_command, define_evaluation_flags),
+    ):
+        with pytest.raises(UserError) as error:
+            command.main(config_lib.parse(words, define_flags(flags.FlagValues())))
+        assert str(error.value).endswith(f"give --load_dir {tmp_path}{step}")
 
 
 # ---------------------------------------------------------------- its checkpoints

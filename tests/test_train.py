@@ -125,11 +125,16 @@ def run(given, script="train_drift.py", **kw):
     )
 
 
+def run_here(given):
+    """Runs the program in this process."""
+    flag_values = config_lib.define_flags(extra=OF_TRAINERS, flag_values=flags.FlagValues())
+    drift.main(config_lib.parse(command(*given)[1:], flag_values))
+
+
 def refusal(given):
     """Returns the message with which the program refuses flags, in this process."""
-    flag_values = config_lib.define_flags(extra=OF_TRAINERS, flag_values=flags.FlagValues())
     with pytest.raises(UserError) as error:
-        drift.main(config_lib.parse(command(*given)[1:], flag_values))
+        run_here(given)
     assert "\n" not in str(error.value)
     return str(error.value)
 
