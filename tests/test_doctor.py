@@ -227,6 +227,14 @@ def test_advice_on_samples(run):
     low = dataclasses.replace(drift, temperatures=(0.02,))
     floor, *_ = findings.kernel_width([collapsed], low)
     assert "at its floor" in floor.advice, "the samples are alike, and no real is near"
+    for held, advice in (
+        (1.2, "saturated: give --drift.neighbours above 1.2"),
+        (4, ""),  # the temperature is on its way
+        (16, "flat: give --drift.neighbours below 16"),
+    ):
+        learned = dataclasses.replace(low, memory=Temperatures(held, "laplace"))
+        (finding,) = findings.kernel_width([collapsed], learned)
+        assert finding.text == floor.text and finding.advice.partition(",")[0] == advice
 
 
 def test_the_force_of_reals_is_the_floor(run):

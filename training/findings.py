@@ -96,6 +96,8 @@ def kernel_width(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding
 
     One finding for each temperature. Too narrow a kernel is a fault where every temperature is:
     beside a wider one it adds detail, and the plan of Sinkhorn's algorithm covers all reals at any.
+    A learned temperature is judged by the number of reals that it is held at: on the way there it
+    may reach all reals or none, as the samples come nearer, and whether they move is `force`.
     """
     if drift.field not in (*SOFTMAX, "sinkhorn"):
         return []
@@ -103,10 +105,14 @@ def kernel_width(sets: Sequence[FeatureSet], drift: DriftConfig) -> list[Finding
         return []
     n = _median(sets, lambda one: float(jnp.mean(jnp.sum(one.weight_pos > 0, 1))))
     widths = {tau: _width(sets, drift, tau) for tau in drift.temperatures}
-    all_narrow = drift.field in SOFTMAX and all(w.is_narrow(n) for w in widths.values())
+    judged = widths
+    if isinstance(drift.memory, Temperatures):
+        held = drift.memory.neighbours
+        judged = dict.fromkeys(widths, Width(held, held))
+    all_narrow = drift.field in SOFTMAX and all(w.is_narrow(n) for w in judged.values())
     findings = []
-    for tau, width in widths.items():
-        text = f"attraction is spread over {width.spread:.1f} of {n:.0f} reals"
+    for tau, width in judged.items():
+        text = f"attraction is spread over {widths[tau].spread:.1f} of {n:.0f} reals"
         advice = ""
         if width.spread > FLAT * n:
             advice = f"flat: give {narrower(drift, tau)}"
