@@ -218,8 +218,8 @@ def latent_shape(
     height, width, channels = image_shape
     if channels != 3:
         raise UserError(
-            f"the VAE takes colour images, and these have {channels} channel: give "
-            "--data.channels 3"
+            f"the VAE takes colour images of 3 channels, and these have {channels}: give "
+            "--data.channels 3, or --model.use_stable_vae 0 where they are latents"
         )
     if height % reduction or width % reduction:
         side = max(1, round(min(height, width) / reduction)) * reduction

@@ -30,8 +30,8 @@ FLAGS = (
     Key(
         "stand_in",
         "",
-        "stand-in for a data set that is not here: latents (32x32x4, 1000 classes), or "
-        "HEIGHTxWIDTHxCHANNELSxCLASSES; empty = --dataset_name",
+        "stand-in for a data set that is not here: latents (of ImageNet: 32x32x4, or 64x64x4 for a "
+        "recipe of 512x512), or HEIGHTxWIDTHxCHANNELSxCLASSES; empty = --dataset_name",
     ),
     Key("samples", 1_281_167, "samples of the stand-in", "[1, inf)"),
     Key(

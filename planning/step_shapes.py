@@ -12,7 +12,7 @@ from drifting.bank import Batch
 from utils.errors import UserError
 from utils.sharding import replicated
 
-LATENTS = "32x32x4x1000"  # of ImageNet at 256x256
+PIXELS_OF_A_LATENT = 8  # along a side, of the Stable Diffusion VAE; latents have 4 channels
 
 
 def stand_in(flags: Any, config: Any) -> data.Dataset:
@@ -27,7 +27,10 @@ def stand_in(flags: Any, config: Any) -> data.Dataset:
     """
     if not flags.stand_in:
         return data.load(config.dataset_name, config.data.split, config.data, facts_only=True)
-    words = LATENTS if flags.stand_in == "latents" else flags.stand_in
+    words = flags.stand_in
+    if words == "latents":
+        side = (config.data.image_size or 256) // PIXELS_OF_A_LATENT
+        words = f"{side}x{side}x4x1000"
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", words):
         raise UserError(
             f"--stand_in {flags.stand_in}: expected latents, or HEIGHTxWIDTHxCHANNELSxCLASSES such "

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from models import encoders, standin
 from planning import explain, gpus, hlo, step_shapes, targets, traffic
+from utils import config as config_lib
 from utils.chips import CHIPS, memory_of, network_of
 from utils.errors import UserError
 from utils.flops import matmul_flops
@@ -353,7 +354,14 @@ def test_random_weights_give_features_that_differ_between_images():
 def test_senseless_stand_ins(given, samples, says):
     flags = ml_collections.ConfigDict({"stand_in": given, "samples": samples})
     with pytest.raises(UserError, match=says):
-        step_shapes.stand_in(flags, None)
+        step_shapes.stand_in(flags, config_lib.resolve({}))
+
+
+@pytest.mark.parametrize("recipe, side", [("imagenet256_B", 32), ("imagenet512_B", 64)])
+def test_latents_that_stand_in_are_of_the_recipe(recipe, side):
+    flags = ml_collections.ConfigDict({"stand_in": "latents", "samples": 1000})
+    found = step_shapes.stand_in(flags, config_lib.resolve({"recipe": recipe}))
+    assert found.shape == (side, side, 4)
 
 
 # ---------------------------------------------------------------- the program
