@@ -205,6 +205,7 @@ def test_devices_and_fsdp_do_not_change_the_losses(tmp_path):
         )
 
 
+@pytest.mark.usefixtures("shared_steps")
 def test_bank_in_host_memory_gives_the_same_run(tmp_path):
     device = train(tmp_path / "device", STREAM)
     assert all(record["mfu"] > 0 for record in read_metrics(tmp_path / "device" / "metrics.jsonl"))
