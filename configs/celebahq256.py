@@ -3,7 +3,8 @@
 The features are those of an MAE and a ConvNeXt-V2 of ImageNet.
 
 Command   python train_drift.py --dataset_name celebahq256
-Hardware  one GPU of 80 GB (37 GiB by the plan, docs/plans.md)
+Hardware  one GPU of 80 GB (37 GiB by the plan, docs/plans.md); one of 24 GB with a group of 64:
+          --batch_size 64 --drift.n_neg 64 --drift.n_pos 64 --optim.accumulate 8
 Time      not measured yet
 Expected  not known
 Measured  not measured yet

@@ -1,7 +1,8 @@
 """ImageNet at 64x64 (1,281,167 images, 1000 classes), class-conditional, with DINOv2 features.
 
 Command   python train_drift.py --dataset_name imagenet64
-Hardware  one node of 8 GPUs, or a TPU slice of 32 chips; not planned
+Hardware  one node of 8 GPUs, or a TPU slice of 32 chips, not planned; with --optim.accumulate 64
+          one GPU of 24 GB (plan, docs/plans.md)
 Time      not measured yet
 Expected  not known
 Measured  not measured yet
