@@ -105,9 +105,11 @@ def plan(flags: Any, config: Any, target: str) -> dict[str, Any]:
 def leave_out_figures(flags: Any, config: Any) -> None:
     """Changes a configuration to what a plan needs: nothing is decoded, drawn or scored.
 
-    A stand-in for latents needs no VAE, and a step is alike whatever weights it begins with.
+    A stand-in for latents needs no VAE, and a step is alike whatever weights it begins with. A dry
+    run would be without an encoder, of which a plan takes the shapes.
     """
     with config.unlocked():
+        config.dry_run = False
         config.sample_interval = config.eval_interval = 0
         if config.init_from.startswith("hf://"):
             config.init_from = ""  # nothing is fetched

@@ -9,8 +9,10 @@ import numpy as np
 
 import data
 from drifting.bank import Batch
+from models.encoders import takes_pixels
+from utils.config import resolve
 from utils.errors import UserError
-from utils.sharding import replicated
+from utils.sharding import replicated, round_up
 
 PIXELS_OF_A_LATENT = 8  # along a side, of the Stable Diffusion VAE; latents have 4 channels
 
@@ -29,7 +31,7 @@ def stand_in(flags: Any, config: Any) -> data.Dataset:
         return data.load(config.dataset_name, config.data.split, config.data, facts_only=True)
     words = flags.stand_in
     if words == "latents":
-        side = (config.data.image_size or 256) // PIXELS_OF_A_LATENT
+        side = side_of_latents(config)
         words = f"{side}x{side}x4x1000"
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", words):
         raise UserError(
@@ -52,6 +54,29 @@ def stand_in(flags: Any, config: Any) -> data.Dataset:
         class_names=tuple(map(str, range(classes))),
         counts=(flags.samples // classes,) * classes,
     )
+
+
+def side_of_latents(config: Any) -> int:
+    """Returns the side of the latents of ImageNet that a run learns.
+
+    It follows from --data.image_size. Where that is 0, as for latents that are made already, it
+    follows from the recipe, and is that of 256x256 for recipes without a size.
+
+    Raises UserError for an encoder of pixels, or for images that the VAE does not take.
+    """
+    if takes_pixels(config.encoder.name):
+        raise UserError(
+            f"--stand_in latents: --encoder.name {config.encoder.name} takes images; give a recipe "
+            "of latents, such as imagenet256_B, or HEIGHTxWIDTHx3xCLASSES for the images"
+        )
+    of_recipe = resolve({"recipe": config.recipe}).data.image_size
+    image_size = config.data.image_size or of_recipe or 256
+    if image_size % PIXELS_OF_A_LATENT:
+        raise UserError(
+            f"--stand_in latents: the VAE takes sides that {PIXELS_OF_A_LATENT} divides; give "
+            f"--data.image_size {round_up(image_size, PIXELS_OF_A_LATENT)}"
+        )
+    return image_size // PIXELS_OF_A_LATENT
 
 
 def arguments(parts: Any, state: Any) -> tuple[Any, ...]:

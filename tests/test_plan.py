@@ -354,14 +354,27 @@ def test_random_weights_give_features_that_differ_between_images():
 def test_senseless_stand_ins(given, samples, says):
     flags = ml_collections.ConfigDict({"stand_in": given, "samples": samples})
     with pytest.raises(UserError, match=says):
-        step_shapes.stand_in(flags, config_lib.resolve({}))
+        step_shapes.stand_in(flags, config_lib.resolve({"recipe": "imagenet256_B"}))
 
 
-@pytest.mark.parametrize("recipe, side", [("imagenet256_B", 32), ("imagenet512_B", 64)])
-def test_latents_that_stand_in_are_of_the_recipe(recipe, side):
+@pytest.mark.parametrize(
+    "given, found",
+    [
+        ({"recipe": "imagenet256_B"}, 32),
+        ({"recipe": "imagenet512_B"}, 64),
+        ({"recipe": "imagenet512_B", "data.image_size": 0}, 64),  # latents that are made already
+        ({"recipe": "imagenet256_B", "data.image_size": 300}, "give --data.image_size 304"),
+        ({"recipe": "imagenet64"}, "--encoder.name dinov2 takes images; give a recipe of latents"),
+    ],
+)
+def test_latents_that_stand_in_are_of_the_recipe(given, found):
     flags = ml_collections.ConfigDict({"stand_in": "latents", "samples": 1000})
-    found = step_shapes.stand_in(flags, config_lib.resolve({"recipe": recipe}))
-    assert found.shape == (side, side, 4)
+    config = config_lib.resolve(given)
+    if isinstance(found, int):
+        assert step_shapes.stand_in(flags, config).shape == (found, found, 4)
+        return
+    with pytest.raises(UserError, match=found):
+        step_shapes.stand_in(flags, config)
 
 
 # ---------------------------------------------------------------- the program
@@ -375,8 +388,8 @@ def run_plan(*flags):
 
 
 def test_plan_for_the_devices_at_hand(tmp_path):
-    """Sizes as they are, and exit code 0 for what fits."""
-    done = run_plan("--json", str(tmp_path / "plan.json"), "--explain")
+    """Sizes as they are, and exit code 0 for what fits. A dry run is what a plan is anyway."""
+    done = run_plan("--dry_run", "--json", str(tmp_path / "plan.json"), "--explain")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("| target | chips | fits |")
     (row,) = json.loads((tmp_path / "plan.json").read_text())

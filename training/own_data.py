@@ -385,7 +385,7 @@ def choose_nearest(facts: Facts, chosen: Mapping[str, Any]) -> Choice:
     n_pos = facts.given.get("drift.n_pos", min(NEAREST, max(held // 2, 2)))
     why = f"{held:,} images; a step sees the {n_pos} with the conditions nearest to each"
     if facts.config.drift.joint:
-        why = f"{held:,} images; a step sees the one of each of its conditions"
+        why = f"{held:,} images; a step sees one for each of its conditions"
     settings = {"drift.bank_per_class": per_class, "drift.n_pos": n_pos, "drift.bank_global": 0}
     return Choice("bank", settings, why)
 
