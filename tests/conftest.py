@@ -111,31 +111,45 @@ def share_steps(patch):
     first_state_of = drift_state._first_state_of
 
     def shared_step(parts):
-        key = (traced_settings(parts), parts.mesh, parts.bank_shapes, drift.state_shapes(parts))
+        key = (*traced(parts), parts.bank_shapes, drift.state_shapes(parts))
         return kept(_steps, key, jit_step, parts)
 
     def shared_first_state(parts):
-        dataset = parts.dataset
-        key = (traced_settings(parts), parts.mesh, dataset.shape, dataset.n_classes)
-        return kept(_first_states, key, first_state_of, parts)
+        return kept(_first_states, traced(parts), first_state_of, parts)
 
     def shared_mae_step(parts):
-        key = (parts.config.optim.to_dict(), parts.mesh, parts.model, parts.step)
-        return kept(_steps, key, make_step, parts)
+        return kept(_steps, traced_of_mae(parts), make_step, parts)
 
     patch.setattr(drift, "jit_step", shared_step)
     patch.setattr(drift_state, "_first_state_of", shared_first_state)
     patch.setattr(mae, "make_step", shared_mae_step)
 
 
-def traced_settings(parts):
-    """Returns the settings of a generator's training that its step may depend on."""
+def traced(parts):
+    """Returns what the step of a generator's training may depend on: settings, data, devices."""
     from utils.config import flatten
 
     settings = {k: v for k, v in flatten(parts.config.to_dict()).items() if k not in OF_THE_RUN}
     if settings["optim.schedule"] == "constant" and not settings["drift.temperature_schedule"]:
         del settings["max_steps"]  # nothing changes until then
-    return settings
+    data = parts.dataset
+    facts = (data.shape, data.dtype, data.n_classes, data.counts, data.condition_width)
+    facts += (data.latents,)
+    return settings, facts, parts.model, *compiled_for(parts.mesh)
+
+
+def traced_of_mae(parts):
+    """Returns what the step of an encoder's training may depend on."""
+    optim = parts.config.optim.to_dict()
+    length = parts.config.max_steps if optim["schedule"] != "constant" else None
+    return optim, length, parts.model, parts.step, *compiled_for(parts.mesh)
+
+
+def compiled_for(mesh):
+    """Returns the devices, which a mesh does not print, and what the compiler is told for them."""
+    from utils import compiler
+
+    return mesh, [device.id for device in mesh.devices.flat], compiler.options(mesh)
 
 
 def kept(results, key, make, parts):
