@@ -189,7 +189,7 @@ def test_temperatures_that_are_learned(tmp_path, shared_steps):
             {"drift.field": "mmd", "drift.temperatures": "learned"},
             "the mmd field has no softmax kernel .*: kernel, uncoupled, sinkhorn.; give numbers",
         ),
-        ({"drift.neighbours": 3}, "neighbours 3: for --drift.temperatures learned alone"),
+        ({"drift.neighbours": 3}, "learned alone; leave it out, or give 16.0 where"),
         (LEARNED | {"drift.temperature_schedule": "2:1"}, "2:1: learned temperatures follow no"),
         (
             LEARNED | {"drift.n_pos": 8, "drift.neighbours": 8},

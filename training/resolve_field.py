@@ -9,6 +9,7 @@ import jax
 from drifting.fields import FIELDS
 from drifting.memory import Memory
 from drifting.temperature import START, Temperatures
+from training.run_folder import in_words
 from utils import config as config_lib
 from utils.errors import UserError
 from utils.words import did_you_mean
@@ -107,11 +108,11 @@ def check_field(drift: Any) -> None:
         )
     usable = options_of(drift.field) + FIELDS[drift.field].memory_options
     for name in OPTIONS:
-        is_default = drift[name] == config_lib.KEYS[f"drift.{name}"].default
-        if not is_default and name not in usable:
+        default = config_lib.KEYS[f"drift.{name}"].default
+        if drift[name] != default and name not in usable:
             raise UserError(
                 f"--drift.{name} {drift[name]}: the {drift.field} field has no use for it; "
-                "leave it out"
+                f"leave it out, or give {in_words(default)} where a run goes on with it"
             )
     check_learned(drift)
     if drift.landmarks == 1:
@@ -147,10 +148,11 @@ def check_field(drift: Any) -> None:
 def check_learned(drift: Any) -> None:
     """Raises UserError for learned temperatures that the field has not, and for what they need."""
     if not is_learned(drift):
-        if drift.neighbours != config_lib.KEYS["drift.neighbours"].default:
+        default = config_lib.KEYS["drift.neighbours"].default
+        if drift.neighbours != default:
             raise UserError(
                 f"--drift.neighbours {drift.neighbours:g}: for --drift.temperatures learned alone; "
-                "leave it out"
+                f"leave it out, or give {in_words(default)} where a run goes on with it"
             )
         return
     takers = [name for name, discrepancy in FIELDS.items() if discrepancy.takes_learned]
