@@ -7,7 +7,7 @@ Command   python train_drift.py --recipe imagenet512_L
           or, with latents that scripts/cache_latents.py made once (--data.image_size 512),
           python train_drift.py --recipe imagenet512_L --dataset_name latents:DIR
               --model.use_stable_vae 0 --data.image_size 0
-Hardware  a pod: 256 TPU chips or 128 GPUs of 80 GB; not planned
+Hardware  128 TPU v6e with --mesh.fsdp 8 --optim.accumulate 8 --model.remat 1 (plan, docs/plans.md)
 Time      not measured yet
 Expected  not known
 Measured  not measured yet
