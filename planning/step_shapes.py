@@ -10,11 +10,11 @@ import numpy as np
 import data
 from drifting.bank import Batch
 from models.encoders import takes_pixels
+from models.latents import DEFAULT_VAE, latent_shape
+from models.vae import vae_sizes_here
 from utils.config import resolve
 from utils.errors import UserError
-from utils.sharding import replicated, round_up
-
-PIXELS_OF_A_LATENT = 8  # along a side, of the Stable Diffusion VAE; latents have 4 channels
+from utils.sharding import replicated
 
 
 def stand_in(flags: Any, config: Any) -> data.Dataset:
@@ -31,8 +31,7 @@ def stand_in(flags: Any, config: Any) -> data.Dataset:
         return data.load(config.dataset_name, config.data.split, config.data, facts_only=True)
     words = flags.stand_in
     if words == "latents":
-        side = side_of_latents(config)
-        words = f"{side}x{side}x4x1000"
+        words = "x".join(map(str, (*shape_of_latents(config), 1000)))
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", words):
         raise UserError(
             f"--stand_in {flags.stand_in}: expected latents, or HEIGHTxWIDTHxCHANNELSxCLASSES such "
@@ -50,17 +49,17 @@ def stand_in(flags: Any, config: Any) -> data.Dataset:
         split="train",
         samples=samples,
         shape=(height, width, channels),
-        dtype="float32" if channels == 4 else "uint8",
+        dtype="float32" if channels > 3 else "uint8",
         class_names=tuple(map(str, range(classes))),
         counts=(flags.samples // classes,) * classes,
     )
 
 
-def side_of_latents(config: Any) -> int:
-    """Returns the side of the latents of ImageNet that a run learns.
+def shape_of_latents(config: Any) -> tuple[int, int, int]:
+    """Returns (h, w, C) of the latents of ImageNet that a run learns.
 
-    It follows from --data.image_size. Where that is 0, as for latents that are made already, it
-    follows from the recipe, and is that of 256x256 for recipes without a size.
+    They follow from --data.image_size. Where that is 0, as for latents that are made already, they
+    follow from the recipe, and are those of 256x256 for recipes without a size.
 
     Raises UserError for an encoder of pixels, or for images that the VAE does not take.
     """
@@ -70,13 +69,8 @@ def side_of_latents(config: Any) -> int:
             "of latents, such as imagenet256_B, or HEIGHTxWIDTHx3xCLASSES for the images"
         )
     of_recipe = resolve({"recipe": config.recipe}).data.image_size
-    image_size = config.data.image_size or of_recipe or 256
-    if image_size % PIXELS_OF_A_LATENT:
-        raise UserError(
-            f"--stand_in latents: the VAE takes sides that {PIXELS_OF_A_LATENT} divides; give "
-            f"--data.image_size {round_up(image_size, PIXELS_OF_A_LATENT)}"
-        )
-    return image_size // PIXELS_OF_A_LATENT
+    side = config.data.image_size or of_recipe or 256
+    return latent_shape((side, side, 3), *vae_sizes_here(config.vae or DEFAULT_VAE))
 
 
 def arguments(parts: Any, state: Any) -> tuple[Any, ...]:

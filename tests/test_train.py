@@ -355,9 +355,9 @@ def test_ctrl_c_saves_and_exits(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(drift.DriftJob, "after_log", interrupt)
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as end:  # the second would end pytest
         train(tmp_path)
-    assert end.value.code == 128 + signal.SIGINT
+    assert getattr(end.value, "code", None) == 128 + signal.SIGINT
     assert Checkpoints(tmp_path / "checkpoints").steps() == [2]
 
 

@@ -190,7 +190,9 @@ def expected_shapes(model: Any, *inputs: tuple[int, ...]) -> Any:
     return _traced_shapes(model, inputs)
 
 
-@functools.lru_cache(maxsize=8)  # tracing is slow, and a run loads the same weights several times
+# Tracing is slow, and the same network is loaded several times. Apart from the function above since
+# a type checker does not know that Flax modules can be hashed.
+@functools.lru_cache(maxsize=8)
 def _traced_shapes(model: Any, inputs: tuple[tuple[int, ...], ...]) -> Any:
     arrays = [jax.ShapeDtypeStruct(shape, np.float32) for shape in inputs]
     return jax.eval_shape(model.init, jax.random.key(0), *arrays)["params"]
