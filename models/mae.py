@@ -19,6 +19,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from models.norms import GroupNorm
 from utils.errors import UserError
 
 # ---- cells, masks and the loss ----
@@ -84,14 +85,10 @@ def conv(channels: int, size: int, dtype: Any, name: str, stride: int = 1) -> nn
     )
 
 
-def group_norm(channels: int, dtype: Any, name: str | None) -> nn.GroupNorm:
-    """Returns a GroupNorm of up to 32 groups: as many as divide the channels.
-
-    Its statistics are float32. The variance is computed about the mean: as E[x^2] - E[x]^2, on a
-    map of a few locations, it would leave a group nothing but rounding.
-    """
+def group_norm(channels: int, dtype: Any, name: str | None) -> GroupNorm:
+    """Returns a GroupNorm of up to 32 groups: as many as divide the channels."""
     groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, dtype=dtype, use_fast_variance=False, name=name)
+    return GroupNorm(groups, dtype=dtype, name=name)
 
 
 class Block(nn.Module):

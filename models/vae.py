@@ -17,6 +17,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from models.norms import GroupNorm
 from utils.errors import UserError
 from utils.weight_files import hub
 from utils.weight_files.tensors import Tensors, expected_shapes, match, read_tensors, rename
@@ -165,7 +166,7 @@ class Encoder(nn.Module):
             if i + 1 < len(self.widths):
                 x = conv(width, 3, f"down_blocks.{i}.downsamplers.0.conv", stride=2)(x)
         x = Middle(self.groups, self.attention, name="mid_block")(x)
-        x = nn.silu(group_norm(self.groups, "conv_norm_out")(x))
+        x = nn.silu(GroupNorm(self.groups, name="conv_norm_out")(x))
         return conv(self.out_channels, 3, "conv_out")(x)
 
 
@@ -191,7 +192,7 @@ class Decoder(nn.Module):
             if i + 1 < len(self.widths):
                 x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)  # twice the side
                 x = conv(width, 3, f"up_blocks.{i}.upsamplers.0.conv")(x)
-        x = nn.silu(group_norm(self.groups, "conv_norm_out")(x))
+        x = nn.silu(GroupNorm(self.groups, name="conv_norm_out")(x))
         return conv(self.out_channels, 3, "conv_out")(x)
 
 
@@ -219,7 +220,7 @@ class Resnet(nn.Module):
     def __call__(self, x):
         y = x
         for i in (1, 2):
-            y = nn.silu(group_norm(self.groups, f"norm{i}")(y))
+            y = nn.silu(GroupNorm(self.groups, name=f"norm{i}")(y))
             y = conv(self.channels, 3, f"conv{i}")(y)
         if x.shape != y.shape:
             x = conv(self.channels, 1, "conv_shortcut")(x)
@@ -234,7 +235,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x):
         height, channels = x.shape[1], x.shape[-1]
-        y = group_norm(self.groups, "group_norm")(x)
+        y = GroupNorm(self.groups, name="group_norm")(x)
         y = rearrange(y, "b h w c -> b (h w) 1 c")
         q, k, v = (nn.Dense(channels, name=name)(y) for name in ("to_q", "to_k", "to_v"))
         y = nn.Dense(channels, name="to_out.0")(jax.nn.dot_product_attention(q, k, v))
@@ -248,11 +249,6 @@ def conv(channels: int, size: int, name: str, stride: int = 1) -> nn.Conv:
     """
     padding = ((0, 1), (0, 1)) if stride == 2 else size // 2
     return nn.Conv(channels, (size, size), stride, padding=padding, name=name)
-
-
-def group_norm(groups: int, name: str) -> nn.GroupNorm:
-    """Returns a GroupNorm with the constant of diffusers."""
-    return nn.GroupNorm(groups, epsilon=1e-6, name=name)
 
 
 # ---- files ----
