@@ -57,16 +57,20 @@ def kernel_field(
     has_share = (weight > 0) | (is_neg & (absent == "counted"))
 
     # A = sqrt(softmax over y * softmax over x), times the weight of each y.
+    # An absent y has a column of its own in the softmax over x, which its weight removes.
     logit = log_kernel(x, y, kernel, tau, unit, self_neg)  # [N, M+P]
-    over_y = jax.nn.softmax(jnp.where(has_share, logit, MASKED), axis=1)
+    logit = jnp.where(has_share, logit, MASKED)
+    over_y = jax.nn.softmax(logit, axis=1)
     # Times 1 / sum: the TPU compiler would write a sum to divide by down for every pair.
     shifted = jnp.exp(logit - jnp.max(logit, 0))
     over_x = shifted * (1 / jnp.sum(shifted, 0))
     a = affinity(logit, over_y, over_x, normalize) * weight  # [N, M+P]
 
     # W+ = A+ sum(A-) and W- = A- sum(A+): each side is weighted by the mass of the other.
-    sum_neg = jnp.sum(jnp.where(is_neg, a, 0), 1, keepdims=True)
-    sum_pos = jnp.sum(jnp.where(~is_neg, a, 0), 1, keepdims=True)
+    # Both sums are one product, since a CPU is slow in sums of rows that are spread again.
+    sides = jnp.stack([is_neg, ~is_neg], 1).astype(a.dtype)  # [M+P, 2]
+    sums = jnp.matmul(a, sides, precision=jax.lax.Precision.HIGHEST)
+    sum_neg, sum_pos = sums[:, :1], sums[:, 1:]
     pull = a
     if bias_correction:  # of the centroid of each side, whose weights are A+ / sum(A+)
         share_neg = jnp.where(is_neg, a, 0) / jnp.maximum(sum_neg, 1e-30)
