@@ -44,15 +44,9 @@ def test_keys_drawn_together_are_those_drawn_apart():
 def test_compiler_settings_that_are_named_or_unknown_are_left_alone(monkeypatch):
     mesh = sharding.make_mesh(1, 1)
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    assert set(compiler.options(mesh)) == {
-        "xla_cpu_use_fusion_emitters",
-        "xla_cpu_experimental_ynn_fusion_type",
-    }
+    assert set(compiler.options(mesh)) == {"xla_cpu_experimental_ynn_fusion_type"}
     monkeypatch.setitem(compiler.CPU_OPTIONS, "xla_cpu_no_such_setting", 1)
-    assert set(compiler.options(mesh)) == {
-        "xla_cpu_use_fusion_emitters",
-        "xla_cpu_experimental_ynn_fusion_type",
-    }
+    assert set(compiler.options(mesh)) == {"xla_cpu_experimental_ynn_fusion_type"}
     assert jax.jit(lambda x: x + 1, compiler_options=compiler.options(mesh))(1) == 2
 
 

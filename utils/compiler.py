@@ -12,10 +12,9 @@ from jax.sharding import Mesh
 
 from utils.paths import cache_folder
 
-# With these a program for a CPU compiles in half the time, and its steps are faster
+# With these a program for a CPU compiles sooner, and its steps are no slower
 # (docs/benchmarks.md, two settings of the step).
 CPU_OPTIONS = {
-    "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": 2,
     # Matrix products are then Eigen's.
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
