@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 class GroupNorm(nn.Module):
     """`nn.GroupNorm` of maps [B, H, W, C], with the same parameters and, but for rounding, result.
 
-    Statistics are float32, and the variance is computed about the mean: as E[x^2] - E[x]^2, on a
-    map of a few locations, it would leave a group nothing but rounding.
+    Parameters are float32, and statistics at least. The variance is computed about the mean: as
+    E[x^2] - E[x]^2, on a map of a few locations, it would leave a group nothing but rounding.
 
     Each channel is summed over its locations, and only then the few channels of a group are. XLA's
     code for a CPU sums long columns several times as fast as pieces of a few channels
@@ -21,7 +21,7 @@ class GroupNorm(nn.Module):
     Attributes:
         num_groups: it divides C.
         epsilon: added to the variance; this one is that of diffusers and of the published MAEs.
-        dtype: of the result; None for that of x.
+        dtype: of the result; None for what x and the parameters make together.
     """
 
     num_groups: int
@@ -31,17 +31,19 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
 
         centred = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         centred = centred - self._mean(centred)
         factor = jax.lax.rsqrt(self._mean(centred**2) + self.epsilon) * scale
-        return (centred * factor + bias).astype(self.dtype or x.dtype)
+        dtype = self.dtype or jnp.result_type(x, scale, bias)
+        return (centred * factor + bias).astype(dtype)
 
     def _mean(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 1 1 C"]:
         """Returns for each channel the mean of its group."""
         of_channels = jnp.mean(x, (1, 2), keepdims=True)
-        groups = of_channels.reshape(*of_channels.shape[:3], self.num_groups, -1)
+        group_size = x.shape[-1] // self.num_groups
+        groups = of_channels.reshape(*of_channels.shape[:3], self.num_groups, group_size)
         of_groups = jnp.mean(groups, -1, keepdims=True)
         return jnp.broadcast_to(of_groups, groups.shape).reshape(of_channels.shape)
