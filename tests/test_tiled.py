@@ -45,6 +45,11 @@ def test_tiles_change_nothing_but_rounding(tau, options, monkeypatch):
     np.testing.assert_allclose(perplexity_tiled, perplexity, rtol=1e-5)
 
 
+def test_a_correction_of_samples_that_are_all_absent_is_nothing():
+    zero, zeros = jnp.zeros(2), jnp.zeros((2, 3))
+    np.testing.assert_array_equal(jax.jit(tiled.corrected_pull)(zero, zeros, zero, zeros), 0)
+
+
 def test_memory_does_not_grow_with_the_positives():
     """Beyond the positives themselves, their copy and their weights, a loss over 40 tiles takes
     what one over 4 does.

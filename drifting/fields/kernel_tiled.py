@@ -109,9 +109,10 @@ def corrected_pull(
         pull: sum A (y - x).
         square_total, square_pull: the same two of A^2.
     """
-    safe = jnp.maximum(total, 1e-30)[:, None]
-    # Divided twice: the square of 1e-30 is 0 in float32.
-    return pull + square_pull / safe - pull * (square_total[:, None] / safe / safe)
+    # The square of 1e-18 is still a number of float32. XLA makes one of two divisions, so a smaller
+    # bound would divide by 0 where every weight is 0.
+    safe = jnp.maximum(total, 1e-18)[:, None]
+    return pull + square_pull / safe - pull * (square_total[:, None] / safe**2)
 
 
 def sum_of_distances(
