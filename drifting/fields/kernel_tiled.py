@@ -49,21 +49,20 @@ def kernel_field(
     x, neg = x - centre, neg - centre
     pos_tiles = tiles(pos - centre, weight_pos)
 
-    def logits(y, has_share, self_neg):
-        """Returns log k(x, y), and the same with samples masked that have no share."""
-        logit = log_kernel(x, y, kernel, tau, unit, self_neg)  # [N, Y]
-        return logit, jnp.where(has_share, logit, MASKED)
+    def masked_logit(y, has_share, self_neg):
+        """Returns log k(x, y), MASKED for samples that have no share."""
+        return jnp.where(has_share, log_kernel(x, y, kernel, tau, unit, self_neg), MASKED)  # [N, Y]
 
     neg_has_share = (weight_neg > 0) | (absent == "counted")
 
     # First pass: log sum_y k(x, y) of each x, over the negatives and then over every tile.
     def add_row_sums(log_sum, tile):
         y, weight = tile
-        _, present = logits(y, weight > 0, self_neg=0)
-        return jnp.logaddexp(log_sum, logsumexp(present, 1)), None
+        logit = masked_logit(y, weight > 0, self_neg=0)
+        return jnp.logaddexp(log_sum, logsumexp(logit, 1)), None
 
-    _, present = logits(neg, neg_has_share, self_neg)
-    log_sum, _ = jax.lax.scan(add_row_sums, logsumexp(present, 1), pos_tiles)  # [N]
+    logit = masked_logit(neg, neg_has_share, self_neg)
+    log_sum, _ = jax.lax.scan(add_row_sums, logsumexp(logit, 1), pos_tiles)  # [N]
 
     # Second pass: sum A, sum A (y - x), and sum A log A for the perplexity.
     def sum_of_forces(a, y):
@@ -71,8 +70,8 @@ def kernel_field(
         return total, jnp.matmul(a, y, precision=jax.lax.Precision.HIGHEST) - total[:, None] * x
 
     def forces(y, weight, has_share, self_neg):
-        logit, present = logits(y, has_share, self_neg)
-        over_y = jnp.exp(present - log_sum[:, None])
+        logit = masked_logit(y, has_share, self_neg)
+        over_y = jnp.exp(logit - log_sum[:, None])
         over_x = jax.nn.softmax(logit, axis=0)
         a = affinity(logit, over_y, over_x, normalize) * weight  # [N, Y]
         total, pull = sum_of_forces(a, y)
