@@ -34,11 +34,13 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
 
-        centred = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        centred = centred - self._mean(centred)
-        factor = jax.lax.rsqrt(self._mean(centred**2) + self.epsilon) * scale
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = self._mean(wide)
+        # The variance is least about the mean, so its gradient by the mean is 0.
+        variance = self._mean((wide - jax.lax.stop_gradient(mean)) ** 2)
+        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
         dtype = self.dtype or jnp.result_type(x, scale, bias)
-        return (centred * factor + bias).astype(dtype)
+        return ((wide - mean) * factor + bias).astype(dtype)
 
     def _mean(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 1 1 C"]:
         """Returns for each channel the mean of its group."""
