@@ -118,6 +118,5 @@ def perplexity(attraction: Float[Array, "N P"]) -> Float[Array, " N"]:
     alone, P when it is drawn to all of them alike.
     """
     distribution = attraction / jnp.sum(attraction, 1, keepdims=True)
-    logs = jnp.log(jnp.maximum(distribution, 1e-30))  # finite: p log p is 0 at p = 0
-    entropy = -jnp.sum(distribution * logs, 1)
+    entropy = -jnp.sum(jax.scipy.special.xlogy(distribution, distribution), 1)
     return jnp.exp(entropy)

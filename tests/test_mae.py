@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from weight_rule import draw_flax, tiny_mae
 
@@ -18,6 +19,7 @@ from models import mae
 from models.encoders import load_encoder
 from models.encoders.mae import mae_from_config, save_mae
 from models.features import feature_sets
+from models.norms import GroupNorm
 from utils.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -299,3 +301,28 @@ def test_groups_of_two_numbers_are_normalised_exactly():
     )
     found = norm.apply(norm.init(jax.random.key(0), x), x)
     np.testing.assert_allclose(found.reshape(16, 32, 2), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [48, 64], ids=["one channel a group", "two"])
+def test_group_norm_is_that_of_flax(channels):
+    """In value and in the gradients of maps and parameters, far from 0 as well."""
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(3, 2, (2, 4, 4, channels)), jnp.float32)
+    weight = jnp.asarray(random.normal(size=x.shape), jnp.float32)
+    groups = 32 if channels == 64 else channels
+    ours = GroupNorm(groups)
+    theirs = nn.GroupNorm(groups, use_fast_variance=False)
+    noise = jnp.asarray(random.normal(1, 0.3, (2, channels)), jnp.float32)
+    params = {"params": {"scale": noise[0], "bias": noise[1]}}
+    shapes = [jax.tree.map(jnp.shape, norm.init(jax.random.key(0), x)) for norm in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+    def value_and_gradients(norm):
+        def weighted_sum(params, x):
+            y = norm.apply(params, x)
+            return jnp.sum(y * weight), y
+
+        return jax.grad(weighted_sum, (0, 1), has_aux=True)(params, x)
+
+    for a, b in zip(*map(jax.tree.leaves, map(value_and_gradients, (ours, theirs))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
